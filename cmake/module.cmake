@@ -1,0 +1,32 @@
+# plumb_module(NAME DEPENDS other modules... LINK libraries...): one static library a folder of src/. What a module may
+# include is what it lists: the direction of dependencies in docs/architecture.md is kept by the linker.
+function(plumb_warnings target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
+  if(PLUMB_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+endfunction()
+
+if(PLUMB_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+if(PLUMB_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+function(plumb_module name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  if(NOT sources)
+    set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
+    file(TOUCH ${sources})
+  endif()
+  add_library(plumb_${name} STATIC ${sources})
+  target_include_directories(plumb_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+                                                  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+  list(TRANSFORM ARG_DEPENDS PREPEND plumb_)
+  target_link_libraries(plumb_${name} PUBLIC ${ARG_DEPENDS} ${ARG_LINK})
+  plumb_warnings(plumb_${name})
+  set_property(GLOBAL APPEND PROPERTY PLUMB_MODULES plumb_${name})
+endfunction()

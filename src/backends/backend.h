@@ -1,0 +1,116 @@
+// What runs a Plan. A Backend is a way to run (reference, cpu, later cuda, metal, checker); an Executor is one Plan loaded
+// on it: it takes the weights, runs steps, and gives any named value back. The interface is small on purpose.
+//
+// An Executor and its caches belong to one thread at a time. Same plan, tokens and batches: the same bits.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "plan/plan.h"
+
+namespace plumb::backends {
+
+using TokenId = std::int32_t;
+
+enum class KvType : std::uint8_t { f16, f32 };
+
+// Keys and values of one sequence. Opaque but for its length; made by the Executor that uses it.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  [[nodiscard]] std::uint32_t length() const { return length_; }      // positions filled
+  [[nodiscard]] std::uint32_t capacity() const { return capacity_; }  // positions there is room for
+  // Forgets the positions from `length` on.
+  void truncate(std::uint32_t length) { length_ = length < length_ ? length : length_; }
+
+ protected:
+  explicit KvCache(std::uint32_t capacity) : capacity_(capacity) {}
+  void extend(std::uint32_t n) { length_ += n; }
+
+ private:
+  std::uint32_t capacity_;
+  std::uint32_t length_ = 0;
+};
+
+enum class Outputs : std::uint8_t { last, all };
+
+// One step: the tokens take positions cache.length() .. + T-1, and are added to the cache.
+struct Step {
+  KvCache* cache = nullptr;
+  std::span<const TokenId> tokens;
+  Outputs outputs = Outputs::last;
+};
+
+// One named value as a step left it.
+struct NamedValue {
+  std::uint64_t rows = 0;
+  std::uint64_t width = 0;
+  std::vector<float> data;  // row-major
+};
+
+// Receives values while a step runs, in op order. `data` is valid during the call only. For attention probabilities
+// ("blk.N.attn_probs") rows = n_heads * T and width = S.
+using Observer = std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
+// Which values to hand to the observer.
+using Wanted = std::function<bool(std::string_view name)>;
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  [[nodiscard]] virtual const plan::Plan& plan() const = 0;
+  [[nodiscard]] virtual Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) = 0;
+
+  // Runs a step and returns the logits, [outputs, vocab], valid until the next run. Errors: a token outside the
+  // vocabulary, a cache that is full or another executor's, no tokens. On error the cache is as it was.
+  virtual Result<std::span<const float>> run(const Step& step) = 0;
+
+  // From the next run on, hands the values that `wanted` names to `observer`. Watching may run ops unfused.
+  void watch(Wanted wanted, Observer observer) {
+    wanted_ = std::move(wanted);
+    observer_ = std::move(observer);
+  }
+  void unwatch() { watch({}, {}); }
+
+ protected:
+  [[nodiscard]] bool wants(std::string_view value) const { return observer_ && (!wanted_ || wanted_(value)); }
+  Wanted wanted_;
+  Observer observer_;
+};
+
+struct LoadOptions {
+  std::uint32_t n_threads = 0;     // 0: the cores this process may use
+  std::uint32_t max_batch = 512;   // most tokens a step will have; longer prompts are cut by the caller
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  // One line for people: "AVX-512 VNNI, 2 threads".
+  [[nodiscard]] virtual std::string description() const = 0;
+  [[nodiscard]] virtual Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,
+                                                               const LoadOptions& options) = 0;
+};
+
+// A backend the command line may name.
+struct BackendEntry {
+  std::string_view name;
+  // Makes it, or says why it is not here and what would provide it.
+  Result<std::unique_ptr<Backend>> (*make)();
+};
+
+// Every name of cli.md but `auto`, in the order in which `auto` prefers them; those not built in fail with the reason.
+std::span<const BackendEntry> all();
+
+// By name; `auto` takes the first that can be made.
+Result<std::unique_ptr<Backend>> make(std::string_view name);
+
+}  // namespace plumb::backends

@@ -1,0 +1,77 @@
+// A GGUF file (version 2 or 3, little-endian), or a split set of them, mapped and validated.
+//
+// open() checks everything that use depends on before it returns: header, counts against what the file could hold,
+// string lengths, value types, duplicate keys and tensor names, tensor types, dimensions whose product overflows,
+// rows that are no whole number of blocks, alignment, and every tensor's bytes inside the data section without overlap.
+// An error names file, item and byte offset. No allocation is larger than the file justifies.
+// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "gguf/value.h"
+#include "quants/format.h"
+
+namespace plumb::gguf {
+
+inline constexpr std::size_t max_dims = 4;
+
+struct Tensor {
+  std::string_view name;
+  quants::Format format;
+  std::uint32_t n_dims = 0;
+  // In GGUF's order: dims[0] is the contiguous one. A weight [out, in] has dims {in, out}. Unused ones are 1.
+  std::array<std::uint64_t, max_dims> dims{1, 1, 1, 1};
+  std::span<const std::byte> data;  // the tensor's bytes, mapped
+  std::uint64_t file_offset = 0;    // where data starts in its file
+  std::uint32_t shard = 0;          // which file of a split set
+
+  [[nodiscard]] std::uint64_t n_elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
+  [[nodiscard]] std::uint64_t n_rows() const { return dims[1] * dims[2] * dims[3]; }
+};
+
+class File {
+ public:
+  // Maps `path`; if it is the first of a split set (`-00001-of-0000N.gguf`), maps all of it as one.
+  static Result<File> open(const std::filesystem::path& path);
+  // Reads from memory that outlives the File (the embedded canary, fuzzing). `label` stands for the file in messages.
+  static Result<File> from_memory(std::span<const std::byte> bytes, std::string label);
+
+  [[nodiscard]] std::uint32_t version() const;
+  [[nodiscard]] std::uint64_t alignment() const;
+  [[nodiscard]] const std::string& label() const;  // path or label, for messages
+  [[nodiscard]] std::uint64_t size_bytes() const;  // all shards
+  [[nodiscard]] std::uint32_t n_shards() const;
+
+  // Metadata in file order (the first shard's; split.* keys included).
+  [[nodiscard]] std::span<const std::pair<std::string_view, Value>> metadata() const;
+  [[nodiscard]] const Value* find(std::string_view key) const;  // null when absent
+
+  // Typed look-ups. Integers convert between widths where the value fits; a missing key, another type or a value
+  // that does not fit is an error that names file and key.
+  [[nodiscard]] Result<std::uint64_t> get_uint(std::string_view key) const;
+  [[nodiscard]] Result<double> get_float(std::string_view key) const;
+  [[nodiscard]] Result<bool> get_bool(std::string_view key) const;
+  [[nodiscard]] Result<std::string_view> get_string(std::string_view key) const;
+  [[nodiscard]] Result<const Array*> get_array(std::string_view key, ValueType element) const;
+
+  [[nodiscard]] std::span<const Tensor> tensors() const;  // file order, shard by shard
+  [[nodiscard]] const Tensor* tensor(std::string_view name) const;  // null when absent
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;  // copies of a File share the mapping
+};
+
+}  // namespace plumb::gguf

@@ -1,0 +1,44 @@
+// Metadata values of a GGUF file, viewed in place: strings and arrays point into the bytes they were read from, which
+// must outlive them (gguf::File keeps them mapped). Nothing is copied but the small variants themselves.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace plumb::gguf {
+
+// Type ids of metadata values, as in the file.
+enum class ValueType : std::uint32_t {
+  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+};
+
+std::string_view name(ValueType type);
+
+// An array: numbers and booleans stay as raw little-endian bytes (unaligned), strings and nested arrays are indexed.
+struct Array {
+  ValueType element = ValueType::u8;
+  std::uint64_t count = 0;
+  std::span<const std::byte> raw;          // numbers and booleans
+  std::vector<std::string_view> strings;   // element == string
+  std::vector<Array> arrays;               // element == array
+
+  // Element i of a numeric array, read as the file stores it: T must be the element's own type.
+  template <class T>
+  [[nodiscard]] T at(std::uint64_t i) const {
+    T value;
+    std::memcpy(&value, raw.data() + i * sizeof(T), sizeof(T));
+    return value;
+  }
+};
+
+using Value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float, bool,
+                           std::string_view, Array, std::uint64_t, std::int64_t, double>;
+
+inline ValueType type_of(const Value& value) { return static_cast<ValueType>(value.index()); }
+
+}  // namespace plumb::gguf

@@ -1,0 +1,202 @@
+// The vocabulary of ops, and nothing else. A Plan is a straight list of ops over named values: no control flow, and no
+// hidden state but the KV cache. An architecture (src/model) emits one; backends (src/backends) run it; diagnosis
+// watches its values by name. Each op states its operands with their meaning, so a swapped m, n, k has no place to hide.
+//
+// A step feeds T tokens at consecutive positions of one sequence. Every value is a row-major matrix of float32 seen
+// from outside, [rows, width] with rows = T or the number of output rows; features are contiguous.
+//
+// Builder checks every op's shape rule when the op is added. Errors name the op, the value and the tensor.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "gguf/file.h"
+
+namespace plumb::plan {
+
+struct ValueId {
+  std::uint32_t index = 0;
+  friend bool operator==(ValueId, ValueId) = default;
+};
+struct WeightId {
+  std::uint32_t index = 0;
+  friend bool operator==(WeightId, WeightId) = default;
+};
+
+// How many rows a value has in a step.
+enum class Rows : std::uint8_t {
+  tokens,   // T: one a token of the step
+  outputs,  // the rows whose logits were asked for: the last of the step, or all of them
+};
+
+struct Value {
+  std::string name;  // architecture.md's names: "blk.3.attn_q"
+  Rows rows = Rows::tokens;
+  std::uint64_t width = 0;
+};
+
+// A tensor of the file with the role it plays; the bytes stay in the file's mapping.
+struct Weight {
+  gguf::Tensor tensor;
+  [[nodiscard]] std::uint64_t in() const { return tensor.dims[0]; }   // contiguous
+  [[nodiscard]] std::uint64_t out() const { return tensor.dims[1]; }  // rows
+};
+
+// out[t] = table[token[t]] * scale                                   table [vocab, d]
+struct Embed {
+  WeightId table;
+  ValueId out;
+  float scale = 1.0f;
+};
+
+// out[t, g, i] = x[t, g, i] / sqrt(mean_i(x[t, g, :]^2) + eps) * weight[i], over groups of the weight's length:
+// the whole row (a norm of the residual stream) or one head (a q or k norm).      weight [group]
+struct RmsNorm {
+  ValueId x;
+  WeightId weight;
+  ValueId out;
+  float eps = 0.0f;
+};
+
+// out[r] = W x[r] + bias                                             weight [out, in], bias [out]
+// Where out has Rows::outputs and x Rows::tokens, only the output rows of x are used.
+struct Linear {
+  ValueId x;
+  WeightId weight;
+  std::optional<WeightId> bias;
+  ValueId out;
+};
+
+// Which components of a head rotate together.
+enum class RopePairing : std::uint8_t {
+  adjacent,  // (2i, 2i+1): llama's GGUF files, whose Q and K rows are permuted for it
+  halves,    // (i, i + n_rot/2): qwen2, qwen3 and the "NEOX" family
+};
+
+// Rotates the first n_rot components of every head of x by position * frequency[i]; the rest is copied.
+// frequency[i] = theta^(-2i/n_rot) * position_scale / factor[i], i in [0, n_rot/2)
+// YaRN (when set) blends interpolated and extrapolated angles and scales the magnitude: https://arxiv.org/abs/2309.00071
+struct Yarn {
+  float factor = 1.0f;           // context extension factor s
+  float original_context = 0;    // tokens the model was trained on
+  float beta_fast = 32.0f;
+  float beta_slow = 1.0f;
+  float extrapolation_mix = 1.0f;
+  float attention_factor = 1.0f;  // multiplies cos and sin
+};
+struct Rope {
+  ValueId x;
+  ValueId out;
+  std::uint32_t head_dim = 0;
+  std::uint32_t n_rot = 0;
+  RopePairing pairing = RopePairing::adjacent;
+  float theta = 0.0f;
+  float position_scale = 1.0f;            // 1/factor of linear scaling
+  std::optional<WeightId> factors;        // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
+  std::optional<Yarn> yarn;
+};
+
+// Writes k and v of the step's tokens to the layer's cache at their positions.   k, v [T, n_kv_heads * head_dim]
+struct KvWrite {
+  ValueId k, v;
+  std::uint32_t layer = 0;
+};
+
+// ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)], s <= position(t), kv(h) = h * n_kv_heads / n_heads
+// over the layer's cache, in which KvWrite has put this step's tokens. `window` > 0 limits s to the last `window` positions,
+// that of t included. `probs`, when watched, is the softmax, [n_heads, T, S] as n_heads * T rows of S.
+struct Attention {
+  ValueId q;
+  ValueId out;
+  std::uint32_t layer = 0;
+  std::uint32_t n_heads = 0;
+  std::uint32_t n_kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  float scale = 0.0f;
+  std::uint32_t window = 0;
+};
+
+enum class Activation : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
+
+// out = activation(gate) * up
+struct GatedActivation {
+  ValueId gate, up;
+  ValueId out;
+  Activation activation = Activation::silu;
+};
+
+// out = a + b
+struct Add {
+  ValueId a, b;
+  ValueId out;
+};
+
+using Op = std::variant<Embed, RmsNorm, Linear, Rope, KvWrite, Attention, GatedActivation, Add>;
+
+// "linear", "rms_norm", …: in the order of Op.
+std::string_view name(const Op& op);
+// The value an op produces; none for KvWrite.
+std::optional<ValueId> output(const Op& op);
+// The values an op reads, in the order of its fields.
+std::vector<ValueId> inputs(const Op& op);
+// The weights an op reads, in the order of its fields.
+std::vector<WeightId> weights(const Op& op);
+
+// What a KV cache for the plan must hold.
+struct CacheShape {
+  std::uint32_t n_layers = 0;
+  std::uint32_t n_kv_heads = 0;
+  std::uint32_t head_dim = 0;
+};
+
+struct Plan {
+  std::vector<Value> values;
+  std::vector<Weight> weights;
+  std::vector<Op> ops;
+  CacheShape cache;
+  ValueId logits;  // [outputs, vocab]
+  std::uint32_t vocab = 0;
+  std::uint32_t context = 0;  // tokens the model was made for
+
+  [[nodiscard]] const Value& value(ValueId id) const { return values[id.index]; }
+  [[nodiscard]] const Weight& weight(WeightId id) const { return weights[id.index]; }
+  [[nodiscard]] std::optional<ValueId> find(std::string_view name) const;
+};
+
+// Builds a Plan. Each method appends an op, makes its output value and returns it. The first broken shape rule is kept and
+// returned by finish(); what follows it is harmless, so an architecture reads as a straight list.
+class Builder {
+ public:
+  explicit Builder(CacheShape cache);
+
+  WeightId weight(const gguf::Tensor& tensor);
+
+  ValueId embed(std::string name, WeightId table, float scale = 1.0f);
+  ValueId rms_norm(std::string name, ValueId x, WeightId weight, float eps);
+  ValueId linear(std::string name, ValueId x, WeightId weight, std::optional<WeightId> bias = {}, Rows rows = Rows::tokens);
+  ValueId rope(std::string name, ValueId x, Rope parameters);
+  void kv_write(std::uint32_t layer, ValueId k, ValueId v);
+  ValueId attention(std::string name, ValueId q, Attention parameters);
+  ValueId gated(std::string name, ValueId gate, ValueId up, Activation activation);
+  ValueId add(std::string name, ValueId a, ValueId b);
+
+  Result<Plan> finish(ValueId logits, std::uint32_t context);
+
+ private:
+  ValueId make(std::string name, Rows rows, std::uint64_t width);
+  void expect(bool holds, std::string_view op, std::string_view name, std::string_view rule);
+
+  Plan plan_;
+  std::unordered_map<std::string, std::uint32_t> names_;
+  std::optional<Error> error_;
+};
+
+}  // namespace plumb::plan

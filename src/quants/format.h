@@ -1,0 +1,62 @@
+// The one table of tensor formats. A format is a block layout: `block_size` weights in `block_bytes` bytes, rows being
+// whole blocks. Nobody outside src/quants and the kernels of src/backends knows how a block is laid out. One
+// file a family adds its entries (float.cpp, legacy.cpp, k_quants.cpp, iq.cpp, mx.cpp).
+//
+// Names and type ids are GGUF's. Decoding is bit-exact with the PyPI package `gguf`; NaN payloads excepted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace plumb::quants {
+
+// Values are the type ids of the GGUF file format.
+enum class Format : std::uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  iq4_nl = 20,
+  iq4_xs = 23,
+  bf16 = 30,
+  mxfp4 = 39,
+};
+
+// Decodes n_blocks blocks to n_blocks * block_size floats.
+using DecodeFn = void (*)(const std::byte* blocks, float* values, std::size_t n_blocks);
+// Encodes n_blocks * block_size floats to n_blocks blocks. Inputs must be finite.
+using EncodeFn = void (*)(const float* values, std::byte* blocks, std::size_t n_blocks);
+
+struct FormatInfo {
+  Format format;
+  std::string_view name;      // as GGUF spells it: "Q4_K"
+  std::uint32_t block_size;   // weights a block
+  std::uint32_t block_bytes;  // bytes a block
+  DecodeFn decode;
+  EncodeFn encode;  // null where Plumb cannot write the format
+
+  // Bytes of a row of n weights; n must be a multiple of block_size.
+  [[nodiscard]] constexpr std::uint64_t row_bytes(std::uint64_t n) const { return n / block_size * block_bytes; }
+};
+
+// Every format, in the order of their type ids.
+std::span<const FormatInfo> formats();
+
+// The entry of a known format.
+const FormatInfo& info(Format format);
+
+// By GGUF type id, or by name in any case; null when Plumb does not know it.
+const FormatInfo* find(std::uint32_t type_id);
+const FormatInfo* find(std::string_view name);
+
+}  // namespace plumb::quants

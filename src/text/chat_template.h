@@ -1,0 +1,45 @@
+// Chat templates: the Jinja program that a model file carries (tokenizer.chat_template), run over a conversation.
+//
+// The interpreter implements what chat templates use of Jinja2, set up as Hugging Face transformers does it
+// (ImmutableSandboxedEnvironment, trim_blocks, lstrip_blocks, loop controls, `generation` blocks, its `tojson`,
+// `raise_exception`, `strftime_now`). A template is untrusted input: steps, nesting, output and memory are bounded by
+// Limits, and nothing it does reaches outside the interpreter. Errors name line and cause.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace plumb::text {
+
+struct TemplateLimits {
+  std::uint64_t max_steps = 10'000'000;           // evaluated nodes
+  std::uint32_t max_depth = 200;                  // nesting of expressions, blocks and calls, in parsing and in running
+  std::size_t max_output_bytes = 64u << 20;       // rendered text
+  std::size_t max_memory_bytes = 256u << 20;      // strings and containers that the template makes, counted as made
+  std::size_t max_source_bytes = 4u << 20;
+};
+
+class ChatTemplate {
+ public:
+  static Result<ChatTemplate> parse(std::string_view source, const TemplateLimits& limits = {});
+
+  // Renders with the given variables (messages, tools, documents, add_generation_prompt, bos_token, eos_token, …):
+  // ordered_json keeps the key order that `tojson` and loops show. `now` is what strftime_now sees.
+  [[nodiscard]] Result<std::string> render(
+      const nlohmann::ordered_json& variables,
+      std::chrono::system_clock::time_point now = std::chrono::system_clock::now()) const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+}  // namespace plumb::text

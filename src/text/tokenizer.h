@@ -1,0 +1,68 @@
+// Text to token ids and back, as the GGUF file describes it (tokenizer.ggml.*): SentencePiece ("llama"), byte-level BPE
+// ("gpt2", with the pre-tokenizer named by tokenizer.ggml.pre) and WordPiece ("bert").
+//
+// Any bytes can be encoded, invalid UTF-8 included, and for SentencePiece with byte fallback and byte-level BPE decode()
+// gives them back. Encoding is bounded: memory and time near-linear in the text (no quadratic merges).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "gguf/file.h"
+
+namespace plumb::text {
+
+using TokenId = std::int32_t;
+
+// tokenizer.ggml.token_type of a token.
+enum class TokenType : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+struct EncodeOptions {
+  bool add_special = true;     // BOS/EOS (or [CLS]/[SEP]) where the file's rules ask for them
+  bool parse_special = false;  // control tokens written out in the text ("<|im_start|>") become their ids;
+                               // user-defined tokens always do
+};
+
+struct SpecialTokens {
+  std::optional<TokenId> bos, eos, eot, eom, unknown, separator, padding;
+  bool add_bos = false;
+  bool add_eos = false;
+};
+
+class Tokenizer {
+ public:
+  // Reads tokenizer.ggml.*; works on a vocabulary-only file. The result keeps `file` mapped. An unknown model or
+  // pre-tokenizer, a missing key, or arrays of unequal length is an error that names the key.
+  static Result<Tokenizer> load(const gguf::File& file);
+
+  [[nodiscard]] Result<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options = {}) const;
+
+  // The text of a sequence. Control tokens are skipped unless `special` is set. SentencePiece's added space prefix is
+  // dropped at the start.
+  [[nodiscard]] std::string decode(std::span<const TokenId> tokens, bool special = false) const;
+  // The bytes that one token contributes in the middle of a text (a streaming printer appends these; they may be
+  // part of a UTF-8 character). Control tokens give nothing unless `special` is set.
+  [[nodiscard]] std::string token_text(TokenId token, bool special = false) const;
+
+  [[nodiscard]] std::uint32_t size() const;
+  [[nodiscard]] std::string_view piece(TokenId token) const;  // as the vocabulary spells it
+  [[nodiscard]] TokenType type(TokenId token) const;
+  [[nodiscard]] std::optional<TokenId> find(std::string_view piece) const;
+  [[nodiscard]] const SpecialTokens& special() const;
+  // Ends a generation: EOS, EOT, EOM and the tokens that files without those keys use ("<|im_end|>", "<|eot_id|>", …).
+  [[nodiscard]] bool ends_generation(TokenId token) const;
+  // "SentencePiece", "BPE (smollm)", …: for people.
+  [[nodiscard]] const std::string& description() const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+}  // namespace plumb::text
