@@ -48,16 +48,13 @@ struct Step {
   Outputs outputs = Outputs::last;
 };
 
-// One named value as a step left it.
-struct NamedValue {
-  std::uint64_t rows = 0;
-  std::uint64_t width = 0;
-  std::vector<float> data;  // row-major
-};
+// What every executor demands of a step before it runs: tokens, all within the vocabulary, and room in the cache.
+Result<void> check_step(const plan::Plan& plan, const Step& step);
 
 // Receives values while a step runs, in op order. `data` is valid during the call only. For attention probabilities
 // ("blk.N.attn_probs") rows = n_heads * T and width = S.
-using Observer = std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
+using Observer =
+    std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
 // Which values to hand to the observer.
 using Wanted = std::function<bool(std::string_view name)>;
 
@@ -86,8 +83,8 @@ class Executor {
 };
 
 struct LoadOptions {
-  std::uint32_t n_threads = 0;     // 0: the cores this process may use
-  std::uint32_t max_batch = 512;   // most tokens a step will have; longer prompts are cut by the caller
+  std::uint32_t n_threads = 0;    // 0: the cores this process may use
+  std::uint32_t max_batch = 512;  // most tokens a step will have; longer prompts are cut by the caller
 };
 
 class Backend {

@@ -33,13 +33,13 @@ template <class... Args>
 
 // PLUMB_TRY(auto file, gguf::File::open(path)); binds the value or returns the error to the caller.
 #define PLUMB_TRY(declaration, expression) PLUMB_TRY_IMPL(PLUMB_CONCAT(plumb_try_, __LINE__), declaration, expression)
-#define PLUMB_TRY_IMPL(temporary, declaration, expression)               \
-  auto temporary = (expression);                                         \
+#define PLUMB_TRY_IMPL(temporary, declaration, expression)            \
+  auto temporary = (expression);                                      \
   if (!temporary) return ::plumb::fail(std::move(temporary).error()); \
   declaration = std::move(*temporary)
 
 // PLUMB_CHECK(step()); for a Result<void>: returns the error to the caller.
-#define PLUMB_CHECK(expression)                                                                          \
-  do {                                                                                                   \
+#define PLUMB_CHECK(expression)                                                                              \
+  do {                                                                                                       \
     if (auto plumb_check = (expression); !plumb_check) return ::plumb::fail(std::move(plumb_check).error()); \
   } while (false)

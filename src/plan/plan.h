@@ -85,8 +85,8 @@ enum class RopePairing : std::uint8_t {
 // frequency[i] = theta^(-2i/n_rot) * position_scale / factor[i], i in [0, n_rot/2)
 // YaRN (when set) blends interpolated and extrapolated angles and scales the magnitude: https://arxiv.org/abs/2309.00071
 struct Yarn {
-  float factor = 1.0f;           // context extension factor s
-  float original_context = 0;    // tokens the model was trained on
+  float factor = 1.0f;         // context extension factor s
+  float original_context = 0;  // tokens the model was trained on
   float beta_fast = 32.0f;
   float beta_slow = 1.0f;
   float extrapolation_mix = 1.0f;
@@ -99,8 +99,8 @@ struct Rope {
   std::uint32_t n_rot = 0;
   RopePairing pairing = RopePairing::adjacent;
   float theta = 0.0f;
-  float position_scale = 1.0f;            // 1/factor of linear scaling
-  std::optional<WeightId> factors;        // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
+  float position_scale = 1.0f;      // 1/factor of linear scaling
+  std::optional<WeightId> factors;  // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
   std::optional<Yarn> yarn;
 };
 
@@ -110,9 +110,9 @@ struct KvWrite {
   std::uint32_t layer = 0;
 };
 
-// ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)], s <= position(t), kv(h) = h * n_kv_heads / n_heads
-// over the layer's cache, in which KvWrite has put this step's tokens. `window` > 0 limits s to the last `window` positions,
-// that of t included. `probs`, when watched, is the softmax, [n_heads, T, S] as n_heads * T rows of S.
+// ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)], s <= position(t), kv(h) = h * n_kv_heads /
+// n_heads over the layer's cache, in which KvWrite has put this step's tokens. `window` > 0 limits s to the last `window`
+// positions, that of t included. `probs`, when watched, is the softmax, [n_heads, T, S] as n_heads * T rows of S.
 struct Attention {
   ValueId q;
   ValueId out;

@@ -1,0 +1,46 @@
+#include <array>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cpu/cpu.h"
+#include "backends/reference/reference.h"
+
+namespace plumb::backends {
+
+namespace {
+
+constexpr std::array<BackendEntry, 5> entries{{
+    {"cuda",
+     []() -> Result<std::unique_ptr<Backend>> {
+       return fail("the backend 'cuda' is not part of this build: Plumb has no CUDA kernels yet; use --backend cpu");
+     }},
+    {"metal",
+     []() -> Result<std::unique_ptr<Backend>> {
+       return fail("the backend 'metal' is not part of this build: Plumb has no Metal kernels yet; use --backend cpu");
+     }},
+    {"cpu", []() -> Result<std::unique_ptr<Backend>> { return make_cpu(); }},
+    {"reference", []() -> Result<std::unique_ptr<Backend>> { return make_reference(); }},
+    {"checker",
+     []() -> Result<std::unique_ptr<Backend>> {
+       return fail("the backend 'checker' is not part of this build: it runs GPU kernels, which Plumb does not have yet");
+     }},
+}};
+
+}  // namespace
+
+std::span<const BackendEntry> all() { return entries; }
+
+Result<std::unique_ptr<Backend>> make(std::string_view name) {
+  std::vector<std::string_view> names{"auto"};
+  for (const BackendEntry& entry : entries) {
+    if (name == "auto") {
+      if (auto backend = entry.make()) return backend;
+    } else if (entry.name == name) {
+      return entry.make();
+    }
+    names.push_back(entry.name);
+  }
+  return fail("'{}' is no backend; there are {}", name, fmt::join(names, ", "));
+}
+
+}  // namespace plumb::backends

@@ -1,0 +1,215 @@
+#include "plan/plan.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+namespace plumb::plan {
+
+namespace {
+
+template <class... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <class... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+constexpr std::array<std::string_view, std::variant_size_v<Op>> op_names{
+    "embed", "rms_norm", "linear", "rope", "kv_write", "attention", "gated_activation", "add"};
+
+std::string describe(const Weight& weight) {
+  const auto& tensor = weight.tensor;
+  return fmt::format("'{}' with dimensions [{}]", tensor.name,
+                     fmt::join(tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims, ", "));
+}
+
+}  // namespace
+
+std::string_view name(const Op& op) { return op_names[op.index()]; }
+
+std::optional<ValueId> output(const Op& op) {
+  return std::visit(Overloaded{[](const KvWrite&) -> std::optional<ValueId> { return std::nullopt; },
+                               [](const auto& o) -> std::optional<ValueId> { return o.out; }},
+                    op);
+}
+
+std::vector<ValueId> inputs(const Op& op) {
+  using Ids = std::vector<ValueId>;
+  return std::visit(Overloaded{[](const Embed&) { return Ids{}; }, [](const RmsNorm& o) { return Ids{o.x}; },
+                               [](const Linear& o) { return Ids{o.x}; }, [](const Rope& o) { return Ids{o.x}; },
+                               [](const KvWrite& o) {
+                                 return Ids{o.k, o.v};
+                               },
+                               [](const Attention& o) { return Ids{o.q}; },
+                               [](const GatedActivation& o) {
+                                 return Ids{o.gate, o.up};
+                               },
+                               [](const Add& o) {
+                                 return Ids{o.a, o.b};
+                               }},
+                    op);
+}
+
+std::vector<WeightId> weights(const Op& op) {
+  using Ids = std::vector<WeightId>;
+  return std::visit(
+      Overloaded{[](const Embed& o) { return Ids{o.table}; }, [](const RmsNorm& o) { return Ids{o.weight}; },
+                 [](const Linear& o) {
+                   return o.bias ? Ids{o.weight, *o.bias} : Ids{o.weight};
+                 },
+                 [](const Rope& o) { return o.factors ? Ids{*o.factors} : Ids{}; }, [](const auto&) { return Ids{}; }},
+      op);
+}
+
+std::optional<ValueId> Plan::find(std::string_view wanted) const {
+  for (std::uint32_t i = 0; i < values.size(); ++i) {
+    if (values[i].name == wanted) return ValueId{i};
+  }
+  return std::nullopt;
+}
+
+Builder::Builder(CacheShape cache) { plan_.cache = cache; }
+
+void Builder::expect(bool holds, std::string_view op, std::string_view value, std::string_view rule) {
+  if (!holds && !error_) error_ = Error{fmt::format("{} '{}': {}", op, value, rule)};
+}
+
+ValueId Builder::make(std::string value, Rows rows, std::uint64_t width) {
+  const auto index = static_cast<std::uint32_t>(plan_.values.size());
+  const bool fresh = names_.emplace(value, index).second;
+  expect(fresh, "value", value, "the name is taken by an earlier op");
+  expect(width > 0 && width < (std::uint64_t{1} << 31), "value", value, "the width must be between 1 and 2^31");
+  plan_.values.push_back({std::move(value), rows, width});
+  return {index};
+}
+
+WeightId Builder::weight(const gguf::Tensor& tensor) {
+  for (std::uint32_t i = 0; i < plan_.weights.size(); ++i) {
+    if (plan_.weights[i].tensor.name == tensor.name) return {i};
+  }
+  plan_.weights.push_back({tensor});
+  return {static_cast<std::uint32_t>(plan_.weights.size() - 1)};
+}
+
+ValueId Builder::embed(std::string value, WeightId table, float scale) {
+  const Weight& w = plan_.weight(table);
+  expect(w.tensor.n_dims == 2, "embed", value, fmt::format("the table {} must be [vocab, d]", describe(w)));
+  const ValueId out = make(std::move(value), Rows::tokens, w.in());
+  plan_.ops.emplace_back(Embed{table, out, scale});
+  return out;
+}
+
+ValueId Builder::rms_norm(std::string value, ValueId x, WeightId weight, float eps) {
+  const Value input = plan_.value(x);
+  const Weight& w = plan_.weight(weight);
+  expect(w.tensor.n_dims == 1 && w.in() > 0 && input.width % w.in() == 0, "rms_norm", value,
+         fmt::format("the weight {} must be one vector whose length divides the width {} of '{}'", describe(w), input.width,
+                     input.name));
+  expect(std::isfinite(eps) && eps > 0, "rms_norm", value, "eps must be a positive number");
+  const ValueId out = make(std::move(value), input.rows, input.width);
+  plan_.ops.emplace_back(RmsNorm{x, weight, out, eps});
+  return out;
+}
+
+ValueId Builder::linear(std::string value, ValueId x, WeightId weight, std::optional<WeightId> bias, Rows rows) {
+  const Value input = plan_.value(x);
+  const Weight& w = plan_.weight(weight);
+  expect(
+      w.tensor.n_dims == 2 && w.in() == input.width, "linear", value,
+      fmt::format("the weight {} must be [out, in] with in = {}, the width of '{}'", describe(w), input.width, input.name));
+  expect(rows == input.rows || rows == Rows::outputs, "linear", value, "output rows cannot become token rows");
+  if (bias) {
+    const Weight& b = plan_.weight(*bias);
+    expect(b.tensor.n_dims == 1 && b.in() == w.out(), "linear", value,
+           fmt::format("the bias {} must be one vector of {} values", describe(b), w.out()));
+  }
+  const ValueId out = make(std::move(value), rows, w.out());
+  plan_.ops.emplace_back(Linear{x, weight, bias, out});
+  return out;
+}
+
+ValueId Builder::rope(std::string value, ValueId x, Rope parameters) {
+  const Value input = plan_.value(x);
+  expect(input.rows == Rows::tokens, "rope", value, "the input must have one row a token");
+  expect(parameters.head_dim > 0 && input.width % parameters.head_dim == 0, "rope", value,
+         fmt::format("head_dim {} must divide the width {} of '{}'", parameters.head_dim, input.width, input.name));
+  expect(parameters.n_rot > 0 && parameters.n_rot % 2 == 0 && parameters.n_rot <= parameters.head_dim, "rope", value,
+         fmt::format("{} rotated components must be even and at most head_dim {}", parameters.n_rot, parameters.head_dim));
+  expect(std::isfinite(parameters.theta) && parameters.theta > 0, "rope", value, "theta must be a positive number");
+  if (parameters.factors) {
+    const Weight& w = plan_.weight(*parameters.factors);
+    expect(w.tensor.n_dims == 1 && w.in() == parameters.n_rot / 2, "rope", value,
+           fmt::format("the factors {} must be one vector of {} values", describe(w), parameters.n_rot / 2));
+  }
+  parameters.x = x;
+  parameters.out = make(std::move(value), input.rows, input.width);
+  plan_.ops.emplace_back(parameters);
+  return parameters.out;
+}
+
+void Builder::kv_write(std::uint32_t layer, ValueId k, ValueId v) {
+  const std::string place = fmt::format("layer {}", layer);
+  const std::uint64_t width = std::uint64_t{plan_.cache.n_kv_heads} * plan_.cache.head_dim;
+  expect(layer < plan_.cache.n_layers, "kv_write", place, fmt::format("the cache has {} layers", plan_.cache.n_layers));
+  for (const ValueId id : {k, v}) {
+    const Value& value = plan_.value(id);
+    expect(value.rows == Rows::tokens && value.width == width, "kv_write", place,
+           fmt::format("'{}' has width {}, the cache holds n_kv_heads * head_dim = {}", value.name, value.width, width));
+  }
+  plan_.ops.emplace_back(KvWrite{k, v, layer});
+}
+
+ValueId Builder::attention(std::string value, ValueId q, Attention parameters) {
+  const Value input = plan_.value(q);
+  expect(input.rows == Rows::tokens && input.width == std::uint64_t{parameters.n_heads} * parameters.head_dim, "attention",
+         value,
+         fmt::format("'{}' has width {}, n_heads * head_dim is {}", input.name, input.width,
+                     std::uint64_t{parameters.n_heads} * parameters.head_dim));
+  expect(parameters.n_kv_heads > 0 && parameters.n_heads % parameters.n_kv_heads == 0, "attention", value,
+         fmt::format("n_kv_heads {} must divide n_heads {}", parameters.n_kv_heads, parameters.n_heads));
+  expect(parameters.n_kv_heads == plan_.cache.n_kv_heads && parameters.head_dim == plan_.cache.head_dim &&
+             parameters.layer < plan_.cache.n_layers,
+         "attention", value, "the cache was made for another shape");
+  expect(std::isfinite(parameters.scale) && parameters.scale > 0, "attention", value,
+         "the scale must be a positive number");
+  parameters.q = q;
+  parameters.out = make(std::move(value), Rows::tokens, input.width);
+  plan_.ops.emplace_back(parameters);
+  return parameters.out;
+}
+
+ValueId Builder::gated(std::string value, ValueId gate, ValueId up, Activation activation) {
+  const Value g = plan_.value(gate);
+  const Value u = plan_.value(up);
+  expect(g.width == u.width && g.rows == u.rows, "gated_activation", value,
+         fmt::format("'{}' and '{}' must have one shape", g.name, u.name));
+  const ValueId out = make(std::move(value), g.rows, g.width);
+  plan_.ops.emplace_back(GatedActivation{gate, up, out, activation});
+  return out;
+}
+
+ValueId Builder::add(std::string value, ValueId a, ValueId b) {
+  const Value left = plan_.value(a);
+  const Value right = plan_.value(b);
+  expect(left.width == right.width && left.rows == right.rows, "add", value,
+         fmt::format("'{}' and '{}' must have one shape", left.name, right.name));
+  const ValueId out = make(std::move(value), left.rows, left.width);
+  plan_.ops.emplace_back(Add{a, b, out});
+  return out;
+}
+
+Result<Plan> Builder::finish(ValueId logits, std::uint32_t context) {
+  const Value& value = plan_.value(logits);
+  expect(value.rows == Rows::outputs, "logits", value.name, "the logits must have one row an output");
+  expect(context > 0, "plan", value.name, "the context length must be positive");
+  if (error_) return fail(*error_);
+  plan_.logits = logits;
+  plan_.vocab = static_cast<std::uint32_t>(value.width);
+  plan_.context = context;
+  return std::move(plan_);
+}
+
+}  // namespace plumb::plan
