@@ -1,7 +1,7 @@
 # Installs the program, the public header and a CMake package, so that find_package(plumb) gives plumb::plumb.
 include(CMakePackageConfigHelpers)
 get_property(modules GLOBAL PROPERTY PLUMB_MODULES)
-install(TARGETS plumb_cli_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS plumb_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS plumb ${modules} EXPORT plumb_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/plumb DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT plumb_targets NAMESPACE plumb:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/plumb)

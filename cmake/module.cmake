@@ -1,5 +1,6 @@
 # plumb_module(NAME DEPENDS other modules... LINK libraries...): one static library a folder of src/. What a module may
-# include is what it lists: the direction of dependencies in docs/architecture.md is kept by the linker.
+# include is what it lists: the direction of dependencies in docs/architecture.md is kept by the linker. SOURCES replaces
+# "every .cpp of this folder"; a PRIVATE_MODULE is not part of the installed library.
 function(plumb_warnings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion)
   if(PLUMB_WERROR)
@@ -16,7 +17,7 @@ if(PLUMB_FUZZ)
 endif()
 
 function(plumb_module name)
-  cmake_parse_arguments(ARG "" "" "DEPENDS;LINK;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "PRIVATE_MODULE" "" "DEPENDS;LINK;SOURCES" ${ARGN})
   set(sources ${ARG_SOURCES})
   if(NOT sources)
     file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
@@ -31,5 +32,7 @@ function(plumb_module name)
   list(TRANSFORM ARG_DEPENDS PREPEND plumb_)
   target_link_libraries(plumb_${name} PUBLIC ${ARG_DEPENDS} ${ARG_LINK})
   plumb_warnings(plumb_${name})
-  set_property(GLOBAL APPEND PROPERTY PLUMB_MODULES plumb_${name})
+  if(NOT ARG_PRIVATE_MODULE)
+    set_property(GLOBAL APPEND PROPERTY PLUMB_MODULES plumb_${name})
+  endif()
 endfunction()
