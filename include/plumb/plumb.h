@@ -28,7 +28,7 @@ struct Options {
 };
 
 struct AskOptions {
-  double temperature = 0;        // 0: always the most likely token
+  double temperature = 0;  // 0: always the most likely token
   std::uint64_t seed = 0;
   std::uint32_t max_tokens = 0;  // 0: until the model ends or the context is full
   std::string system;            // system message, if any

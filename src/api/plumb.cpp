@@ -25,8 +25,8 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::open(const std::string& path, const Options& options) {
-  gguf::File file = value_or_throw(path == "canary" ? gguf::File::from_memory(engine::canary_bytes(), "canary")
-                                                    : gguf::File::open(path));
+  gguf::File file =
+      value_or_throw(path == "canary" ? gguf::File::from_memory(engine::canary_bytes(), "canary") : gguf::File::open(path));
   auto state = std::make_unique<State>();
   engine::EngineSettings settings;
   settings.backend = options.backend;

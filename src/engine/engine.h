@@ -22,8 +22,6 @@
 
 namespace plumb::engine {
 
-using text::TokenId;
-
 struct EngineSettings {
   std::string backend = "auto";
   std::uint32_t n_threads = 0;  // 0: the cores this process may use
@@ -36,8 +34,8 @@ struct EngineSettings {
 struct GeneratedToken {
   TokenId id = 0;
   std::string text;
-  float logprob = 0;
-  std::vector<TokenProbability> top;  // the n most likely, most likely first
+  double logprob = 0;
+  std::vector<TokenLogprob> top;  // the n most likely, most likely first
 };
 
 enum class StopReason : std::uint8_t { end_of_generation, stop_text, max_tokens, context_full, interrupted };
@@ -55,10 +53,13 @@ struct Completion {
   std::string text;
   std::vector<GeneratedToken> tokens;
   StopReason reason = StopReason::max_tokens;
-  std::uint64_t n_prompt = 0;   // tokens that were run for the prompt
-  double prompt_seconds = 0;    // prefill
-  double decode_seconds = 0;    // all further steps
+  std::uint64_t n_prompt = 0;  // tokens that were run for the prompt
+  double prompt_seconds = 0;   // prefill
+  double decode_seconds = 0;   // all further steps
 };
+
+// A conversation of one question: [system,] user.
+nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt);
 
 class Engine {
  public:
@@ -79,11 +80,12 @@ class Engine {
 
   [[nodiscard]] Result<std::unique_ptr<backends::KvCache>> new_cache();
 
-  // Runs tokens through the model in batches, after what the cache holds, and returns the logits after the last one, [vocab].
+  // Runs tokens through the model in batches, after what the cache holds, and returns the logits after the last one,
+  // [vocab].
   Result<std::span<const float>> prefill(backends::KvCache& cache, std::span<const TokenId> tokens);
 
-  // Answers a prompt: prefill after what the cache holds, then one token at a time. `on_text` receives the answer's text as it
-  // becomes final (a text that may be the beginning of a stop text is held back) and returns false to stop.
+  // Answers a prompt: prefill after what the cache holds, then one token at a time. `on_text` receives the answer's text as
+  // it becomes final (a text that may be the beginning of a stop text is held back) and returns false to stop.
   using OnText = std::function<bool(std::string_view text)>;
   Result<Completion> generate(backends::KvCache& cache, std::span<const TokenId> prompt, const GenerateOptions& options,
                               const OnText& on_text = {});

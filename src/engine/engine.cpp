@@ -1,0 +1,185 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace plumb::engine {
+
+namespace {
+
+constexpr std::uint32_t default_context = 4096;
+constexpr std::uint32_t max_batch = 512;
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Length of the longest end of `text` that begins one of the stop texts: what must not be shown yet.
+std::size_t held_back(std::string_view text, const std::vector<std::string>& stops) {
+  std::size_t held = 0;
+  for (const std::string& stop : stops) {
+    for (std::size_t n = std::min(stop.size() - 1, text.size()); n > held; --n) {
+      if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
+    }
+  }
+  return held;
+}
+
+// The text of a special token as a template variable; empty when the vocabulary has none.
+std::string special_text(const text::Tokenizer& tokenizer, std::optional<TokenId> token) {
+  return token ? std::string(tokenizer.piece(*token)) : std::string();
+}
+
+}  // namespace
+
+std::string_view name(StopReason reason) {
+  switch (reason) {
+    case StopReason::end_of_generation:
+      return "end of generation";
+    case StopReason::stop_text:
+      return "stop text";
+    case StopReason::max_tokens:
+      return "token limit";
+    case StopReason::context_full:
+      return "context full";
+    case StopReason::interrupted:
+      return "interrupted";
+  }
+  return "";
+}
+
+nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt) {
+  auto messages = nlohmann::ordered_json::array();
+  if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+  messages.push_back({{"role", "user"}, {"content", prompt}});
+  return messages;
+}
+
+Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettings& settings) {
+  PLUMB_TRY(text::Tokenizer tokenizer, text::Tokenizer::load(file));
+  PLUMB_TRY(model::Model model, model::Model::load(std::move(file)));
+  const plan::Plan& plan = *model.plan();
+  if (tokenizer.size() > plan.vocab) {
+    return fail("{}: the tokenizer has {} tokens and the model {} logits; the file's parts do not belong together",
+                model.file().label(), tokenizer.size(), plan.vocab);
+  }
+  std::unique_ptr<Engine> engine(new Engine(std::move(model), std::move(tokenizer), settings));
+  if (engine->model_.file().find("tokenizer.chat_template") != nullptr) {
+    PLUMB_TRY(const std::string_view source, engine->model_.file().get_string("tokenizer.chat_template"));
+    PLUMB_TRY(engine->chat_template_, text::ChatTemplate::parse(source));
+  }
+  engine->context_ = settings.context > 0 ? settings.context : std::min(plan.context, default_context);
+  PLUMB_TRY(engine->backend_, backends::make(settings.backend));
+  PLUMB_TRY(engine->executor_,
+            engine->backend_->load(engine->model_.plan(), {.n_threads = settings.n_threads, .max_batch = max_batch}));
+  return engine;
+}
+
+Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& messages) const {
+  if (!chat_template_) {
+    return fail(
+        "{}: the file has no chat template (tokenizer.chat_template); use --raw to give the model the text as it is",
+        model_.file().label());
+  }
+  const text::SpecialTokens& special = tokenizer_.special();
+  text::ChatInput input;
+  input.messages = messages;
+  input.bos_token = special_text(tokenizer_, special.bos);
+  input.eos_token = special_text(tokenizer_, special.eos);
+  PLUMB_TRY(const std::string prompt, text::render_chat(*chat_template_, input));
+  // A template that writes BOS itself must not get a second one from the tokenizer.
+  const bool has_bos = special.bos && !input.bos_token.empty() && prompt.starts_with(input.bos_token);
+  PLUMB_TRY(std::vector<TokenId> tokens, tokenizer_.encode(prompt, {.add_special = !has_bos, .parse_special = true}));
+  return tokens;
+}
+
+Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }
+
+Result<std::span<const float>> Engine::prefill(backends::KvCache& cache, std::span<const TokenId> tokens) {
+  if (tokens.empty()) return fail("the prompt has no tokens");
+  const std::uint32_t length = cache.length();
+  Result<std::span<const float>> logits;
+  while (!tokens.empty()) {
+    const std::size_t n = std::min<std::size_t>(tokens.size(), max_batch);
+    logits = executor_->run({.cache = &cache, .tokens = tokens.first(n), .outputs = backends::Outputs::last});
+    if (!logits) {
+      cache.truncate(length);
+      return logits;
+    }
+    tokens = tokens.subspan(n);
+  }
+  return logits;
+}
+
+Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const TokenId> prompt,
+                                    const GenerateOptions& options, const OnText& on_text) {
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) return fail("a stop text must not be empty");
+  }
+  PLUMB_TRY(Sampler sampler, Sampler::make(options.sampler, model_.plan()->vocab));
+  for (const TokenId token : prompt) sampler.accept(token);
+
+  Completion completion;
+  completion.n_prompt = prompt.size();
+  auto start = Clock::now();
+  PLUMB_TRY(std::span<const float> logits, prefill(cache, prompt));
+  completion.prompt_seconds = seconds_since(start);
+  start = Clock::now();
+
+  std::size_t shown = 0;
+  const auto show = [&](std::size_t until) {
+    if (until <= shown) return true;
+    const std::string_view fresh = std::string_view(completion.text).substr(shown, until - shown);
+    shown = until;
+    return !on_text || on_text(fresh);
+  };
+
+  for (;;) {
+    PLUMB_TRY(const TokenId token, sampler.sample(logits));
+    sampler.accept(token);
+    GeneratedToken generated{.id = token, .text = tokenizer_.token_text(token)};
+    if (options.n_logprobs > 0) {
+      PLUMB_TRY(const double total, log_sum_exp(logits));
+      generated.logprob = logits[static_cast<std::size_t>(token)] - total;
+      PLUMB_TRY(generated.top, top_logprobs(logits, options.n_logprobs));
+    }
+    // SentencePiece spells the space before a word in the word's piece; the answer does not begin with it.
+    if (completion.tokens.empty()) generated.text = tokenizer_.decode(std::span(&token, 1));
+    completion.text += generated.text;
+    completion.tokens.push_back(std::move(generated));
+    if (tokenizer_.ends_generation(token)) {
+      completion.reason = StopReason::end_of_generation;
+      break;
+    }
+    std::size_t stop_at = std::string::npos;
+    for (const std::string& stop : options.stop) {
+      const std::size_t from = shown;
+      stop_at = std::min(stop_at, completion.text.find(stop, from));
+    }
+    if (stop_at != std::string::npos) {
+      completion.text.resize(stop_at);
+      completion.reason = StopReason::stop_text;
+      break;
+    }
+    if (!show(completion.text.size() - held_back(completion.text, options.stop))) {
+      completion.reason = StopReason::interrupted;
+      break;
+    }
+    if (options.max_tokens > 0 && completion.tokens.size() >= options.max_tokens) {
+      completion.reason = StopReason::max_tokens;
+      break;
+    }
+    if (cache.length() >= cache.capacity()) {
+      completion.reason = StopReason::context_full;
+      break;
+    }
+    PLUMB_TRY(logits,
+              executor_->run({.cache = &cache, .tokens = std::span(&token, 1), .outputs = backends::Outputs::last}));
+  }
+  completion.decode_seconds = seconds_since(start);
+  show(completion.text.size());
+  return completion;
+}
+
+}  // namespace plumb::engine
