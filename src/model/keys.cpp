@@ -1,0 +1,276 @@
+#include "model/keys.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+namespace plumb::model {
+namespace {
+
+// Sane limits, far above any model known; they keep every product of two of them inside 64 bits.
+constexpr std::uint32_t max_layers = 1u << 10;
+constexpr std::uint32_t max_width = 1u << 22;
+constexpr std::uint32_t max_heads = 1u << 16;
+constexpr std::uint32_t max_vocab = 1u << 26;
+constexpr std::uint32_t max_context = 1u << 30;
+
+constexpr std::string_view tokens_key = "tokenizer.ggml.tokens";
+
+bool is_zero(const gguf::Value& value) {
+  return std::visit(
+      [](const auto& v) {
+        using T = std::decay_t<decltype(v)>;
+        if constexpr (std::is_arithmetic_v<T>) {
+          return v == T{};
+        } else {
+          return false;
+        }
+      },
+      value);
+}
+
+// Keys by which other files of the same architecture name say that they compute something else. Zero, false or the named
+// neutral value is harmless; anything else would be silently ignored.
+struct Foreign {
+  std::string_view key;
+  std::optional<double> neutral;
+  std::string_view what;
+};
+constexpr std::array foreign_keys{
+    Foreign{"expert_count", {}, "mixture-of-experts models of this architecture are not supported yet"},
+    Foreign{"expert_used_count", {}, "mixture-of-experts models of this architecture are not supported yet"},
+    Foreign{"use_parallel_residual", {}, "a parallel residual is not supported for this architecture"},
+    Foreign{"attention.max_alibi_bias", {}, "ALiBi is not supported for this architecture"},
+    Foreign{"attention.clamp_kqv", {}, "clamped q, k and v are not supported for this architecture"},
+    Foreign{"attention.temperature_scale", {}, "attention temperature is not supported for this architecture"},
+    Foreign{
+        "attention.sliding_window_pattern", {}, "layers with and without a window are not supported for this architecture"},
+    Foreign{"attn_logit_softcapping", {}, "soft-capped attention is not supported for this architecture"},
+    Foreign{"final_logit_softcapping", {}, "soft-capped logits are not supported for this architecture"},
+    Foreign{"logit_scale", 1.0, "scaled logits are not supported for this architecture"},
+    Foreign{"embedding_scale", 1.0, "scaled embeddings are not supported for this architecture"},
+    Foreign{"residual_scale", 1.0, "scaled residuals are not supported for this architecture"},
+    Foreign{"nextn_predict_layers", {}, "multi-token prediction is not supported for this architecture"},
+    Foreign{"rope.scaling.yarn_log_multiplier", {}, "this variant of YaRN is not supported for this architecture"},
+};
+
+Result<void> check_foreign_keys(const gguf::File& file, const Keys& keys) {
+  for (const Foreign& foreign : foreign_keys) {
+    const gguf::Value* value = file.find(keys.full(foreign.key));
+    if (value == nullptr || is_zero(*value)) continue;
+    if (foreign.neutral) {
+      PLUMB_TRY(const double number, file.get_float(keys.full(foreign.key)));
+      if (number == *foreign.neutral) continue;
+    }
+    return keys.odd(foreign.key, fmt::format("is set, but {}", foreign.what));
+  }
+  if (keys.has("attention.causal")) {
+    PLUMB_TRY(const bool causal, file.get_bool(keys.full("attention.causal")));
+    if (!causal) return keys.odd("attention.causal", "is false; Plumb runs causal models of this architecture only");
+  }
+  return {};
+}
+
+// The number of tokens: [arch].vocab_size, which newer files may leave out, or the length of the token list. Where both are
+// there they must agree.
+Result<std::uint32_t> read_vocab(const gguf::File& file, const Keys& keys) {
+  PLUMB_TRY(const std::optional<std::uint32_t> stated, keys.optional_count("vocab_size", max_vocab));
+  if (file.find(tokens_key) == nullptr) {
+    if (stated) return *stated;
+    return keys.odd("vocab_size",
+                    fmt::format("is missing, and so is '{}': the size of the vocabulary is unknown", tokens_key));
+  }
+  PLUMB_TRY(const gguf::Array* tokens, file.get_array(tokens_key, gguf::ValueType::string));
+  if (tokens->count == 0 || tokens->count > max_vocab) {
+    return fail("{}: key '{}' lists {} tokens; expected 1 to {}", file.label(), tokens_key, tokens->count, max_vocab);
+  }
+  if (stated && *stated != tokens->count) {
+    return keys.odd("vocab_size", fmt::format("is {}, but '{}' lists {} tokens", *stated, tokens_key, tokens->count));
+  }
+  return static_cast<std::uint32_t>(tokens->count);
+}
+
+// Rotary embedding. Scaling, by the specification: rope.scaling.type is none, linear or yarn with rope.scaling.factor;
+// older files have rope.scale_linear alone. YaRN's settings follow https://arxiv.org/abs/2309.00071, whose recommended ramp
+// (beta 32 and 1) and magnitude (0.1 ln s + 1) hold where a file does not say otherwise: converters write those keys only
+// for models that deviate.
+Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
+  constexpr double max_factor = 1e6;
+  PLUMB_TRY(const std::optional<std::string_view> type, keys.optional_string("rope.scaling.type"));
+  PLUMB_TRY(const std::optional<double> factor, keys.optional_number("rope.scaling.factor", 1, max_factor));
+  PLUMB_TRY(const std::optional<double> scale_linear, keys.optional_number("rope.scale_linear", 1, max_factor));
+
+  if (!type) {
+    if (factor)
+      return keys.odd("rope.scaling.type",
+                      "is missing although 'rope.scaling.factor' is set; expected none, linear or yarn");
+    if (scale_linear && *scale_linear != 1) {
+      rope.scaling = RopeScaling::linear;
+      rope.factor = *scale_linear;
+    }
+    return {};
+  }
+  if (*type == "none") return {};
+  if (*type != "linear" && *type != "yarn") {
+    return keys.odd("rope.scaling.type", fmt::format("is '{}'; expected none, linear or yarn", *type));
+  }
+  if (!factor) return keys.odd("rope.scaling.factor", fmt::format("is missing; scaling of type {} needs it", *type));
+  if (scale_linear && *scale_linear != *factor) {
+    return keys.odd("rope.scale_linear", fmt::format("is {}, but 'rope.scaling.factor' is {}", *scale_linear, *factor));
+  }
+  rope.factor = *factor;
+  if (*type == "linear") {
+    rope.scaling = RopeScaling::linear;
+    return {};
+  }
+  rope.scaling = RopeScaling::yarn;
+  PLUMB_TRY(const std::uint32_t original, keys.count("rope.scaling.original_context_length", max_context));
+  if (original > context) {
+    return keys.odd("rope.scaling.original_context_length",
+                    fmt::format("is {}, more than the context length {} that scaling reaches", original, context));
+  }
+  PLUMB_TRY(const std::optional<double> beta_fast, keys.optional_number("rope.scaling.yarn_beta_fast", 1e-3, 1e6));
+  PLUMB_TRY(const std::optional<double> beta_slow, keys.optional_number("rope.scaling.yarn_beta_slow", 1e-3, 1e6));
+  PLUMB_TRY(const std::optional<double> extrapolation, keys.optional_number("rope.scaling.yarn_ext_factor", 0, 1));
+  PLUMB_TRY(const std::optional<double> attention, keys.optional_number("rope.scaling.attn_factor", 1e-3, 1e3));
+  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.yarn_attn_factor", 1e-3, 1e3));
+  plan::Yarn yarn;
+  yarn.factor = static_cast<float>(*factor);
+  yarn.original_context = static_cast<float>(original);
+  yarn.beta_fast = static_cast<float>(beta_fast.value_or(32));
+  yarn.beta_slow = static_cast<float>(beta_slow.value_or(1));
+  yarn.extrapolation_mix = static_cast<float>(extrapolation.value_or(1));
+  yarn.attention_factor = static_cast<float>(magnitude.value_or(0.1 * std::log(*factor) + 1) * attention.value_or(1));
+  if (yarn.beta_fast <= yarn.beta_slow) {
+    return keys.odd("rope.scaling.yarn_beta_fast",
+                    fmt::format("is {}, not above 'rope.scaling.yarn_beta_slow' = {}", yarn.beta_fast, yarn.beta_slow));
+  }
+  rope.yarn = yarn;
+  return {};
+}
+
+Result<RopeParameters> read_rope(const Keys& keys, const HyperParameters& p, const DecoderConventions& conventions) {
+  RopeParameters rope;
+  rope.pairing = conventions.pairing;
+  PLUMB_TRY(const std::optional<std::uint32_t> n_rot, keys.optional_count("rope.dimension_count", max_width));
+  if (!n_rot && !conventions.n_rot_is_head_dim_if_absent) return keys.odd("rope.dimension_count", "is missing");
+  rope.n_rot = n_rot.value_or(p.head_dim);
+  if (rope.n_rot % 2 != 0 || rope.n_rot > p.head_dim) {
+    return keys.odd("rope.dimension_count",
+                    fmt::format("makes {} components of a head rotate; expected an even number up to the head's {}",
+                                rope.n_rot, p.head_dim));
+  }
+  PLUMB_TRY(const std::optional<double> theta, keys.optional_number("rope.freq_base", 1, 1e12));
+  if (!theta && !conventions.theta_if_absent) return keys.odd("rope.freq_base", "is missing");
+  rope.theta = theta ? *theta : *conventions.theta_if_absent;
+  PLUMB_CHECK(read_rope_scaling(keys, p.context, rope));
+  return rope;
+}
+
+}  // namespace
+
+std::string Keys::full(std::string_view key) const { return fmt::format("{}.{}", architecture_, key); }
+
+bool Keys::has(std::string_view key) const { return file_.find(full(key)) != nullptr; }
+
+tl::unexpected<Error> Keys::odd(std::string_view key, std::string_view complaint) const {
+  return fail("{}: key '{}' {}", file_.label(), full(key), complaint);
+}
+
+Result<std::uint32_t> Keys::count(std::string_view key, std::uint32_t most) const {
+  PLUMB_TRY(const std::uint64_t value, file_.get_uint(full(key)));
+  if (value == 0 || value > most) return odd(key, fmt::format("is {}; expected 1 to {}", value, most));
+  return static_cast<std::uint32_t>(value);
+}
+
+Result<std::optional<std::uint32_t>> Keys::optional_count(std::string_view key, std::uint32_t most) const {
+  if (!has(key)) return std::nullopt;
+  return count(key, most);
+}
+
+Result<double> Keys::number(std::string_view key, double least, double most) const {
+  PLUMB_TRY(const double value, file_.get_float(full(key)));
+  if (!(value >= least && value <= most)) return odd(key, fmt::format("is {}; expected {} to {}", value, least, most));
+  return value;
+}
+
+Result<std::optional<double>> Keys::optional_number(std::string_view key, double least, double most) const {
+  if (!has(key)) return std::nullopt;
+  return number(key, least, most);
+}
+
+Result<std::optional<std::string_view>> Keys::optional_string(std::string_view key) const {
+  if (!has(key)) return std::nullopt;
+  return file_.get_string(full(key));
+}
+
+Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view architecture,
+                                     const DecoderConventions& conventions) {
+  const Keys keys(file, architecture);
+  PLUMB_CHECK(check_foreign_keys(file, keys));
+
+  HyperParameters p;
+  p.architecture = architecture;
+  if (file.find("general.name") != nullptr) {
+    PLUMB_TRY(p.name, file.get_string("general.name"));
+  }
+  PLUMB_TRY(p.n_layers, keys.count("block_count", max_layers));
+  if (p.n_layers > file.tensors().size()) {
+    return keys.odd("block_count",
+                    fmt::format("is {}, but the file has only {} tensors", p.n_layers, file.tensors().size()));
+  }
+  PLUMB_TRY(p.d_model, keys.count("embedding_length", max_width));
+  PLUMB_TRY(p.d_ff, keys.count("feed_forward_length", max_width));
+  PLUMB_TRY(p.context, keys.count("context_length", max_context));
+  PLUMB_TRY(p.vocab, read_vocab(file, keys));
+
+  PLUMB_TRY(p.n_heads, keys.count("attention.head_count", max_heads));
+  // "If not present or if present and equal to head_count, the model does not use GQA."
+  PLUMB_TRY(const std::optional<std::uint32_t> n_kv_heads, keys.optional_count("attention.head_count_kv", max_heads));
+  p.n_kv_heads = n_kv_heads.value_or(p.n_heads);
+  if (p.n_kv_heads > p.n_heads || p.n_heads % p.n_kv_heads != 0) {
+    return keys.odd("attention.head_count_kv",
+                    fmt::format("is {}; expected a divisor of the {} query heads", p.n_kv_heads, p.n_heads));
+  }
+
+  // "The optional size of a key head. If not specified, it will be n_embd / n_head"; the same for values.
+  PLUMB_TRY(const std::optional<std::uint32_t> key_length, keys.optional_count("attention.key_length", max_width));
+  PLUMB_TRY(const std::optional<std::uint32_t> value_length, keys.optional_count("attention.value_length", max_width));
+  if ((!key_length || !value_length) && p.d_model % p.n_heads != 0) {
+    return keys.odd("attention.head_count",
+                    fmt::format("is {}, no divisor of the embedding length {}, and the file has no '{}'", p.n_heads,
+                                p.d_model, keys.full("attention.key_length")));
+  }
+  p.head_dim = key_length.value_or(p.d_model / p.n_heads);
+  if (const std::uint32_t v = value_length.value_or(p.d_model / p.n_heads); v != p.head_dim) {
+    return keys.odd("attention.value_length",
+                    fmt::format("makes values of {} components, keys having {}; Plumb needs them alike", v, p.head_dim));
+  }
+  if (static_cast<std::uint64_t>(p.n_heads) * p.head_dim > max_width) {
+    return keys.odd("attention.head_count", fmt::format("makes {} heads of {} components, more than {} together", p.n_heads,
+                                                        p.head_dim, max_width));
+  }
+
+  PLUMB_TRY(p.rms_eps, keys.number("attention.layer_norm_rms_epsilon", 1e-12, 0.1));
+  // 1/sqrt(head_dim) is the definition of attention (https://arxiv.org/abs/1706.03762); a file may state another scale.
+  PLUMB_TRY(const std::optional<double> scale, keys.optional_number("attention.scale", 1e-9, 1e3));
+  p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
+
+  PLUMB_TRY(const std::optional<std::uint32_t> window,
+            keys.optional_count("attention.sliding_window", std::numeric_limits<std::uint32_t>::max()));
+  if (window && *window < p.context) {
+    if (!conventions.uniform_window) {
+      return keys.odd("attention.sliding_window",
+                      fmt::format("is {}, less than the context length {}; a sliding window is not "
+                                  "supported for this architecture",
+                                  *window, p.context));
+    }
+    p.window = *window;
+  }
+  PLUMB_TRY(p.rope, read_rope(keys, p, conventions));
+  return p;
+}
+
+}  // namespace plumb::model

@@ -1,0 +1,55 @@
+// Reads an architecture's hyper-parameters from a file's metadata. Every method's error names the file and the key, what
+// the key says and what was expected.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "gguf/file.h"
+#include "model/model.h"
+
+namespace plumb::model {
+
+class Keys {
+ public:
+  // `architecture` is the prefix of its keys and outlives this, as does `file`.
+  Keys(const gguf::File& file, std::string_view architecture) : file_(file), architecture_(architecture) {}
+
+  // "block_count" to "llama.block_count"
+  [[nodiscard]] std::string full(std::string_view key) const;
+  [[nodiscard]] bool has(std::string_view key) const;
+
+  // A required count in [1, most].
+  [[nodiscard]] Result<std::uint32_t> count(std::string_view key, std::uint32_t most) const;
+  // The same where the file may leave the key out.
+  [[nodiscard]] Result<std::optional<std::uint32_t>> optional_count(std::string_view key, std::uint32_t most) const;
+  // A required number in [least, most]; NaN and infinities never are.
+  [[nodiscard]] Result<double> number(std::string_view key, double least, double most) const;
+  [[nodiscard]] Result<std::optional<double>> optional_number(std::string_view key, double least, double most) const;
+  [[nodiscard]] Result<std::optional<std::string_view>> optional_string(std::string_view key) const;
+
+  // `return keys.odd("rope.scaling.type", "is 'spiral'; expected none, linear or yarn")`
+  [[nodiscard]] tl::unexpected<Error> odd(std::string_view key, std::string_view complaint) const;
+
+ private:
+  const gguf::File& file_;
+  std::string_view architecture_;
+};
+
+// What an architecture's conventions say about keys that its files leave out.
+struct DecoderConventions {
+  plan::RopePairing pairing = plan::RopePairing::adjacent;
+  std::optional<double> theta_if_absent = std::nullopt;  // rope.freq_base is required without it
+  bool n_rot_is_head_dim_if_absent = false;              // rope.dimension_count is required without it
+  bool uniform_window = false;                           // attention.sliding_window applies to all layers alike
+};
+
+// The hyper-parameters of a decoder with RMS norms, grouped-query attention, rotary embedding and a gated feed-forward.
+Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view architecture,
+                                     const DecoderConventions& conventions);
+
+}  // namespace plumb::model

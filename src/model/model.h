@@ -1,0 +1,86 @@
+// A language model as a GGUF file describes it: hyper-parameters, and the Plan that computes it.
+//
+// Parameters have one source, the file's metadata. A key that is missing or odd is an error that names it. Where a key
+// may be absent by the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), its absence means
+// what the specification says, and keys.cpp cites it. Tensors are bound to roles by name and checked against the shape that
+// the hyper-parameters ask for; a tensor of a block that no role uses is an error too, since leaving it out would
+// compute another model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "gguf/file.h"
+#include "plan/plan.h"
+
+namespace plumb::model {
+
+enum class RopeScaling : std::uint8_t { none, linear, yarn };
+
+std::string_view name(RopeScaling scaling);
+
+struct RopeParameters {
+  plan::RopePairing pairing = plan::RopePairing::adjacent;
+  std::uint32_t n_rot = 0;  // components of a head that rotate
+  double theta = 0;         // frequency base
+  RopeScaling scaling = RopeScaling::none;
+  double factor = 1;               // context extension; 1 without scaling
+  std::optional<plan::Yarn> yarn;  // with RopeScaling::yarn
+  bool frequency_factors = false;  // rope_freqs.weight divides the frequencies (Llama 3)
+};
+
+struct HyperParameters {
+  std::string architecture;  // general.architecture: "llama"
+  std::string name;          // general.name; empty when the file has none
+  std::uint32_t n_layers = 0;
+  std::uint32_t d_model = 0;
+  std::uint32_t n_heads = 0;
+  std::uint32_t n_kv_heads = 0;
+  std::uint32_t head_dim = 0;  // of queries, keys and values
+  std::uint32_t d_ff = 0;
+  std::uint32_t vocab = 0;    // rows of logits
+  std::uint32_t context = 0;  // tokens the model was made for
+  std::uint32_t window = 0;   // sliding-window attention, in positions; 0: none
+  double rms_eps = 0;
+  double attention_scale = 0;  // multiplies q . k
+  RopeParameters rope;
+  bool tied_embeddings = false;  // no output.weight: token_embd.weight makes the logits
+
+  [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }
+  [[nodiscard]] std::uint32_t kv_width() const { return n_kv_heads * head_dim; }
+};
+
+class Model {
+ public:
+  // Reads the hyper-parameters, binds the tensors and builds the Plan. The Model, and its Plan on its own, keep
+  // the file mapped.
+  static Result<Model> load(gguf::File file);
+
+  [[nodiscard]] const HyperParameters& parameters() const { return state_->parameters; }
+  [[nodiscard]] std::shared_ptr<const plan::Plan> plan() const { return {state_, &state_->plan}; }
+  [[nodiscard]] const gguf::File& file() const { return state_->file; }
+  // Tensors that the Plan does not read, in file order.
+  [[nodiscard]] std::span<const std::string_view> unused_tensors() const { return state_->unused_tensors; }
+
+ private:
+  struct State {
+    gguf::File file;
+    HyperParameters parameters;
+    plan::Plan plan;
+    std::vector<std::string_view> unused_tensors;
+  };
+  explicit Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+  std::shared_ptr<const State> state_;
+};
+
+// The architectures that load() knows, as general.architecture spells them.
+std::span<const std::string_view> architectures();
+
+}  // namespace plumb::model
