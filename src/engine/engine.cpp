@@ -76,22 +76,25 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   return engine;
 }
 
+Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
+                                         const nlohmann::ordered_json& messages) {
+  const text::SpecialTokens& special = tokenizer.special();
+  text::ChatInput input;
+  input.messages = messages;
+  input.bos_token = special_text(tokenizer, special.bos);
+  input.eos_token = special_text(tokenizer, special.eos);
+  PLUMB_TRY(const std::string prompt, text::render_chat(chat_template, input));
+  const bool has_bos = special.bos && !input.bos_token.empty() && prompt.starts_with(input.bos_token);
+  return tokenizer.encode(prompt, {.add_special = !has_bos, .parse_special = true});
+}
+
 Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& messages) const {
   if (!chat_template_) {
     return fail(
         "{}: the file has no chat template (tokenizer.chat_template); use --raw to give the model the text as it is",
         model_.file().label());
   }
-  const text::SpecialTokens& special = tokenizer_.special();
-  text::ChatInput input;
-  input.messages = messages;
-  input.bos_token = special_text(tokenizer_, special.bos);
-  input.eos_token = special_text(tokenizer_, special.eos);
-  PLUMB_TRY(const std::string prompt, text::render_chat(*chat_template_, input));
-  // A template that writes BOS itself must not get a second one from the tokenizer.
-  const bool has_bos = special.bos && !input.bos_token.empty() && prompt.starts_with(input.bos_token);
-  PLUMB_TRY(std::vector<TokenId> tokens, tokenizer_.encode(prompt, {.add_special = !has_bos, .parse_special = true}));
-  return tokens;
+  return engine::chat_tokens(tokenizer_, *chat_template_, messages);
 }
 
 Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }

@@ -61,6 +61,11 @@ struct Completion {
 // A conversation of one question: [system,] user.
 nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt);
 
+// The tokens of a conversation, [{"role", "content"}, …]: the template's text with the special tokens it writes out, and
+// the BOS that the file asks for unless the template wrote it.
+Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
+                                         const nlohmann::ordered_json& messages);
+
 class Engine {
  public:
   // Errors: an unusable file, an unknown or absent backend.
@@ -73,8 +78,7 @@ class Engine {
   [[nodiscard]] std::uint32_t context() const { return context_; }
   [[nodiscard]] const EngineSettings& settings() const { return settings_; }
 
-  // The tokens of a conversation, [{"role", "content"}, …], through the file's chat template. A file without one is an
-  // error that says so.
+  // The tokens of a conversation through the file's chat template. A file without one is an error that says so.
   [[nodiscard]] Result<std::vector<TokenId>> chat_tokens(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }
 

@@ -1,0 +1,24 @@
+// What this machine is: processor, memory, and how fast memory is read.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace plumb {
+
+struct Machine {
+  std::string processor;              // as the operating system names it; empty when it does not
+  std::uint32_t n_cores = 0;          // that this process may use
+  std::vector<std::string> features;  // instruction sets that kernels look for
+  std::uint64_t memory_bytes = 0;     // in all
+  std::uint64_t available_bytes = 0;  // free or reclaimable now; 0 when not known
+};
+
+Machine this_machine();
+
+// Bytes per second that n_threads threads read from memory together, the best of a few passes over more than any cache
+// holds. Takes about a second.
+double measure_read_bandwidth(std::uint32_t n_threads);
+
+}  // namespace plumb

@@ -1,0 +1,29 @@
+// A progress bar on stderr for work of more than a second: drawn only on a terminal, gone when done.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace plumb {
+
+class Progress {
+ public:
+  // `unit_bytes`: amounts are shown as MB. A total of 0 means that it is not known.
+  explicit Progress(std::string label, bool unit_bytes = false);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void update(std::uint64_t done, std::uint64_t total);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string label_;
+  bool unit_bytes_;
+  bool visible_;  // stderr is a terminal
+  bool drawn_ = false;
+  Clock::time_point start_, last_;
+};
+
+}  // namespace plumb

@@ -1,0 +1,168 @@
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <limits>
+
+#include "cli/command.h"
+#include "cli/pull.h"
+#include "engine/canary.h"
+
+namespace plumb::cli {
+
+namespace {
+
+constexpr std::uint64_t max_text_bytes = std::uint64_t{1} << 30;
+
+std::atomic<bool> interrupt_flag{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+Result<std::string> read_stream(std::FILE* stream, const std::string& label, std::uint64_t max_bytes) {
+  std::string content;
+  char buffer[1 << 16];
+  while (const std::size_t n = std::fread(buffer, 1, sizeof(buffer), stream)) {
+    content.append(buffer, n);
+    if (content.size() > max_bytes) return fail("{}: more than {} bytes; give a smaller file", label, max_bytes);
+  }
+  if (std::ferror(stream) != 0) return fail("{}: cannot be read: {}", label, std::strerror(errno));
+  return content;
+}
+
+Result<std::pair<text::TokenId, float>> parse_bias(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  text::TokenId token = 0;
+  float bias = 0;
+  const char* end = text.data() + text.size();
+  if (equals != std::string::npos) {
+    const char* middle = text.data() + equals;
+    const auto id = std::from_chars(text.data(), middle, token);
+    const auto value = std::from_chars(middle + 1, end, bias);
+    if (id.ec == std::errc() && id.ptr == middle && value.ec == std::errc() && value.ptr == end)
+      return std::pair{token, bias};
+  }
+  return fail("--logit-bias '{}': expected TOKEN=BIAS, such as 13=-2.5 or 13=-inf", text);
+}
+
+}  // namespace
+
+void TextArguments::add(CLI::App& app) {
+  text_option = app.add_option("-p,--prompt", text, "The text");
+  file_option = app.add_option("-f,--file", file, "Read the text from a file ('-': standard input), byte for byte");
+  text_option->excludes(file_option);
+}
+
+Result<std::string> TextArguments::read() const {
+  if (text_option->count() > 0) return text;
+  if (file_option->count() > 0) return read_file(file, max_text_bytes);
+  return fail("there is no text: give it with -p TEXT or -f FILE");
+}
+
+Result<gguf::File> open_model(const std::string& model) {
+  if (model == "canary") return gguf::File::from_memory(engine::canary_bytes(), "canary");
+  std::error_code ignored;
+  if (std::filesystem::exists(model, ignored)) return gguf::File::open(model);
+  const bool looks_like_path = model.find('/') != std::string::npos || model.ends_with(".gguf");
+  if (!looks_like_path) {
+    if (auto path = find_pulled(model)) return gguf::File::open(*path);
+    return fail(
+        "there is no file and no fetched model named '{}': give a path to a .gguf, 'canary', or fetch it with 'plumb pull "
+        "{}'",
+        model, model);
+  }
+  return fail("{}: there is no such file", model);
+}
+
+void EngineArguments::add(CLI::App& app) {
+  app.add_option("MODEL", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
+  app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker")->capture_default_str();
+  app.add_option("-t,--threads", settings.n_threads, "CPU threads (0: all cores this process may use)")
+      ->check(CLI::Range(0u, 1024u))
+      ->capture_default_str();
+  app.add_option("-c,--ctx", settings.context, "Positions of the KV cache (0: the model's own, at most 4096)")
+      ->check(CLI::Range(0u, 16u << 20))
+      ->capture_default_str();
+  app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
+}
+
+Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
+  PLUMB_TRY(gguf::File file, open_model(model));
+  engine::EngineSettings chosen = settings;
+  chosen.kv_type = kv_type == "f32" ? backends::KvType::f32 : backends::KvType::f16;
+  return engine::Engine::load(std::move(file), chosen);
+}
+
+void SamplerArguments::add(CLI::App& app) {
+  app.add_option("--temp", settings.temperature, "Temperature; 0 takes the most likely token")->capture_default_str();
+  app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)")->capture_default_str();
+  app.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)")
+      ->capture_default_str();
+  app.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)")
+      ->capture_default_str();
+  app.add_option("--repeat-penalty", settings.repeat_penalty, "Divide the logits of recent tokens (1: off)")
+      ->capture_default_str();
+  app.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)")
+      ->capture_default_str();
+  app.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)")
+      ->capture_default_str();
+  app.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)")
+      ->capture_default_str();
+  app.add_option("--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
+  app.add_option("--seed", settings.seed, "Seed of the random choice; the same seed gives the same answer")
+      ->capture_default_str();
+}
+
+Result<engine::SamplerSettings> SamplerArguments::read() const {
+  engine::SamplerSettings read = settings;
+  for (const std::string& text : bias) {
+    PLUMB_TRY(const auto entry, parse_bias(text));
+    read.logit_bias.push_back(entry);
+  }
+  PLUMB_CHECK(read.validate());
+  return read;
+}
+
+Result<void> print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    return fail("standard output cannot be written: {}", std::strerror(errno));
+  }
+  return {};
+}
+
+Result<void> print_json(const nlohmann::ordered_json& document) {
+  return print(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes) {
+  if (path == "-") return read_stream(stdin, "standard input", max_bytes);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!stream) return fail("{}: cannot be opened: {}", path, std::strerror(errno));
+  return read_stream(stream.get(), path, max_bytes);
+}
+
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupt_flag = true; };
+  sigaction(SIGINT, &action, nullptr);
+}
+
+bool interrupted() { return interrupt_flag; }
+
+void clear_interrupt() { interrupt_flag = false; }
+
+std::string format_bytes(std::uint64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (value >= 1e9) return fmt::format("{:.2f} GB", value / 1e9);
+  if (value >= 1e6) return fmt::format("{:.1f} MB", value / 1e6);
+  if (value >= 1e3) return fmt::format("{:.1f} kB", value / 1e3);
+  return fmt::format("{} B", bytes);
+}
+
+}  // namespace plumb::cli

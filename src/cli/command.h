@@ -1,0 +1,97 @@
+// What a command is, and what commands share: the model, backend and text arguments, output, interruption.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "gguf/file.h"
+
+namespace plumb::cli {
+
+// What a parsed command does. The value is the exit code 0 or 1; an error is printed and is exit code 2.
+using Action = std::function<Result<int>()>;
+
+struct Command {
+  std::string_view name;
+  std::string_view summary;
+  // Adds the options to `app` and returns what to run when they have been parsed.
+  Action (*setup)(CLI::App& app);
+};
+
+// The one list of commands, in the order of the help.
+std::span<const Command> commands();
+
+Action setup_run(CLI::App& app);
+Action setup_chat(CLI::App& app);
+Action setup_selftest(CLI::App& app);
+Action setup_inspect(CLI::App& app);
+Action setup_tokenize(CLI::App& app);
+Action setup_template(CLI::App& app);
+Action setup_quantize(CLI::App& app);
+Action setup_synth(CLI::App& app);
+Action setup_bench(CLI::App& app);
+Action setup_pull(CLI::App& app);
+Action setup_devices(CLI::App& app);
+
+// -p TEXT or -f FILE ('-': standard input), byte for byte.
+struct TextArguments {
+  std::string text;
+  std::string file;
+  CLI::Option* text_option = nullptr;
+  CLI::Option* file_option = nullptr;
+
+  void add(CLI::App& app);
+  [[nodiscard]] bool given() const { return text_option->count() > 0 || file_option->count() > 0; }
+  [[nodiscard]] Result<std::string> read() const;
+};
+
+// MODEL: a path to a .gguf, or a name: canary, or one that `plumb pull` has fetched.
+Result<gguf::File> open_model(const std::string& model);
+
+// MODEL with --backend, --threads and --ctx.
+struct EngineArguments {
+  std::string model;
+  engine::EngineSettings settings;
+  std::string kv_type = "f16";
+
+  void add(CLI::App& app);
+  [[nodiscard]] Result<std::unique_ptr<engine::Engine>> load() const;
+};
+
+// --temp and the other settings of the sampler.
+struct SamplerArguments {
+  engine::SamplerSettings settings;
+  std::vector<std::string> bias;
+
+  void add(CLI::App& app);
+  [[nodiscard]] Result<engine::SamplerSettings> read() const;
+};
+
+// Writes to stdout; a closed or full stdout is an error.
+Result<void> print(std::string_view text);
+// One document, indented, with a newline. Bytes that are not UTF-8 are shown as U+FFFD.
+Result<void> print_json(const nlohmann::ordered_json& document);
+
+// Reads a whole file ('-': standard input), at most `max_bytes`.
+Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes);
+
+// From its first call on SIGINT no longer ends the program: interrupted() says that it came since the last clear.
+void catch_interrupts();
+bool interrupted();
+void clear_interrupt();
+
+// "1.2 GB"
+std::string format_bytes(std::uint64_t bytes);
+
+}  // namespace plumb::cli

@@ -1,0 +1,152 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/progress.h"
+#include "cli/command.h"
+
+namespace plumb::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  EngineArguments engine;
+  std::uint32_t n_prompt = 512;
+  std::uint32_t n_decode = 128;
+  std::uint32_t repetitions = 5;
+  std::uint32_t depth = 0;
+  bool json = false;
+};
+
+struct Rates {
+  std::uint32_t tokens = 0;
+  std::vector<double> tps;
+
+  [[nodiscard]] double median() const {
+    std::vector<double> sorted = tps;
+    std::sort(sorted.begin(), sorted.end());
+    const std::size_t n = sorted.size();
+    return n == 0 ? 0 : (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
+  }
+  [[nodiscard]] double min() const { return tps.empty() ? 0 : *std::min_element(tps.begin(), tps.end()); }
+  [[nodiscard]] double max() const { return tps.empty() ? 0 : *std::max_element(tps.begin(), tps.end()); }
+  [[nodiscard]] Json json() const {
+    return {{"tokens", tokens}, {"tps_median", median()}, {"tps_min", min()}, {"tps_max", max()}};
+  }
+};
+
+// Weight bytes that one decoded token reads: every matrix once, and one row of the embedding table.
+std::uint64_t bytes_per_token(const plan::Plan& plan) {
+  std::uint64_t bytes = 0;
+  for (const plan::Op& op : plan.ops) {
+    for (const plan::WeightId id : plan::weights(op)) {
+      const gguf::Tensor& tensor = plan.weight(id).tensor;
+      bytes += std::holds_alternative<plan::Embed>(op) ? tensor.data.size() / tensor.n_rows() : tensor.data.size();
+    }
+  }
+  return bytes;
+}
+
+// Tokens that differ from each other and from run to run in nothing: what they are does not change the work.
+std::vector<text::TokenId> some_tokens(std::uint32_t n, std::uint32_t vocab) {
+  std::vector<text::TokenId> tokens(n);
+  for (std::uint32_t i = 0; i < n; ++i) tokens[i] = static_cast<text::TokenId>((i * 7919u + 13u) % vocab);
+  return tokens;
+}
+
+Result<int> run(Options options) {
+  const std::uint32_t needed = options.depth + std::max(options.n_prompt, options.n_decode) + 1;
+  if (options.engine.settings.context == 0) options.engine.settings.context = needed;
+  const auto load_start = Clock::now();
+  PLUMB_TRY(const auto engine, options.engine.load());
+  const double load_seconds = std::chrono::duration<double>(Clock::now() - load_start).count();
+  PLUMB_TRY(const auto cache, engine->new_cache());
+  if (needed > cache->capacity())
+    return fail("--ctx {} is too short for this: at least {} positions", cache->capacity(), needed);
+  const std::uint32_t vocab = engine->model().plan()->vocab;
+  const auto tokens = some_tokens(std::max(options.n_prompt, options.depth), vocab);
+
+  catch_interrupts();
+  Progress progress("bench");
+  Rates prefill{.tokens = options.n_prompt, .tps = {}};
+  Rates decode{.tokens = options.n_decode, .tps = {}};
+  if (options.depth > 0) PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.depth)));
+  // Repetition 0 warms up: pages, caches, threads.
+  for (std::uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
+    const auto timed = [&](Rates& rates, auto&& work) -> Result<void> {
+      if (rates.tokens == 0) return {};
+      cache->truncate(options.depth);
+      const auto start = Clock::now();
+      PLUMB_CHECK(work());
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      if (repetition > 0) rates.tps.push_back(rates.tokens / seconds);
+      return {};
+    };
+    PLUMB_CHECK(timed(prefill, [&]() -> Result<void> {
+      PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.n_prompt)));
+      return {};
+    }));
+    PLUMB_CHECK(timed(decode, [&]() -> Result<void> {
+      for (std::uint32_t i = 0; i < options.n_decode; ++i) {
+        const text::TokenId token = static_cast<text::TokenId>((i * 104729u + 7u) % vocab);
+        PLUMB_CHECK(engine->executor().run({.cache = cache.get(), .tokens = std::span(&token, 1)}));
+        if (interrupted()) return fail("interrupted");
+      }
+      return {};
+    }));
+    progress.update(repetition + 1, options.repetitions + 1);
+    if (interrupted()) return fail("interrupted");
+  }
+
+  const std::uint64_t bytes = bytes_per_token(*engine->model().plan());
+  const double bandwidth = static_cast<double>(bytes) * decode.median() / 1e9;
+  if (options.json) {
+    PLUMB_CHECK(print_json({{"model", options.engine.model},
+                            {"backend", engine->backend().name()},
+                            {"description", engine->backend().description()},
+                            {"threads", options.engine.settings.n_threads},
+                            {"load_seconds", load_seconds},
+                            {"depth", options.depth},
+                            {"prefill", prefill.json()},
+                            {"decode", decode.json()},
+                            {"bytes_per_token", bytes},
+                            {"bandwidth_gbs", bandwidth}}));
+    return 0;
+  }
+  const auto line = [](std::string_view label, const Rates& rates) {
+    return fmt::format("{:<8} {:>5} tokens  {:>9.1f} tokens/s  ({:.1f} to {:.1f})\n", label, rates.tokens, rates.median(),
+                       rates.min(), rates.max());
+  };
+  PLUMB_CHECK(print(
+      fmt::format("{} on {}\nload     {:.3f} s\n", options.engine.model, engine->backend().description(), load_seconds)));
+  PLUMB_CHECK(print(line("prefill", prefill) + line("decode", decode)));
+  PLUMB_CHECK(print(fmt::format("weights  {} a token, {:.1f} GB/s while decoding\n", format_bytes(bytes), bandwidth)));
+  return 0;
+}
+
+}  // namespace
+
+Action setup_bench(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->engine.add(app);
+  app.add_option("-p,--prompt-tokens", options->n_prompt, "Tokens of the prompt (0: no prefill)")
+      ->check(CLI::Range(0u, 1u << 20))
+      ->capture_default_str();
+  app.add_option("-n,--decode-tokens", options->n_decode, "Tokens to decode (0: no decode)")
+      ->check(CLI::Range(0u, 1u << 20))
+      ->capture_default_str();
+  app.add_option("-r,--repetitions", options->repetitions, "Times each is measured")
+      ->check(CLI::Range(1u, 1000u))
+      ->capture_default_str();
+  app.add_option("-d,--depth", options->depth, "Positions in the cache before each")
+      ->check(CLI::Range(0u, 1u << 20))
+      ->capture_default_str();
+  app.add_flag("--json", options->json, "One JSON document");
+  return [options] { return run(*options); };
+}
+
+}  // namespace plumb::cli

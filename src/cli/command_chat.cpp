@@ -1,0 +1,207 @@
+#include <fmt/format.h>
+#include <histedit.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <optional>
+
+#include "cli/command.h"
+#include "cli/pull.h"
+
+namespace plumb::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int history_length = 1000;
+
+struct Options {
+  EngineArguments engine;
+  SamplerArguments sampler;
+  std::uint32_t max_tokens = 0;
+  std::string system;
+};
+
+// Lines from the terminal with editing and a history kept in the user's cache folder; plain lines where stdin is no
+// terminal.
+class LineReader {
+ public:
+  LineReader() {
+    if (isatty(STDIN_FILENO) != 1) return;
+    editor_.reset(el_init("plumb", stdin, stderr, stderr));
+    history_.reset(history_init());
+    if (!editor_ || !history_) return;
+    HistEvent event;
+    history(history_.get(), &event, H_SETSIZE, history_length);
+    history(history_.get(), &event, H_SETUNIQUE, 1);
+    if (const auto folder = cache_folder()) {
+      history_file_ = (*folder / "chat_history").string();
+      history(history_.get(), &event, H_LOAD, history_file_.c_str());
+    }
+    el_set(
+        editor_.get(), EL_PROMPT, +[](EditLine*) { return "> "; });
+    el_set(editor_.get(), EL_EDITOR, "emacs");
+    el_set(editor_.get(), EL_HIST, history, history_.get());
+    el_set(editor_.get(), EL_SIGNAL, 0);
+  }
+
+  ~LineReader() {
+    if (!history_ || history_file_.empty()) return;
+    std::error_code ignored;
+    std::filesystem::create_directories(std::filesystem::path(history_file_).parent_path(), ignored);
+    HistEvent event;
+    history(history_.get(), &event, H_SAVE, history_file_.c_str());
+  }
+
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+
+  // The next line without its newline; none at the end of input. Ctrl-C gives an empty line and sets interrupted().
+  std::optional<std::string> read() {
+    if (!editor_) {
+      std::string line;
+      if (!std::getline(std::cin, line)) return std::nullopt;
+      return line;
+    }
+    int n = 0;
+    const char* text = el_gets(editor_.get(), &n);
+    if (text == nullptr || n <= 0) {
+      if (interrupted()) {
+        fmt::print(stderr, "\n");
+        return "";
+      }
+      return std::nullopt;
+    }
+    std::string line(text, static_cast<std::size_t>(n));
+    while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
+    if (!line.empty()) {
+      HistEvent event;
+      history(history_.get(), &event, H_ENTER, line.c_str());
+    }
+    return line;
+  }
+
+ private:
+  struct CloseEditor {
+    void operator()(EditLine* editor) const { el_end(editor); }
+  };
+  struct CloseHistory {
+    void operator()(History* kept) const { history_end(kept); }
+  };
+  std::unique_ptr<History, CloseHistory> history_;
+  std::unique_ptr<EditLine, CloseEditor> editor_;
+  std::string history_file_;
+};
+
+// A conversation and the cache that holds its beginning: each turn runs only the tokens that the cache does not have.
+class Conversation {
+ public:
+  Conversation(engine::Engine& engine, std::unique_ptr<backends::KvCache> cache, std::string system)
+      : engine_(engine), cache_(std::move(cache)), system_(std::move(system)) {
+    reset();
+  }
+
+  void reset() {
+    messages_ = Json::array();
+    if (!system_.empty()) messages_.push_back({{"role", "system"}, {"content", system_}});
+    cache_->truncate(0);
+    cached_.clear();
+  }
+
+  // Adds the user's message and the model's answer, which on_text receives as it comes.
+  Result<engine::Completion> say(const std::string& text, const engine::GenerateOptions& options,
+                                 const engine::Engine::OnText& on_text) {
+    messages_.push_back({{"role", "user"}, {"content", text}});
+    auto answer = answer_messages(options, on_text);
+    if (answer) {
+      messages_.push_back({{"role", "assistant"}, {"content", answer->text}});
+    } else {
+      messages_.erase(messages_.size() - 1);
+    }
+    return answer;
+  }
+
+ private:
+  Result<engine::Completion> answer_messages(const engine::GenerateOptions& options,
+                                             const engine::Engine::OnText& on_text) {
+    PLUMB_TRY(const auto tokens, engine_.chat_tokens(messages_));
+    if (tokens.size() >= cache_->capacity()) {
+      return fail(
+          "the conversation is {} tokens long and the context has {} positions; /reset starts anew, --ctx makes it longer",
+          tokens.size(), cache_->capacity());
+    }
+    // At least one token must run, to have logits.
+    std::size_t common = 0;
+    while (common + 1 < tokens.size() && common < cached_.size() && tokens[common] == cached_[common]) ++common;
+    cache_->truncate(static_cast<std::uint32_t>(common));
+    cached_.resize(common);
+    PLUMB_TRY(engine::Completion completion,
+              engine_.generate(*cache_, std::span(tokens).subspan(common), options, on_text));
+    cached_ = tokens;
+    for (const auto& token : completion.tokens) cached_.push_back(token.id);
+    cached_.resize(cache_->length());
+    return completion;
+  }
+
+  engine::Engine& engine_;
+  std::unique_ptr<backends::KvCache> cache_;
+  std::string system_;
+  Json messages_;
+  std::vector<text::TokenId> cached_;  // the tokens that the cache holds
+};
+
+Result<int> run(const Options& options) {
+  PLUMB_TRY(engine::SamplerSettings settings, options.sampler.read());
+  PLUMB_TRY(const auto engine, options.engine.load());
+  if (!engine->has_chat_template()) {
+    return fail("{}: the file has no chat template; 'plumb run --raw' completes a text with it", options.engine.model);
+  }
+  PLUMB_TRY(auto cache, engine->new_cache());
+  Conversation conversation(*engine, std::move(cache), options.system);
+  const engine::GenerateOptions generate{
+      .max_tokens = options.max_tokens, .sampler = settings, .stop = {}, .n_logprobs = 0};
+  catch_interrupts();
+  LineReader reader;
+  fmt::print(stderr, "{} on {}. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends.\n",
+             options.engine.model, engine->backend().description());
+  for (;;) {
+    clear_interrupt();
+    const auto line = reader.read();
+    if (!line || *line == "/quit" || *line == "/exit") break;
+    if (interrupted() || line->find_first_not_of(" \t") == std::string::npos) continue;
+    if (*line == "/reset") {
+      conversation.reset();
+      fmt::print(stderr, "The conversation begins anew.\n");
+      continue;
+    }
+    Result<void> printed;
+    const auto answer = conversation.say(*line, generate, [&](std::string_view text) {
+      printed = print(text);
+      return printed && !interrupted();
+    });
+    PLUMB_CHECK(printed);
+    if (!answer) {
+      fmt::print(stderr, "plumb: {}\n", answer.error().message);
+      continue;
+    }
+    PLUMB_CHECK(print("\n"));
+    if (answer->reason == engine::StopReason::context_full) fmt::print(stderr, "(the context is full)\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+Action setup_chat(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  options->engine.add(app);
+  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens an answer may have (0: until the model ends)")
+      ->capture_default_str();
+  options->sampler.add(app);
+  app.add_option("--system", options->system, "System message");
+  return [options] { return run(*options); };
+}
+
+}  // namespace plumb::cli

@@ -1,0 +1,62 @@
+#include <fmt/format.h>
+
+#include "base/machine.h"
+#include "cli/command.h"
+
+namespace plumb::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Result<int> run(bool json, bool measure) {
+  const Machine machine = this_machine();
+  const double bandwidth = measure ? measure_read_bandwidth(machine.n_cores) : 0;
+  Json backends = Json::array();
+  std::string lines;
+  for (const auto& entry : backends::all()) {
+    const auto backend = entry.make();
+    Json item{{"name", entry.name}, {"present", backend.has_value()}};
+    item[backend ? "description" : "reason"] = backend ? (*backend)->description() : backend.error().message;
+    lines += fmt::format("  {:<10} {}\n", entry.name, backend ? (*backend)->description() : backend.error().message);
+    backends.push_back(std::move(item));
+  }
+  if (json) {
+    Json document{{"processor", machine.processor},
+                  {"cores", machine.n_cores},
+                  {"features", machine.features},
+                  {"memory_bytes", machine.memory_bytes},
+                  {"available_bytes", machine.available_bytes}};
+    if (measure) document["read_bandwidth_gbs"] = bandwidth / 1e9;
+    document["gpus"] = Json::array();
+    document["backends"] = std::move(backends);
+    PLUMB_CHECK(print_json(document));
+    return 0;
+  }
+  PLUMB_CHECK(print(fmt::format(
+      "processor  {}, {} cores usable\nfeatures   {}\nmemory     {}, {} available\n",
+      machine.processor.empty() ? "unknown" : machine.processor, machine.n_cores,
+      machine.features.empty() ? "none that kernels look for" : fmt::format("{}", fmt::join(machine.features, ", ")),
+      format_bytes(machine.memory_bytes), format_bytes(machine.available_bytes))));
+  if (measure) {
+    PLUMB_CHECK(print(fmt::format("bandwidth  {:.1f} GB/s read from memory by {} threads, measured now\n", bandwidth / 1e9,
+                                  machine.n_cores)));
+  }
+  PLUMB_CHECK(print("GPUs       none that this build could use: it has no GPU backend\nbackends\n" + lines));
+  return 0;
+}
+
+}  // namespace
+
+Action setup_devices(CLI::App& app) {
+  struct Options {
+    bool json = false;
+    bool quick = false;
+  };
+  auto options = std::make_shared<Options>();
+  app.add_flag("--quick", options->quick, "Do not measure the memory's speed");
+  app.add_flag("--json", options->json, "One JSON document");
+  return [options] { return run(options->json, !options->quick); };
+}
+
+}  // namespace plumb::cli

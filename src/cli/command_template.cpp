@@ -1,0 +1,74 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "cli/command.h"
+
+namespace plumb::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr std::uint64_t max_json_bytes = 64u << 20;
+constexpr std::uint64_t max_template_bytes = 4u << 20;
+
+struct Options {
+  std::string source;
+  std::string messages;
+  std::string tools;
+  bool no_generation_prompt = false;
+  std::optional<std::string> bos, eos;
+};
+
+Result<Json> read_json_array(const std::string& path) {
+  PLUMB_TRY(const std::string text, read_file(path, max_json_bytes));
+  Json json = Json::parse(text, nullptr, false);
+  if (json.is_discarded()) return fail("{}: not valid JSON", path);
+  if (!json.is_array()) return fail("{}: the JSON must be a list", path);
+  return json;
+}
+
+Result<int> run(const Options& options) {
+  text::ChatInput input;
+  std::string source;
+  if (options.source.ends_with(".jinja")) {
+    PLUMB_TRY(source, read_file(options.source, max_template_bytes));
+  } else {
+    PLUMB_TRY(const gguf::File file, open_model(options.source));
+    PLUMB_TRY(const std::string_view text, file.get_string("tokenizer.chat_template"));
+    source = text;
+    PLUMB_TRY(const text::Tokenizer tokenizer, text::Tokenizer::load(file));
+    const text::SpecialTokens& special = tokenizer.special();
+    if (special.bos) input.bos_token = tokenizer.piece(*special.bos);
+    if (special.eos) input.eos_token = tokenizer.piece(*special.eos);
+  }
+  if (options.bos) input.bos_token = *options.bos;
+  if (options.eos) input.eos_token = *options.eos;
+  PLUMB_TRY(input.messages, read_json_array(options.messages));
+  if (!options.tools.empty()) {
+    PLUMB_TRY(input.tools, read_json_array(options.tools));
+  }
+  input.add_generation_prompt = !options.no_generation_prompt;
+  auto chat_template = text::ChatTemplate::parse(source);
+  if (!chat_template) return fail("{}: {}", options.source, chat_template.error().message);
+  const auto prompt = text::render_chat(*chat_template, input);
+  if (!prompt) return fail("{}: {}", options.source, prompt.error().message);
+  PLUMB_CHECK(print(*prompt));
+  return 0;
+}
+
+}  // namespace
+
+Action setup_template(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("MODEL_OR_FILE", options->source, "A model, or a bare template: FILE.jinja")->required();
+  app.add_option("--messages", options->messages, "JSON file with the list of messages ('-': standard input)")->required();
+  app.add_option("--tools", options->tools, "JSON file with the list of tools");
+  app.add_flag("--no-generation-prompt", options->no_generation_prompt, "Do not open the assistant's turn");
+  app.add_option("--bos", options->bos, "Text of the token that begins a sequence");
+  app.add_option("--eos", options->eos, "Text of the token that ends one");
+  return [options] { return run(*options); };
+}
+
+}  // namespace plumb::cli

@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include "cli/command.h"
+
+namespace plumb::cli {
+
+namespace {
+
+struct Options {
+  std::string model;
+  TextArguments text;
+  bool no_bos = false;
+  bool chat = false;
+  std::vector<text::TokenId> decode;
+  CLI::Option* decode_option = nullptr;
+  bool json = false;
+};
+
+Result<std::vector<text::TokenId>> chat_tokens(const gguf::File& file, const text::Tokenizer& tokenizer,
+                                               const std::string& text) {
+  PLUMB_TRY(const std::string_view source, file.get_string("tokenizer.chat_template"));
+  PLUMB_TRY(const auto chat_template, text::ChatTemplate::parse(source));
+  return engine::chat_tokens(tokenizer, chat_template, engine::conversation("", text));
+}
+
+Result<int> run(const Options& options) {
+  PLUMB_TRY(const gguf::File file, open_model(options.model));
+  PLUMB_TRY(const text::Tokenizer tokenizer, text::Tokenizer::load(file));
+  if (options.decode_option->count() > 0) {
+    for (const text::TokenId token : options.decode) {
+      if (token < 0 || static_cast<std::uint32_t>(token) >= tokenizer.size()) {
+        return fail("token {} is outside the vocabulary of {} tokens", token, tokenizer.size());
+      }
+    }
+    const std::string text = tokenizer.decode(options.decode, true);
+    PLUMB_CHECK(options.json ? print_json({{"text", text}}) : print(text + "\n"));
+    return 0;
+  }
+  PLUMB_TRY(const std::string text, options.text.read());
+  std::vector<text::TokenId> tokens;
+  if (options.chat) {
+    PLUMB_TRY(tokens, chat_tokens(file, tokenizer, text));
+  } else {
+    PLUMB_TRY(tokens, tokenizer.encode(text, {.add_special = !options.no_bos, .parse_special = false}));
+  }
+  if (options.json) {
+    nlohmann::ordered_json document{{"tokens", tokens}, {"pieces", nlohmann::ordered_json::array()}};
+    for (const text::TokenId token : tokens) document["pieces"].push_back(tokenizer.piece(token));
+    PLUMB_CHECK(print_json(document));
+    return 0;
+  }
+  std::string lines;
+  for (const text::TokenId token : tokens) lines += fmt::format("{:6}  {}\n", token, tokenizer.piece(token));
+  PLUMB_CHECK(print(lines));
+  return 0;
+}
+
+}  // namespace
+
+Action setup_tokenize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("MODEL", options->model, "A .gguf file (a vocabulary is enough), 'canary', or a fetched model")
+      ->required();
+  options->text.add(app);
+  app.add_flag("--no-bos", options->no_bos, "No special token added at either end");
+  app.add_flag("--chat", options->chat, "The text as a user's message, through the chat template");
+  options->decode_option = app.add_option("--decode", options->decode, "Token ids to turn into text, such as 1,2,3")
+                               ->delimiter(',')
+                               ->excludes(options->text.text_option)
+                               ->excludes(options->text.file_option);
+  app.add_flag("--json", options->json, "One JSON document: tokens and pieces");
+  return [options] { return run(*options); };
+}
+
+}  // namespace plumb::cli
