@@ -46,6 +46,7 @@ class File {
   // Maps `path`; if it is the first of a split set (`-00001-of-0000N.gguf`), maps all of it as one.
   static Result<File> open(const std::filesystem::path& path);
   // Reads from memory that outlives the File (the embedded canary, fuzzing). `label` stands for the file in messages.
+  // The bytes must start at a multiple of 8, as operator new's do: alignment within the file is then real alignment.
   static Result<File> from_memory(std::span<const std::byte> bytes, std::string label);
 
   [[nodiscard]] std::uint32_t version() const;
@@ -66,11 +67,13 @@ class File {
   [[nodiscard]] Result<std::string_view> get_string(std::string_view key) const;
   [[nodiscard]] Result<const Array*> get_array(std::string_view key, ValueType element) const;
 
-  [[nodiscard]] std::span<const Tensor> tensors() const;  // file order, shard by shard
+  [[nodiscard]] std::span<const Tensor> tensors() const;            // file order, shard by shard
   [[nodiscard]] const Tensor* tensor(std::string_view name) const;  // null when absent
 
  private:
   struct State;
+  File() = default;
+  [[nodiscard]] Result<const Value*> require(std::string_view key) const;
   std::shared_ptr<const State> state_;  // copies of a File share the mapping
 };
 

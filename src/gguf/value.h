@@ -14,18 +14,37 @@ namespace plumb::gguf {
 
 // Type ids of metadata values, as in the file.
 enum class ValueType : std::uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12,
 };
 
+// How messages and `plumb inspect` call a type: "u32", "string", ...
 std::string_view name(ValueType type);
+
+// Bytes of one number or boolean in the file; 0 for strings and arrays, whose size is their own.
+std::size_t scalar_bytes(ValueType type);
+
+// Arrays of arrays of arrays ... this many at most, reading and writing. GGUF itself sets no bound.
+inline constexpr int max_array_depth = 8;
 
 // An array: numbers and booleans stay as raw little-endian bytes (unaligned), strings and nested arrays are indexed.
 struct Array {
   ValueType element = ValueType::u8;
   std::uint64_t count = 0;
-  std::span<const std::byte> raw;          // numbers and booleans
-  std::vector<std::string_view> strings;   // element == string
-  std::vector<Array> arrays;               // element == array
+  std::span<const std::byte> raw;         // numbers and booleans
+  std::vector<std::string_view> strings;  // element == string
+  std::vector<Array> arrays;              // element == array
 
   // Element i of a numeric array, read as the file stores it: T must be the element's own type.
   template <class T>

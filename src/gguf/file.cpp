@@ -1,0 +1,273 @@
+#include "gguf/file.h"
+
+#include <charconv>
+#include <limits>
+#include <type_traits>
+
+#include "gguf/mapping.h"
+#include "gguf/name_index.h"
+#include "gguf/parse.h"
+
+namespace plumb::gguf {
+namespace {
+
+constexpr std::string_view key_split_no = "split.no";
+constexpr std::string_view key_split_count = "split.count";
+constexpr std::string_view key_split_tensors = "split.tensors.count";
+
+// The place in a split set that a file name states: "<prefix>-00002-of-00003.gguf".
+struct ShardName {
+  std::string prefix;
+  std::uint64_t number = 0;  // from 1
+  std::uint64_t count = 0;
+};
+
+std::optional<std::uint64_t> five_digits(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.size() != 5 || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<ShardName> shard_name(std::string_view filename) {
+  constexpr std::string_view pattern = "-00001-of-00001.gguf";
+  if (filename.size() < pattern.size()) return std::nullopt;
+  const auto tail = filename.substr(filename.size() - pattern.size());
+  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
+  const auto number = five_digits(tail.substr(1, 5));
+  const auto count = five_digits(tail.substr(10, 5));
+  if (!number || !count || *number == 0 || *number > *count) return std::nullopt;
+  return ShardName{std::string(filename.substr(0, filename.size() - pattern.size())), *number, *count};
+}
+
+std::filesystem::path shard_path(const std::filesystem::path& folder, const ShardName& name, std::uint64_t number) {
+  return folder / fmt::format("{}-{:05}-of-{:05}.gguf", name.prefix, number, name.count);
+}
+
+std::optional<std::uint64_t> as_uint(const Value& value) {
+  return std::visit(
+      [](const auto& held) -> std::optional<std::uint64_t> {
+        using T = std::decay_t<decltype(held)>;
+        if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+          if (std::cmp_less(held, 0)) return std::nullopt;
+          return static_cast<std::uint64_t>(held);
+        } else {
+          return std::nullopt;
+        }
+      },
+      value);
+}
+
+std::string shown(const Value& value) {
+  return std::visit(
+      [&](const auto& held) -> std::string {
+        using T = std::decay_t<decltype(held)>;
+        if constexpr (std::is_same_v<T, Array>) {
+          return fmt::format("array of {} {}", held.count, name(held.element));
+        } else if constexpr (std::is_same_v<T, std::string_view>) {
+          return fmt::format("string {}", in_quotes(held));
+        } else {
+          return fmt::format("{} {}", name(type_of(value)), held);
+        }
+      },
+      value);
+}
+
+// A split.* key of one shard: 0 when absent.
+Result<std::uint64_t> split_value(const ParsedFile& parsed, const std::string& label, std::string_view key) {
+  for (const auto& [name, value] : parsed.metadata) {
+    if (name != key) continue;
+    if (const auto number = as_uint(value)) return *number;
+    return fail("{}: key {} must be a non-negative integer, but is {}", label, in_quotes(key), shown(value));
+  }
+  return 0;
+}
+
+}  // namespace
+
+struct File::State {
+  std::string label;
+  std::uint32_t version = 0;
+  std::uint64_t alignment = default_alignment;
+  std::uint64_t size_bytes = 0;
+  std::vector<Mapping> mappings;
+  std::uint32_t n_shards = 1;
+  std::vector<std::pair<std::string_view, Value>> metadata;
+  std::vector<Tensor> tensors;
+  NameIndex metadata_index;
+  NameIndex tensor_index;
+
+  void index() {
+    metadata_index = NameIndex(metadata, [](const auto& entry) { return entry.first; });
+    tensor_index = NameIndex(tensors, [](const Tensor& tensor) { return tensor.name; });
+  }
+
+  void take(ParsedFile parsed) {
+    version = parsed.version;
+    alignment = parsed.alignment;
+    metadata = std::move(parsed.metadata);
+    tensors = std::move(parsed.tensors);
+  }
+
+  // Maps shards 2 to n beside the first, which is in place.
+  Result<void> add_other_shards(const std::filesystem::path& folder, const ShardName& set, std::uint64_t n_tensors);
+};
+
+Result<void> File::State::add_other_shards(const std::filesystem::path& folder, const ShardName& set,
+                                           std::uint64_t n_tensors) {
+  for (std::uint64_t number = 2; number <= set.count; ++number) {
+    const auto path = shard_path(folder, set, number);
+    const std::string shard_label = path.string();
+    auto mapping = Mapping::open(path);
+    if (!mapping) {
+      return fail("{} (needed because {} is the first of {} files)", mapping.error().message, label, set.count);
+    }
+    PLUMB_TRY(auto parsed, parse(mapping->bytes(), shard_label));
+    PLUMB_TRY(const auto no, split_value(parsed, shard_label, key_split_no));
+    PLUMB_TRY(const auto count, split_value(parsed, shard_label, key_split_count));
+    PLUMB_TRY(const auto total, split_value(parsed, shard_label, key_split_tensors));
+    if (no != number - 1 || count != set.count || total != n_tensors) {
+      return fail(
+          "{}: does not belong to the set of {}: split.no is {} instead of {}, split.count {} instead of {}, "
+          "split.tensors.count {} instead of {}; fetch the whole set again",
+          shard_label, label, no, number - 1, count, set.count, total, n_tensors);
+    }
+    for (Tensor& tensor : parsed.tensors) {
+      tensor.shard = static_cast<std::uint32_t>(number - 1);
+      tensors.push_back(tensor);
+    }
+    size_bytes += mapping->bytes().size();
+    mappings.push_back(std::move(*mapping));
+  }
+  if (tensors.size() != n_tensors) {
+    return fail("{}: split.tensors.count is {}, but the {} files hold {} tensors; fetch the whole set again", label,
+                n_tensors, set.count, tensors.size());
+  }
+  n_shards = static_cast<std::uint32_t>(set.count);
+  const NameIndex names(tensors, [](const Tensor& tensor) { return tensor.name; });
+  if (const auto twice = names.duplicate()) {
+    const Tensor& first = tensors[twice->first];
+    const Tensor& second = tensors[twice->second];
+    return fail("{}: tensor {} occurs twice, with data at byte {} of file {} and at byte {} of file {} of the set", label,
+                in_quotes(first.name), first.file_offset, first.shard + 1, second.file_offset, second.shard + 1);
+  }
+  return {};
+}
+
+Result<File> File::open(const std::filesystem::path& path) {
+  auto state = std::make_shared<State>();
+  state->label = path.string();
+  PLUMB_TRY(auto mapping, Mapping::open(path));
+  PLUMB_TRY(auto parsed, parse(mapping.bytes(), state->label));
+  PLUMB_TRY(const auto no, split_value(parsed, state->label, key_split_no));
+  PLUMB_TRY(const auto count, split_value(parsed, state->label, key_split_count));
+  PLUMB_TRY(const auto n_tensors, split_value(parsed, state->label, key_split_tensors));
+  const auto named = shard_name(path.filename().string());
+
+  if (count > 1) {
+    if (!named || named->count != count || named->number != no + 1) {
+      return fail(
+          "{}: is file {} of a split set of {} (split.no, split.count), but is not named so; name the set "
+          "<name>-{:05}-of-{:05}.gguf and so on, and open the first",
+          state->label, no + 1, count, no + 1, count);
+    }
+    if (no != 0) {
+      return fail("{}: is file {} of {} of a split set; open the first, {}", state->label, no + 1, count,
+                  shard_path(path.parent_path(), *named, 1).string());
+    }
+  } else if (named && named->count > 1) {
+    return fail(
+        "{}: is named as file {} of {} of a split set, but its split.count does not say so; rename it if it is whole",
+        state->label, named->number, named->count);
+  }
+
+  state->size_bytes = mapping.bytes().size();
+  state->mappings.push_back(std::move(mapping));
+  state->take(std::move(parsed));
+  if (count > 1) PLUMB_CHECK(state->add_other_shards(path.parent_path(), *named, n_tensors));
+  state->index();
+  File file;
+  file.state_ = std::move(state);
+  return file;
+}
+
+Result<File> File::from_memory(std::span<const std::byte> bytes, std::string label) {
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % 8 != 0) {
+    return fail("{}: its bytes must start at an address that is a multiple of 8", label);
+  }
+  auto state = std::make_shared<State>();
+  state->label = std::move(label);
+  PLUMB_TRY(auto parsed, parse(bytes, state->label));
+  PLUMB_TRY(const auto count, split_value(parsed, state->label, key_split_count));
+  if (count > 1) {
+    return fail("{}: is one of a split set of {} files (split.count), which can only be opened by path", state->label,
+                count);
+  }
+  state->size_bytes = bytes.size();
+  state->take(std::move(parsed));
+  state->index();
+  File file;
+  file.state_ = std::move(state);
+  return file;
+}
+
+std::uint32_t File::version() const { return state_->version; }
+std::uint64_t File::alignment() const { return state_->alignment; }
+const std::string& File::label() const { return state_->label; }
+std::uint64_t File::size_bytes() const { return state_->size_bytes; }
+std::uint32_t File::n_shards() const { return state_->n_shards; }
+
+std::span<const std::pair<std::string_view, Value>> File::metadata() const { return state_->metadata; }
+
+const Value* File::find(std::string_view key) const {
+  const auto place = state_->metadata_index.find(key);
+  return place ? &state_->metadata[*place].second : nullptr;
+}
+
+Result<const Value*> File::require(std::string_view key) const {
+  if (const Value* value = find(key)) return value;
+  return fail("{}: the key {} is missing", label(), in_quotes(key));
+}
+
+Result<std::uint64_t> File::get_uint(std::string_view key) const {
+  PLUMB_TRY(const Value* value, require(key));
+  if (const auto number = as_uint(*value)) return *number;
+  return fail("{}: key {} must be a non-negative integer, but is {}", label(), in_quotes(key), shown(*value));
+}
+
+Result<double> File::get_float(std::string_view key) const {
+  PLUMB_TRY(const Value* value, require(key));
+  if (const auto* single = std::get_if<float>(value)) return static_cast<double>(*single);
+  if (const auto* twice = std::get_if<double>(value)) return *twice;
+  return fail("{}: key {} must be f32 or f64, but is {}", label(), in_quotes(key), shown(*value));
+}
+
+Result<bool> File::get_bool(std::string_view key) const {
+  PLUMB_TRY(const Value* value, require(key));
+  if (const auto* flag = std::get_if<bool>(value)) return *flag;
+  return fail("{}: key {} must be a bool, but is {}", label(), in_quotes(key), shown(*value));
+}
+
+Result<std::string_view> File::get_string(std::string_view key) const {
+  PLUMB_TRY(const Value* value, require(key));
+  if (const auto* string = std::get_if<std::string_view>(value)) return *string;
+  return fail("{}: key {} must be a string, but is {}", label(), in_quotes(key), shown(*value));
+}
+
+Result<const Array*> File::get_array(std::string_view key, ValueType element) const {
+  PLUMB_TRY(const Value* value, require(key));
+  const auto* array = std::get_if<Array>(value);
+  if (array == nullptr || array->element != element) {
+    return fail("{}: key {} must be an array of {}, but is {}", label(), in_quotes(key), name(element), shown(*value));
+  }
+  return array;
+}
+
+std::span<const Tensor> File::tensors() const { return state_->tensors; }
+
+const Tensor* File::tensor(std::string_view name) const {
+  const auto place = state_->tensor_index.find(name);
+  return place ? &state_->tensors[*place] : nullptr;
+}
+
+}  // namespace plumb::gguf

@@ -1,0 +1,60 @@
+#include "gguf/mapping.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace plumb::gguf {
+namespace {
+
+struct Descriptor {
+  int fd;
+  explicit Descriptor(int value) : fd(value) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+std::string reason(int error) { return std::generic_category().message(error); }
+
+}  // namespace
+
+Result<Mapping> Mapping::open(const std::filesystem::path& path) {
+  // Non-blocking, because opening a named pipe would otherwise wait for its writer.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.fd < 0) return fail("{}: cannot open: {}", path.string(), reason(errno));
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) return fail("{}: cannot read its size: {}", path.string(), reason(errno));
+  if (S_ISDIR(status.st_mode)) return fail("{}: is a folder; name the .gguf file in it", path.string());
+  if (!S_ISREG(status.st_mode)) {
+    return fail("{}: is no regular file; a model is mapped, so save it to a file first", path.string());
+  }
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size == 0) return Mapping(nullptr, 0);
+  void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
+  if (data == MAP_FAILED) return fail("{}: cannot map {} bytes: {}", path.string(), size, reason(errno));
+  return Mapping(static_cast<const std::byte*>(data), size);
+}
+
+Mapping::Mapping(Mapping&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+Mapping::~Mapping() {
+  // munmap takes void* for memory that it does not write.
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+}  // namespace plumb::gguf
