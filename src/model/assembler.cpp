@@ -78,7 +78,7 @@ plan::ValueId Assembler::rope(const std::string& name, plan::ValueId x) {
   rope.n_rot = p_.rope.n_rot;
   rope.pairing = p_.rope.pairing;
   rope.theta = static_cast<float>(p_.rope.theta);
-  if (p_.rope.scaling == RopeScaling::linear) rope.position_scale = static_cast<float>(1 / p_.rope.factor);
+  rope.position_scale = static_cast<float>(1 / p_.rope.factor);
   rope.yarn = p_.rope.yarn;
   if (p_.rope.frequency_factors) rope.factors = vector(rope_freqs, p_.rope.n_rot / 2);
   return builder_.rope(name, x, rope);
