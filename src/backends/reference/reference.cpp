@@ -118,7 +118,8 @@ class Cache final : public KvCache {
 
 class ReferenceExecutor final : public Executor {
  public:
-  explicit ReferenceExecutor(std::shared_ptr<const Plan> plan) : plan_(std::move(plan)), values_(plan_->values.size()) {}
+  ReferenceExecutor(std::shared_ptr<const Plan> plan, Substitute substitute)
+      : plan_(std::move(plan)), substitute_(std::move(substitute)), values_(plan_->values.size()) {}
 
   [[nodiscard]] const Plan& plan() const override { return *plan_; }
 
@@ -154,6 +155,7 @@ class ReferenceExecutor final : public Executor {
   }
   void show(plan::ValueId id) {
     const plan::Value& value = plan_->value(id);
+    if (substitute_) substitute_(value.name, n_rows(id), value.width, values_[id.index]);
     if (wants(value.name)) observer_(value.name, n_rows(id), value.width, values_[id.index]);
   }
 
@@ -280,6 +282,7 @@ class ReferenceExecutor final : public Executor {
   }
 
   std::shared_ptr<const Plan> plan_;
+  Substitute substitute_;
   std::vector<std::vector<float>> values_;  // by ValueId, as the current step left them
   const Step* step_ = nullptr;
   Cache* cache_ = nullptr;
@@ -291,12 +294,16 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] std::string_view name() const override { return "reference"; }
   [[nodiscard]] std::string description() const override { return "plain loops in double precision, 1 thread"; }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan, const LoadOptions&) override {
-    return std::make_unique<ReferenceExecutor>(std::move(plan));
+    return load_reference(std::move(plan), {});
   }
 };
 
 }  // namespace
 
 std::unique_ptr<Backend> make_reference() { return std::make_unique<ReferenceBackend>(); }
+
+std::unique_ptr<Executor> load_reference(std::shared_ptr<const Plan> plan, Substitute substitute) {
+  return std::make_unique<ReferenceExecutor>(std::move(plan), std::move(substitute));
+}
 
 }  // namespace plumb::backends

@@ -11,4 +11,13 @@ namespace plumb::backends {
 
 std::unique_ptr<Backend> make_reference();
 
+// Called when an op has computed a value, [rows, width]; what it leaves in `data` is what later ops read. With another
+// engine's values put in their place, each op of one run is computed from that engine's own inputs: an error carried in
+// from upstream cancels out, and only the ops at fault differ.
+using Substitute =
+    std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<float> data)>;
+
+// A reference executor that lets `substitute` see and replace every value.
+std::unique_ptr<Executor> load_reference(std::shared_ptr<const plan::Plan> plan, Substitute substitute);
+
 }  // namespace plumb::backends

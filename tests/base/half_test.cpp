@@ -1,0 +1,60 @@
+#include "base/half.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+namespace plumb {
+namespace {
+
+TEST(Half, EveryF16SurvivesTheWayThroughFloat) {
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    const float value = f16_to_f32(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(value))));
+    } else {
+      EXPECT_EQ(f32_to_f16(value), half) << bits;
+    }
+  }
+}
+
+TEST(Half, EveryBf16SurvivesTheWayThroughFloat) {
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    if (!std::isnan(bf16_to_f32(half))) {
+      EXPECT_EQ(f32_to_bf16(bf16_to_f32(half)), half) << bits;
+    }
+  }
+}
+
+// The compiler's own _Float16 is the second opinion.
+TEST(Half, RoundsAsTheCompilerDoes) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 1'000'000; ++i) {
+    const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+    if (std::isnan(value)) continue;
+    const auto expected = static_cast<_Float16>(value);
+    std::uint16_t bits;
+    std::memcpy(&bits, &expected, sizeof(bits));
+    ASSERT_EQ(f32_to_f16(value), bits) << value;
+  }
+  EXPECT_EQ(f32_to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(f32_to_f16(65519.0f), 0x7bff);
+  EXPECT_EQ(f32_to_f16(-0.0f), 0x8000);
+  EXPECT_EQ(f32_to_f16(0x1p-25f), 0);
+  EXPECT_EQ(f32_to_f16(std::nextafter(0x1p-25f, 1.0f)), 1);
+}
+
+TEST(Half, Bf16RoundsToNearestEven) {
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808000u)), 0x3f80);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f818000u)), 0x3f82);
+  EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808001u)), 0x3f81);
+  EXPECT_EQ(f32_to_bf16(std::numeric_limits<float>::max()), 0x7f80);
+}
+
+}  // namespace
+}  // namespace plumb

@@ -1,0 +1,116 @@
+#include "plan/plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace plumb::plan {
+namespace {
+
+using testing::HasSubstr;
+
+gguf::Tensor tensor(std::string_view name, std::initializer_list<std::uint64_t> dims) {
+  gguf::Tensor made{.name = name, .format = quants::Format::f32};
+  for (const std::uint64_t dim : dims) made.dims[made.n_dims++] = dim;
+  return made;
+}
+
+// d 8, 2 heads of 4, 1 KV head, vocabulary 10.
+struct Fixture {
+  Builder builder{{.n_layers = 1, .n_kv_heads = 1, .head_dim = 4}};
+  WeightId table = builder.weight(tensor("token_embd.weight", {8, 10}));
+  ValueId x = builder.embed("token_embd", table);
+
+  Result<Plan> finish() {
+    const ValueId logits = builder.linear("logits", x, table, {}, Rows::outputs);
+    return builder.finish(logits, 16);
+  }
+  std::string message() {
+    auto plan = finish();
+    return plan ? "no error" : plan.error().message;
+  }
+};
+
+TEST(Plan, ListsOpsOverNamedValues) {
+  Fixture f;
+  const WeightId k = f.builder.weight(tensor("blk.0.attn_k.weight", {8, 4}));
+  const ValueId key = f.builder.linear("blk.0.attn_k", f.x, k);
+  f.builder.kv_write(0, key, key);
+  const ValueId context =
+      f.builder.attention("blk.0.attn_ctx", f.x, {.layer = 0, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .scale = 0.5f});
+  f.builder.add("blk.0.attn_resid", f.x, context);
+  const auto plan = f.finish();
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::vector<std::string> names;
+  for (const Op& op : plan->ops) names.emplace_back(name(op));
+  EXPECT_THAT(names, testing::ElementsAre("embed", "linear", "kv_write", "attention", "add", "linear"));
+  ASSERT_TRUE(plan->find("blk.0.attn_ctx"));
+  EXPECT_EQ(plan->value(*plan->find("blk.0.attn_ctx")).width, 8);
+  EXPECT_EQ(plan->vocab, 10);
+  EXPECT_EQ(inputs(plan->ops[4]).size(), 2);
+  EXPECT_FALSE(output(plan->ops[2]));
+  EXPECT_EQ(plan->weights.size(), 2) << "a tied weight is bound once";
+}
+
+TEST(Plan, AWeightStoredInByOutIsRefused) {
+  Fixture f;
+  f.builder.linear("blk.0.ffn_up", f.x, f.builder.weight(tensor("blk.0.ffn_up.weight", {12, 8})));
+  EXPECT_THAT(f.message(),
+              HasSubstr("linear 'blk.0.ffn_up': the weight 'blk.0.ffn_up.weight' with dimensions [12, 8] must be [out, in] "
+                        "with in = 8"));
+}
+
+TEST(Plan, TheFirstBrokenRuleIsReported) {
+  Fixture f;
+  f.builder.rms_norm("first", f.x, f.builder.weight(tensor("w", {3})), 1e-5f);
+  f.builder.linear("second", f.x, f.builder.weight(tensor("v", {3, 3})));
+  EXPECT_THAT(f.message(), HasSubstr("rms_norm 'first'"));
+}
+
+TEST(Plan, EachRuleNamesItsOp) {
+  {
+    Fixture f;
+    f.builder.embed("token_embd", f.table);
+    EXPECT_THAT(f.message(), HasSubstr("the name is taken"));
+  }
+  {
+    Fixture f;
+    f.builder.linear("y", f.x, f.table, f.builder.weight(tensor("bias", {9})));
+    EXPECT_THAT(f.message(), HasSubstr("the bias 'bias' with dimensions [9] must be one vector of 10 values"));
+  }
+  {
+    Fixture f;
+    f.builder.rope("r", f.x, {.head_dim = 4, .n_rot = 3, .theta = 10000.0f});
+    EXPECT_THAT(f.message(), HasSubstr("3 rotated components must be even"));
+  }
+  {
+    Fixture f;
+    f.builder.rope("r", f.x, {.head_dim = 3, .n_rot = 2, .theta = 10000.0f});
+    EXPECT_THAT(f.message(), HasSubstr("head_dim 3 must divide the width 8"));
+  }
+  {
+    Fixture f;
+    f.builder.kv_write(1, f.x, f.x);
+    EXPECT_THAT(f.message(), HasSubstr("kv_write 'layer 1': the cache has 1 layers"));
+  }
+  {
+    Fixture f;
+    f.builder.attention("a", f.x, {.n_heads = 4, .n_kv_heads = 1, .head_dim = 4, .scale = 1.0f});
+    EXPECT_THAT(f.message(), HasSubstr("'token_embd' has width 8, n_heads * head_dim is 16"));
+  }
+  {
+    Fixture f;
+    f.builder.rms_norm("n", f.x, f.builder.weight(tensor("w", {8})), 0.0f);
+    EXPECT_THAT(f.message(), HasSubstr("eps must be a positive number"));
+  }
+}
+
+TEST(Plan, LogitsMustHaveOutputRows) {
+  Fixture f;
+  const ValueId logits = f.builder.linear("logits", f.x, f.table);
+  const auto plan = f.builder.finish(logits, 16);
+  ASSERT_FALSE(plan);
+  EXPECT_THAT(plan.error().message, HasSubstr("one row an output"));
+}
+
+}  // namespace
+}  // namespace plumb::plan
