@@ -18,9 +18,13 @@ void encode_bf16(const float* values, std::byte* blocks, std::size_t n_blocks);
 
 // legacy.cpp
 void decode_q4_0(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q4_0(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q4_1(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q4_1(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q5_0(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q5_0(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q5_1(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q5_1(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q8_0(const std::byte* blocks, float* values, std::size_t n_blocks);
 void encode_q8_0(const float* values, std::byte* blocks, std::size_t n_blocks);
 
@@ -28,8 +32,11 @@ void encode_q8_0(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q2_k(const std::byte* blocks, float* values, std::size_t n_blocks);
 void decode_q3_k(const std::byte* blocks, float* values, std::size_t n_blocks);
 void decode_q4_k(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q4_k(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q5_k(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q5_k(const float* values, std::byte* blocks, std::size_t n_blocks);
 void decode_q6_k(const std::byte* blocks, float* values, std::size_t n_blocks);
+void encode_q6_k(const float* values, std::byte* blocks, std::size_t n_blocks);
 
 // iq.cpp
 void decode_iq4_nl(const std::byte* blocks, float* values, std::size_t n_blocks);

@@ -1,15 +1,209 @@
 // Q2_K to Q6_K: super-blocks of 256 weights in groups of 16 or 32, whose scales (and mins) are small integers times one
 // binary16 scale (and min) of the super-block.
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "quants/blocks.h"
 #include "quants/codecs.h"
+#include "quants/fit.h"
 
 namespace plumb::quants {
 namespace {
 
 constexpr std::size_t n_groups_16 = super_block / 16;
 constexpr std::size_t n_groups_32 = super_block / 32;
+
+// A finite binary16 for a scale of scales: not rounded down where binary16 is coarse, as the largest scale would be
+// clipped.
+float super_scale(float x) {
+  constexpr float smallest_normal = 0x1p-14f;
+  constexpr float quantum = 0x1p-24f;
+  if (std::fabs(x) >= smallest_normal) return fit::to_half(x);
+  return std::copysign(std::ceil(std::fabs(x) / quantum) * quantum, x);
+}
+
+// A super-block of Q4_K or Q5_K taken apart: w = (d * scale) * q - (dmin * min).
+struct AffineSuperBlock {
+  float d = 0.0f;
+  float dmin = 0.0f;
+  std::array<std::uint8_t, n_groups_32> scales{};
+  std::array<std::uint8_t, n_groups_32> mins{};
+  std::array<std::uint8_t, super_block> q{};
+
+  [[nodiscard]] fit::Scale group(std::size_t g) const {
+    return {d * static_cast<float>(scales[g]), -(dmin * static_cast<float>(mins[g]))};
+  }
+};
+
+constexpr int highest_6_bits = 63;
+
+// Moves every group's scale and min by at most one to where its error is least, and returns the sum of the errors.
+float settle_groups(const float* x, const float* w, fit::Range range, AffineSuperBlock& block) {
+  float error = 0.0f;
+  for (std::size_t g = 0; g < n_groups_32; ++g) {
+    const int scale = block.scales[g];
+    const int min = block.mins[g];
+    float best = -1.0f;
+    std::array<int, 2> chosen{scale, min};
+    for (int s = std::max(scale - 1, 0); s <= std::min(scale + 1, highest_6_bits); ++s) {
+      for (int m = std::max(min - 1, 0); m <= std::min(min + 1, highest_6_bits); ++m) {
+        const fit::Scale trial{block.d * static_cast<float>(s), -(block.dmin * static_cast<float>(m))};
+        const float trial_error = fit::error_of<32>(x + 32 * g, w + 32 * g, trial, range);
+        if (best >= 0.0f && trial_error >= best) continue;
+        best = trial_error;
+        chosen = {s, m};
+      }
+    }
+    block.scales[g] = static_cast<std::uint8_t>(chosen[0]);
+    block.mins[g] = static_cast<std::uint8_t>(chosen[1]);
+    error += best;
+  }
+  return error;
+}
+
+// The d and dmin that suit the block's scales, mins and levels best, by the normal equation; d = 0 where it has no
+// solution.
+void refit_super_scales(const float* x, const float* w, fit::Range range, AffineSuperBlock& block) {
+  // With a = scale * q and b = min: the error is sum(w (x - d a + dmin b)^2).
+  float aa = 0.0f;
+  float ab = 0.0f;
+  float bb = 0.0f;
+  float xa = 0.0f;
+  float xb = 0.0f;
+  for (std::size_t g = 0; g < n_groups_32; ++g) {
+    const fit::Scale s = block.group(g);
+    const fit::Sums sums = fit::sums_of<32>(x + 32 * g, w + 32 * g, s.offset, fit::reciprocal(s.scale), range);
+    const auto [sum_w, sum_wx] = fit::moments_of<32>(x + 32 * g, w + 32 * g);
+    const auto scale = static_cast<float>(block.scales[g]);
+    const auto min = static_cast<float>(block.mins[g]);
+    aa += scale * scale * sums.qq;
+    ab += scale * min * sums.q;
+    bb += min * min * sum_w;
+    xa += scale * sums.xq;
+    xb += min * sum_wx;
+  }
+  const float determinant = aa * bb - ab * ab;
+  if (determinant > 0.0f) {
+    block.d = (xa * bb - xb * ab) / determinant;
+    block.dmin = (xa * ab - xb * aa) / determinant;
+  } else {
+    block.d = aa > 0.0f ? xa / aa : 0.0f;
+    block.dmin = 0.0f;
+  }
+  block.d = super_scale(std::max(block.d, 0.0f));
+  block.dmin = super_scale(std::max(block.dmin, 0.0f));
+}
+
+AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials) {
+  const fit::Range range{0.0f, high};
+  std::array<float, super_block> x;
+  std::array<float, super_block> w;
+  fit::load<super_block>(values, fit::largest_half * highest_6_bits, x.data());
+  fit::importance_of<super_block>(x.data(), w.data());
+
+  std::array<fit::Scale, n_groups_32> ideal;
+  fit::Scale largest;
+  for (std::size_t g = 0; g < n_groups_32; ++g) {
+    ideal[g] = fit::fit_scale_offset<32>(x.data() + 32 * g, w.data() + 32 * g, high, trials, true);
+    largest = {std::max(largest.scale, ideal[g].scale), std::max(largest.offset, -ideal[g].offset)};
+  }
+  AffineSuperBlock best;
+  best.d = super_scale(largest.scale / highest_6_bits);
+  best.dmin = super_scale(largest.offset / highest_6_bits);
+  const float per_d = fit::reciprocal(best.d);
+  const float per_dmin = fit::reciprocal(best.dmin);
+  for (std::size_t g = 0; g < n_groups_32; ++g) {
+    best.scales[g] = static_cast<std::uint8_t>(fit::level_of(ideal[g].scale, 0.0f, per_d, {0.0f, highest_6_bits}));
+    best.mins[g] = static_cast<std::uint8_t>(fit::level_of(-ideal[g].offset, 0.0f, per_dmin, {0.0f, highest_6_bits}));
+  }
+  float best_error = settle_groups(x.data(), w.data(), range, best);
+  for (int round = 0; round < 2; ++round) {
+    AffineSuperBlock trial = best;
+    refit_super_scales(x.data(), w.data(), range, trial);
+    const float error = settle_groups(x.data(), w.data(), range, trial);
+    if (error >= best_error) break;
+    best = trial;
+    best_error = error;
+  }
+  for (std::size_t i = 0; i < super_block; ++i) {
+    const fit::Scale s = best.group(i / 32);
+    best.q[i] = static_cast<std::uint8_t>(fit::level_of(x[i], s.offset, fit::reciprocal(s.scale), range));
+  }
+  return best;
+}
+
+// The low four bits of the levels, as Q4_K and Q5_K store them.
+void pack_low_bits(const std::array<std::uint8_t, super_block>& q, std::array<std::uint8_t, 128>& qs) {
+  for (std::size_t run = 0; run < super_block / 64; ++run) {
+    for (std::size_t j = 0; j < 32; ++j) {
+      qs[32 * run + j] = static_cast<std::uint8_t>((q[64 * run + j] & 0x0f) | (q[64 * run + 32 + j] & 0x0f) << 4);
+    }
+  }
+}
+
+// A super-block of Q6_K taken apart: w = (d * scale) * (q - 32).
+struct SymmetricSuperBlock {
+  float d = 0.0f;
+  std::array<std::int8_t, n_groups_16> scales{};
+};
+
+constexpr fit::Range q6_levels{-32.0f, 31.0f};
+
+float settle_groups(const float* x, const float* w, SymmetricSuperBlock& block) {
+  float error = 0.0f;
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    const int scale = block.scales[g];
+    float best = -1.0f;
+    for (int s = std::max(scale - 1, -128); s <= std::min(scale + 1, 127); ++s) {
+      const fit::Scale trial{block.d * static_cast<float>(s), 0.0f};
+      const float trial_error = fit::error_of<16>(x + 16 * g, w + 16 * g, trial, q6_levels);
+      if (best >= 0.0f && trial_error >= best) continue;
+      best = trial_error;
+      block.scales[g] = static_cast<std::int8_t>(s);
+    }
+    error += best;
+  }
+  return error;
+}
+
+void refit_super_scale(const float* x, const float* w, SymmetricSuperBlock& block) {
+  float aa = 0.0f;
+  float xa = 0.0f;
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    const auto scale = static_cast<float>(block.scales[g]);
+    const float inverse = fit::reciprocal(block.d * scale);
+    const fit::Sums sums = fit::sums_of<16>(x + 16 * g, w + 16 * g, 0.0f, inverse, q6_levels);
+    aa += scale * scale * sums.qq;
+    xa += scale * sums.xq;
+  }
+  block.d = super_scale(aa > 0.0f ? xa / aa : 0.0f);
+}
+
+SymmetricSuperBlock fit_symmetric(const float* x, const float* w) {
+  std::array<float, n_groups_16> ideal;
+  float largest = 0.0f;
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    ideal[g] = fit::fit_scale<16>(x + 16 * g, w + 16 * g, q6_levels, {4, 0.25f});
+    if (std::fabs(ideal[g]) > std::fabs(largest)) largest = ideal[g];
+  }
+  SymmetricSuperBlock best;
+  best.d = super_scale(largest / -128.0f);
+  const float per_d = fit::reciprocal(best.d);
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    best.scales[g] = static_cast<std::int8_t>(fit::level_of(ideal[g], 0.0f, per_d, {-128.0f, 127.0f}));
+  }
+  float best_error = settle_groups(x, w, best);
+  for (int round = 0; round < 2; ++round) {
+    SymmetricSuperBlock trial = best;
+    refit_super_scale(x, w, trial);
+    const float error = settle_groups(x, w, trial);
+    if (error >= best_error) break;
+    best = trial;
+    best_error = error;
+  }
+  return best;
+}
 
 }  // namespace
 
@@ -101,6 +295,53 @@ void decode_q6_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
         const int q = ((ql[j] >> low_shift) & 0x0f) + 16 * ((qh[j] >> high_shift) & 3) - 32;
         values[16 * g + j] = scale * static_cast<float>(q);
       }
+    }
+  }
+}
+
+void encode_q4_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
+  auto* block = blocks_at<BlockQ4_K>(blocks);
+  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
+    const AffineSuperBlock fitted = fit_affine(values, 15.0f, {4, 0.25f});
+    block->d.set(fitted.d);
+    block->dmin.set(fitted.dmin);
+    pack_scales_mins(fitted.scales, fitted.mins, block->scales);
+    pack_low_bits(fitted.q, block->qs);
+  }
+}
+
+void encode_q5_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
+  auto* block = blocks_at<BlockQ5_K>(blocks);
+  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
+    const AffineSuperBlock fitted = fit_affine(values, 31.0f, {4, 0.25f});
+    block->d.set(fitted.d);
+    block->dmin.set(fitted.dmin);
+    pack_scales_mins(fitted.scales, fitted.mins, block->scales);
+    pack_low_bits(fitted.q, block->qs);
+    block->qh.fill(0);
+    for (std::size_t i = 0; i < super_block; ++i) {
+      block->qh[i % 32] |= static_cast<std::uint8_t>((fitted.q[i] >> 4) << (i / 32));
+    }
+  }
+}
+
+void encode_q6_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
+  auto* block = blocks_at<BlockQ6_K>(blocks);
+  std::array<float, super_block> x;
+  std::array<float, super_block> w;
+  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
+    fit::load<super_block>(values, fit::largest_half * 128.0f * 32.0f, x.data());
+    fit::importance_of<super_block>(x.data(), w.data());
+    const SymmetricSuperBlock fitted = fit_symmetric(x.data(), w.data());
+    block->d.set(fitted.d);
+    block->scales = fitted.scales;
+    block->ql.fill(0);
+    block->qh.fill(0);
+    for (std::size_t i = 0; i < super_block; ++i) {
+      const float inverse = fit::reciprocal(fitted.d * static_cast<float>(fitted.scales[i / 16]));
+      const int q = static_cast<int>(fit::level_of(x[i], 0.0f, inverse, q6_levels)) + 32;
+      block->ql[64 * (i / 128) + i % 64] |= static_cast<std::uint8_t>((q & 0x0f) << (4 * (i % 128 / 64)));
+      block->qh[32 * (i / 128) + i % 32] |= static_cast<std::uint8_t>((q >> 4) << (2 * (i % 128 / 32)));
     }
   }
 }
