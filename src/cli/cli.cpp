@@ -34,6 +34,13 @@ constexpr std::array<Command, 11> table{{
 int run(int argc, char** argv) {
   CLI::App app("Plumb runs GGUF language models and proves that the output is right.", "plumb");
   app.set_version_flag("--version", PLUMB_VERSION);
+  app.add_flag_callback(
+      "--list-commands",
+      [] {
+        for (const Command& command : commands()) fmt::print("{}\n", command.name);
+        throw CLI::Success();
+      },
+      "Print the names of the commands");
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::help);
   std::vector<std::pair<CLI::App*, Action>> actions;
