@@ -1,21 +1,40 @@
 #include "backends/cpu/cpu.h"
 
+#include <algorithm>
+#include <utility>
+
+#include "backends/cpu/executor.h"
+#include "backends/cpu/isa.h"
+
 namespace plumb::backends {
+
 namespace {
 
 class Cpu final : public Backend {
  public:
+  explicit Cpu(Isa isa) : isa_(isa) {}
+
   [[nodiscard]] std::string_view name() const override { return "cpu"; }
-  [[nodiscard]] std::string description() const override { return "scalar, 1 thread"; }
-  [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan>, const LoadOptions&) override {
-    return fail("the cpu backend cannot run a plan yet");
+  [[nodiscard]] std::string description() const override {
+    const std::uint32_t n = cpu::usable_cores();
+    return fmt::format("{}, {} thread{}", cpu::kernels(isa_).name, n, n == 1 ? "" : "s");
   }
+  [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,
+                                                       const LoadOptions& options) override {
+    return cpu::make_executor(std::move(plan), options, isa_);
+  }
+
+ private:
+  Isa isa_;
 };
 
 }  // namespace
 
-std::vector<Isa> cpu_isas() { return {Isa::scalar}; }
 std::unique_ptr<Backend> make_cpu() { return make_cpu(cpu_isas().back()); }
-std::unique_ptr<Backend> make_cpu(Isa) { return std::make_unique<Cpu>(); }
+
+std::unique_ptr<Backend> make_cpu(Isa isa) {
+  const std::vector<Isa> present = cpu_isas();
+  return std::make_unique<Cpu>(std::find(present.begin(), present.end(), isa) != present.end() ? isa : present.back());
+}
 
 }  // namespace plumb::backends

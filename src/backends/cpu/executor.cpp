@@ -1,0 +1,603 @@
+#include "backends/cpu/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/cpu/cache.h"
+#include "backends/cpu/isa.h"
+#include "backends/cpu/pool.h"
+#include "backends/cpu/schedule.h"
+
+namespace plumb::backends::cpu {
+
+namespace {
+
+using plan::Plan;
+using plan::Rows;
+using plan::ValueId;
+
+// Steps of up to so many tokens split attention over the cache's blocks (Merge adds them up); longer ones over tokens.
+constexpr std::uint32_t split_cache_up_to = 4;
+// Query rows that attention of longer steps works on together.
+constexpr std::uint32_t attention_rows = 96;
+// Weights that a thread takes at a time: enough to hide the claiming, little enough to end together.
+constexpr std::size_t chunk_bytes = std::size_t{32} << 10;
+// Rows that a thread takes through a row stage at a time; up to so many are not worth sharing.
+constexpr std::uint32_t row_chunk = 4;
+
+struct Scratch {
+  AlignedBytes bytes;
+  std::size_t size = 0;
+};
+
+Result<void> grow(Scratch& scratch, std::size_t size, std::string_view what) {
+  if (scratch.size >= size) return {};
+  scratch.bytes.reset();
+  scratch.size = 0;
+  scratch.bytes = allocate_aligned(size);
+  if (!scratch.bytes) return fail("no memory for {} bytes of {}; use a smaller batch or a shorter context", size, what);
+  scratch.size = size;
+  return {};
+}
+
+// The one-dimensional weights that the plan's ops use, as float, by WeightId.
+Result<std::vector<std::vector<float>>> decode_vectors(const Plan& plan) {
+  std::vector<std::vector<float>> vectors(plan.weights.size());
+  const auto decode = [&](plan::WeightId id) -> Result<void> {
+    const gguf::Tensor& tensor = plan.weight(id).tensor;
+    const quants::FormatInfo& format = quants::info(tensor.format);
+    if (tensor.data.size() < format.row_bytes(tensor.dims[0])) {
+      return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(),
+                  format.row_bytes(tensor.dims[0]));
+    }
+    vectors[id.index].resize(tensor.dims[0]);
+    format.decode(tensor.data.data(), vectors[id.index].data(), tensor.dims[0] / format.block_size);
+    return {};
+  };
+  for (const plan::Op& op : plan.ops) {
+    if (const auto* norm = std::get_if<plan::RmsNorm>(&op)) PLUMB_CHECK(decode(norm->weight));
+    if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias) PLUMB_CHECK(decode(*linear->bias));
+    if (const auto* rope = std::get_if<plan::Rope>(&op); rope && rope->factors) PLUMB_CHECK(decode(*rope->factors));
+  }
+  return vectors;
+}
+
+class CpuExecutor final : public Executor, private Program {
+ public:
+  CpuExecutor(std::shared_ptr<const Plan> plan, const LoadOptions& options, Isa isa, Schedule schedule,
+              std::vector<std::vector<float>> vectors)
+      : plan_(std::move(plan)),
+        kernels_(kernels(isa)),
+        schedule_(std::move(schedule)),
+        vectors_(std::move(vectors)),
+        max_batch_(std::max(1u, options.max_batch)),
+        cache_shape_(std::make_shared<CacheShape>(CacheShape{plan_->cache, padded_head(plan_->cache.head_dim)})),
+        pool_(options.n_threads == 0 ? usable_cores() : options.n_threads, usable_cores()),
+        scratch_(pool_.n_threads()) {}
+
+  [[nodiscard]] const Plan& plan() const override { return *plan_; }
+
+  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
+    return std::make_unique<Cache>(cache_shape_, capacity, type);
+  }
+
+  Result<std::span<const float>> run(const Step& step) override {
+    auto* cache = dynamic_cast<Cache*>(step.cache);
+    if (cache == nullptr || !cache->belongs_to(cache_shape_.get())) {
+      return fail("the step's KV cache belongs to another executor");
+    }
+    PLUMB_CHECK(check_step(*plan_, step));
+    if (step.tokens.size() > max_batch_) {
+      return fail("a step of {} tokens is longer than the {} that the executor was loaded for", step.tokens.size(),
+                  max_batch_);
+    }
+    cache_ = cache;
+    tokens_ = step.tokens;
+    first_ = cache->length();
+    n_tokens_ = static_cast<std::uint32_t>(step.tokens.size());
+    n_outputs_ = step.outputs == Outputs::all ? n_tokens_ : 1;
+    PLUMB_CHECK(cache->reserve(first_ + n_tokens_));
+    PLUMB_CHECK(prepare_memory());
+    const std::uint32_t n = n_stages();
+    if (!observer_) {
+      pool_.run(*this, 0, n);
+    } else {
+      for (std::uint32_t stage = 0; stage < n; ++stage) {
+        pool_.run(*this, stage, stage + 1);
+        show(stage);
+      }
+    }
+    cache->filled(n_tokens_);
+    return std::span<const float>(value(plan_->logits), std::size_t{n_outputs_} * plan_->value(plan_->logits).width);
+  }
+
+ private:
+  static std::size_t padded_head(std::size_t n) { return (n + head_multiple - 1) / head_multiple * head_multiple; }
+
+  [[nodiscard]] std::uint32_t n_rows(Rows rows) const { return rows == Rows::tokens ? n_tokens_ : n_outputs_; }
+  [[nodiscard]] std::byte* at(const Place& place) const {
+    const Scratch& arena = place.arena == Rows::tokens ? token_arena_ : output_arena_;
+    return arena.bytes.get() + place.offset * n_rows(place.arena);
+  }
+  [[nodiscard]] float* value(ValueId id) const { return reinterpret_cast<float*>(at(schedule_.values[id.index])); }
+  [[nodiscard]] float* row_of(ValueId id, std::uint32_t row) const { return value(id) + row * plan_->value(id).width; }
+  [[nodiscard]] const Angles& angles_of(std::uint32_t op) const { return schedule_.angles[schedule_.angles_of[op]]; }
+  [[nodiscard]] std::size_t head_stride() const { return cache_shape_->head_stride; }
+  [[nodiscard]] std::uint32_t first_block(const plan::Attention& op, std::uint32_t position) const {
+    return op.window > 0 && position + 1 > op.window ? (position + 1 - op.window) / kv_block : 0;
+  }
+  [[nodiscard]] bool splits_cache() const { return n_tokens_ <= split_cache_up_to; }
+  // Query heads that share a KV head: [begin, end).
+  static std::uint32_t heads_begin(const plan::Attention& op, std::uint32_t kv_head) {
+    return static_cast<std::uint32_t>((std::uint64_t{kv_head} * op.n_heads + op.n_kv_heads - 1) / op.n_kv_heads);
+  }
+  static std::uint32_t most_shared_heads(const plan::Attention& op) {
+    return (op.n_heads + op.n_kv_heads - 1) / op.n_kv_heads;
+  }
+  static std::uint32_t tile_tokens(const plan::Attention& op) {
+    return std::max(1u, attention_rows / most_shared_heads(op));
+  }
+
+  // Buffers for this step; they only ever grow.
+  Result<void> prepare_memory() {
+    PLUMB_CHECK(grow(token_arena_, schedule_.token_bytes * n_tokens_, "working memory"));
+    PLUMB_CHECK(grow(output_arena_, schedule_.output_bytes * n_outputs_, "working memory"));
+    angles_.resize(schedule_.angles.size());
+    for (std::size_t i = 0; i < angles_.size(); ++i) {
+      const std::size_t n = std::size_t{n_tokens_} * schedule_.angles[i].n_rot;
+      if (angles_[i].size() < n) angles_[i].resize(n);
+    }
+    std::size_t scratch = kernels_.scratch_bytes;
+    std::size_t partials = 0;
+    for (const plan::Op& op : plan_->ops) {
+      const auto* attention = std::get_if<plan::Attention>(&op);
+      if (attention == nullptr) continue;
+      const std::size_t rows = std::size_t{most_shared_heads(*attention)} *
+                               (splits_cache() ? n_tokens_ : std::min(n_tokens_, tile_tokens(*attention)));
+      scratch = std::max(scratch, AttentionScratch::bytes(rows, head_stride()));
+      if (splits_cache()) {
+        const std::size_t n_blocks = (first_ + n_tokens_ + kv_block - 1) / kv_block;
+        partials = std::max(partials, n_blocks * n_tokens_ * attention->n_heads * (head_stride() + 2) * sizeof(float));
+      }
+    }
+    PLUMB_CHECK(grow(partials_, partials, "attention memory"));
+    for (Scratch& own : scratch_) PLUMB_CHECK(grow(own, scratch, "working memory"));
+    return {};
+  }
+
+  // Program
+
+  [[nodiscard]] std::uint32_t n_stages() const override { return static_cast<std::uint32_t>(schedule_.stages.size()); }
+  std::uint32_t begin(std::uint32_t stage) override {
+    return std::visit([&](const auto& s) { return begin_stage(s); }, schedule_.stages[stage]);
+  }
+  void run(std::uint32_t stage, std::uint32_t item, std::uint32_t thread) override {
+    std::visit([&](const auto& s) { run_item(s, item, thread); }, schedule_.stages[stage]);
+  }
+
+  // Row stages
+
+  std::uint32_t begin_stage(const RowStage& stage) {
+    const std::uint32_t n = n_rows(stage.rows);
+    if (n > row_chunk) return (n + row_chunk - 1) / row_chunk;
+    run_rows(stage, 0, n);
+    return 0;
+  }
+  void run_item(const RowStage& stage, std::uint32_t item, std::uint32_t) {
+    run_rows(stage, item * row_chunk, std::min((item + 1) * row_chunk, n_rows(stage.rows)));
+  }
+  void run_rows(const RowStage& stage, std::uint32_t begin, std::uint32_t end) {
+    for (const RowOp& op : stage.ops) {
+      for (std::uint32_t row = begin; row < end; ++row) {
+        std::visit([&](const auto& o) { run_row(o, row); }, op);
+      }
+    }
+  }
+
+  void run_row(const Quantize& op, std::uint32_t row) {
+    const std::uint64_t width = plan_->value(op.x).width;
+    const std::uint32_t skipped = plan_->value(op.x).rows == op.rows ? 0 : n_tokens_ - n_outputs_;
+    const float* x = row_of(op.x, row + skipped);
+    const Sign sign = n_rows(op.rows) >= kernels_.packs_from ? Sign::biased : Sign::plain;
+    std::byte* out = at(schedule_.buffers[op.buffer]) + row * activation_bytes(op.kind, width);
+    if (op.kind == Activations::q8x128) {
+      kernels_.quantize_128(x, width, reinterpret_cast<Q8x128*>(out), sign);
+    } else {
+      kernels_.quantize_256(x, width, reinterpret_cast<Q8x256*>(out), sign);
+    }
+  }
+
+  void run_row(const Turn& op, std::uint32_t row) {
+    const Angles& angles = schedule_.angles[op.angles];
+    const std::size_t pairs = angles.frequency.size();
+    float* out = angles_[op.angles].data() + std::size_t{row} * angles.n_rot;
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const double angle = (first_ + row) * angles.frequency[i];
+      out[i] = static_cast<float>(std::cos(angle) * double{angles.magnitude});
+      out[pairs + i] = static_cast<float>(std::sin(angle) * double{angles.magnitude});
+    }
+  }
+
+  void run_row(const Merge& merge, std::uint32_t row) {
+    if (!splits_cache()) return;
+    const auto& op = std::get<plan::Attention>(plan_->ops[merge.op]);
+    const std::uint32_t position = first_ + row;
+    float* out = row_of(op.out, row);
+    for (std::uint32_t head = 0; head < op.n_heads; ++head) {
+      // The first visible block's partial result takes in the others.
+      const std::uint32_t first = first_block(op, position);
+      const Partial into = partial(op, first, row, head);
+      for (std::uint32_t block = first + 1; block <= position / kv_block; ++block) {
+        const Partial part = partial(op, block, row, head);
+        kernels_.merge(*part.largest, *part.total, part.context, head_stride(), into.largest, into.total, into.context);
+      }
+      finish_head(op, *into.total, into.context, out + head * op.head_dim);
+    }
+  }
+
+  static void finish_head(const plan::Attention& op, float total, const float* context, float* out) {
+    const float share = 1.0f / total;
+    for (std::uint32_t d = 0; d < op.head_dim; ++d) out[d] = context[d] * share;
+  }
+
+  void run_row(const PlanOp& op, std::uint32_t row) {
+    std::visit([&](const auto& o) { run_plan_op(o, op.op, row); }, plan_->ops[op.op]);
+  }
+
+  void run_plan_op(const plan::Embed& op, std::uint32_t, std::uint32_t row) {
+    const gguf::Tensor& table = plan_->weight(op.table).tensor;
+    const quants::FormatInfo& format = quants::info(table.format);
+    const std::uint64_t width = plan_->value(op.out).width;
+    float* out = row_of(op.out, row);
+    format.decode(table.data.data() + static_cast<std::size_t>(tokens_[row]) * format.row_bytes(width), out,
+                  width / format.block_size);
+    if (op.scale != 1.0f) std::for_each(out, out + width, [&](float& x) { x *= op.scale; });
+  }
+
+  void run_plan_op(const plan::RmsNorm& op, std::uint32_t, std::uint32_t row) {
+    const std::vector<float>& weight = vectors_[op.weight.index];
+    const std::uint64_t width = plan_->value(op.x).width;
+    for (std::uint64_t start = 0; start < width; start += weight.size()) {
+      kernels_.rms_norm(row_of(op.x, row) + start, weight.data(), op.eps, weight.size(), row_of(op.out, row) + start);
+    }
+  }
+
+  void run_plan_op(const plan::Rope& op, std::uint32_t index, std::uint32_t row) {
+    const auto rotate = op.pairing == plan::RopePairing::adjacent ? kernels_.rope_adjacent : kernels_.rope_halves;
+    const float* cos_sin = angles_[schedule_.angles_of[index]].data() + std::size_t{row} * op.n_rot;
+    const std::uint64_t width = plan_->value(op.x).width;
+    for (std::uint64_t head = 0; head < width; head += op.head_dim) {
+      rotate(row_of(op.x, row) + head, cos_sin, op.n_rot, op.head_dim, row_of(op.out, row) + head);
+    }
+  }
+
+  void run_plan_op(const plan::KvWrite& op, std::uint32_t, std::uint32_t row) {
+    const std::uint32_t position = first_ + row;
+    for (std::uint32_t head = 0; head < plan_->cache.n_kv_heads; ++head) {
+      const std::size_t from = std::size_t{head} * plan_->cache.head_dim;
+      const std::size_t to = position % kv_block * cache_->row_bytes();
+      store_head(row_of(op.k, row) + from, cache_->keys(position / kv_block, op.layer, head) + to);
+      store_head(row_of(op.v, row) + from, cache_->values(position / kv_block, op.layer, head) + to);
+    }
+  }
+  void store_head(const float* from, std::byte* to) const {
+    const std::size_t n = plan_->cache.head_dim;
+    std::size_t written = n * sizeof(float);
+    if (cache_->f16()) {
+      kernels_.to_f16(from, n, reinterpret_cast<std::uint16_t*>(to));
+      written = n * sizeof(std::uint16_t);
+    } else {
+      std::memcpy(to, from, written);
+    }
+    std::memset(to + written, 0, cache_->row_bytes() - written);
+  }
+
+  void run_plan_op(const plan::GatedActivation& op, std::uint32_t, std::uint32_t row) {
+    const auto kernel = kernels_.gated[static_cast<std::size_t>(op.activation)];
+    kernel(row_of(op.gate, row), row_of(op.up, row), plan_->value(op.out).width, row_of(op.out, row));
+  }
+  void run_plan_op(const plan::Add& op, std::uint32_t, std::uint32_t row) {
+    kernels_.add(row_of(op.a, row), row_of(op.b, row), plan_->value(op.out).width, row_of(op.out, row));
+  }
+  // These have stages of their own.
+  void run_plan_op(const plan::Linear&, std::uint32_t, std::uint32_t) {}
+  void run_plan_op(const plan::Attention&, std::uint32_t, std::uint32_t) {}
+
+  // Linear stages
+
+  // Rows of the weight that are one item.
+  [[nodiscard]] std::uint64_t rows_of_item(const plan::Weight& weight, std::uint32_t n_rows_of_x) const {
+    if (n_rows_of_x >= std::min<std::size_t>(kernels_.packs_from, 8)) return kernels_.row_tile;
+    const std::uint64_t row_bytes = quants::info(weight.tensor.format).row_bytes(weight.in());
+    const std::uint64_t wanted = chunk_bytes / row_bytes / 16 * 16;
+    // A weight too large for so many items of that size gets larger ones.
+    return std::max({wanted, std::uint64_t{16}, weight.out() / (Pool::max_items / 16) / 16 * 16});
+  }
+  [[nodiscard]] std::uint32_t items_of(const LinearStage::Part& part) const {
+    const auto& op = std::get<plan::Linear>(plan_->ops[part.op]);
+    const plan::Weight& weight = plan_->weight(op.weight);
+    const std::uint64_t rows = rows_of_item(weight, n_rows(plan_->value(op.out).rows));
+    return static_cast<std::uint32_t>((weight.out() + rows - 1) / rows);
+  }
+  std::uint32_t begin_stage(const LinearStage& stage) {
+    std::uint32_t n = 0;
+    for (const LinearStage::Part& part : stage.parts) n += items_of(part);
+    return n;
+  }
+  void run_item(const LinearStage& stage, std::uint32_t item, std::uint32_t thread) {
+    auto part = stage.parts.begin();
+    for (std::uint32_t n = items_of(*part); item >= n; n = items_of(*part)) {
+      item -= n;
+      ++part;
+    }
+    const auto& op = std::get<plan::Linear>(plan_->ops[part->op]);
+    const plan::Weight& weight = plan_->weight(op.weight);
+    const plan::Value& out = plan_->value(op.out);
+    const Activations kind = activations(part->format);
+    const std::uint64_t rows = rows_of_item(weight, n_rows(out.rows));
+    Dot dot;
+    dot.weights = reinterpret_cast<const std::uint8_t*>(weight.tensor.data.data());
+    dot.row_bytes = quants::info(weight.tensor.format).row_bytes(weight.in());
+    dot.n_in = weight.in();
+    dot.x_stride = activation_bytes(kind, weight.in());
+    if (kind == Activations::f32) {
+      const std::uint32_t skipped = plan_->value(op.x).rows == out.rows ? 0 : n_tokens_ - n_outputs_;
+      dot.x = row_of(op.x, skipped);
+    } else {
+      dot.x = at(schedule_.buffers[part->buffer]);
+    }
+    dot.n_tokens = n_rows(out.rows);
+    dot.y = value(op.out);
+    dot.y_stride = out.width;
+    dot.row_begin = item * rows;
+    dot.row_end = std::min(dot.row_begin + rows, weight.out());
+    dot.scratch = reinterpret_cast<std::uint8_t*>(scratch_[thread].bytes.get());
+    kernels_.dot[static_cast<std::size_t>(part->format)](dot);
+    if (!op.bias) return;
+    const float* bias = vectors_[op.bias->index].data() + dot.row_begin;
+    for (std::size_t t = 0; t < dot.n_tokens; ++t) {
+      float* y = dot.y + t * dot.y_stride + dot.row_begin;
+      kernels_.add(y, bias, dot.row_end - dot.row_begin, y);
+    }
+  }
+
+  // Attention
+
+  // A head's result over one block of the cache, as AttendBlock leaves it.
+  struct Partial {
+    float* largest;
+    float* total;
+    float* context;
+  };
+  // Partials of a step that splits the cache: [block][row][head], the contexts after all largests and totals.
+  [[nodiscard]] Partial partial(const plan::Attention& op, std::uint32_t block, std::uint32_t row,
+                                std::uint32_t head) const {
+    auto* base = reinterpret_cast<float*>(partials_.bytes.get());
+    const std::size_t n_blocks = (first_ + n_tokens_ + kv_block - 1) / kv_block;
+    const std::size_t n = n_blocks * n_tokens_ * op.n_heads;
+    const std::size_t i = (std::size_t{block} * n_tokens_ + row) * op.n_heads + head;
+    return {base + n * head_stride() + i, base + n * head_stride() + n + i, base + i * head_stride()};
+  }
+
+  // A thread's memory for the attention of some query rows; the kernel's own comes last.
+  struct AttentionScratch {
+    float* q;                // [rows][head_stride], scaled
+    float* context;          // [rows][head_stride], of one block
+    float* running_context;  // [rows][head_stride]
+    float *largest, *total;  // [rows], of one block
+    float *running_largest, *running_total;
+    std::uint32_t *first, *last;
+    std::uint8_t* kernel;
+
+    static std::size_t bytes(std::size_t rows, std::size_t stride) {
+      const std::size_t padded = (rows + 15) / 16 * 16;
+      return (3 * padded * stride + 6 * padded + padded * kv_block + 2 * kv_block * stride) * sizeof(float);
+    }
+    AttentionScratch(std::byte* base, std::size_t rows, std::size_t stride) {
+      const std::size_t padded = (rows + 15) / 16 * 16;
+      auto* next = reinterpret_cast<float*>(base);
+      const auto take = [&](std::size_t n) { return std::exchange(next, next + n); };
+      q = take(padded * stride);
+      context = take(padded * stride);
+      running_context = take(padded * stride);
+      largest = take(padded);
+      total = take(padded);
+      running_largest = take(padded);
+      running_total = take(padded);
+      first = reinterpret_cast<std::uint32_t*>(take(padded));
+      last = reinterpret_cast<std::uint32_t*>(take(padded));
+      kernel = reinterpret_cast<std::uint8_t*>(next);
+    }
+  };
+
+  std::uint32_t begin_stage(const AttentionStage& stage) {
+    const auto& op = std::get<plan::Attention>(plan_->ops[stage.op]);
+    if (splits_cache()) return op.n_kv_heads * n_visible_blocks(op);
+    return op.n_kv_heads * ((n_tokens_ + tile_tokens(op) - 1) / tile_tokens(op));
+  }
+  // Blocks that any token of the step sees.
+  [[nodiscard]] std::uint32_t n_visible_blocks(const plan::Attention& op) const {
+    return (first_ + n_tokens_ - 1) / static_cast<std::uint32_t>(kv_block) + 1 - first_block(op, first_);
+  }
+
+  void run_item(const AttentionStage& stage, std::uint32_t item, std::uint32_t thread) {
+    const auto& op = std::get<plan::Attention>(plan_->ops[stage.op]);
+    const std::uint32_t kv_head = item % op.n_kv_heads;
+    if (splits_cache()) {
+      attend_split(op, kv_head, first_block(op, first_) + item / op.n_kv_heads, thread);
+    } else {
+      // Late tokens see most of the cache: begin with them.
+      const std::uint32_t n_tiles = (n_tokens_ + tile_tokens(op) - 1) / tile_tokens(op);
+      attend_tokens(op, kv_head, (n_tiles - 1 - item / op.n_kv_heads) * tile_tokens(op), thread);
+    }
+  }
+
+  // Query rows of `kv_head`'s heads for tokens begin .. end, and what they see of each block.
+  AttendBlock attention_job(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t begin, std::uint32_t end,
+                            const AttentionScratch& scratch) const {
+    const std::uint32_t head_begin = heads_begin(op, kv_head);
+    const std::uint32_t n_heads = heads_begin(op, kv_head + 1) - head_begin;
+    float* q = scratch.q;
+    for (std::uint32_t token = begin; token < end; ++token) {
+      for (std::uint32_t head = head_begin; head < head_begin + n_heads; ++head, q += head_stride()) {
+        const float* from = row_of(op.q, token) + std::size_t{head} * op.head_dim;
+        for (std::uint32_t d = 0; d < op.head_dim; ++d) q[d] = from[d] * op.scale;
+        std::fill(q + op.head_dim, q + head_stride(), 0.0f);
+      }
+    }
+    AttendBlock job{};
+    job.q = scratch.q;
+    job.n_rows = std::size_t{end - begin} * n_heads;
+    job.head_stride = head_stride();
+    job.f16 = cache_->f16();
+    job.first = scratch.first;
+    job.last = scratch.last;
+    job.largest = scratch.largest;
+    job.total = scratch.total;
+    job.context = scratch.context;
+    job.scratch = scratch.kernel;
+    return job;
+  }
+  void run_block(const plan::Attention& op, AttendBlock& job, std::uint32_t kv_head, std::uint32_t block,
+                 std::uint32_t begin, std::uint32_t end, const AttentionScratch& scratch) const {
+    const std::size_t n_heads = job.n_rows / (end - begin);
+    const std::uint32_t block_start = block * static_cast<std::uint32_t>(kv_block);
+    const auto in_block = [&](std::uint32_t position) {
+      return position < block_start ? 0 : std::min<std::uint32_t>(position - block_start, kv_block);
+    };
+    for (std::size_t r = 0; r < job.n_rows; ++r) {
+      const std::uint32_t position = first_ + begin + static_cast<std::uint32_t>(r / n_heads);
+      scratch.first[r] = op.window > 0 && position + 1 > op.window ? in_block(position + 1 - op.window) : 0;
+      scratch.last[r] = in_block(position + 1);
+    }
+    job.k = cache_->keys(block, op.layer, kv_head);
+    job.v = cache_->values(block, op.layer, kv_head);
+    kernels_.attend(job);
+  }
+
+  void attend_split(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t block, std::uint32_t thread) {
+    const std::uint32_t head_begin = heads_begin(op, kv_head);
+    const std::size_t n_heads = heads_begin(op, kv_head + 1) - head_begin;
+    const AttentionScratch scratch(scratch_[thread].bytes.get(), n_heads * n_tokens_, head_stride());
+    AttendBlock job = attention_job(op, kv_head, 0, n_tokens_, scratch);
+    run_block(op, job, kv_head, block, 0, n_tokens_, scratch);
+    for (std::uint32_t row = 0; row < n_tokens_; ++row) {
+      for (std::uint32_t h = 0; h < n_heads; ++h) {
+        const std::size_t r = row * n_heads + h;
+        const Partial out = partial(op, block, row, head_begin + h);
+        *out.largest = job.largest[r];
+        *out.total = job.total[r];
+        std::memcpy(out.context, job.context + r * head_stride(), head_stride() * sizeof(float));
+      }
+    }
+  }
+
+  void attend_tokens(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t begin, std::uint32_t thread) {
+    const std::uint32_t end = std::min(begin + tile_tokens(op), n_tokens_);
+    const std::uint32_t head_begin = heads_begin(op, kv_head);
+    const std::uint32_t n_heads = heads_begin(op, kv_head + 1) - head_begin;
+    const AttentionScratch scratch(scratch_[thread].bytes.get(), std::size_t{n_heads} * (end - begin), head_stride());
+    AttendBlock job = attention_job(op, kv_head, begin, end, scratch);
+    std::fill(scratch.running_total, scratch.running_total + job.n_rows, 0.0f);
+    const std::uint32_t last = (first_ + end - 1) / static_cast<std::uint32_t>(kv_block);
+    for (std::uint32_t block = first_block(op, first_ + begin); block <= last; ++block) {
+      run_block(op, job, kv_head, block, begin, end, scratch);
+      for (std::size_t r = 0; r < job.n_rows; ++r) {
+        kernels_.merge(job.largest[r], job.total[r], job.context + r * head_stride(), head_stride(),
+                       scratch.running_largest + r, scratch.running_total + r, scratch.running_context + r * head_stride());
+      }
+    }
+    for (std::size_t r = 0; r < job.n_rows; ++r) {
+      float* out = row_of(op.out, begin + static_cast<std::uint32_t>(r / n_heads));
+      finish_head(op, scratch.running_total[r], scratch.running_context + r * head_stride(),
+                  out + (head_begin + r % n_heads) * op.head_dim);
+    }
+  }
+
+  // Watching
+
+  void show(std::uint32_t stage) {
+    for (std::uint32_t i = 0; i < plan_->ops.size(); ++i) {
+      if (schedule_.stage_of[i] != stage) continue;
+      if (const auto* attention = std::get_if<plan::Attention>(&plan_->ops[i])) show_probabilities(*attention);
+      const auto out = plan::output(plan_->ops[i]);
+      if (!out) continue;
+      const plan::Value& shown = plan_->value(*out);
+      if (!wants(shown.name)) continue;
+      const std::uint64_t rows = n_rows(shown.rows);
+      observer_(shown.name, rows, shown.width, std::span<const float>(value(*out), rows * shown.width));
+    }
+  }
+
+  // The softmax weights, from the same queries and keys as the attention that ran.
+  void show_probabilities(const plan::Attention& op) {
+    const std::string name = fmt::format("blk.{}.attn_probs", op.layer);
+    if (!wants(name)) return;
+    const std::size_t n_positions = first_ + n_tokens_;
+    std::vector<float> probabilities(std::size_t{op.n_heads} * n_tokens_ * n_positions, 0.0f);
+    std::vector<float> key(op.head_dim);
+    for (std::uint32_t head = 0; head < op.n_heads; ++head) {
+      const std::uint32_t kv_head = static_cast<std::uint32_t>(std::uint64_t{head} * op.n_kv_heads / op.n_heads);
+      for (std::uint32_t token = 0; token < n_tokens_; ++token) {
+        const std::uint32_t position = first_ + token;
+        const std::uint32_t first = op.window > 0 && position + 1 > op.window ? position + 1 - op.window : 0;
+        const float* q = row_of(op.q, token) + std::size_t{head} * op.head_dim;
+        float* p = probabilities.data() + (std::size_t{head} * n_tokens_ + token) * n_positions;
+        float largest = -std::numeric_limits<float>::infinity();
+        for (std::uint32_t s = first; s <= position; ++s) {
+          load_key(op, kv_head, s, key);
+          float score = 0;
+          for (std::uint32_t d = 0; d < op.head_dim; ++d) score += q[d] * op.scale * key[d];
+          p[s] = score;
+          largest = std::max(largest, score);
+        }
+        float total = 0;
+        for (std::uint32_t s = first; s <= position; ++s) total += p[s] = std::exp(p[s] - largest);
+        for (std::uint32_t s = first; s <= position; ++s) p[s] /= total;
+      }
+    }
+    observer_(name, std::uint64_t{op.n_heads} * n_tokens_, n_positions, probabilities);
+  }
+  void load_key(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t position, std::vector<float>& key) const {
+    const std::byte* row = cache_->keys(position / kv_block, op.layer, kv_head) + position % kv_block * cache_->row_bytes();
+    if (cache_->f16()) {
+      quants::info(quants::Format::f16).decode(row, key.data(), key.size());
+    } else {
+      std::memcpy(key.data(), row, key.size() * sizeof(float));
+    }
+  }
+
+  std::shared_ptr<const Plan> plan_;
+  const KernelTable& kernels_;
+  Schedule schedule_;
+  std::vector<std::vector<float>> vectors_;  // the one-dimensional weights, by WeightId
+  std::uint32_t max_batch_;
+  std::shared_ptr<const CacheShape> cache_shape_;
+
+  // The step that runs.
+  Cache* cache_ = nullptr;
+  std::span<const TokenId> tokens_;
+  std::uint32_t first_ = 0;  // position of its first token
+  std::uint32_t n_tokens_ = 0;
+  std::uint32_t n_outputs_ = 0;
+
+  Scratch token_arena_, output_arena_, partials_;
+  std::vector<std::vector<float>> angles_;  // by index of Schedule::angles: [T][n_rot]
+  Pool pool_;                               // its threads use what is above
+  std::vector<Scratch> scratch_;            // by thread
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Executor>> make_executor(std::shared_ptr<const Plan> plan, const LoadOptions& options, Isa isa) {
+  PLUMB_TRY(auto vectors, decode_vectors(*plan));
+  PLUMB_TRY(auto schedule, make_schedule(*plan, vectors));
+  return std::make_unique<CpuExecutor>(std::move(plan), options, isa, std::move(schedule), std::move(vectors));
+}
+
+}  // namespace plumb::backends::cpu

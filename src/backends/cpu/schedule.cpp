@@ -1,0 +1,260 @@
+#include "backends/cpu/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <optional>
+
+namespace plumb::backends::cpu {
+
+namespace {
+
+using plan::Plan;
+using plan::Rows;
+using plan::ValueId;
+
+constexpr std::size_t alignment = 64;
+std::size_t aligned(std::size_t n) { return (n + alignment - 1) / alignment * alignment; }
+
+// YaRN's share of extrapolation for a pair of dimensions: 1 where it turns often enough within the trained context, 0
+// where it must be interpolated, a ramp between (https://arxiv.org/abs/2309.00071, section 3.2).
+double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::uint32_t pair) {
+  const auto pair_turning = [&](double turns) {
+    return rope.n_rot * std::log(yarn.original_context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(double{rope.theta}));
+  };
+  const double low = std::max(0.0, std::floor(pair_turning(yarn.beta_fast)));
+  const double high = std::min(rope.n_rot - 1.0, std::ceil(pair_turning(yarn.beta_slow)));
+  const double ramp = std::clamp((pair - low) / std::max(0.001, high - low), 0.0, 1.0);
+  return (1 - ramp) * yarn.extrapolation_mix;
+}
+
+Angles angles_for(const plan::Rope& rope, const std::vector<float>* factors) {
+  Angles angles;
+  angles.n_rot = rope.n_rot;
+  angles.magnitude = rope.yarn ? rope.yarn->attention_factor : 1.0f;
+  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
+    double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
+    if (factors != nullptr) frequency /= double{(*factors)[i]};
+    const double share = rope.yarn ? extrapolated_share(rope, *rope.yarn, i) : 0.0;
+    angles.frequency.push_back(frequency * rope.position_scale * (1 - share) + frequency * share);
+  }
+  return angles;
+}
+
+// Gives out byte ranges that overlap only where lifetimes do not.
+class Arena {
+ public:
+  // The range is taken until release(). First fit.
+  std::size_t take(std::size_t size) {
+    std::size_t offset = 0;
+    auto place = taken_.begin();
+    for (; place != taken_.end() && place->begin - offset < size; ++place) offset = place->end;
+    taken_.insert(place, Range{offset, offset + size});
+    peak_ = std::max(peak_, offset + size);
+    return offset;
+  }
+  void release(std::size_t offset) {
+    std::erase_if(taken_, [&](const Range& range) { return range.begin == offset; });
+  }
+  [[nodiscard]] std::size_t peak() const { return peak_; }
+
+ private:
+  struct Range {
+    std::size_t begin, end;
+  };
+  std::vector<Range> taken_;  // in order
+  std::size_t peak_ = 0;
+};
+
+struct Lifetime {
+  std::uint32_t begin = 0, end = 0;  // stages, both included
+  std::size_t bytes = 0;             // a row
+  Rows arena = Rows::tokens;
+  Place* place = nullptr;
+};
+
+void place_all(std::vector<Lifetime>& lifetimes, std::uint32_t n_stages, Schedule& schedule) {
+  std::stable_sort(lifetimes.begin(), lifetimes.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+  Arena tokens;
+  Arena outputs;
+  const auto arena = [&](Rows rows) -> Arena& { return rows == Rows::tokens ? tokens : outputs; };
+  std::vector<std::vector<const Lifetime*>> ending(n_stages);
+  std::size_t next = 0;
+  for (std::uint32_t stage = 0; stage < n_stages; ++stage) {
+    for (; next < lifetimes.size() && lifetimes[next].begin == stage; ++next) {
+      Lifetime& life = lifetimes[next];
+      *life.place = Place{life.arena, arena(life.arena).take(aligned(life.bytes))};
+      ending[life.end].push_back(&life);
+    }
+    for (const Lifetime* life : ending[stage]) arena(life->arena).release(life->place->offset);
+  }
+  schedule.token_bytes = tokens.peak();
+  schedule.output_bytes = outputs.peak();
+}
+
+class Planner {
+ public:
+  Planner(const Plan& plan, const std::vector<std::vector<float>>& vectors) : plan_(plan), vectors_(vectors) {}
+
+  Result<Schedule> make() {
+    schedule_.angles_of.resize(plan_.ops.size());
+    schedule_.stage_of.resize(plan_.ops.size());
+    made_in_.resize(plan_.values.size());
+    used_in_.resize(plan_.values.size());
+    for (op_ = 0; op_ < plan_.ops.size(); ++op_) {
+      PLUMB_CHECK(std::visit([&](const auto& op) { return add(op); }, plan_.ops[op_]));
+      schedule_.stage_of[op_] = last_stage();
+      for (const ValueId id : plan::inputs(plan_.ops[op_])) used_in_[id.index] = last_stage();
+      if (const auto id = plan::output(plan_.ops[op_])) {
+        // Attention may write its result before the stage that merges it.
+        const bool merged = std::holds_alternative<plan::Attention>(plan_.ops[op_]);
+        made_in_[id->index] = last_stage() - (merged ? 1 : 0);
+        used_in_[id->index] = last_stage();
+      }
+    }
+    used_in_[plan_.logits.index] = last_stage();
+    schedule_.values.resize(plan_.values.size());
+    schedule_.buffers.resize(buffers_.size());
+    std::vector<Lifetime> lifetimes;
+    for (std::size_t i = 0; i < plan_.values.size(); ++i) {
+      const plan::Value& value = plan_.values[i];
+      lifetimes.push_back({made_in_[i], used_in_[i], value.width * sizeof(float), value.rows, &schedule_.values[i]});
+    }
+    for (std::size_t i = 0; i < buffers_.size(); ++i) {
+      const Buffer& buffer = buffers_[i];
+      const std::size_t bytes = activation_bytes(buffer.kind, plan_.value(buffer.x).width);
+      lifetimes.push_back({buffer.made_in, buffer.used_in, bytes, buffer.rows, &schedule_.buffers[i]});
+    }
+    place_all(lifetimes, static_cast<std::uint32_t>(schedule_.stages.size()), schedule_);
+    return std::move(schedule_);
+  }
+
+ private:
+  struct Buffer {
+    ValueId x;
+    Activations kind;
+    Rows rows;
+    std::uint32_t made_in, used_in;
+  };
+
+  [[nodiscard]] std::uint32_t last_stage() const { return static_cast<std::uint32_t>(schedule_.stages.size()) - 1; }
+
+  // Appends to the open stage if that is one of rows of this kind.
+  Result<void> add_row_op(const RowOp& op, Rows rows) {
+    auto* stage = schedule_.stages.empty() ? nullptr : std::get_if<RowStage>(&schedule_.stages.back());
+    if (stage == nullptr || stage->rows != rows) {
+      stage = &std::get<RowStage>(schedule_.stages.emplace_back(RowStage{{}, rows}));
+    }
+    stage->ops.push_back(op);
+    return {};
+  }
+  Result<void> add_row_op(ValueId out) { return add_row_op(PlanOp{op_}, plan_.value(out).rows); }
+
+  Result<void> add(const plan::Embed& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::RmsNorm& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::GatedActivation& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::Add& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::KvWrite&) { return add_row_op(PlanOp{op_}, Rows::tokens); }
+
+  Result<void> add(const plan::Rope& op) {
+    const std::vector<float>* factors = op.factors ? &vectors_[op.factors->index] : nullptr;  // decoded by the executor
+    if (factors != nullptr && factors->size() < op.n_rot / 2) {
+      return fail("tensor '{}' has {} rotary factors; {} are needed", plan_.weight(*op.factors).tensor.name,
+                  factors->size(), op.n_rot / 2);
+    }
+    const Angles angles = angles_for(op, factors);
+    const auto same = [&](const Angles& other) {
+      return other.frequency == angles.frequency && other.magnitude == angles.magnitude;
+    };
+    const auto found = std::find_if(schedule_.angles.begin(), schedule_.angles.end(), same);
+    schedule_.angles_of[op_] = static_cast<std::uint32_t>(found - schedule_.angles.begin());
+    if (found == schedule_.angles.end()) {
+      PLUMB_CHECK(add_row_op(Turn{schedule_.angles_of[op_]}, Rows::tokens));
+      schedule_.angles.push_back(angles);
+    }
+    return add_row_op(op.out);
+  }
+
+  Result<void> add(const plan::Linear& op) {
+    const plan::Weight& weight = plan_.weight(op.weight);
+    const WeightFormat format = weight_format(weight.tensor.format);
+    const std::uint64_t bytes = quants::info(weight.tensor.format).row_bytes(weight.in()) * weight.out();
+    if (weight.tensor.data.size() < bytes) {
+      return fail("tensor '{}' has {} bytes; its shape needs {}", weight.tensor.name, weight.tensor.data.size(), bytes);
+    }
+    LinearStage::Part part{op_, 0, format};
+    if (const Activations kind = activations(format); kind != Activations::f32) {
+      PLUMB_CHECK(add_quantize(op, kind, part.buffer));
+    }
+    auto* stage = std::get_if<LinearStage>(&schedule_.stages.back());
+    if (stage == nullptr || made_in_[op.x.index] == last_stage()) {
+      stage = &std::get<LinearStage>(schedule_.stages.emplace_back(LinearStage{}));
+    }
+    stage->parts.push_back(part);
+    if (activations(format) != Activations::f32) buffers_[part.buffer].used_in = last_stage();
+    return {};
+  }
+
+  Result<void> add_quantize(const plan::Linear& op, Activations kind, std::uint32_t& buffer) {
+    const Rows rows = plan_.value(op.out).rows;
+    for (std::size_t i = buffers_.size(); i-- > 0;) {
+      if (buffers_[i].x == op.x && buffers_[i].kind == kind && buffers_[i].rows == rows) {
+        buffer = static_cast<std::uint32_t>(i);
+        return {};
+      }
+    }
+    buffer = static_cast<std::uint32_t>(buffers_.size());
+    const Quantize quantize{op.x, kind, buffer, rows};
+    // Linears of one input and several formats share a stage if the rounding goes in front of it.
+    if (last_stage() > 0 && std::holds_alternative<LinearStage>(schedule_.stages.back()) &&
+        made_in_[op.x.index] < last_stage()) {
+      auto* before = std::get_if<RowStage>(&schedule_.stages[last_stage() - 1]);
+      if (before != nullptr && before->rows == rows) {
+        before->ops.emplace_back(quantize);
+        buffers_.push_back({op.x, kind, rows, last_stage() - 1, last_stage()});
+        return {};
+      }
+    }
+    PLUMB_CHECK(add_row_op(quantize, rows));
+    used_in_[op.x.index] = last_stage();
+    buffers_.push_back({op.x, kind, rows, last_stage(), last_stage()});
+    return {};
+  }
+
+  Result<void> add(const plan::Attention& op) {
+    if (op.n_heads == 0 || op.n_kv_heads == 0 || op.n_kv_heads > op.n_heads || op.n_kv_heads != plan_.cache.n_kv_heads ||
+        op.head_dim != plan_.cache.head_dim || op.layer >= plan_.cache.n_layers) {
+      return fail("the attention of layer {} does not fit the plan's KV cache", op.layer);
+    }
+    schedule_.stages.emplace_back(AttentionStage{op_});
+    return add_row_op(Merge{op_}, Rows::tokens);
+  }
+
+  const Plan& plan_;
+  const std::vector<std::vector<float>>& vectors_;
+  Schedule schedule_;
+  std::uint32_t op_ = 0;
+  std::vector<std::uint32_t> made_in_, used_in_;  // stages, by ValueId
+  std::vector<Buffer> buffers_;
+};
+
+}  // namespace
+
+std::size_t activation_bytes(Activations kind, std::uint64_t n) {
+  switch (kind) {
+    case Activations::f32:
+      return n * sizeof(float);
+    case Activations::q8x128:
+      return (n + 127) / 128 * sizeof(Q8x128);
+    case Activations::q8x256:
+      return n / 256 * sizeof(Q8x256);
+  }
+  return 0;
+}
+
+Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors) {
+  return Planner(plan, vectors).make();
+}
+
+}  // namespace plumb::backends::cpu
