@@ -1,0 +1,185 @@
+"""The program as a user or a script sees it: what it prints where, and its exit codes. PLUMB names the program."""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+
+PLUMB = os.environ["PLUMB"]
+SOURCE = pathlib.Path(__file__).resolve().parents[2]
+
+
+def plumb(*arguments, stdin=b"", environment=None):
+    return subprocess.run(
+        [PLUMB, *arguments], input=stdin, capture_output=True, timeout=120, env={**os.environ, **(environment or {})}
+    )
+
+
+class CommandLine(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = pathlib.Path(self.folder.name)
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def ok(self, *arguments, **more):
+        done = plumb(*arguments, **more)
+        self.assertEqual(done.returncode, 0, done.stderr.decode(errors="replace"))
+        return done.stdout
+
+    def refused(self, *arguments, **more):
+        """Exit code 2, nothing on stdout, and a message on stderr, which is returned."""
+        done = plumb(*arguments, **more)
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertEqual(done.stdout, b"")
+        message = done.stderr.decode(errors="replace")
+        self.assertTrue(message.startswith("plumb"), message)
+        return message
+
+    def json(self, *arguments, **more):
+        return json.loads(self.ok(*arguments, "--json", **more))
+
+    def test_the_canary_echoes_one(self):
+        self.assertEqual(self.ok("run", "canary", "-p", "1", "--temp", "0"), b"1\n")
+
+    def test_every_backend_and_text_source_gives_the_same_answer(self):
+        for backend in ("reference", "cpu", "auto"):
+            self.assertEqual(self.ok("run", "canary", "-p", "upper cat", "--temp", "0", "--backend", backend), b"CAT\n")
+        (self.path / "prompt").write_bytes(b"upper cat")
+        self.assertEqual(self.ok("run", "canary", "-f", str(self.path / "prompt"), "--temp", "0"), b"CAT\n")
+        self.assertEqual(self.ok("run", "canary", "-f", "-", "--temp", "0", stdin=b"upper cat"), b"CAT\n")
+
+    def test_run_json(self):
+        document = self.json("run", "canary", "-p", "1", "--temp", "0", "--logprobs", "3")
+        self.assertEqual(document["text"], "1")
+        first = document["tokens"][0]
+        self.assertEqual(len(first["top"]), 3)
+        self.assertEqual(first["top"][0]["id"], first["id"])
+        self.assertLessEqual(first["logprob"], 0)
+        self.assertGreater(first["logprob"], -0.1)
+        again = self.json("run", "canary", "--tokens", ",".join(map(str, document["prompt_tokens"])), "--temp", "0")
+        self.assertEqual(again["text"], "1")
+
+    def test_a_seed_repeats_and_stop_texts_stop(self):
+        runs = {self.ok("run", "canary", "-p", "x", "--temp", "3", "--top-k", "0", "--seed", "7", "-n", "20") for _ in range(3)}
+        self.assertEqual(len(runs), 1)
+        stopped = self.json("run", "canary", "-p", "upper cat", "--temp", "0", "--stop", "T")
+        self.assertEqual(stopped["text"], "CA")
+        self.assertEqual(stopped["stop_reason"], "stop text")
+        self.assertEqual(self.json("run", "canary", "-p", "upper cat", "--temp", "0", "-n", "1")["stop_reason"], "token limit")
+
+    def test_tokenize_there_and_back(self):
+        text = "1 caf\u00e9\n\tx"
+        tokens = self.json("tokenize", "canary", "-p", text)
+        self.assertEqual(len(tokens["tokens"]), len(tokens["pieces"]))
+        bare = self.json("tokenize", "canary", "-p", text, "--no-bos")
+        self.assertEqual(tokens["tokens"][1:], bare["tokens"])
+        back = self.json("tokenize", "canary", "--decode", ",".join(map(str, bare["tokens"])))
+        self.assertEqual(back["text"], text)
+        self.assertIn("outside the vocabulary", self.refused("tokenize", "canary", "--decode", "99999"))
+
+    def test_template_prints_exactly_the_prompt(self):
+        (self.path / "m.json").write_text('[{"role": "user", "content": "hi"}]')
+        (self.path / "t.jinja").write_text("{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}{{ add_generation_prompt }}")
+        arguments = ("template", str(self.path / "t.jinja"), "--messages", str(self.path / "m.json"))
+        self.assertEqual(self.ok(*arguments, "--bos", "<s>"), b"<s>[hi]True")
+        self.assertEqual(self.ok(*arguments, "--no-generation-prompt"), b"[hi]False")
+        canary = self.ok("template", "canary", "--messages", str(self.path / "m.json"))
+        self.assertEqual(canary, b"<|user|>\nhi</s>\n<|assistant|>\n")
+        (self.path / "t.jinja").write_text("a\nb {{ nothing.at.all }}")
+        self.assertIn("line 2", self.refused(*arguments))
+
+    def test_inspect(self):
+        document = self.json("inspect", "canary")
+        self.assertEqual(document["metadata"]["general.architecture"], "llama")
+        self.assertIn("token_embd.weight", [tensor["name"] for tensor in document["tensors"]])
+        self.assertIn(b"valid", self.ok("inspect", "canary", "--check"))
+        tensor = self.json("inspect", "canary", "--tensor", "blk.0.attn_q.weight")
+        self.assertEqual(sum(tensor["histogram"]), tensor["values"])
+        self.assertIn("no tensor named", self.refused("inspect", "canary", "--tensor", "nonsense"))
+
+    def test_quantize_then_run(self):
+        out = self.path / "q.gguf"
+        canary = SOURCE / "models" / "canary-f16.gguf"
+        report = self.json("quantize", str(canary), str(out), "Q4_K_M")
+        self.assertTrue(report["tensors"])
+        self.assertEqual(self.ok("run", str(out), "-p", "1", "--temp", "0"), b"1\n")
+        self.assertEqual(os.listdir(self.path), ["q.gguf"])
+        self.assertIn("Q9_X", self.refused("quantize", str(canary), str(out), "Q9_X"))
+        self.assertIn("cannot", self.refused("quantize", str(canary), str(self.path / "no" / "where.gguf"), "Q8_0"))
+
+    def test_bad_files_get_a_message(self):
+        bad = self.path / "bad.gguf"
+        bad.write_bytes(b"not a model at all, whatever its name says")
+        self.assertIn(str(bad), self.refused("run", str(bad), "-p", "1"))
+        canary = (SOURCE / "models" / "canary-f16.gguf").read_bytes()
+        bad.write_bytes(canary[:100_000])
+        self.assertIn(str(bad), self.refused("inspect", str(bad), "--check"))
+        bad.write_bytes(canary[:8] + struct.pack("<Q", 2**60) + canary[16:])
+        self.assertIn("tensor", self.refused("run", str(bad), "-p", "1"))
+        self.assertIn("no such file", self.refused("run", str(self.path / "absent.gguf"), "-p", "1"))
+        self.assertIn("plumb pull", self.refused("run", "absent", "-p", "1", environment={"PLUMB_CACHE": str(self.path)}))
+
+    def test_bad_usage_gets_a_message(self):
+        self.refused()
+        self.refused("frobnicate")
+        self.refused("run", "canary", "-p", "1", "--no-such-option")
+        self.assertIn("no text", self.refused("run", "canary"))
+        self.assertIn("temperature", self.refused("run", "canary", "-p", "1", "--temp", "-1"))
+        self.assertIn("no backend", self.refused("run", "canary", "-p", "1", "--backend", "abacus"))
+        self.assertIn("cuda", self.refused("run", "canary", "-p", "1", "--backend", "cuda"))
+        self.assertIn("outside the vocabulary", self.refused("run", "canary", "--tokens", "1,99999"))
+        self.assertIn("--logit-bias", self.refused("run", "canary", "-p", "1", "--logit-bias", "x"))
+
+    def test_a_prompt_longer_than_the_context_is_refused(self):
+        self.assertIn("KV cache", self.refused("run", "canary", "-p", "word " * 200, "--ctx", "64"))
+
+    def test_selftest_json(self):
+        document = self.json("selftest", "--quant", "Q8_0,Q4_K_M")
+        self.assertEqual(document["failed"], 0)
+        self.assertEqual(document["passed"], len(document["results"]))
+        self.assertEqual({row["backend"] for row in document["results"]}, {"reference", "cpu"})
+        row = document["results"][0]
+        self.assertEqual((row["input"], row["expected"], row["actual"], row["pass"]), ("1", "1", "1", True))
+
+    def test_bench_json(self):
+        document = self.json("bench", "canary", "-p", "32", "-n", "8", "-r", "2")
+        for phase in ("prefill", "decode"):
+            self.assertGreater(document[phase]["tps_median"], 0)
+            self.assertLessEqual(document[phase]["tps_min"], document[phase]["tps_max"])
+        self.assertGreater(document["bytes_per_token"], 1_000_000)
+
+    def test_devices_json(self):
+        document = json.loads(self.ok("devices", "--quick", "--json"))
+        self.assertTrue({"cpu", "reference"} <= {b["name"] for b in document["backends"] if b["present"]})
+
+    def test_chat_reads_lines_and_answers_each(self):
+        answers = self.ok("chat", "canary", "--temp", "0", stdin=b"1\nupper cat\n/reset\nupper dog\n")
+        self.assertEqual(answers.splitlines()[0], b"1")
+        self.assertEqual(answers.splitlines()[-1], b"DOG")
+
+    def test_an_interrupt_ends_cleanly(self):
+        with open(self.path / "out", "wb") as out:
+            process = subprocess.Popen(
+                [PLUMB, "run", "canary", "-p", "x", "--temp", "5", "--top-k", "0", "--min-p", "0", "--top-p", "1",
+                 "--logit-bias", "2=-inf", "--ctx", "100000", "--backend", "reference"],
+                stdout=out, stderr=subprocess.PIPE)
+            time.sleep(1.5)
+            process.send_signal(signal.SIGINT)
+            message = process.communicate(timeout=20)[1]
+        self.assertEqual(process.returncode, 0, message)
+        self.assertIn(b"interrupted", message)
+
+    def test_the_page_of_commands_is_up_to_date(self):
+        page = subprocess.run([SOURCE / "scripts" / "docs", PLUMB], capture_output=True, check=True).stdout
+        self.assertEqual(page.decode(), (SOURCE / "docs" / "cli.md").read_text(), "run: scripts/docs >docs/cli.md")
+
+
+if __name__ == "__main__":
+    unittest.main()
