@@ -27,6 +27,12 @@ namespace plumb::gguf {
 
 inline constexpr std::size_t max_dims = 4;
 
+// Bounds of what a file may ask to be indexed, far beyond any real model, so that a damaged count inside gigabytes of
+// weights is an error and not gigabytes of index. GGUF itself sets none.
+inline constexpr std::uint64_t max_tensors = std::uint64_t{1} << 20;
+inline constexpr std::uint64_t max_metadata = std::uint64_t{1} << 20;
+inline constexpr std::uint64_t max_indexed = std::uint64_t{1} << 24;  // strings in arrays and arrays in arrays, together
+
 struct Tensor {
   std::string_view name;
   quants::Format format;

@@ -78,7 +78,8 @@ Result<ValueType> read_type(Cursor& cursor) {
   return static_cast<ValueType>(id);
 }
 
-Result<Array> read_array(Cursor& cursor, int depth) {
+// `index_left` is how many more strings and arrays the file's arrays may hold.
+Result<Array> read_array(Cursor& cursor, int depth, std::uint64_t& index_left) {
   const std::uint64_t start = cursor.offset();
   if (depth > max_array_depth) return fail("the arrays at byte {} are nested deeper than {}", start, max_array_depth);
   Array array;
@@ -95,6 +96,13 @@ Result<Array> read_array(Cursor& cursor, int depth) {
     return fail("the array's count at byte {} is {}, but only {} bytes follow", count_offset, array.count,
                 cursor.remaining());
   }
+  if (is_string || is_array) {
+    if (array.count > index_left) {
+      return fail("the array's count at byte {} is {}; the strings and arrays in arrays of a file may be {} at most",
+                  count_offset, array.count, max_indexed);
+    }
+    index_left -= array.count;
+  }
   if (is_string) {
     array.strings.reserve(std::min(array.count, max_first_reserve));
     for (std::uint64_t i = 0; i < array.count; ++i) {
@@ -104,7 +112,7 @@ Result<Array> read_array(Cursor& cursor, int depth) {
   } else if (is_array) {
     array.arrays.reserve(std::min(array.count, max_first_reserve));
     for (std::uint64_t i = 0; i < array.count; ++i) {
-      PLUMB_TRY(auto inner, read_array(cursor, depth + 1));
+      PLUMB_TRY(auto inner, read_array(cursor, depth + 1, index_left));
       array.arrays.push_back(std::move(inner));
     }
   } else {
@@ -121,7 +129,7 @@ Result<Value> read_number(Cursor& cursor) {
   return Value(value);
 }
 
-Result<Value> read_value(Cursor& cursor) {
+Result<Value> read_value(Cursor& cursor, std::uint64_t& index_left) {
   PLUMB_TRY(const auto type, read_type(cursor));
   switch (type) {
     case ValueType::u8:
@@ -155,7 +163,7 @@ Result<Value> read_value(Cursor& cursor) {
       return Value(string);
     }
     case ValueType::array: {
-      PLUMB_TRY(auto array, read_array(cursor, 1));
+      PLUMB_TRY(auto array, read_array(cursor, 1, index_left));
       return Value(std::move(array));
     }
   }
@@ -281,9 +289,15 @@ Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes) {
     return fail("the tensor count at byte 8 is {}, but only {} bytes follow byte {}", header.n_tensors, cursor.remaining(),
                 header_bytes);
   }
+  if (header.n_tensors > max_tensors) {
+    return fail("the tensor count at byte 8 is {}; at most {} are allowed", header.n_tensors, max_tensors);
+  }
   if (header.n_metadata > cursor.remaining() / min_metadata_bytes) {
     return fail("the metadata count at byte 16 is {}, but only {} bytes follow byte {}", header.n_metadata,
                 cursor.remaining(), header_bytes);
+  }
+  if (header.n_metadata > max_metadata) {
+    return fail("the metadata count at byte 16 is {}; at most {} are allowed", header.n_metadata, max_metadata);
   }
   return header;
 }
@@ -301,6 +315,7 @@ Result<std::uint64_t> check_alignment(const Value& value, std::uint64_t offset) 
 }
 
 Result<void> read_metadata(Cursor& cursor, std::uint64_t count, ParsedFile& parsed) {
+  std::uint64_t index_left = max_indexed;
   std::vector<std::uint64_t> offsets;
   parsed.metadata.reserve(std::min(count, max_first_reserve));
   offsets.reserve(std::min(count, max_first_reserve));
@@ -308,7 +323,7 @@ Result<void> read_metadata(Cursor& cursor, std::uint64_t count, ParsedFile& pars
     const std::uint64_t offset = cursor.offset();
     auto key = cursor.string("a key");
     if (!key) return fail("metadata {} of {}: {}", i + 1, count, key.error().message);
-    auto value = read_value(cursor);
+    auto value = read_value(cursor, index_left);
     if (!value) return fail("key {} at byte {}: {}", in_quotes(*key), offset, value.error().message);
     if (*key == "general.alignment") {
       PLUMB_TRY(parsed.alignment, check_alignment(*value, offset));
