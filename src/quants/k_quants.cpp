@@ -23,6 +23,16 @@ float super_scale(float x) {
   return std::copysign(std::ceil(std::fabs(x) / quantum) * quantum, x);
 }
 
+// The super-block's scale for the groups' scales (or mins), and what each becomes under it.
+template <std::size_t n, class Int>
+float fit_super_scale(const std::array<float, n>& ideal, fit::Range range, std::array<Int, n>& levels) {
+  std::array<float, n> w;
+  w.fill(1.0f);
+  const float d = super_scale(fit::fit_scale<n>(ideal.data(), w.data(), range, {8, 0.25f}));
+  for (std::size_t g = 0; g < n; ++g) levels[g] = static_cast<Int>(fit::level_of(ideal[g], {d, 0.0f}, range));
+  return d;
+}
+
 // A super-block of Q4_K or Q5_K taken apart: w = (d * scale) * q - (dmin * min).
 struct AffineSuperBlock {
   float d = 0.0f;
@@ -37,6 +47,7 @@ struct AffineSuperBlock {
 };
 
 constexpr int highest_6_bits = 63;
+constexpr fit::Range levels_6_bits{0.0f, highest_6_bits};
 
 // Moves every group's scale and min by at most one to where its error is least, and returns the sum of the errors.
 float settle_groups(const float* x, const float* w, fit::Range range, AffineSuperBlock& block) {
@@ -83,13 +94,14 @@ void refit_super_scales(const float* x, const float* w, fit::Range range, Affine
     xa += scale * sums.xq;
     xb += min * sum_wx;
   }
-  const float determinant = aa * bb - ab * ab;
-  if (determinant > 0.0f) {
+  if (bb == 0.0f) {
+    if (aa > 0.0f) block.d = xa / aa;
+  } else if (aa == 0.0f) {
+    block.dmin = -xb / bb;
+  } else if (!fit::is_singular(aa, ab, bb)) {
+    const float determinant = aa * bb - ab * ab;
     block.d = (xa * bb - xb * ab) / determinant;
     block.dmin = (xa * ab - xb * aa) / determinant;
-  } else {
-    block.d = aa > 0.0f ? xa / aa : 0.0f;
-    block.dmin = 0.0f;
   }
   block.d = super_scale(std::max(block.d, 0.0f));
   block.dmin = super_scale(std::max(block.dmin, 0.0f));
@@ -102,21 +114,16 @@ AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials)
   fit::load<super_block>(values, fit::largest_half * highest_6_bits, x.data());
   fit::importance_of<super_block>(x.data(), w.data());
 
-  std::array<fit::Scale, n_groups_32> ideal;
-  fit::Scale largest;
+  std::array<float, n_groups_32> scales;
+  std::array<float, n_groups_32> mins;
   for (std::size_t g = 0; g < n_groups_32; ++g) {
-    ideal[g] = fit::fit_scale_offset<32>(x.data() + 32 * g, w.data() + 32 * g, high, trials, true);
-    largest = {std::max(largest.scale, ideal[g].scale), std::max(largest.offset, -ideal[g].offset)};
+    const fit::Scale ideal = fit::fit_scale_offset<32>(x.data() + 32 * g, w.data() + 32 * g, high, trials, true);
+    scales[g] = ideal.scale;
+    mins[g] = -ideal.offset;
   }
   AffineSuperBlock best;
-  best.d = super_scale(largest.scale / highest_6_bits);
-  best.dmin = super_scale(largest.offset / highest_6_bits);
-  const float per_d = fit::reciprocal(best.d);
-  const float per_dmin = fit::reciprocal(best.dmin);
-  for (std::size_t g = 0; g < n_groups_32; ++g) {
-    best.scales[g] = static_cast<std::uint8_t>(fit::level_of(ideal[g].scale, 0.0f, per_d, {0.0f, highest_6_bits}));
-    best.mins[g] = static_cast<std::uint8_t>(fit::level_of(-ideal[g].offset, 0.0f, per_dmin, {0.0f, highest_6_bits}));
-  }
+  best.d = fit_super_scale(scales, levels_6_bits, best.scales);
+  best.dmin = fit_super_scale(mins, levels_6_bits, best.mins);
   float best_error = settle_groups(x.data(), w.data(), range, best);
   for (int round = 0; round < 2; ++round) {
     AffineSuperBlock trial = best;
@@ -128,7 +135,7 @@ AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials)
   }
   for (std::size_t i = 0; i < super_block; ++i) {
     const fit::Scale s = best.group(i / 32);
-    best.q[i] = static_cast<std::uint8_t>(fit::level_of(x[i], s.offset, fit::reciprocal(s.scale), range));
+    best.q[i] = static_cast<std::uint8_t>(fit::level_of(x[i], s, range));
   }
   return best;
 }
@@ -182,17 +189,11 @@ void refit_super_scale(const float* x, const float* w, SymmetricSuperBlock& bloc
 
 SymmetricSuperBlock fit_symmetric(const float* x, const float* w) {
   std::array<float, n_groups_16> ideal;
-  float largest = 0.0f;
   for (std::size_t g = 0; g < n_groups_16; ++g) {
     ideal[g] = fit::fit_scale<16>(x + 16 * g, w + 16 * g, q6_levels, {4, 0.25f});
-    if (std::fabs(ideal[g]) > std::fabs(largest)) largest = ideal[g];
   }
   SymmetricSuperBlock best;
-  best.d = super_scale(largest / -128.0f);
-  const float per_d = fit::reciprocal(best.d);
-  for (std::size_t g = 0; g < n_groups_16; ++g) {
-    best.scales[g] = static_cast<std::int8_t>(fit::level_of(ideal[g], 0.0f, per_d, {-128.0f, 127.0f}));
-  }
+  best.d = fit_super_scale(ideal, {-128.0f, 127.0f}, best.scales);
   float best_error = settle_groups(x, w, best);
   for (int round = 0; round < 2; ++round) {
     SymmetricSuperBlock trial = best;
@@ -338,8 +339,8 @@ void encode_q6_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
     block->ql.fill(0);
     block->qh.fill(0);
     for (std::size_t i = 0; i < super_block; ++i) {
-      const float inverse = fit::reciprocal(fitted.d * static_cast<float>(fitted.scales[i / 16]));
-      const int q = static_cast<int>(fit::level_of(x[i], 0.0f, inverse, q6_levels)) + 32;
+      const float scale = fitted.d * static_cast<float>(fitted.scales[i / 16]);
+      const int q = static_cast<int>(fit::level_of(x[i], {scale, 0.0f}, q6_levels)) + 32;
       block->ql[64 * (i / 128) + i % 64] |= static_cast<std::uint8_t>((q & 0x0f) << (4 * (i % 128 / 64)));
       block->qh[32 * (i / 128) + i % 32] |= static_cast<std::uint8_t>((q >> 4) << (2 * (i % 128 / 32)));
     }

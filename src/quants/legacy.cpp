@@ -47,9 +47,8 @@ float fit_symmetric(const float* values, int half, fit::Trials trials, Levels& q
   fit::load<small_block>(values, fit::largest_half * static_cast<float>(half), x.data());
   w.fill(1.0f);
   const float d = fit::to_half(fit::fit_scale<small_block>(x.data(), w.data(), range, trials));
-  const float inverse = fit::reciprocal(d);
   for (std::size_t j = 0; j < small_block; ++j) {
-    q[j] = static_cast<std::uint8_t>(static_cast<int>(fit::level_of(x[j], 0.0f, inverse, range)) + half);
+    q[j] = static_cast<std::uint8_t>(static_cast<int>(fit::level_of(x[j], {d, 0.0f}, range)) + half);
   }
   return d;
 }
@@ -62,9 +61,8 @@ fit::Scale fit_affine(const float* values, float high, fit::Trials trials, Level
   w.fill(1.0f);
   fit::Scale s = fit::fit_scale_offset<small_block>(x.data(), w.data(), high, trials, false);
   s = {fit::to_half(s.scale), fit::to_half(s.offset)};
-  const float inverse = fit::reciprocal(s.scale);
   for (std::size_t j = 0; j < small_block; ++j) {
-    q[j] = static_cast<std::uint8_t>(fit::level_of(x[j], s.offset, inverse, {0.0f, high}));
+    q[j] = static_cast<std::uint8_t>(fit::level_of(x[j], s, {0.0f, high}));
   }
   return s;
 }
