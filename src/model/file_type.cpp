@@ -1,0 +1,218 @@
+#include "model/file_type.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <numeric>
+#include <optional>
+#include <string>
+
+namespace plumb::model {
+namespace {
+
+using quants::Format;
+
+constexpr std::array table = {
+    FileTypeInfo{FileType::f32, "F32", Format::f32, false, "32 bits a weight; for measuring"},
+    FileTypeInfo{FileType::bf16, "BF16", Format::bf16, false, "16 bits a weight; as most models are trained"},
+    FileTypeInfo{FileType::f16, "F16", Format::f16, false, "16 bits a weight; to quantize from"},
+    FileTypeInfo{FileType::q8_0, "Q8_0", Format::q8_0, true, "8.5 bits a weight; no loss that shows"},
+    FileTypeInfo{FileType::q6_k, "Q6_K", Format::q6_k, true, "6.6 bits a weight; very small loss"},
+    FileTypeInfo{FileType::q5_1, "Q5_1", Format::q5_1, false, "6 bits a weight; older, Q5_K_M is better"},
+    FileTypeInfo{FileType::q5_k_m, "Q5_K_M", Format::q5_k, true, "5.7 bits a weight; small loss"},
+    FileTypeInfo{FileType::q5_k_s, "Q5_K_S", Format::q5_k, false, "5.5 bits a weight; small loss"},
+    FileTypeInfo{FileType::q5_0, "Q5_0", Format::q5_0, false, "5.5 bits a weight; older, Q5_K_S is better"},
+    FileTypeInfo{FileType::q4_1, "Q4_1", Format::q4_1, false, "5 bits a weight; older, Q4_K_M is better"},
+    FileTypeInfo{FileType::q4_k_m, "Q4_K_M", Format::q4_k, true,
+                 "4.8 bits a weight; the usual balance of size and quality"},
+    FileTypeInfo{FileType::q4_k_s, "Q4_K_S", Format::q4_k, false, "4.6 bits a weight; smaller, some loss"},
+    FileTypeInfo{FileType::q4_0, "Q4_0", Format::q4_0, false, "4.5 bits a weight; older, Q4_K_S is better"},
+};
+
+constexpr auto types = [] {
+  std::array<FileType, table.size()> result{};
+  for (std::size_t i = 0; i < table.size(); ++i) result[i] = table[i].type;
+  return result;
+}();
+
+constexpr char upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
+
+// What a tensor does, as far as the choice of its format asks.
+enum class Role { token_embd, output, attn_v, attn_k, attn_output, ffn_down, other };
+
+bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+
+Role role_of(std::string_view name) {
+  if (name == "output.weight") return Role::output;
+  if (name == "token_embd.weight") return Role::token_embd;
+  // Q, K and V in one tensor, and the low-rank K and V, are as sensitive as V.
+  for (const char* part : {"attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight"}) {
+    if (contains(name, part)) return Role::attn_v;
+  }
+  if (contains(name, "attn_k.weight")) return Role::attn_k;
+  if (contains(name, "attn_output.weight")) return Role::attn_output;
+  if (contains(name, "ffn_down")) return Role::ffn_down;
+  return Role::other;
+}
+
+// Whether a file type applies to a tensor at all: matrices of weights, but no norms, positions or expert routers.
+bool is_quantizable(const gguf::Tensor& tensor) {
+  const std::string_view name = tensor.name;
+  const bool is_matrix = tensor.dims[1] > 1 || tensor.dims[2] > 1 || tensor.dims[3] > 1;
+  if (!is_matrix || !name.ends_with("weight")) return false;
+  if (name == "position_embd.weight" || name == "token_types.weight") return false;
+  for (const char* part :
+       {"_norm.weight", "ffn_gate_inp.weight", "attn_rel_b.weight", "ssm_conv1d", "shortconv.conv.weight"}) {
+    if (contains(name, part)) return false;
+  }
+  return true;
+}
+
+// N of "blk.N.…".
+std::optional<std::uint64_t> block_of(std::string_view name) {
+  constexpr std::string_view prefix = "blk.";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  std::uint64_t block = 0;
+  const auto [end, error] = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), block);
+  if (error != std::errc{} || end == name.data() + name.size() || *end != '.') return std::nullopt;
+  return block;
+}
+
+// The layers that a mixture (_M) gives more bits: the first and last eighth, and every third between.
+bool is_favoured(std::uint64_t layer, std::uint64_t n_layers) {
+  return layer < n_layers / 8 || layer >= 7 * n_layers / 8 || (layer - n_layers / 8) % 3 == 2;
+}
+
+struct Shape {
+  std::uint64_t n_layers = 0;
+  std::uint64_t n_experts = 0;
+  bool is_70b = false;  // Llama 70B: eight query heads share one of V
+};
+
+Result<Shape> read_shape(const gguf::File& in) {
+  PLUMB_TRY(const std::string_view name, in.get_string("general.architecture"));
+  const std::string architecture(name);
+  Shape shape;
+  PLUMB_TRY(shape.n_layers, in.get_uint(architecture + ".block_count"));
+  if (in.find(architecture + ".expert_count") != nullptr) {
+    PLUMB_TRY(shape.n_experts, in.get_uint(architecture + ".expert_count"));
+  }
+  if (shape.n_layers == 80 && architecture == "llama") {
+    PLUMB_TRY(const std::uint64_t n_heads, in.get_uint("llama.attention.head_count"));
+    const bool grouped = in.find("llama.attention.head_count_kv") != nullptr;
+    PLUMB_TRY(const std::uint64_t n_kv_heads, grouped ? in.get_uint("llama.attention.head_count_kv") : n_heads);
+    shape.is_70b = n_kv_heads != n_heads;
+  }
+  return shape;
+}
+
+// Where a tensor stands among those of its role: tensors of the same role in order of their blocks.
+struct Place {
+  std::uint64_t index = 0;
+  std::uint64_t count = 0;
+};
+
+Format choose_attn_v(FileType type, const Shape& shape, Place place, Format usual) {
+  if (shape.n_experts == 8) return Format::q8_0;  // small beside the experts
+  const bool is_mixture = type == FileType::q4_k_m || type == FileType::q5_k_m;
+  if (is_mixture && is_favoured(place.index, place.count)) return Format::q6_k;
+  if (type == FileType::q4_k_s && place.index < 4) return Format::q5_k;
+  if (shape.is_70b && usual == Format::q4_k) return Format::q5_k;
+  return usual;
+}
+
+Format choose_ffn_down(FileType type, Place place, Format usual) {
+  const bool is_mixture = type == FileType::q4_k_m || type == FileType::q5_k_m;
+  if (is_mixture && is_favoured(place.index, place.count)) return Format::q6_k;
+  if (type == FileType::q4_k_s && place.index < place.count / 8) return Format::q5_k;
+  return usual;
+}
+
+// A format whose blocks fit rows of n weights.
+Format fitting(Format format, std::uint64_t n) {
+  const auto fits = [n](Format candidate) { return n % quants::info(candidate).block_size == 0; };
+  if (fits(format)) return format;
+  const Format smaller_blocks = format == Format::q4_k   ? Format::q5_0
+                                : format == Format::q5_k ? Format::q5_1
+                                : format == Format::q6_k ? Format::q8_0
+                                                         : Format::f16;
+  return fits(smaller_blocks) ? smaller_blocks : Format::f16;
+}
+
+}  // namespace
+
+std::span<const FileType> file_types() { return types; }
+
+const FileTypeInfo& info(FileType type) {
+  return *std::find_if(table.begin(), table.end(), [type](const FileTypeInfo& entry) { return entry.type == type; });
+}
+
+std::string_view name(FileType type) { return info(type).name; }
+
+Result<FileType> parse_file_type(std::string_view name) {
+  std::string wanted(name);
+  std::transform(wanted.begin(), wanted.end(), wanted.begin(), upper);
+  if (wanted == "Q4_K" || wanted == "Q5_K") wanted += "_M";
+  std::string known;
+  for (const FileTypeInfo& entry : table) {
+    if (entry.name == wanted) return entry.type;
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return fail("'{}' is not a quantization that Plumb writes; use one of {}", name, known);
+}
+
+Result<std::vector<Format>> choose_formats(const gguf::File& in, FileType type) {
+  const Format usual = info(type).format;
+  const std::span<const gguf::Tensor> tensors = in.tensors();
+  std::vector<Format> formats;
+  formats.reserve(tensors.size());
+  for (const gguf::Tensor& tensor : tensors) formats.push_back(is_quantizable(tensor) ? usual : tensor.format);
+  if (quants::info(usual).block_size == 1) return formats;
+
+  PLUMB_TRY(const Shape shape, read_shape(in));
+  const bool is_tied = in.tensor("output.weight") == nullptr;
+  std::vector<std::size_t> by_block(tensors.size());
+  std::iota(by_block.begin(), by_block.end(), 0);
+  std::stable_sort(by_block.begin(), by_block.end(), [&tensors](std::size_t a, std::size_t b) {
+    return block_of(tensors[a].name) < block_of(tensors[b].name);
+  });
+  const auto n_attn_v = static_cast<std::uint64_t>(std::count_if(
+      tensors.begin(), tensors.end(), [](const gguf::Tensor& tensor) { return role_of(tensor.name) == Role::attn_v; }));
+  Place attn_v{0, n_attn_v};
+  Place ffn_down{0, shape.n_layers};
+  for (const std::size_t i : by_block) {
+    const gguf::Tensor& tensor = tensors[i];
+    if (!is_quantizable(tensor)) continue;
+    Format& format = formats[i];
+    const Role role = role_of(tensor.name);
+    if (role == Role::output || (role == Role::token_embd && is_tied)) {
+      // The logits feel every error of this tensor.
+      const bool fits = tensor.dims[0] % quants::info(usual).block_size == 0;
+      format = usual == Format::q8_0 || !fits ? Format::q8_0 : Format::q6_k;
+    } else if (role == Role::attn_v) {
+      format = choose_attn_v(type, shape, attn_v, usual);
+      ++attn_v.index;
+    } else if (role == Role::attn_k && shape.n_experts == 8) {
+      format = Format::q8_0;
+    } else if (role == Role::attn_output && shape.n_experts == 8 && usual == Format::q4_k) {
+      format = Format::q5_k;
+    } else if (role == Role::ffn_down) {
+      Place place = ffn_down;
+      if (shape.n_experts > 1) {
+        // Several tensors a layer: the name says which.
+        const std::optional<std::uint64_t> block = block_of(tensor.name);
+        if (!block || *block >= shape.n_layers) {
+          return fail("{}: tensor '{}' belongs to no block below the block count of {}; the file is damaged", in.label(),
+                      tensor.name, shape.n_layers);
+        }
+        place.index = *block;
+      }
+      format = choose_ffn_down(type, place, usual);
+      ++ffn_down.index;
+    }
+    format = fitting(format, tensor.dims[0]);
+  }
+  return formats;
+}
+
+}  // namespace plumb::model

@@ -1,0 +1,56 @@
+// File types: which format each tensor of a quantized model is stored in.
+//
+// The names, the numbers (general.file_type) and the choices for each tensor are llama.cpp's, so that a file made here has
+// the size, the speed and the formats that its name promises elsewhere. Source of the rules:
+// https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp (tools/make_quantize_goldens.py checks them).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "gguf/file.h"
+#include "quants/format.h"
+
+namespace plumb::model {
+
+// Values are those of general.file_type.
+enum class FileType : std::uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q8_0 = 7,
+  q5_0 = 8,
+  q5_1 = 9,
+  q4_k_s = 14,
+  q4_k_m = 15,
+  q5_k_s = 16,
+  q5_k_m = 17,
+  q6_k = 18,
+  bf16 = 32,
+};
+
+struct FileTypeInfo {
+  FileType type;
+  std::string_view name;   // "Q4_K_M"
+  quants::Format format;   // of most tensors
+  bool recommended;        // a good choice for its size
+  std::string_view about;  // for lists: "4.8 bits a weight; ..."
+};
+
+// Every file type that Plumb writes, from the largest to the smallest.
+std::span<const FileType> file_types();
+const FileTypeInfo& info(FileType type);
+std::string_view name(FileType type);
+
+// By name in any case; "Q4_K" and "Q5_K" stand for the _M mixtures. The error lists what there is.
+Result<FileType> parse_file_type(std::string_view name);
+
+// The format of each tensor of `in`, in its order, in a file of that type. Errors: no architecture or block count, or a
+// block number that the block count does not allow.
+Result<std::vector<quants::Format>> choose_formats(const gguf::File& in, FileType type);
+
+}  // namespace plumb::model
