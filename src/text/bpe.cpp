@@ -57,9 +57,10 @@ class Bpe final : public Encoder {
       }
       const auto token = rules_.byte_level ? vocabulary_.find(spelled_) : vocabulary_.find(hex_piece(value));
       tokens_of_bytes_[byte] = token ? *token : none;
-      // Some vocabularies list the letters that spell these bytes as added tokens: there the letter is the letter.
-      if (never_in_utf8(byte) && (!token || vocabulary_.is(*token, attribute_user_defined | attribute_control)))
-        replaces_invalid_ = replaces_invalid_ || rules_.byte_level;
+      // Some vocabularies lack these bytes, or list the letters that would spell them as added tokens, for the letters.
+      const bool added = token && vocabulary_.is(*token, attribute_user_defined | attribute_control);
+      lost_when_invalid_[byte] = rules_.byte_level && (!token || (added && never_in_utf8(byte)));
+      loses_invalid_ = loses_invalid_ || lost_when_invalid_[byte];
     }
     return load_merges(file);
   }
@@ -71,7 +72,7 @@ class Bpe final : public Encoder {
       text = changed;
     }
     std::string repaired;
-    if (replaces_invalid_) text = repair(text, repaired);
+    if (loses_invalid_) text = repair(text, repaired);
     PLUMB_TRY(const std::vector<std::uint32_t> ends, pre_tokenizer_.split(text));
     PieceCache cache;
     Work work;
@@ -141,6 +142,7 @@ class Bpe final : public Encoder {
   Result<void> load_merges(const gguf::File& file) {
     PLUMB_TRY(const gguf::Array* merges, file.get_array(merges_key, gguf::ValueType::string));
     merges_ = IntegerMap<Merge>(merges->count);
+    std::uint32_t result = 0;
     for (std::uint32_t rank = 0; rank < merges->count; ++rank) {
       const std::string_view merge = merges->strings[rank];
       const std::size_t space = merge.find(' ', 1);
@@ -153,17 +155,21 @@ class Bpe final : public Encoder {
       spelled_ += right;
       const TokenId left_symbol = symbol(left);
       const TokenId right_symbol = symbol(right);
-      merges_.insert(pair_key(left_symbol, right_symbol), Merge{rank, symbol(spelled_)});
+      // Vocabularies list what merges make in the order of the merges, mostly.
+      const bool next = result + 1 < vocabulary_.size() && vocabulary_.pieces[result + 1] == spelled_;
+      const TokenId made = next ? static_cast<TokenId>(result + 1) : symbol(spelled_);
+      result = static_cast<std::uint32_t>(made);
+      merges_.insert(pair_key(left_symbol, right_symbol), Merge{rank, made});
     }
     return {};
   }
 
-  // The text with U+FFFD for each byte that is not UTF-8.
-  static std::string_view repair(std::string_view text, std::string& storage) {
+  // The text with U+FFFD for each byte that is not UTF-8 and that the vocabulary cannot give back.
+  std::string_view repair(std::string_view text, std::string& storage) const {
     std::size_t kept = 0;
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t length = utf8_length(text, at);
-      if (length == 0) {
+      if (length == 0 && lost_when_invalid_[static_cast<unsigned char>(text[at])]) {
         storage += text.substr(kept, at - kept);
         storage += replacement;
         kept = at + 1;
@@ -234,7 +240,8 @@ class Bpe final : public Encoder {
   IntegerMap<Merge> merges_;
   std::array<TokenId, 256> symbols_of_bytes_{};
   std::array<TokenId, 256> tokens_of_bytes_{};
-  bool replaces_invalid_ = false;
+  std::array<bool, 256> lost_when_invalid_{};
+  bool loses_invalid_ = false;
   StringIndex extra_;  // strings that merges name and that are no tokens
   std::deque<std::string> extra_texts_;
   std::string spelled_;  // scratch while loading

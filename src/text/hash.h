@@ -2,6 +2,7 @@
 // can be made to collide.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -89,7 +90,8 @@ class IntegerMap {
   std::vector<Slot> slots_;
 };
 
-// From strings to their index in a list that the caller keeps: `text_of(index)` gives an entry's string back.
+// From strings to their index in a list that the caller keeps: `text_of(index)` gives an entry's string back. Most tokens
+// are short, and are compared without a look at the list.
 class StringIndex {
  public:
   explicit StringIndex(std::size_t expected = 0) : seed_(random_seed()), slots_(std::bit_ceil(expected * 3 / 2 + 8)) {}
@@ -105,26 +107,36 @@ class StringIndex {
   template <class TextOf>
   std::uint32_t insert(std::string_view text, std::uint32_t index, const TextOf& text_of) {
     if ((size_ + 1) * 3 > slots_.size() * 2) grow(text_of);
-    const std::uint64_t hash = hash_bytes(text, seed_);
-    Slot& slot = slots_[locate(text, hash, text_of)];
+    Slot& slot = slots_[locate(text, hash_bytes(text, seed_), text_of)];
     if (slot.entry != 0) return slot.entry - 1;
-    slot = {static_cast<std::uint32_t>(hash >> 32), index + 1};
+    slot = {head_of(text), static_cast<std::uint32_t>(text.size()), index + 1};
     ++size_;
     return index;
   }
 
  private:
   struct Slot {
-    std::uint32_t tag = 0;    // upper half of the hash
-    std::uint32_t entry = 0;  // index + 1; 0 when empty
+    std::uint64_t head = 0;    // the first bytes of the text
+    std::uint32_t length = 0;  // of the text, cut to 32 bits
+    std::uint32_t entry = 0;   // index + 1; 0 when empty
   };
+
+  static std::uint64_t head_of(std::string_view text) {
+    std::uint64_t head = 0;
+    std::memcpy(&head, text.data(), std::min(text.size(), sizeof head));
+    return head;
+  }
 
   template <class TextOf>
   [[nodiscard]] std::size_t locate(std::string_view text, std::uint64_t hash, const TextOf& text_of) const {
     const std::size_t mask = slots_.size() - 1;
-    const auto tag = static_cast<std::uint32_t>(hash >> 32);
+    const std::uint64_t head = head_of(text);
+    const auto length = static_cast<std::uint32_t>(text.size());
+    const auto same = [&](const Slot& slot) {
+      return slot.head == head && slot.length == length && (text.size() <= sizeof head || text_of(slot.entry - 1) == text);
+    };
     std::size_t at = hash & mask;
-    while (slots_[at].entry != 0 && (slots_[at].tag != tag || text_of(slots_[at].entry - 1) != text)) at = (at + 1) & mask;
+    while (slots_[at].entry != 0 && !same(slots_[at])) at = (at + 1) & mask;
     return at;
   }
 

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <queue>
+#include <utility>
 #include <vector>
 
+#include "text/hash.h"
 #include "text/tokenizer.h"
 
 namespace plumb::text {
@@ -34,23 +37,114 @@ class Merger {
     if (symbols.size() < 2) return;
     if (symbols.size() <= few) {
       run_few(symbols, find);
+    } else if (symbols.size() <= many) {
+      run_queue<Heap>(symbols, find);
     } else {
-      run_many(symbols, find);
+      run_queue<Buckets>(symbols, find);
     }
   }
 
  private:
-  static constexpr std::size_t few = 32;  // up to here, looking at all pairs is quicker than a queue
+  static constexpr std::size_t few = 32;     // up to here, looking at all pairs is quicker than a queue
+  static constexpr std::size_t many = 4096;  // from here on, one heap would not fit the cache
   static constexpr std::uint32_t never = ~std::uint32_t{0};
 
   struct Candidate {
-    std::uint32_t order;
     std::uint32_t left;
     std::uint32_t length;  // of both together: another length means that one of them has been merged since
     TokenId id;
-    bool operator<(const Candidate& other) const {  // the top of a std::priority_queue is its greatest
-      return order != other.order ? order > other.order : left > other.left;
+    bool operator>(const Candidate& other) const { return left > other.left; }
+  };
+
+  // The candidates of one order. A long text has few orders and many candidates, most of which are known before the first
+  // of them is taken: these are sorted once, and only late ones need a heap.
+  class Bucket {
+   public:
+    void push(const Candidate& candidate) {
+      if (!taking_) {
+        early_.push_back(candidate);
+      } else {
+        late_.push_back(candidate);
+        std::push_heap(late_.begin(), late_.end(), std::greater<>());
+      }
     }
+
+    Candidate take() {
+      if (!taking_) {
+        const auto by_left = [](const Candidate& a, const Candidate& b) { return b > a; };
+        if (!std::is_sorted(early_.begin(), early_.end(), by_left)) std::sort(early_.begin(), early_.end(), by_left);
+        taking_ = true;
+      }
+      if (late_.empty() || (taken_ < early_.size() && late_.front() > early_[taken_])) return early_[taken_++];
+      std::pop_heap(late_.begin(), late_.end(), std::greater<>());
+      const Candidate candidate = late_.back();
+      late_.pop_back();
+      return candidate;
+    }
+
+    [[nodiscard]] bool empty() const { return taken_ == early_.size() && late_.empty(); }
+
+   private:
+    std::vector<Candidate> early_, late_;
+    std::size_t taken_ = 0;
+    bool taking_ = false;
+  };
+
+  // All candidates, taken by order and then from the left: in one heap, …
+  class Heap {
+   public:
+    void push(std::uint32_t order, const Candidate& candidate) { heap_.push({order, candidate}); }
+
+    std::optional<Candidate> take() {
+      if (heap_.empty()) return std::nullopt;
+      const Candidate candidate = heap_.top().second;
+      heap_.pop();
+      return candidate;
+    }
+
+   private:
+    using Item = std::pair<std::uint32_t, Candidate>;
+    struct Later {
+      bool operator()(const Item& a, const Item& b) const {
+        return a.first != b.first ? a.first > b.first : a.second > b.second;
+      }
+    };
+    std::priority_queue<Item, std::vector<Item>, Later> heap_;
+  };
+
+  // … or in a bucket for each order.
+  class Buckets {
+   public:
+    void push(std::uint32_t order, const Candidate& candidate) {
+      const auto number = static_cast<std::uint32_t>(buckets_.size());
+      std::uint32_t at = number;
+      if (order == last_order_) {
+        at = last_bucket_;
+      } else if (!numbers_.insert(order, number)) {
+        at = *numbers_.find(order);
+      }
+      if (at == number) buckets_.emplace_back();
+      if (buckets_[at].empty()) orders_.push({order, at});
+      buckets_[at].push(candidate);
+      last_order_ = order;
+      last_bucket_ = at;
+    }
+
+    std::optional<Candidate> take() {
+      if (orders_.empty()) return std::nullopt;
+      Bucket& bucket = buckets_[orders_.top().second];
+      const Candidate candidate = bucket.take();
+      if (bucket.empty()) orders_.pop();
+      return candidate;
+    }
+
+   private:
+    using Order = std::pair<std::uint32_t, std::uint32_t>;  // and its bucket
+    std::vector<Bucket> buckets_;
+    IntegerMap<std::uint32_t> numbers_;
+    std::priority_queue<Order, std::vector<Order>, std::greater<>> orders_;  // of the buckets that are not empty
+    std::uint32_t last_order_ = never;
+    std::uint32_t last_bucket_ = 0;
   };
 
   template <class Find>
@@ -75,8 +169,8 @@ class Merger {
     }
   }
 
-  template <class Find>
-  void run_many(std::vector<Symbol>& symbols, const Find& find) {
+  template <class Queue, class Find>
+  void run_queue(std::vector<Symbol>& symbols, const Find& find) {
     const auto count = static_cast<std::uint32_t>(symbols.size());
     next_.resize(count);
     previous_.resize(count);
@@ -84,32 +178,26 @@ class Merger {
       next_[i] = i + 1;
       previous_[i] = i - 1;  // wraps for the first, which is never asked
     }
-    std::vector<Candidate> start;
-    const auto candidate = [&](std::uint32_t left, std::uint32_t right) -> std::optional<Candidate> {
-      const std::optional<Merge> merge = find(symbols[left], symbols[right]);
-      if (!merge) return std::nullopt;
-      return Candidate{merge->order, left, symbols[left].length + symbols[right].length, merge->id};
+    Queue queue;
+    const auto consider = [&](std::uint32_t left, std::uint32_t right) {
+      if (const std::optional<Merge> merge = find(symbols[left], symbols[right]))
+        queue.push(merge->order, {left, symbols[left].length + symbols[right].length, merge->id});
     };
-    for (std::uint32_t i = 0; i + 1 < count; ++i)
-      if (const auto c = candidate(i, i + 1)) start.push_back(*c);
-    std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(start));
-    while (!queue.empty()) {
-      const Candidate top = queue.top();
-      queue.pop();
-      Symbol& left = symbols[top.left];
-      const std::uint32_t right = next_[top.left];
-      if (left.length == 0 || right == count || left.length + symbols[right].length != top.length) continue;
-      left.length = top.length;
-      left.id = top.id;
+    for (std::uint32_t i = 0; i + 1 < count; ++i) consider(i, i + 1);
+    while (const std::optional<Candidate> top = queue.take()) {
+      Symbol& left = symbols[top->left];
+      const std::uint32_t right = next_[top->left];
+      if (left.length == 0 || right == count || left.length + symbols[right].length != top->length) continue;
+      left.length = top->length;
+      left.id = top->id;
       symbols[right].length = 0;
       const std::uint32_t after = next_[right];
-      next_[top.left] = after;
+      next_[top->left] = after;
+      if (top->left > 0) consider(previous_[top->left], top->left);
       if (after < count) {
-        previous_[after] = top.left;
-        if (const auto c = candidate(top.left, after)) queue.push(*c);
+        previous_[after] = top->left;
+        consider(top->left, after);
       }
-      if (top.left > 0)
-        if (const auto c = candidate(previous_[top.left], top.left)) queue.push(*c);
     }
     std::erase_if(symbols, [](const Symbol& symbol) { return symbol.length == 0; });
   }

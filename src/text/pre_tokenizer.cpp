@@ -19,9 +19,9 @@ namespace {
 // Numbers that are split from the right into groups of three. Look-ahead would make that quadratic in a long number.
 enum class Digits : std::uint8_t {
   none,
-  ascii_groups,          // superbpe: "(?=(\d{3})+(?!\d))", cuts before every group of three
-  ascii_groups_of_word,  // tiny_aya: "\d{1,3}(?=(?:\d{3})*\b)", numbers that no letter follows, cut out and grouped
-  groups_with_prefix,    // afmoe: groups of any digits (\p{N}); what stands before a number stays with its first group
+  ascii_groups,        // superbpe: "(?=(\d{3})+(?!\d))", cuts before every group of three
+  groups_with_prefix,  // afmoe, tiny_aya: groups of any digits (\p{N}); what stands before a number stays with its first
+                       // group
 };
 
 struct Stage {
@@ -37,7 +37,7 @@ struct Entry {
 
 // The expressions are those of llama.cpp's src/llama-vocab.cpp and src/unicode.cpp, which follow the models'
 // tokenizer.json, and mean what they mean there: case classes cover ASCII only ("[^\P{L}a-z]" is a letter other than a–z),
-// \p{S} leaves out "~" where several categories are joined, \d is an ASCII digit. They are written so that no match
+// \d is an ASCII digit, and classes of code points leave out white space beyond ASCII. They are written so that no match
 // backtracks over more than one repetition: linear time, and no stack that grows with the text.
 #define PLUMB_CONTRACTION "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
 #define PLUMB_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -54,11 +54,13 @@ constexpr std::string_view qwen2_pattern =
     PLUMB_CONTRACTION "|" PLUMB_WORD "|\\p{N}|" PLUMB_SYMBOLS "[\\r\\n]*|" PLUMB_SPACES;
 // Letters, marks and symbols as DeepSeek V3 has them, with any run of line ends after symbols.
 constexpr std::string_view deepseek3_words =
-    "[!-/:-@\\[-`{-~][A-Za-z]+|(?:~|[^\\r\\n\\p{L}\\p{P}\\p{S}])?[\\p{L}\\p{M}]+| "
-    "?[^~\\p{C}\\p{L}\\p{M}\\p{N}\\p{Z}]+[\\r\\n]*"
+    "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+    "?[\\p{P}\\p{S}]+[\\r\\n]*"
     "|" PLUMB_SPACES;
 constexpr std::string_view cjk_and_kana = "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+";
-constexpr std::string_view deepseek_cjk = "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+";
+constexpr std::string_view deepseek_cjk =
+    "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{167F}\\x{1681}-\\x{1FFF}\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}"
+    "\\x{2060}-\\x{2FFF}\\x{3001}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+";
 constexpr std::string_view single_number = "\\p{N}";
 
 constexpr auto llama3 = std::to_array<Stage>({
@@ -85,7 +87,7 @@ constexpr auto deepseek_llm = std::to_array<Stage>({
      "\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}"
      "\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}"
      "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}]+"},
-    {"\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}]+"},
+    {"\\s?[!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3001}\\x{3002}]+"},
     {"(?<!\\s)\\s++\\z"},
     {deepseek_cjk},
     {"\\p{N}+"},
@@ -94,8 +96,8 @@ constexpr auto deepseek3 = std::to_array<Stage>({{"\\p{N}{1,3}"}, {cjk_and_kana}
 constexpr auto spark = std::to_array<Stage>({
     {"\\p{N}{1,3}"},
     {cjk_and_kana},
-    {"[!-/:-@\\[-`{-~][A-Za-z]+|(?:~|[^\\r\\n\\p{L}\\p{P}\\p{S}])?[\\p{L}\\p{M}]+| "
-     "?[^~\\p{C}\\p{L}\\p{M}\\p{N}\\p{Z}]+|[\\r\\n]|"
+    {"[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+     "?[\\p{P}\\p{S}]+|[\\r\\n]|"
      "\\s+(?!\\S)|\\s+"},
     {single_number},
 });
@@ -138,7 +140,7 @@ constexpr auto granite_embedding = std::to_array<Stage>({
      "|\\p{N}{1,3}|" PLUMB_SYMBOLS "[\\r\\n/]*|" PLUMB_SPACES},
 });
 constexpr auto tiny_aya = std::to_array<Stage>({
-    {"", Digits::ascii_groups_of_word},
+    {"", Digits::groups_with_prefix},
     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+(?:" PLUMB_CONTRACTION ")?|\\p{N}{1,3}|" PLUMB_SYMBOLS
      "[\\r\\n/]*|" PLUMB_SPACES},
 });
@@ -426,12 +428,7 @@ class Splitter {
         while (at < end && !is_ascii_digit(subject_[at])) ++at;
         if (at == end) break;
         for (last = at; last < end && is_ascii_digit(subject_[last]); ++last) starts.push_back(last);
-        if (digits == Digits::ascii_groups) {
-          cut_number(starts, last, starts.front() > begin, false, ends);
-        } else if (last == end || !is_word(subject_[last])) {
-          if (starts.front() > begin) push(starts.front(), ends);
-          cut_number(starts, last, false, true, ends);
-        }
+        cut_number(starts, last, starts.front() > begin, false, ends);
       }
       at = last;
     }
@@ -440,12 +437,8 @@ class Splitter {
   }
 
  private:
-  static bool is_word(char c) { return is_ascii_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-  static void push(std::uint32_t end, Ends& ends) {
-    if (ends.empty() || ends.back() != end) ends.push_back(end);
-  }
   static void finish(std::uint32_t begin, std::uint32_t end, Ends& ends) {
-    if (begin < end) push(end, ends);
+    if (begin < end && (ends.empty() || ends.back() != end)) ends.push_back(end);
   }
 
   std::string_view subject_;
