@@ -86,7 +86,7 @@ bool is_favoured(std::uint64_t layer, std::uint64_t n_layers) {
 struct Shape {
   std::uint64_t n_layers = 0;
   std::uint64_t n_experts = 0;
-  bool is_70b = false;  // Llama 70B: eight query heads share one of V
+  bool is_70b = false;  // eight query heads share one of V, which is small then
 };
 
 Result<Shape> read_shape(const gguf::File& in) {
@@ -97,6 +97,7 @@ Result<Shape> read_shape(const gguf::File& in) {
   if (in.find(architecture + ".expert_count") != nullptr) {
     PLUMB_TRY(shape.n_experts, in.get_uint(architecture + ".expert_count"));
   }
+  if (shape.n_layers == 80 && architecture == "qwen2") shape.is_70b = true;
   if (shape.n_layers == 80 && architecture == "llama") {
     PLUMB_TRY(const std::uint64_t n_heads, in.get_uint("llama.attention.head_count"));
     const bool grouped = in.find("llama.attention.head_count_kv") != nullptr;

@@ -1,0 +1,319 @@
+// File types: the formats chosen are llama.cpp's, and the files written hold what they promise.
+#include "model/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gguf/writer.h"
+
+namespace plumb::model {
+namespace {
+
+using quants::Format;
+
+// A GGUF file in memory, with the bytes it stands on.
+struct Built {
+  std::shared_ptr<const std::vector<std::byte>> bytes;
+  gguf::File file;
+};
+
+Result<Built> build(const gguf::Writer& writer) {
+  PLUMB_TRY(std::vector<std::byte> bytes, writer.to_memory());
+  auto kept = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
+  PLUMB_TRY(gguf::File file, gguf::File::from_memory(*kept, "test"));
+  return Built{std::move(kept), std::move(file)};
+}
+
+// Weights that a tensor's format is given: a wave, so that no two rows are the same.
+gguf::Writer::Produce wave(Format format) {
+  return [&format = quants::info(format)](std::span<std::byte> out) -> Result<void> {
+    const std::size_t n = out.size() / format.block_bytes;
+    std::vector<float> values(n * format.block_size);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(0.37f * static_cast<float>(i));
+    format.encode(values.data(), out.data(), n);
+    return {};
+  };
+}
+
+void add(gguf::Writer& writer, const std::string& name, Format format, std::vector<std::uint64_t> dims) {
+  writer.add_tensor(name, format, dims, wave(format));
+}
+
+// A case of tools/make_quantize_goldens.py.
+struct Case {
+  std::string arch;
+  std::map<std::string, std::uint32_t> number;
+
+  [[nodiscard]] std::uint32_t at(const std::string& key) const { return number.at(key); }
+};
+
+Case parse_case(const std::string& line) {
+  Case result;
+  std::istringstream words(line.substr(line.find(' ')));
+  for (std::string word; words >> word;) {
+    const auto equals = word.find('=');
+    const std::string key = word.substr(0, equals);
+    if (key == "arch") {
+      result.arch = word.substr(equals + 1);
+    } else {
+      result.number[key] = static_cast<std::uint32_t>(std::stoul(word.substr(equals + 1)));
+    }
+  }
+  return result;
+}
+
+gguf::Writer model_of(const Case& c) {
+  gguf::Writer writer;
+  writer.set("general.architecture", std::string_view(c.arch));
+  writer.set(c.arch + ".block_count", c.at("layers"));
+  writer.set(c.arch + ".attention.head_count", c.at("heads"));
+  writer.set(c.arch + ".attention.head_count_kv", c.at("kv_heads"));
+  if (c.at("experts") != 0) writer.set(c.arch + ".expert_count", c.at("experts"));
+  const std::uint64_t width = c.at("width");
+  const std::uint64_t ff = c.at("ff");
+  add(writer, "token_embd.weight", Format::f16, {width, 2});
+  add(writer, "output_norm.weight", Format::f32, {width});
+  if (c.at("tied") == 0) add(writer, "output.weight", Format::f16, {width, 2});
+  // Blocks from the last to the first: the choice must not depend on the order in the file.
+  for (std::uint32_t layer = c.at("layers"); layer-- > 0;) {
+    const std::string block = "blk." + std::to_string(layer) + ".";
+    add(writer, block + "attn_norm.weight", Format::f32, {width});
+    for (const char* part : {"attn_q", "attn_k", "attn_v", "attn_output"}) {
+      add(writer, block + part + ".weight", Format::f16, {width, 2});
+    }
+    add(writer, block + "ffn_norm.weight", Format::f32, {width});
+    if (const std::uint64_t experts = c.at("experts"); experts != 0) {
+      add(writer, block + "ffn_gate_inp.weight", Format::f32, {width, experts});
+      add(writer, block + "ffn_gate_exps.weight", Format::f16, {width, 2, experts});
+      add(writer, block + "ffn_up_exps.weight", Format::f16, {width, 2, experts});
+      add(writer, block + "ffn_down_exps.weight", Format::f16, {ff, 2, experts});
+    } else {
+      add(writer, block + "ffn_gate.weight", Format::f16, {width, 2});
+      add(writer, block + "ffn_up.weight", Format::f16, {width, 2});
+      add(writer, block + "ffn_down.weight", Format::f16, {ff, 2});
+    }
+  }
+  return writer;
+}
+
+// The table of make_quantize_goldens.py: `role=FORMAT*COUNT,...`, roles sorted, layers in order.
+std::string table_of(const gguf::File& file, const std::vector<Format>& formats) {
+  std::map<std::string, std::map<unsigned long, Format>> roles;
+  for (std::size_t i = 0; i < formats.size(); ++i) {
+    std::string role(file.tensors()[i].name);
+    unsigned long layer = 0;
+    if (role.starts_with("blk.")) {
+      layer = std::stoul(role.substr(4));
+      role = role.substr(role.find('.', 4) + 1);
+    }
+    roles[role.substr(0, role.find('.'))][layer] = formats[i];
+  }
+  std::string table;
+  for (const auto& [role, by_layer] : roles) {
+    table += (table.empty() ? "" : " ") + role + "=";
+    for (auto run = by_layer.begin(); run != by_layer.end();) {
+      auto end = run;
+      while (end != by_layer.end() && end->second == run->second) ++end;
+      table += (run == by_layer.begin() ? "" : ",") + std::string(quants::info(run->second).name) + "*" +
+               std::to_string(std::distance(run, end));
+      run = end;
+    }
+  }
+  return table;
+}
+
+TEST(ChooseFormats, AsLlamaCppDoes) {
+  std::ifstream in(std::string(PLUMB_TEST_DATA) + "/model/file_types.txt");
+  ASSERT_TRUE(in.is_open());
+  std::optional<Built> model;
+  std::string shape;
+  std::size_t n_compared = 0;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with("#")) continue;
+    if (line.starts_with("case ")) {
+      auto built = build(model_of(parse_case(line)));
+      ASSERT_TRUE(built) << built.error().message;
+      model = std::move(*built);
+      shape = line;
+      continue;
+    }
+    const auto space = line.find(' ');
+    const auto type = parse_file_type(line.substr(0, space));
+    ASSERT_TRUE(type) << type.error().message;
+    const auto formats = choose_formats(model->file, *type);
+    ASSERT_TRUE(formats) << formats.error().message;
+    EXPECT_EQ(table_of(model->file, *formats), line.substr(space + 1)) << name(*type) << " of " << shape;
+    ++n_compared;
+  }
+  EXPECT_EQ(n_compared % file_types().size(), 0u);
+  EXPECT_GE(n_compared, 16 * file_types().size());
+}
+
+TEST(ChooseFormats, RowsThatNoBlockFitsStayF16) {
+  gguf::Writer writer;
+  writer.set("general.architecture", std::string_view("llama"));
+  writer.set("llama.block_count", std::uint32_t{1});
+  add(writer, "blk.0.attn_q.weight", Format::f32, {40, 4});
+  const auto built = build(writer);
+  ASSERT_TRUE(built) << built.error().message;
+  for (const FileType type : {FileType::q8_0, FileType::q4_0, FileType::q4_k_m, FileType::q6_k}) {
+    const auto formats = choose_formats(built->file, type);
+    ASSERT_TRUE(formats) << formats.error().message;
+    EXPECT_EQ(formats->front(), Format::f16) << name(type);
+  }
+}
+
+TEST(FileTypes, NamesAreFoundInAnyCase) {
+  for (const FileType type : file_types()) {
+    EXPECT_EQ(info(type).type, type);
+    EXPECT_EQ(*parse_file_type(name(type)), type);
+  }
+  EXPECT_EQ(*parse_file_type("q4_k_m"), FileType::q4_k_m);
+  EXPECT_EQ(*parse_file_type("Q5_k"), FileType::q5_k_m);
+  for (const char* unknown : {"", "Q4", "Q4_K_L", "IQ4_XS"}) {
+    const auto type = parse_file_type(unknown);
+    ASSERT_FALSE(type) << unknown;
+    EXPECT_NE(type.error().message.find("Q4_K_M"), std::string::npos) << type.error().message;
+  }
+}
+
+Case small_case() { return parse_case("case arch=llama layers=3 width=512 ff=768 heads=4 kv_heads=2 experts=0 tied=0"); }
+
+std::vector<float> decoded(const gguf::Tensor& tensor) {
+  std::vector<float> values(tensor.n_elements());
+  const auto& format = quants::info(tensor.format);
+  format.decode(tensor.data.data(), values.data(), values.size() / format.block_size);
+  return values;
+}
+
+TEST(Quantize, EveryFileTypeHoldsTheWeightsAndSaysWhatItIs) {
+  gguf::Writer source = model_of(small_case());
+  source.set("general.name", std::string_view("three layers"));
+  source.set("split.count", std::uint16_t{1});
+  const auto in = build(source);
+  ASSERT_TRUE(in) << in.error().message;
+  for (const FileType type : file_types()) {
+    SCOPED_TRACE(name(type));
+    std::vector<TensorReport> report;
+    const auto writer = quantize(in->file, type, {}, &report);
+    ASSERT_TRUE(writer) << writer.error().message;
+    const auto out = build(*writer);
+    ASSERT_TRUE(out) << out.error().message;
+
+    EXPECT_EQ(*out->file.get_uint("general.file_type"), static_cast<std::uint64_t>(type));
+    EXPECT_EQ(*out->file.get_uint("general.quantization_version"), 2u);
+    EXPECT_EQ(*out->file.get_string("general.name"), "three layers");
+    EXPECT_EQ(out->file.find("split.count"), nullptr);
+    ASSERT_EQ(out->file.tensors().size(), in->file.tensors().size());
+    ASSERT_EQ(report.size(), in->file.tensors().size());
+    for (std::size_t i = 0; i < report.size(); ++i) {
+      const gguf::Tensor& from = in->file.tensors()[i];
+      const gguf::Tensor& to = out->file.tensors()[i];
+      SCOPED_TRACE(from.name);
+      EXPECT_EQ(to.name, from.name);
+      EXPECT_EQ(to.dims, from.dims);
+      EXPECT_EQ(report[i].name, from.name);
+      EXPECT_EQ(report[i].from, from.format);
+      EXPECT_EQ(report[i].to, to.format);
+      EXPECT_FALSE(report[i].requantized);
+      const std::vector<float> a = decoded(from);
+      const std::vector<float> b = decoded(to);
+      double squares = 0;
+      double max_error = 0;
+      for (std::size_t k = 0; k < a.size(); ++k) {
+        const double error = std::fabs(double{a[k]} - b[k]);
+        squares += error * error;
+        max_error = std::max(max_error, error);
+      }
+      EXPECT_EQ(report[i].n_weights, a.size());
+      EXPECT_NEAR(report[i].rmse, std::sqrt(squares / static_cast<double>(a.size())), 1e-12);
+      EXPECT_EQ(report[i].max_error, max_error);
+      EXPECT_LT(report[i].rmse, 0.08);  // of weights whose RMS is 0.7, in four bits
+    }
+  }
+}
+
+TEST(Quantize, TheNumberOfThreadsChangesNoBit) {
+  gguf::Writer source;
+  source.set("general.architecture", std::string_view("llama"));
+  source.set("llama.block_count", std::uint32_t{1});
+  add(source, "blk.0.attn_q.weight", Format::f32, {768, 300});  // chunks that end within a row
+  const auto in = build(source);
+  ASSERT_TRUE(in) << in.error().message;
+  std::vector<TensorReport> report_of_one;
+  std::vector<TensorReport> report_of_five;
+  const auto one = quantize(in->file, FileType::q4_k_m, {.n_threads = 1}, &report_of_one)->to_memory();
+  const auto five = quantize(in->file, FileType::q4_k_m, {.n_threads = 5}, &report_of_five)->to_memory();
+  ASSERT_TRUE(one && five);
+  EXPECT_EQ(*one, *five);
+  EXPECT_EQ(report_of_one[0].rmse, report_of_five[0].rmse);
+}
+
+TEST(Quantize, QuantizedInputIsEncodedAgainAndSaidToBe) {
+  const auto in = build(model_of(small_case()));
+  ASSERT_TRUE(in) << in.error().message;
+  const auto first = build(*quantize(in->file, FileType::q8_0));
+  ASSERT_TRUE(first) << first.error().message;
+  std::vector<TensorReport> report;
+  const auto writer = quantize(first->file, FileType::q6_k, {}, &report);
+  ASSERT_TRUE(writer) << writer.error().message;
+  ASSERT_TRUE(writer->to_memory());
+  for (const TensorReport& tensor : report) {
+    EXPECT_EQ(tensor.requantized, tensor.from == Format::q8_0) << tensor.name;
+    EXPECT_EQ(tensor.rmse > 0, tensor.from == Format::q8_0) << tensor.name;
+  }
+}
+
+TEST(Quantize, WeightsThatAreNotFiniteAreAnError) {
+  for (const float odd : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> weights(256 * 4, 0.5f);
+    weights[256 * 2 + 7] = odd;
+    gguf::Writer source;
+    source.set("general.architecture", std::string_view("llama"));
+    source.set("llama.block_count", std::uint32_t{1});
+    const std::vector<std::uint64_t> dims{256, 4};
+    source.add_tensor("blk.0.attn_q.weight", Format::f32, dims, std::as_bytes(std::span(weights)));
+    const auto in = build(source);
+    ASSERT_TRUE(in) << in.error().message;
+    const auto bytes = quantize(in->file, FileType::q4_k_m)->to_memory();
+    ASSERT_FALSE(bytes);
+    EXPECT_NE(bytes.error().message.find("blk.0.attn_q.weight"), std::string::npos) << bytes.error().message;
+    EXPECT_NE(bytes.error().message.find("row 2, column 7"), std::string::npos) << bytes.error().message;
+  }
+}
+
+TEST(Quantize, AMissingBlockCountIsNamed) {
+  gguf::Writer source;
+  source.set("general.architecture", std::string_view("llama"));
+  add(source, "blk.0.attn_q.weight", Format::f32, {256, 4});
+  const auto in = build(source);
+  ASSERT_TRUE(in) << in.error().message;
+  const auto writer = quantize(in->file, FileType::q4_k_m);
+  ASSERT_FALSE(writer);
+  EXPECT_NE(writer.error().message.find("llama.block_count"), std::string::npos) << writer.error().message;
+}
+
+TEST(Quantize, ExpertsOutsideTheBlocksAreAnError) {
+  gguf::Writer source;
+  source.set("general.architecture", std::string_view("llama"));
+  source.set("llama.block_count", std::uint32_t{2});
+  source.set("llama.expert_count", std::uint32_t{4});
+  add(source, "blk.2.ffn_down_exps.weight", Format::f32, {256, 2, 4});
+  const auto in = build(source);
+  ASSERT_TRUE(in) << in.error().message;
+  const auto writer = quantize(in->file, FileType::q4_k_m);
+  ASSERT_FALSE(writer);
+  EXPECT_NE(writer.error().message.find("blk.2.ffn_down_exps.weight"), std::string::npos) << writer.error().message;
+}
+
+}  // namespace
+}  // namespace plumb::model
