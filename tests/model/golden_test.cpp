@@ -19,7 +19,8 @@ namespace {
 
 using testing::Golden;
 
-constexpr double tolerance = 1e-4;
+// The promise is 1e-4; float32 sums of this size differ by about 2e-6.
+constexpr double tolerance = 1e-5;
 
 // max|a - b| / max|b|
 double relative_difference(std::span<const float> a, std::span<const float> b) {
