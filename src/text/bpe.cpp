@@ -82,7 +82,7 @@ class Bpe final : public Encoder {
       begin = end;
       if (cache.append(word, out)) continue;
       const std::size_t before = out.size();
-      PLUMB_CHECK(encode_word(word, work, out));
+      encode_word(word, work, out);
       cache.remember(word, std::span(out).subspan(before));
     }
     return {};
@@ -192,10 +192,10 @@ class Bpe final : public Encoder {
     return vocabulary_.find(spelled);
   }
 
-  Result<void> encode_word(std::string_view word, Work& work, std::vector<TokenId>& out) const {
+  void encode_word(std::string_view word, Work& work, std::vector<TokenId>& out) const {
     if (const auto token = whole(word, work.spelled)) {
       out.push_back(*token);
-      return {};
+      return;
     }
     work.symbols.clear();
     for (std::uint32_t at = 0; at < word.size();) {
@@ -217,21 +217,15 @@ class Bpe final : public Encoder {
       if (symbol.id != none && static_cast<std::uint32_t>(symbol.id) < vocabulary_.size()) {
         out.push_back(symbol.id);
       } else {
-        PLUMB_CHECK(encode_bytes(word.substr(symbol.start, symbol.length), out));
+        encode_bytes(word.substr(symbol.start, symbol.length), out);
       }
     }
-    return {};
   }
 
-  Result<void> encode_bytes(std::string_view bytes, std::vector<TokenId>& out) const {
-    for (const char c : bytes) {
-      const auto byte = static_cast<unsigned char>(c);
-      const TokenId token =
-          tokens_of_bytes_[byte] != none ? tokens_of_bytes_[byte] : vocabulary_.special.unknown.value_or(none);
-      if (token == none) return fail("the vocabulary has no token for byte 0x{:02X}, nor an unknown token", byte);
-      out.push_back(token);
-    }
-    return {};
+  // A byte that is no token is left out: what llama.cpp and Hugging Face's tokenizers do with SmolLM2's, which lacks some.
+  void encode_bytes(std::string_view bytes, std::vector<TokenId>& out) const {
+    for (const char c : bytes)
+      if (const TokenId token = tokens_of_bytes_[static_cast<unsigned char>(c)]; token != none) out.push_back(token);
   }
 
   const Vocabulary& vocabulary_;
