@@ -10,7 +10,8 @@
 // Order of accumulation. Float kernels keep `lanes` partial sums (16, 8 or 4) and add them up in a fixed tree at the end.
 // Quantized dot products are exact in int32 over a block (32-blocks) or over a group of 16 or 32 (when many tokens share a
 // pass over the weights: dot() with n_tokens >= packs_from), and float32 from there on; sums over blocks run in file order
-// in up to 16 partial sums.
+// in up to 16 partial sums. What the minima (or, in K-quants and IQ4_XS, the offsets) of a block contribute may be summed
+// apart from the rest, so float32 rounding is relative to the magnitudes of both.
 #pragma once
 
 #include <cstddef>

@@ -194,14 +194,20 @@ void add(const float* a, const float* b, std::size_t n, float* y) {
   for (; i < n; ++i) y[i] = a[i] + b[i];
 }
 
+// x / (1 + e^-s), by e^-|s|, which cannot overflow.
+PLUMB_INLINE Vf gate_by_sigmoid(Vf x, Vf s) {
+  const Vf e = exp(as_float(as_bits(s) | 0x80000000u));
+  return (s < Vf{} ? x * e : x) / (splat(1.0f) + e);
+}
+
 struct Silu {
-  PLUMB_INLINE Vf apply(Vf x) { return x / (splat(1.0f) + exp(-x)); }
+  PLUMB_INLINE Vf apply(Vf x) { return gate_by_sigmoid(x, x); }
 };
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)).
 struct GeluTanh {
   PLUMB_INLINE Vf apply(Vf x) {
     const Vf u = splat(0.7978845608f) * (x + splat(0.044715f) * x * x * x);
-    return x / (splat(1.0f) + exp(splat(-2.0f) * u));
+    return gate_by_sigmoid(x, u + u);
   }
 };
 struct GeluErf {

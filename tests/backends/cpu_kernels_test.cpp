@@ -1,0 +1,531 @@
+// The kernels of every instruction set that this processor has, against decoded weights and sums in double.
+//
+// The expected value is computed from the same rounded activations, so that what may differ is float32 rounding alone: at
+// most one unit for each addition and multiplication on the way of a term, times the sum of the terms' magnitudes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "backends/cpu/cpu.h"
+#include "backends/cpu/isa.h"
+#include "base/half.h"
+#include "quants/format.h"
+
+namespace plumb::backends::cpu {
+namespace {
+
+constexpr double unit = 0x1p-24;
+
+struct AlignedBuffer {
+  explicit AlignedBuffer(std::size_t n)
+      : bytes(static_cast<std::uint8_t*>(::operator new[](n + 64, std::align_val_t{64})),
+              [](std::uint8_t* p) { ::operator delete[](p, std::align_val_t{64}); }) {}
+  std::shared_ptr<std::uint8_t> bytes;
+};
+
+enum class Weights { random, zero, lowest, highest };
+
+void put_half(std::uint8_t* p, float value) {
+  const std::uint16_t bits = f32_to_f16(value);
+  std::memcpy(p, &bits, 2);
+}
+
+// Blocks with any quantized bits and scales of ordinary size.
+std::vector<std::uint8_t> make_weights(const quants::FormatInfo& format, std::size_t n_blocks, Weights kind,
+                                       std::mt19937& random) {
+  std::vector<std::uint8_t> bytes(n_blocks * format.block_bytes);
+  for (std::uint8_t& byte : bytes) {
+    byte = kind == Weights::random ? static_cast<std::uint8_t>(random()) : kind == Weights::highest ? 0xff : 0;
+  }
+  std::normal_distribution<float> normal;
+  const auto scale = [&] { return kind == Weights::zero ? 0.0f : normal(random); };
+  for (std::size_t b = 0; b < n_blocks; ++b) {
+    std::uint8_t* p = bytes.data() + b * format.block_bytes;
+    using quants::Format;
+    switch (format.format) {
+      case Format::f32: {
+        const float value = scale();
+        std::memcpy(p, &value, 4);
+        break;
+      }
+      case Format::f16:
+        put_half(p, scale());
+        break;
+      case Format::bf16: {
+        const std::uint16_t bits = f32_to_bf16(scale());
+        std::memcpy(p, &bits, 2);
+        break;
+      }
+      case Format::q4_1:
+      case Format::q5_1:
+      case Format::q4_k:
+      case Format::q5_k:
+        put_half(p, scale());
+        put_half(p + 2, scale());
+        break;
+      case Format::q2_k:
+        put_half(p + 80, scale());
+        put_half(p + 82, scale());
+        break;
+      case Format::q3_k:
+        put_half(p + 108, scale());
+        break;
+      case Format::q6_k:
+        put_half(p + 208, scale());
+        break;
+      case Format::mxfp4:
+        p[0] = kind == Weights::lowest ? 0 : static_cast<std::uint8_t>(100 + random() % 40);
+        break;
+      default:
+        put_half(p, scale());
+    }
+  }
+  return bytes;
+}
+
+// The largest addend of a block's weights that does not depend on their quantized bits: the minimum, or the offset of the
+// formats that store weights with one. It is summed apart from the rest, so that the two may cancel.
+double largest_min(const quants::FormatInfo& format, const std::uint8_t* p) {
+  const auto half_at = [&](std::size_t at) {
+    std::uint16_t bits;
+    std::memcpy(&bits, p + at, 2);
+    return std::abs(double{f16_to_f32(bits)});
+  };
+  switch (format.format) {
+    case quants::Format::q4_1:
+    case quants::Format::q5_1:
+      return half_at(2);
+    case quants::Format::q4_k:
+    case quants::Format::q5_k:
+      return 63 * half_at(2);
+    case quants::Format::q2_k:
+      return 15 * half_at(82);
+    case quants::Format::q3_k:
+      return 32 * 4 * half_at(108);
+    case quants::Format::q6_k:
+      return 128 * 32 * half_at(208);
+    case quants::Format::iq4_xs:
+      return 32 * 128 * half_at(0);
+    default:
+      return 0;
+  }
+}
+
+std::vector<float> make_activations(std::size_t n, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(n);
+  const std::uint32_t kind = random() % 4;
+  for (float& value : x) {
+    value = normal(random);
+    if (kind == 1) value = value > 0 ? 3.0f : -3.0f;       // every rounded value is 127 or -127
+    if (kind == 2) value *= std::exp(3 * normal(random));  // outliers
+    if (kind == 3 && random() % 8 != 0) value = 0;
+    value = std::clamp(value, -1e4f, 1e4f);
+  }
+  return x;
+}
+
+// The rounded activations of one token, as numbers.
+std::vector<double> read_back(Activations kind, const std::uint8_t* row, std::size_t n, Sign sign) {
+  std::vector<double> x(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto plain = [&](std::int8_t q) {
+      return sign == Sign::plain ? q : static_cast<int>(static_cast<std::uint8_t>(q)) - 128;
+    };
+    if (kind == Activations::q8x128) {
+      const auto& group = reinterpret_cast<const Q8x128*>(row)[i / 128];
+      const std::size_t b = i % 128 / 32;
+      x[i] = double{group.scale[b]} * plain(group.q[64 * (i % 32 / 16) + 16 * b + i % 16]);
+    } else if (kind == Activations::q8x256) {
+      const auto& block = reinterpret_cast<const Q8x256*>(row)[i / 256];
+      x[i] = double{block.scale} * plain(block.q[i % 256]);
+    } else {
+      x[i] = double{reinterpret_cast<const float*>(row)[i]};
+    }
+  }
+  return x;
+}
+
+std::size_t row_bytes(Activations kind, std::size_t n) {
+  switch (kind) {
+    case Activations::f32:
+      return n * sizeof(float);
+    case Activations::q8x128:
+      return (n + 127) / 128 * sizeof(Q8x128);
+    case Activations::q8x256:
+      return n / 256 * sizeof(Q8x256);
+  }
+  return 0;
+}
+
+class CpuKernels : public testing::TestWithParam<Isa> {
+ protected:
+  const KernelTable& table = kernels(GetParam());
+  std::mt19937 random{7};
+
+  void check_dot(const quants::FormatInfo& format, std::size_t n_in, std::size_t n_out, std::size_t n_tokens,
+                 Weights kind) {
+    SCOPED_TRACE(
+        fmt::format("{} [{}, {}], {} tokens, weights {}", format.name, n_out, n_in, n_tokens, static_cast<int>(kind)));
+    const Activations activation = activations(weight_format(format.format));
+    const std::vector<std::uint8_t> weights = make_weights(format, n_out * n_in / format.block_size, kind, random);
+    const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
+    const std::size_t stride = row_bytes(activation, n_in);
+    const AlignedBuffer x(stride * n_tokens);
+    for (std::size_t t = 0; t < n_tokens; ++t) {
+      const std::vector<float> values = make_activations(n_in, random);
+      std::uint8_t* to = x.bytes.get() + t * stride;
+      if (activation == Activations::f32) std::memcpy(to, values.data(), stride);
+      if (activation == Activations::q8x128) table.quantize_128(values.data(), n_in, reinterpret_cast<Q8x128*>(to), sign);
+      if (activation == Activations::q8x256) table.quantize_256(values.data(), n_in, reinterpret_cast<Q8x256*>(to), sign);
+    }
+    const AlignedBuffer scratch(table.scratch_bytes);
+    constexpr float untouched = -12345.0f;
+    std::vector<float> y((n_out + 2) * n_tokens, untouched);
+    Dot dot{};
+    dot.weights = weights.data();
+    dot.row_bytes = format.row_bytes(n_in);
+    dot.n_in = n_in;
+    dot.x = x.bytes.get();
+    dot.x_stride = stride;
+    dot.n_tokens = n_tokens;
+    dot.y = y.data() + 1;
+    dot.y_stride = n_out + 2;
+    dot.scratch = scratch.bytes.get();
+    // In two parts, as two threads would.
+    dot.row_begin = 0;
+    dot.row_end = n_out / 2;
+    table.dot[static_cast<std::size_t>(weight_format(format.format))](dot);
+    dot.row_begin = n_out / 2;
+    dot.row_end = n_out;
+    table.dot[static_cast<std::size_t>(weight_format(format.format))](dot);
+
+    std::vector<float> w(n_in);
+    for (std::size_t t = 0; t < n_tokens; ++t) {
+      const std::vector<double> values = read_back(activation, x.bytes.get() + t * stride, n_in, sign);
+      ASSERT_EQ(y[t * dot.y_stride], untouched);
+      ASSERT_EQ(y[t * dot.y_stride + n_out + 1], untouched);
+      for (std::size_t r = 0; r < n_out; ++r) {
+        const std::uint8_t* row = weights.data() + r * dot.row_bytes;
+        format.decode(reinterpret_cast<const std::byte*>(row), w.data(), n_in / format.block_size);
+        double expected = 0;
+        double magnitude = 0;
+        for (std::size_t i = 0; i < n_in; ++i) {
+          expected += double{w[i]} * values[i];
+          const double min = largest_min(format, row + i / format.block_size * format.block_bytes);
+          magnitude += (std::abs(double{w[i]}) + 2 * min) * std::abs(values[i]);
+        }
+        const std::size_t group = format.block_size == 1 ? 1 : 16;
+        const double allowed = (static_cast<double>(n_in / group) + 16) * unit * magnitude + 1e-37;
+        ASSERT_NEAR(y[t * dot.y_stride + 1 + r], expected, allowed) << "token " << t << ", row " << r;
+      }
+    }
+  }
+};
+
+TEST_P(CpuKernels, DotProductsOfEveryFormat) {
+  for (const quants::FormatInfo& format : quants::formats()) {
+    const std::vector<std::size_t> lengths = format.block_size == 1    ? std::vector<std::size_t>{1, 5, 16, 33, 64, 530}
+                                             : format.block_size == 32 ? std::vector<std::size_t>{32, 96, 128, 160, 576}
+                                                                       : std::vector<std::size_t>{256, 768};
+    for (const std::size_t n_in : lengths) {
+      for (const std::size_t n_out : {1u, 19u}) {
+        for (std::size_t n_tokens = 1; n_tokens <= 17; n_tokens += n_tokens < 10 ? 1 : 7) {
+          check_dot(format, n_in, n_out, n_tokens, Weights::random);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, DotProductsOfExtremeBlocks) {
+  for (const quants::FormatInfo& format : quants::formats()) {
+    for (const Weights kind : {Weights::zero, Weights::lowest, Weights::highest}) {
+      for (const std::size_t n_tokens : {1u, 3u, 13u}) {
+        check_dot(format, 256, 17, n_tokens, kind);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, DotProductsOfLongRows) {
+  for (const quants::FormatInfo& format : quants::formats()) {
+    for (const std::size_t n_tokens : {1u, 11u}) {
+      check_dot(format, format.block_size == 32 ? 2208 : 4608, 5, n_tokens, Weights::random);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(CpuKernels, ActivationsAreRoundedToTheNearestOf255Steps) {
+  for (int round = 0; round < 20; ++round) {
+    for (const std::size_t n : {32u, 96u, 256u, 800u}) {
+      const std::vector<float> x = make_activations(n, random);
+      for (const Sign sign : {Sign::plain, Sign::biased}) {
+        for (const Activations kind : {Activations::q8x128, Activations::q8x256}) {
+          const std::size_t block = kind == Activations::q8x128 ? 32 : 256;
+          if (n % block != 0) continue;
+          const AlignedBuffer out(row_bytes(kind, n));
+          std::memset(out.bytes.get(), 0x5a, row_bytes(kind, n));
+          if (kind == Activations::q8x128)
+            table.quantize_128(x.data(), n, reinterpret_cast<Q8x128*>(out.bytes.get()), sign);
+          if (kind == Activations::q8x256)
+            table.quantize_256(x.data(), n, reinterpret_cast<Q8x256*>(out.bytes.get()), sign);
+          const std::vector<double> back = read_back(kind, out.bytes.get(), n, sign);
+          for (std::size_t i = 0; i < n; ++i) {
+            double amax = 0;
+            for (std::size_t j = i / block * block; j < i / block * block + block; ++j)
+              amax = std::max(amax, std::abs(double{x[j]}));
+            ASSERT_NEAR(back[i], x[i], amax / 254 * (1 + 1e-5)) << i << " of " << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, ActivationSumsAreThoseOfTheRoundedValues) {
+  const std::vector<float> x = make_activations(768 + 32, random);
+  for (const Sign sign : {Sign::plain, Sign::biased}) {
+    const int offset = sign == Sign::biased ? 128 : 0;
+    std::vector<Q8x128> groups(7);
+    table.quantize_128(x.data(), x.size(), groups.data(), sign);
+    for (const Q8x128& group : groups) {
+      for (int lane = 0; lane < 16; ++lane) {
+        int sum = 0;
+        for (int i = 0; i < 4; ++i) {
+          for (const int at : {4 * lane + i, 64 + 4 * lane + i}) {
+            sum += offset != 0 ? static_cast<std::uint8_t>(group.q[at]) - offset : group.q[at];
+          }
+        }
+        EXPECT_EQ(group.neg_sum[lane], -sum);
+      }
+      for (int b = 0; b < 4; ++b) {
+        const int sum =
+            group.neg_sum[4 * b] + group.neg_sum[4 * b + 1] + group.neg_sum[4 * b + 2] + group.neg_sum[4 * b + 3];
+        EXPECT_EQ(group.scaled_sum[b], group.scale[b] * static_cast<float>(-sum));
+      }
+    }
+    // The last group has one block; the places of the other three are zero.
+    for (int b = 1; b < 4; ++b) EXPECT_EQ(groups.back().scale[b], 0.0f);
+    std::vector<Q8x256> blocks(3);
+    table.quantize_256(x.data(), 768, blocks.data(), sign);
+    for (const Q8x256& block : blocks) {
+      for (int g = 0; g < 16; ++g) {
+        int sum = 0;
+        for (int i = 0; i < 16; ++i) {
+          const std::int8_t q = block.q[16 * g + i];
+          sum += offset != 0 ? static_cast<std::uint8_t>(q) - offset : q;
+        }
+        EXPECT_EQ(block.sum16[g], sum);
+        if (g % 2 == 1) {
+          EXPECT_EQ(block.sum32[g / 2], block.sum16[g - 1] + sum);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, ActivationsThatAreNotFiniteShowInTheScale) {
+  std::vector<float> x(256, 1.0f);
+  Q8x256 block;
+  x[77] = std::numeric_limits<float>::quiet_NaN();
+  table.quantize_256(x.data(), 256, &block, Sign::plain);
+  EXPECT_TRUE(std::isnan(block.scale));
+  x[77] = std::numeric_limits<float>::infinity();
+  table.quantize_256(x.data(), 256, &block, Sign::plain);
+  EXPECT_FALSE(std::isfinite(block.scale));
+  std::fill(x.begin(), x.end(), 1e-35f);
+  table.quantize_256(x.data(), 256, &block, Sign::plain);
+  EXPECT_EQ(block.scale, 0.0f);
+  EXPECT_EQ(block.q[0], 0);
+}
+
+TEST_P(CpuKernels, HalvesRoundToNearestEven) {
+  std::vector<float> x;
+  for (std::uint32_t half = 0; half < 0x7c00; half += 3) {
+    const float here = f16_to_f32(static_cast<std::uint16_t>(half));
+    const float next = f16_to_f32(static_cast<std::uint16_t>(half + 1));
+    for (const float value : {here, -here, std::nextafter(here, 1e9f), 0.5f * here + 0.5f * next}) x.push_back(value);
+  }
+  x.push_back(1e9f);
+  x.push_back(-std::numeric_limits<float>::infinity());
+  std::vector<std::uint16_t> y(x.size());
+  table.to_f16(x.data(), x.size(), y.data());
+  for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], f32_to_f16(x[i])) << x[i];
+}
+
+TEST_P(CpuKernels, NormsActivationsAndSums) {
+  for (const std::size_t n : {1u, 7u, 16u, 64u, 100u, 576u}) {
+    const std::vector<float> x = make_activations(n, random);
+    const std::vector<float> w = make_activations(n, random);
+    std::vector<float> y(n);
+    table.rms_norm(x.data(), w.data(), 1e-5f, n, y.data());
+    double squares = 0;
+    for (const float value : x) squares += double{value} * value;
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5f);
+    for (std::size_t i = 0; i < n; ++i) {
+      const double expected = x[i] * scale * w[i];
+      ASSERT_NEAR(y[i], expected, (static_cast<double>(n) / 2 + 4) * unit * std::abs(expected));
+    }
+    table.add(x.data(), w.data(), n, y.data());
+    for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(y[i], x[i] + w[i]);
+  }
+}
+
+TEST_P(CpuKernels, GatedActivationsWithinUnits) {
+  std::vector<float> x;
+  for (int i = -2200; i <= 2200; ++i) x.push_back(static_cast<float>(i) * 0.041f);
+  for (const float value : {0.0f, 1e-30f, -1e-30f, 1e4f, -1e4f, 1e30f}) x.push_back(value);
+  const std::vector<float> up(x.size(), 1.5f);
+  std::vector<float> y(x.size());
+  const auto check = [&](ActivationKind kind, double relative, double absolute, double (*exact)(double)) {
+    table.gated[static_cast<std::size_t>(kind)](x.data(), up.data(), x.size(), y.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = exact(x[i]) * 1.5;
+      ASSERT_NEAR(y[i], expected, relative * unit * std::abs(expected) + absolute) << "of " << x[i];
+    }
+  };
+  check(ActivationKind::silu, 10, 1e-37, [](double v) { return v / (1 + std::exp(-v)); });
+  check(ActivationKind::relu, 1, 0, [](double v) { return v > 0 ? v : 0; });
+  // Where tanh and erf are close to -1 their error is relative to 1, and counts as many units of x.
+  check(ActivationKind::gelu_tanh, 200, 1e-37, [](double v) {
+    const double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
+    return v / (1 + std::exp(-2 * u));
+  });
+  check(ActivationKind::gelu_erf, 16, 1e-5, [](double v) { return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0))); });
+}
+
+TEST_P(CpuKernels, RotationsOfBothPairings) {
+  const std::size_t head_dim = 20;
+  const std::size_t n_rot = 12;
+  const std::vector<float> x = make_activations(head_dim, random);
+  std::vector<float> cos_sin(n_rot);
+  for (std::size_t i = 0; i < n_rot / 2; ++i) {
+    cos_sin[i] = std::cos(static_cast<float>(i) + 0.3f);
+    cos_sin[n_rot / 2 + i] = std::sin(static_cast<float>(i) + 0.3f);
+  }
+  for (const bool adjacent : {true, false}) {
+    std::vector<float> y(head_dim, 99.0f);
+    (adjacent ? table.rope_adjacent : table.rope_halves)(x.data(), cos_sin.data(), n_rot, head_dim, y.data());
+    for (std::size_t i = 0; i < n_rot / 2; ++i) {
+      const std::size_t a = adjacent ? 2 * i : i;
+      const std::size_t b = adjacent ? 2 * i + 1 : i + n_rot / 2;
+      const double c = cos_sin[i];
+      const double s = cos_sin[n_rot / 2 + i];
+      const double allowed = 4 * unit * (std::abs(x[a]) + std::abs(x[b]));
+      EXPECT_NEAR(y[a], x[a] * c - x[b] * s, allowed);
+      EXPECT_NEAR(y[b], x[a] * s + x[b] * c, allowed);
+    }
+    for (std::size_t i = n_rot; i < head_dim; ++i) EXPECT_EQ(y[i], x[i]);
+  }
+}
+
+TEST_P(CpuKernels, AttentionOverABlockOfTheCache) {
+  for (const bool f16 : {false, true}) {
+    for (const std::size_t stride : {16u, 64u, 80u}) {
+      for (const std::size_t n_rows : {1u, 3u, 8u, 9u, 31u}) {
+        SCOPED_TRACE(fmt::format("f16 {}, head {}, {} rows", f16, stride, n_rows));
+        const std::vector<float> q = make_activations(n_rows * stride, random);
+        std::vector<float> k = make_activations(kv_block * stride, random);
+        std::vector<float> v = make_activations(kv_block * stride, random);
+        std::vector<std::uint16_t> k16(k.size());
+        std::vector<std::uint16_t> v16(v.size());
+        if (f16) {
+          for (std::size_t i = 0; i < k.size(); ++i) {
+            k[i] = f16_to_f32(k16[i] = f32_to_f16(k[i]));
+            v[i] = f16_to_f32(v16[i] = f32_to_f16(v[i]));
+          }
+        }
+        std::vector<std::uint32_t> first(n_rows);
+        std::vector<std::uint32_t> last(n_rows);
+        for (std::size_t r = 0; r < n_rows; ++r) {
+          last[r] = static_cast<std::uint32_t>(random() % (kv_block + 1));
+          first[r] = r % 3 == 0 ? 0 : static_cast<std::uint32_t>(random() % (kv_block + 1));
+        }
+        last[0] = 100;
+        std::vector<float> largest(n_rows), total(n_rows), context(n_rows * stride);
+        const AlignedBuffer scratch(sizeof(float) * (n_rows * kv_block + 2 * kv_block * stride));
+        AttendBlock job{};
+        job.q = q.data();
+        job.n_rows = n_rows;
+        job.head_stride = stride;
+        job.k = f16 ? static_cast<const void*>(k16.data()) : k.data();
+        job.v = f16 ? static_cast<const void*>(v16.data()) : v.data();
+        job.f16 = f16;
+        job.first = first.data();
+        job.last = last.data();
+        job.largest = largest.data();
+        job.total = total.data();
+        job.context = context.data();
+        job.scratch = scratch.bytes.get();
+        table.attend(job);
+        for (std::size_t r = 0; r < n_rows; ++r) {
+          if (first[r] >= last[r]) {
+            ASSERT_EQ(total[r], 0.0f);
+            continue;
+          }
+          std::vector<double> p(kv_block, 0.0);
+          double most = -HUGE_VAL;
+          double magnitude = 0;
+          for (std::size_t s = first[r]; s < last[r]; ++s) {
+            double absolute = 0;
+            for (std::size_t d = 0; d < stride; ++d) {
+              p[s] += double{q[r * stride + d]} * k[s * stride + d];
+              absolute += std::abs(double{q[r * stride + d]} * k[s * stride + d]);
+            }
+            most = std::max(most, p[s]);
+            magnitude = std::max(magnitude, absolute);
+          }
+          double sum = 0;
+          for (std::size_t s = first[r]; s < last[r]; ++s) sum += p[s] = std::exp(p[s] - most);
+          const double relative = unit * (2 * (static_cast<double>(stride) + 8) * magnitude + 2 * kv_block);
+          for (std::size_t d = 0; d < stride; ++d) {
+            double expected = 0;
+            double absolute = 0;
+            for (std::size_t s = first[r]; s < last[r]; ++s) {
+              expected += p[s] / sum * v[s * stride + d];
+              absolute += p[s] / sum * std::abs(v[s * stride + d]);
+            }
+            ASSERT_NEAR(context[r * stride + d] / total[r], expected, relative * absolute + 1e-30) << r << " " << d;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuKernels, MergingPartsOfASoftmaxIsTheWhole) {
+  constexpr std::size_t stride = 32;
+  const std::vector<float> a = make_activations(stride, random);
+  const std::vector<float> b = make_activations(stride, random);
+  float largest = 0;
+  float total = 0;
+  std::vector<float> context(stride, std::numeric_limits<float>::quiet_NaN());
+  table.merge(5.0f, 2.0f, a.data(), stride, &largest, &total, context.data());
+  EXPECT_THAT(context, testing::ElementsAreArray(a));
+  table.merge(100.0f, 0.0f, b.data(), stride, &largest, &total, context.data());  // saw nothing
+  EXPECT_EQ(largest, 5.0f);
+  table.merge(7.0f, 3.0f, b.data(), stride, &largest, &total, context.data());
+  EXPECT_EQ(largest, 7.0f);
+  EXPECT_NEAR(total, 2 * std::exp(-2.0) + 3, 1e-6);
+  for (std::size_t d = 0; d < stride; ++d) {
+    EXPECT_NEAR(context[d], a[d] * std::exp(-2.0) + b[d], 1e-6 * (std::abs(a[d]) + std::abs(b[d])));
+  }
+}
+
+std::string isa_name(const testing::TestParamInfo<Isa>& info) {
+  return info.param == Isa::scalar ? "scalar" : info.param == Isa::avx2 ? "avx2" : "avx512";
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, testing::ValuesIn(cpu_isas()), isa_name);
+
+}  // namespace
+}  // namespace plumb::backends::cpu
