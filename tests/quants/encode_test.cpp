@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "quants/format.h"
+#include "quants/print.h"
 
 namespace plumb::quants {
 namespace {
@@ -123,8 +124,6 @@ double error_bound(Format format, const float* x, std::size_t n) {
 }
 
 class Encode : public testing::TestWithParam<FormatInfo> {};
-
-std::string name_of(const testing::TestParamInfo<FormatInfo>& param) { return std::string(param.param.name); }
 
 TEST_P(Encode, ErrorIsWithinTheBoundOfTheFormat) {
   const FormatInfo& format = GetParam();

@@ -11,6 +11,7 @@
 
 #include "base/half.h"
 #include "quants/format.h"
+#include "quants/print.h"
 
 namespace plumb::quants {
 namespace {
@@ -33,8 +34,6 @@ std::vector<float> floats_of(const std::byte* bytes, std::size_t n) {
 std::uint32_t bits(float value) { return std::bit_cast<std::uint32_t>(value); }
 
 class Golden : public testing::TestWithParam<FormatInfo> {};
-
-std::string name_of(const testing::TestParamInfo<FormatInfo>& param) { return std::string(param.param.name); }
 
 TEST_P(Golden, DecodesBitForBit) {
   const FormatInfo& format = GetParam();
