@@ -36,8 +36,8 @@ class LineReader {
     HistEvent event;
     history(history_.get(), &event, H_SETSIZE, history_length);
     history(history_.get(), &event, H_SETUNIQUE, 1);
-    if (const auto folder = cache_folder()) {
-      history_file_ = (*folder / "chat_history").string();
+    if (const auto models = models_folder()) {
+      history_file_ = (models->parent_path() / "chat_history").string();
       history(history_.get(), &event, H_LOAD, history_file_.c_str());
     }
     el_set(

@@ -1,0 +1,84 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "base/progress.h"
+#include "cli/command.h"
+#include "model/quantize.h"
+
+namespace plumb::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string in, out, type;
+  std::uint32_t threads = 0;
+  bool json = false;
+};
+
+Result<int> run(const Options& options) {
+  PLUMB_TRY(const model::FileType type, model::parse_file_type(options.type));
+  PLUMB_TRY(const gguf::File in, open_model(options.in));
+  std::vector<model::TensorReport> report;
+  PLUMB_TRY(const gguf::Writer writer, model::quantize(in, type, {.n_threads = options.threads}, &report));
+  {
+    Progress progress("quantizing", true);
+    PLUMB_CHECK(writer.write(options.out, [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); }));
+  }
+  PLUMB_TRY(const gguf::File out, gguf::File::open(options.out));
+  if (options.json) {
+    Json document{{"in", in.label()},
+                  {"out", options.out},
+                  {"type", model::name(type)},
+                  {"bytes_in", in.size_bytes()},
+                  {"bytes_out", out.size_bytes()},
+                  {"tensors", Json::array()}};
+    for (const auto& tensor : report) {
+      document["tensors"].push_back({{"name", tensor.name},
+                                     {"from", quants::info(tensor.from).name},
+                                     {"to", quants::info(tensor.to).name},
+                                     {"requantized", tensor.requantized},
+                                     {"weights", tensor.n_weights},
+                                     {"rmse", tensor.rmse},
+                                     {"max_error", tensor.max_error}});
+    }
+    PLUMB_CHECK(print_json(document));
+    return 0;
+  }
+  std::string lines;
+  std::size_t n_requantized = 0;
+  for (const auto& tensor : report) {
+    if (tensor.requantized) ++n_requantized;
+    lines += fmt::format("{:<36} {:>6} -> {:<6} rmse {:.3g}, at most {:.3g}\n", tensor.name, quants::info(tensor.from).name,
+                         quants::info(tensor.to).name, tensor.rmse, tensor.max_error);
+  }
+  PLUMB_CHECK(print(lines + fmt::format("{} -> {}: {} -> {}\n", in.label(), options.out, format_bytes(in.size_bytes()),
+                                        format_bytes(out.size_bytes()))));
+  if (n_requantized > 0) {
+    fmt::print(stderr,
+               "plumb: {} tensors were quantized already; their errors stay and the new ones come on top. Start from F16 "
+               "or F32 if you can.\n",
+               n_requantized);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Action setup_quantize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  app.add_option("IN", options->in, "A .gguf file, best in F16 or F32")->required();
+  app.add_option("OUT", options->out, "The file to write")->required();
+  std::string types = "One of";
+  for (const model::FileType type : model::file_types()) types += fmt::format(" {}", model::name(type));
+  app.add_option("TYPE", options->type, types)->required();
+  app.add_option("-t,--threads", options->threads, "CPU threads (0: all cores)")
+      ->check(CLI::Range(0u, 1024u))
+      ->capture_default_str();
+  app.add_flag("--json", options->json, "One JSON document with the error of each tensor");
+  return [options] { return run(*options); };
+}
+
+}  // namespace plumb::cli
