@@ -83,16 +83,10 @@ bool is_favoured(std::uint64_t layer, std::uint64_t n_layers) {
   return layer < n_layers / 8 || layer >= 7 * n_layers / 8 || (layer - n_layers / 8) % 3 == 2;
 }
 
-struct Shape {
-  std::uint64_t n_layers = 0;
-  std::uint64_t n_experts = 0;
-  bool is_70b = false;  // eight query heads share one of V, which is small then
-};
-
-Result<Shape> read_shape(const gguf::File& in) {
+Result<MixtureShape> read_shape(const gguf::File& in) {
   PLUMB_TRY(const std::string_view name, in.get_string("general.architecture"));
   const std::string architecture(name);
-  Shape shape;
+  MixtureShape shape;
   PLUMB_TRY(shape.n_layers, in.get_uint(architecture + ".block_count"));
   if (in.find(architecture + ".expert_count") != nullptr) {
     PLUMB_TRY(shape.n_experts, in.get_uint(architecture + ".expert_count"));
@@ -113,7 +107,7 @@ struct Place {
   std::uint64_t count = 0;
 };
 
-Format choose_attn_v(FileType type, const Shape& shape, Place place, Format usual) {
+Format choose_attn_v(FileType type, const MixtureShape& shape, Place place, Format usual) {
   if (shape.n_experts == 8) return Format::q8_0;  // small beside the experts
   const bool is_mixture = type == FileType::q4_k_m || type == FileType::q5_k_m;
   if (is_mixture && is_favoured(place.index, place.count)) return Format::q6_k;
@@ -163,15 +157,23 @@ Result<FileType> parse_file_type(std::string_view name) {
 }
 
 Result<std::vector<Format>> choose_formats(const gguf::File& in, FileType type) {
+  MixtureShape shape;
+  if (quants::info(info(type).format).block_size > 1) {
+    PLUMB_TRY(shape, read_shape(in));
+  }
+  return choose_formats(in.tensors(), shape, type, in.label());
+}
+
+Result<std::vector<Format>> choose_formats(std::span<const gguf::Tensor> tensors, const MixtureShape& shape, FileType type,
+                                           std::string_view label) {
   const Format usual = info(type).format;
-  const std::span<const gguf::Tensor> tensors = in.tensors();
   std::vector<Format> formats;
   formats.reserve(tensors.size());
   for (const gguf::Tensor& tensor : tensors) formats.push_back(is_quantizable(tensor) ? usual : tensor.format);
   if (quants::info(usual).block_size == 1) return formats;
 
-  PLUMB_TRY(const Shape shape, read_shape(in));
-  const bool is_tied = in.tensor("output.weight") == nullptr;
+  const bool is_tied = std::none_of(tensors.begin(), tensors.end(),
+                                    [](const gguf::Tensor& tensor) { return tensor.name == "output.weight"; });
   std::vector<std::size_t> by_block(tensors.size());
   std::iota(by_block.begin(), by_block.end(), 0);
   std::stable_sort(by_block.begin(), by_block.end(), [&tensors](std::size_t a, std::size_t b) {
@@ -203,7 +205,7 @@ Result<std::vector<Format>> choose_formats(const gguf::File& in, FileType type) 
         // Several tensors a layer: the name says which.
         const std::optional<std::uint64_t> block = block_of(tensor.name);
         if (!block || *block >= shape.n_layers) {
-          return fail("{}: tensor '{}' belongs to no block below the block count of {}; the file is damaged", in.label(),
+          return fail("{}: tensor '{}' belongs to no block below the block count of {}; the file is damaged", label,
                       tensor.name, shape.n_layers);
         }
         place.index = *block;

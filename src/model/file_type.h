@@ -49,8 +49,19 @@ std::string_view name(FileType type);
 // By name in any case; "Q4_K" and "Q5_K" stand for the _M mixtures. The error lists what there is.
 Result<FileType> parse_file_type(std::string_view name);
 
+// What the choice of formats asks of a model beside its tensors.
+struct MixtureShape {
+  std::uint64_t n_layers = 0;
+  std::uint64_t n_experts = 0;
+  bool is_70b = false;  // eight query heads share one of V, which is small then
+};
+
 // The format of each tensor of `in`, in its order, in a file of that type. Errors: no architecture or block count, or a
 // block number that the block count does not allow.
 Result<std::vector<quants::Format>> choose_formats(const gguf::File& in, FileType type);
+// The same for tensors of a file that is yet to be written: only names, formats and dimensions are read. `label` stands for
+// the file in messages.
+Result<std::vector<quants::Format>> choose_formats(std::span<const gguf::Tensor> tensors, const MixtureShape& shape,
+                                                   FileType type, std::string_view label);
 
 }  // namespace plumb::model
