@@ -168,6 +168,8 @@ def main():
                 continue
             source = pathlib.Path(__file__).parent.parent / "src" / "text" / "pre_tokenizer.cpp"
             for name in re.findall(r'^    \{"([^"]+)", \w+, \w+\},$', source.read_text(), re.MULTILINE):
+                if name == "whitespace":
+                    continue  # llama.cpp aborts on it with a byte-level vocabulary
                 copy = with_pre(path, name, folder)
                 differing += compare(options, copy, f"{path.stem} as {name}", texts)
                 copy.unlink()
