@@ -63,7 +63,7 @@ def main():
     parser.add_argument("gguf", help="file to write")
     args = parser.parse_args()
     tensors = np.load(args.npz)
-    shape = Shape()
+    shape = Shape(n_layers=sum(name.endswith(".attn_q.weight") for name in tensors.files))
     write(args.gguf, shape, tensors)
     print(f"wrote {args.gguf}: {len(shape.matrices())} matrices, {len(shape.norms())} norms")
 
