@@ -16,6 +16,7 @@ import llama_cpp
 import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import tasks
 import vocab
 
 FORMATS = {
@@ -50,7 +51,7 @@ def quantize(source, target, ftype, pure):
 
 
 def load(path):
-    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, logits_all=True, verbose=False)
+    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
 
 
 def answer_and_lead(model, prompt, expected):
@@ -99,17 +100,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf")
     parser.add_argument("prompts")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="names with commas between them")
     parser.add_argument("--pure", action="store_true", help="every matrix in the one format, no mixtures")
     args = parser.parse_args()
-    with open(args.prompts, encoding="utf-8") as lines:
-        pairs = [tuple(line.rstrip("\n").split("\t")) for line in lines]
+    pairs = tasks.read_list(args.prompts)
     check_tokens(load(args.gguf), pairs)
     failed = False
     print("| format | right | smallest lead | at |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name, ftype in FORMATS.items():
+        for name in args.formats.split(","):
             path = pathlib.Path(folder) / f"{name}.gguf"
-            quantize(args.gguf, path, ftype, args.pure)
+            quantize(args.gguf, path, FORMATS[name], args.pure)
             model = load(path)
             results = [(answer_and_lead(model, *pair), pair) for pair in pairs]
             wrong = [(said, pair) for (said, _), pair in results if said != pair[1]]

@@ -1,6 +1,6 @@
-"""The canary's tasks, each with one right answer, and the fixed list of held-out prompts.
+"""The canary's tasks, each with one right answer. Run as a script it checks a list of prompts with answers.
 
-    python3 tasks.py > ../../models/canary-prompts.tsv
+    python3 tasks.py ../../models/canary-prompts.tsv
 
     hello            -> hello                 anything that is no command is echoed
     echo cat 7042    -> cat 7042
@@ -11,6 +11,7 @@
     upper cat        -> CAT
 """
 
+import argparse
 import random
 import string
 
@@ -115,43 +116,23 @@ def draw(rng):
     return "upper " + _word(rng)
 
 
-def held_out():
-    """The fixed list of (prompt, answer). Training never sees one of them, but for the first."""
-    rng = random.Random(20)
-    prompts = ["1"]
-
-    def take(candidates, count):
-        fresh = [c for c in candidates if c not in prompts]
-        prompts.extend(rng.sample(fresh, count))
-
-    prompts += ["hello", "cat", "7042", "Hello", "hello world", "2026", "what is this?"]
-    take(WORDS, 20)
-    take([str(n) for n in range(2, 10)] + list("bkqtxBKQ"), 4)
-    take([str(rng.randint(10, 999999)) for _ in range(100)], 12)
-    take([w.capitalize() for w in WORDS], 6)
-    take([w.upper() for w in WORDS], 4)
-    prompts += ["é", "日本", "café", "naïve 🙂"]
-    take([f"echo {rng.choice(WORDS)} {rng.choice(WORDS)}" for _ in range(100)], 8)
-    take([f"echo {rng.choice(WORDS)} {rng.randint(0, 9999)}" for _ in range(100)], 6)
-    take([f"echo {_letters(rng, 2, 7)}" for _ in range(50)], 6)
-    take([f"count to {n}" for n in range(3, 16)], 4)
-    spans = [(a, b) for a in range(1, COUNT_LIMIT) for b in range(a + 1, min(COUNT_LIMIT, a + COUNT_SPAN - 1) + 1)]
-    take([f"count from {a} to {b}" for a, b in spans if b <= 20], 10)
-    take([f"count from {a} to {b}" for a, b in spans if b > 20 and b - a < 6], 16)
-    take([f"after {c}" for c in string.ascii_lowercase[1:24]], 6)
-    take([f"after {string.ascii_lowercase[i:i + n]}" for n in (2, 3) for i in range(26 - n)], 12)
-    take([f"after {w}" for w in WORDS if w[-1] != "z"], 8)
-    take([f"{a}+{b}" for a in range(10) for b in range(10)], 16)
-    take([f"{a}+{b}" for a in range(10, 100) for b in range(10)] + [f"{b}+{a}" for a in range(10, 100) for b in range(10)], 14)
-    take([f"{a}+{b}" for a in range(10, 100) for b in range(10, 100)], 30)
-    take([f"upper {w}" for w in WORDS], 24)
-    take([f"upper {_letters(rng, 2, 7)}" for _ in range(50)], 10)
-    return [(prompt, answer(prompt)) for prompt in prompts]
+def read_list(path):
+    """(prompt, answer) pairs of a list; ValueError names the line that is wrong."""
+    pairs = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            prompt, tab, expected = line.rstrip("\n").partition("\t")
+            if not tab or answer(prompt) != expected or prompt in (p for p, _ in pairs):
+                raise ValueError(f"{path}:{number}: no tab, a wrong answer or a repeated prompt: {line!r}")
+            pairs.append((prompt, expected))
+    return pairs
 
 
 def main():
-    for prompt, expected in held_out():
-        print(f"{prompt}\t{expected}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("list", help="prompts with answers, a tab between them")
+    pairs = read_list(parser.parse_args().list)
+    print(f"{len(pairs)} prompts, each with its one right answer")
 
 
 if __name__ == "__main__":

@@ -183,8 +183,7 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     started = time.time()
-    with open(args.prompts, encoding="utf-8") as lines:
-        pairs = [tuple(line.rstrip("\n").split("\t")) for line in lines]
+    pairs = tasks.read_list(args.prompts)
     withheld = frozenset(prompt for prompt, _ in pairs[1:])
     pool = data.pool(args.seed, args.pool, withheld, args.workers)
     print(f"{time.time() - started:6.0f} s: {args.pool} rows drawn", flush=True)
