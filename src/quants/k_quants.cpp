@@ -160,7 +160,7 @@ constexpr fit::Range q6_levels{-32.0f, 31.0f};
 float settle_groups(const float* x, const float* w, SymmetricSuperBlock& block) {
   float error = 0.0f;
   for (std::size_t g = 0; g < n_groups_16; ++g) {
-    const int scale = block.scales[g];
+    const std::int8_t scale = block.scales[g];
     float best = -1.0f;
     for (int s = std::max(scale - 1, -128); s <= std::min(scale + 1, 127); ++s) {
       const fit::Scale trial{block.d * static_cast<float>(s), 0.0f};
