@@ -1,0 +1,155 @@
+// Any tokenizer metadata and any text. The first byte chooses the vocabulary, the second how it is damaged or used; the
+// rest is text, of which damage takes its bytes. Encoding must succeed or say why, ids must be the vocabulary's, and a
+// vocabulary that has every byte must give the text back.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <iterator>
+#include <string>
+#include <string_view>
+
+#include "../tests/text/tokenizer_samples.h"
+#include "text/pre_tokenizer.h"
+#include "text/tokenizer.h"
+
+namespace {
+
+using namespace plumb;
+using text::TokenId;
+
+void require(bool condition) {
+  if (!condition) std::abort();
+}
+
+// Bytes of the input, taken from its end so that the text at its start stays readable.
+class Source {
+ public:
+  explicit Source(std::string_view bytes) : bytes_(bytes) {}
+  std::uint8_t byte() {
+    if (bytes_.empty()) return 0;
+    const auto last = static_cast<std::uint8_t>(bytes_.back());
+    bytes_.remove_suffix(1);
+    return last;
+  }
+  std::uint32_t number() {
+    std::uint32_t n = 0;
+    for (int i = 0; i < 4; ++i) n = n << 8 | byte();
+    return n;
+  }
+  std::string text(std::size_t length) {
+    length = std::min(length, bytes_.size());
+    std::string part(bytes_.substr(bytes_.size() - length));
+    bytes_.remove_suffix(length);
+    return part;
+  }
+  [[nodiscard]] std::string_view rest() const { return bytes_; }
+
+ private:
+  std::string_view bytes_;
+};
+
+text::samples::Vocabulary chosen(std::uint8_t choice) {
+  switch (choice % 4) {
+    case 0:
+      return text::samples::sentencepiece();
+    case 1:
+      return text::samples::wordpiece();
+    default:
+      break;
+  }
+  const auto names = text::PreTokenizer::names();
+  auto v = text::samples::byte_pairs(std::string(names[choice / 4 % names.size()]));
+  v.more["tokenizer.ggml.bos_token_id"] = std::uint32_t{0};
+  return v;
+}
+
+void damage(text::samples::Vocabulary& v, Source& source) {
+  static constexpr const char* keys[] = {
+      "tokenizer.ggml.bos_token_id",         "tokenizer.ggml.eos_token_id",     "tokenizer.ggml.eot_token_id",
+      "tokenizer.ggml.unknown_token_id",     "tokenizer.ggml.padding_token_id", "tokenizer.ggml.seperator_token_id",
+      "tokenizer.ggml.fim_pre_token_id",     "tokenizer.ggml.add_bos_token",    "tokenizer.ggml.add_eos_token",
+      "tokenizer.ggml.add_space_prefix",     "tokenizer.ggml.scores",           "tokenizer.ggml.token_type",
+      "tokenizer.ggml.normalizer.lowercase",
+  };
+  for (int changes = source.byte() % 8; changes > 0; --changes) {
+    const std::uint32_t at = source.number();
+    switch (source.byte() % 10) {
+      case 0:
+        v.tokens[at % v.tokens.size()] = source.text(source.byte() % 16);
+        break;
+      case 1:
+        v.add(source.text(source.byte() % 16), static_cast<std::int32_t>(at % 8), static_cast<float>(at));
+        break;
+      case 2:
+        v.types[at % v.types.size()] = static_cast<std::int32_t>(source.byte() % 9);
+        break;
+      case 3:
+        v.merges.push_back(source.text(source.byte() % 16));
+        break;
+      case 4: {
+        const std::uint32_t bits = source.number();
+        std::memcpy(&v.scores[at % v.scores.size()], &bits, sizeof bits);
+        break;
+      }
+      case 5:
+        v.more[keys[at % std::size(keys)]] = source.number() % 600;
+        break;
+      case 6:
+        v.more[keys[at % std::size(keys)]] = (source.byte() & 1) != 0;
+        break;
+      case 7:
+        v.more[keys[at % std::size(keys)]] = source.number();
+        break;
+      case 8:
+        v.types.resize(at % (v.types.size() + 2), 1);
+        break;
+      default:
+        v.model = at % 5 == 0 ? source.text(8) : at % 2 == 0 ? "gemma4" : "llama";
+        break;
+    }
+    if (v.types.empty() || v.tokens.empty()) return;
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size < 2) return 0;
+  Source source(std::string_view(reinterpret_cast<const char*>(data), size).substr(2));
+  auto vocabulary = chosen(data[0]);
+  const bool damaged = (data[1] & 1) != 0;
+  if (damaged) damage(vocabulary, source);
+  const text::samples::Loaded loaded = text::samples::load(vocabulary);
+  if (!loaded.tokenizer) {
+    require(damaged && !loaded.tokenizer.error().message.empty());
+    return 0;
+  }
+  const text::Tokenizer& tokenizer = *loaded.tokenizer;
+  const text::EncodeOptions options{.add_special = (data[1] & 2) != 0, .parse_special = (data[1] & 4) != 0};
+  const std::string_view input = source.rest();
+  const auto tokens = tokenizer.encode(input, options);
+  if (tokens) {
+    for (const TokenId token : *tokens) require(token >= 0 && static_cast<std::uint32_t>(token) < tokenizer.size());
+    const std::string back = tokenizer.decode(*tokens);
+    const bool lossless = !damaged && !options.add_special && !options.parse_special && data[0] % 4 != 1;
+    const bool byte_level = data[0] % 4 >= 2;
+    const bool has_bytes = !byte_level || text::PreTokenizer::make(*vocabulary.pre)->rules().byte_level;
+    const bool has_block = !byte_level && input.find("\xe2\x96\x81") != std::string_view::npos;
+    if (lossless && has_bytes && !has_block) require(back == input);
+  }
+  std::vector<TokenId> any;
+  for (std::size_t i = 0; i + 4 <= size; i += 4) {
+    TokenId token = 0;
+    std::memcpy(&token, data + i, sizeof token);
+    any.push_back((i & 4) != 0 ? token : token % 600);
+  }
+  std::string joined;
+  for (const TokenId token : any) {
+    joined += tokenizer.token_text(token, true);
+    require(!tokenizer.ends_generation(token) || tokenizer.type(token) != text::TokenType::byte || damaged);
+  }
+  const std::string decoded = tokenizer.decode(any, true);
+  require(decoded == joined || " " + decoded == joined);
+  return 0;
+}
