@@ -335,18 +335,14 @@ PLUMB_INLINE void load_super(Q3_K, const std::uint8_t* p, Super& w) {
 }
 PLUMB_INLINE void load_super(IQ4_XS, const std::uint8_t* p, Super& w) {
   w.d = half_value(p);
-  const std::uint32_t high = read16(p + 2);
-  const std::uint32_t packed = read32(p + 4);
-  std::int16_t scales[8];
-#pragma GCC unroll 8
-  for (int g = 0; g < 8; ++g) {
-    scales[g] =
-        static_cast<std::int16_t>(static_cast<int>(((packed >> (4 * g)) & 15) | (((high >> (2 * g)) & 3) << 4)) - 32);
-  }
-  __m128i eight;
-  memcpy(&eight, scales, sizeof eight);
+  const __m256i low =
+      _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(read32(p + 4))), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+  const __m256i high = _mm256_srlv_epi32(_mm256_set1_epi32(read16(p + 2)), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+  const __m256i six_bits = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi32(15)),
+                                           _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4));
   // As 32-bit integers here: products with levels above 127 do not fit pairwise sums of 16 bits.
-  const __m512i all = _mm512_castsi256_si512(_mm256_cvtepi16_epi32(eight));
+  const __m256i eight = _mm256_sub_epi32(six_bits, _mm256_set1_epi32(32));
+  const __m512i all = _mm512_castsi256_si512(eight);
   const __m512i table = _mm512_broadcast_i32x4(load128(iq4_levels_128));
   const __m512i mask = _mm512_set1_epi8(0x0f);
   const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
@@ -358,8 +354,8 @@ PLUMB_INLINE void load_super(IQ4_XS, const std::uint8_t* p, Super& w) {
     w.q[c] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srlv_epi32(both, shift), mask));
     w.scales[c] = _mm512_permutexvar_epi32(_mm512_add_epi32(first, _mm512_set1_epi32(2 * c)), all);
   }
-  w.mins = _mm256_permutexvar_epi16(_mm256_setr_epi16(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
-                                    _mm256_castsi128_si256(eight));
+  // Each twice, as 16-bit integers.
+  w.mins = _mm256_or_si256(_mm256_and_si256(eight, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(eight, 16));
 }
 
 template <class Format>
