@@ -20,10 +20,10 @@
 namespace plumb::text {
 
 struct TemplateLimits {
-  std::uint64_t max_steps = 10'000'000;           // evaluated nodes
-  std::uint32_t max_depth = 200;                  // nesting of expressions, blocks and calls, in parsing and in running
-  std::size_t max_output_bytes = 64u << 20;       // rendered text
-  std::size_t max_memory_bytes = 256u << 20;      // strings and containers that the template makes, counted as made
+  std::uint64_t max_steps = 10'000'000;       // evaluated nodes
+  std::uint32_t max_depth = 200;              // nesting of expressions, blocks and calls, in parsing and in running
+  std::size_t max_output_bytes = 64u << 20;   // rendered text
+  std::size_t max_memory_bytes = 256u << 20;  // strings and containers that the template makes, counted as made
   std::size_t max_source_bytes = 4u << 20;
 };
 
@@ -41,5 +41,17 @@ class ChatTemplate {
   struct State;
   std::shared_ptr<const State> state_;
 };
+
+// A conversation with what else a chat template may ask for.
+struct ChatInput {
+  nlohmann::ordered_json messages;  // [{"role", "content"}, …]
+  nlohmann::ordered_json tools;     // a list; null: none
+  bool add_generation_prompt = true;
+  std::string bos_token, eos_token;  // their text; empty where the vocabulary has none
+};
+
+// Renders a conversation with the variables that transformers sets: messages, tools, documents, add_generation_prompt,
+// bos_token and eos_token.
+Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatInput& input);
 
 }  // namespace plumb::text

@@ -1,0 +1,62 @@
+#include "text/chat_template.h"
+
+#include <new>
+#include <utility>
+
+#include "text/jinja_syntax.h"
+#include "text/jinja_unicode.h"
+
+namespace plumb::text {
+
+namespace {
+
+tl::unexpected<Error> as_error(const jinja::Failure& failure) {
+  if (failure.line == 0) return fail("chat template: {}", failure.message);
+  return fail("chat template, line {}: {}", failure.line, failure.message);
+}
+
+}  // namespace
+
+struct ChatTemplate::State {
+  TemplateLimits limits;
+  jinja::Body body;
+};
+
+Result<ChatTemplate> ChatTemplate::parse(std::string_view source, const TemplateLimits& limits) {
+  if (source.size() > limits.max_source_bytes) {
+    return fail("chat template: {} bytes long, at most {} are accepted", source.size(), limits.max_source_bytes);
+  }
+  try {
+    auto state = std::make_shared<State>();
+    state->limits = limits;
+    state->body = jinja::parse(jinja::unicode::repaired(source), limits);
+    ChatTemplate parsed;
+    parsed.state_ = std::move(state);
+    return parsed;
+  } catch (const jinja::Failure& failure) {
+    return as_error(failure);
+  } catch (const std::bad_alloc&) {
+    return fail("chat template: not enough memory to read it");
+  }
+}
+
+Result<std::string> ChatTemplate::render(const nlohmann::ordered_json& variables,
+                                         std::chrono::system_clock::time_point now) const {
+  try {
+    jinja::Runtime runtime(state_->limits, now);
+    return jinja::interpret(state_->body, runtime, variables);
+  } catch (const jinja::Failure& failure) {
+    return as_error(failure);
+  } catch (const std::bad_alloc&) {
+    return fail("chat template: not enough memory to run it");
+  }
+}
+
+Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatInput& input) {
+  nlohmann::ordered_json variables{{"messages", input.messages},   {"tools", input.tools},
+                                   {"documents", nullptr},         {"add_generation_prompt", input.add_generation_prompt},
+                                   {"bos_token", input.bos_token}, {"eos_token", input.eos_token}};
+  return chat_template.render(variables);
+}
+
+}  // namespace plumb::text
