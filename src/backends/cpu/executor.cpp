@@ -465,15 +465,17 @@ class CpuExecutor final : public Executor, private Program {
   }
   void run_block(const plan::Attention& op, AttendBlock& job, std::uint32_t kv_head, std::uint32_t block,
                  std::uint32_t begin, std::uint32_t end, const AttentionScratch& scratch) const {
-    const std::size_t n_heads = job.n_rows / (end - begin);
+    const std::uint32_t n_heads = heads_begin(op, kv_head + 1) - heads_begin(op, kv_head);
     const std::uint32_t block_start = block * static_cast<std::uint32_t>(kv_block);
     const auto in_block = [&](std::uint32_t position) {
       return position < block_start ? 0 : std::min<std::uint32_t>(position - block_start, kv_block);
     };
-    for (std::size_t r = 0; r < job.n_rows; ++r) {
-      const std::uint32_t position = first_ + begin + static_cast<std::uint32_t>(r / n_heads);
-      scratch.first[r] = op.window > 0 && position + 1 > op.window ? in_block(position + 1 - op.window) : 0;
-      scratch.last[r] = in_block(position + 1);
+    std::uint32_t r = 0;
+    for (std::uint32_t position = first_ + begin; position < first_ + end; ++position) {
+      for (std::uint32_t h = 0; h < n_heads; ++h, ++r) {
+        scratch.first[r] = op.window > 0 && position + 1 > op.window ? in_block(position + 1 - op.window) : 0;
+        scratch.last[r] = in_block(position + 1);
+      }
     }
     job.k = cache_->keys(block, op.layer, kv_head);
     job.v = cache_->values(block, op.layer, kv_head);
@@ -512,10 +514,12 @@ class CpuExecutor final : public Executor, private Program {
                        scratch.running_largest + r, scratch.running_total + r, scratch.running_context + r * head_stride());
       }
     }
-    for (std::size_t r = 0; r < job.n_rows; ++r) {
-      float* out = row_of(op.out, begin + static_cast<std::uint32_t>(r / n_heads));
-      finish_head(op, scratch.running_total[r], scratch.running_context + r * head_stride(),
-                  out + (head_begin + r % n_heads) * op.head_dim);
+    std::size_t r = 0;
+    for (std::uint32_t token = begin; token < end; ++token) {
+      for (std::uint32_t head = head_begin; head < head_begin + n_heads; ++head, ++r) {
+        finish_head(op, scratch.running_total[r], scratch.running_context + r * head_stride(),
+                    row_of(op.out, token) + std::size_t{head} * op.head_dim);
+      }
     }
   }
 

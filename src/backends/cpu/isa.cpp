@@ -3,6 +3,9 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(PLUMB_CPU_X86)
+#include <cpuid.h>
+#endif
 
 #include <algorithm>
 #include <cstddef>
@@ -12,11 +15,23 @@
 
 namespace plumb::backends {
 
+#if defined(PLUMB_CPU_X86)
+namespace {
+
+// Clang's __builtin_cpu_supports does not know this one.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
+}
+
+}  // namespace
+#endif
+
 std::vector<Isa> cpu_isas() {
   std::vector<Isa> present{Isa::scalar};
 #if defined(PLUMB_CPU_X86)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     present.push_back(Isa::avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
