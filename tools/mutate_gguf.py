@@ -61,7 +61,8 @@ class Layout:
         return value
 
     def _string(self, keep=True):
-        self.position += self._number("length", "Q", keep)
+        length = self._number("length", "Q", keep)
+        self.position += length
 
     def _value(self, kind, keep=True):
         if kind == STRING:

@@ -151,6 +151,16 @@ TEST(Validation, OtherKindsOfFileAreNamed) {
   EXPECT_THAT(message("FUGG"), HasSubstr("big-endian"));
 }
 
+TEST(Validation, OfSeveralNamesThatOccurTwiceTheFirstRepetitionIsNamed) {
+  RawFile file;
+  file.header(3, 0, 4).key("a", ValueType::u8, std::uint8_t{1}).key("b", ValueType::u8, std::uint8_t{1});
+  const std::size_t third = file.bytes.size();
+  file.key("a", ValueType::u8, std::uint8_t{1}).key("b", ValueType::u8, std::uint8_t{1});
+  const auto bad = File::from_memory(file.bytes, "x");
+  ASSERT_FALSE(bad);
+  EXPECT_EQ(bad.error().message, "x: key \"a\" occurs twice, at byte 24 and at byte " + std::to_string(third));
+}
+
 RawFile nested(int depth) {
   RawFile file;
   file.header(3, 0, 1).string("deep", "deep").type("type", ValueType::array);
