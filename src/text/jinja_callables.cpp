@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <limits>
 
 #include "text/jinja_unicode.h"
 
@@ -17,9 +18,10 @@ Parameters::Parameters(const char* function, Arguments& arguments, std::initiali
   for (std::size_t i = 0; i < arguments.positional.size(); ++i) values_[i] = std::move(arguments.positional[i]);
   for (auto& [key, value] : arguments.named) {
     const auto* const found = std::ranges::find_if(names, [&](const char* name) { return key == name; });
-    if (found == names.end() || key.empty()) raise("{}() got an unexpected keyword argument {}", function, quoted(key));
+    if (found == names.end() || key.empty())
+      raise("{}() got an unexpected keyword argument {}", function, jinja::quoted(key));
     auto& slot = values_[static_cast<std::size_t>(found - names.begin())];
-    if (slot) raise("{}() got multiple values for argument {}", function, quoted(key));
+    if (slot) raise("{}() got multiple values for argument {}", function, jinja::quoted(key));
     slot = std::move(value);
   }
   for (std::size_t i = 0; i < required; ++i) {
@@ -125,11 +127,25 @@ Value call(Runtime& runtime, const Value& callee, Arguments& arguments) {
 
 namespace {
 
+constexpr std::uint64_t kMaxRange = 100'000;  // jinja2.sandbox.MAX_RANGE
+
 Value make_range(Runtime& runtime, Arguments& arguments) {
   const Parameters given("range", arguments, {"", "", ""}, 1);
-  const std::int64_t first = given.integer(0, 0);
-  if (!given.has(1)) return {Kind::range, runtime.make<Range>(0, first, 1)};
-  return {Kind::range, runtime.make<Range>(first, given.integer(1, 0), given.integer(2, 1))};
+  const std::int64_t start = given.has(1) ? given.integer(0, 0) : 0;
+  const std::int64_t stop = given.integer(given.has(1) ? 1 : 0, 0);
+  const std::int64_t step = given.integer(2, 1);
+  if (step == 0) raise("range() arg 3 must not be zero");
+  constexpr auto kFarthest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  const std::uint64_t stride = step > 0 ? static_cast<std::uint64_t>(step) : 0 - static_cast<std::uint64_t>(step);
+  std::uint64_t span = 0;
+  if (step > 0 ? start < stop : start > stop) {
+    span = static_cast<std::uint64_t>(std::max(start, stop)) - static_cast<std::uint64_t>(std::min(start, stop));
+    if ((span - 1) / stride + 1 > kMaxRange) {
+      raise("Range too big. The sandbox blocks ranges larger than MAX_RANGE ({}).", kMaxRange);
+    }
+  }
+  if (span > kFarthest || stride > kFarthest) raise("range(): the bounds are too far apart");
+  return {Kind::range, runtime.make<Range>(start, stop, step)};
 }
 
 // dict(mapping or pairs, **named)
@@ -277,7 +293,7 @@ void check_namespace_name(std::string_view name) {
   raise(
       "Chat templates cannot store underscore-prefixed attributes on a namespace, but got {}. "
       "Please rename the attribute.",
-      quoted(name));
+      jinja::quoted(name));
 }
 
 std::optional<Value> global(Runtime& runtime, std::string_view name) {
