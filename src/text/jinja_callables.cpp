@@ -17,7 +17,7 @@ Parameters::Parameters(const char* function, Arguments& arguments, std::initiali
   }
   for (std::size_t i = 0; i < arguments.positional.size(); ++i) values_[i] = std::move(arguments.positional[i]);
   for (auto& [key, value] : arguments.named) {
-    const auto* const found = std::ranges::find_if(names, [&](const char* name) { return key == name; });
+    const auto* const found = std::ranges::find_if(names, [&wanted = key](const char* name) { return wanted == name; });
     if (found == names.end() || key.empty())
       raise("{}() got an unexpected keyword argument {}", function, jinja::quoted(key));
     auto& slot = values_[static_cast<std::size_t>(found - names.begin())];
