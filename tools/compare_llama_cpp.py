@@ -4,6 +4,10 @@
 Both are given the ids that llama.cpp's tokenizer makes of each prompt; plumb's tokenizer must make the same. The measure
 is the Kullback-Leibler divergence KL(llama.cpp || plumb) in nats over the whole vocabulary, computed in float64.
 
+Both engines round activations to 8 bits before they multiply quantized weights, so they differ by their rounding even when
+both are right. --floor shows how far: each against plumb's `reference` backend, which rounds nothing, and llama.cpp against
+itself with its KV cache in F32 in place of F16.
+
 Needs numpy and llama-cpp-python. Exit code 1 when a mark is missed.
 """
 
@@ -38,11 +42,11 @@ def divergence(p, q):
     return float(numpy.sum(numpy.exp(p[possible]) * (p[possible] - q[possible])))
 
 
-def plumb_log_probabilities(arguments, tokens, n_vocab):
+def plumb_log_probabilities(arguments, tokens, n_vocab, backend):
     ids = ",".join(map(str, tokens))
     document = plumb_json(
         arguments.plumb, "run", arguments.model, "--tokens", ids, "-n", "1", "--temp", "0", "--logprobs", str(n_vocab),
-        "--threads", str(arguments.threads), "--ctx", str(arguments.ctx), "--backend", arguments.backend, "--json",
+        "--threads", str(arguments.threads), "--ctx", str(arguments.ctx), "--backend", backend, "--json",
     )  # fmt: skip
     values = numpy.full(n_vocab, -numpy.inf)
     for entry in document["tokens"][0]["top"]:
@@ -60,12 +64,14 @@ def main():
     parser.add_argument("--ctx", type=int, default=256)
     parser.add_argument("--min-top1", type=float, default=0.98, help="least top-1 agreement (%(default)s)")
     parser.add_argument("--max-kl", type=float, default=2e-3, help="largest mean divergence (%(default)s)")
+    parser.add_argument("--floor", action="store_true", help="also show what rounding alone does (slow)")
     parser.add_argument("--each", action="store_true", help="a row for each prompt too")
     arguments = parser.parse_args()
 
     lines = pathlib.Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
     prompts = [line.replace("\\n", "\n") for line in lines if line]
     yardstick = Yardstick(arguments.model, arguments.ctx, arguments.threads)
+    f32_yardstick = Yardstick(arguments.model, arguments.ctx, arguments.threads, f32_cache=True) if arguments.floor else None
     rows = []
     for number, prompt in enumerate(prompts, 1):
         if sys.stderr.isatty():
@@ -73,7 +79,7 @@ def main():
         tokens = yardstick.tokenize(prompt)
         own = plumb_json(arguments.plumb, "tokenize", arguments.model, "-p", prompt, "--json")["tokens"]
         theirs = log_softmax(yardstick.logits(tokens))
-        ours = plumb_log_probabilities(arguments, tokens, yardstick.n_vocab)
+        ours = plumb_log_probabilities(arguments, tokens, yardstick.n_vocab, arguments.backend)
         likely = theirs > numpy.log(1e-4)
         rows.append({
             "prompt": prompt,
@@ -84,16 +90,26 @@ def main():
             "kl": divergence(theirs, ours),
             "worst": float(numpy.abs(theirs - ours)[likely].max()),
         })  # fmt: skip
+        if arguments.floor:
+            truth = plumb_log_probabilities(arguments, tokens, yardstick.n_vocab, "reference")
+            itself = log_softmax(f32_yardstick.logits(tokens))
+            floors = {"plumb, from reference": (truth, ours), "llama.cpp, from reference": (truth, theirs),
+                      "llama.cpp with F16 KV cache, from itself with F32": (itself, theirs)}  # fmt: skip
+            rows[-1]["floors"] = {
+                name: (divergence(p, q), int(p.argmax()) == int(q.argmax())) for name, (p, q) in floors.items()
+            }
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
     yardstick.close()
+    if f32_yardstick:
+        f32_yardstick.close()
 
     kl = numpy.array([row["kl"] for row in rows])
     top1 = numpy.mean([row["top1"] for row in rows])
     same_tokens = sum(row["same_tokens"] for row in rows)
     plumb_version = subprocess.run([arguments.plumb, "--version"], capture_output=True, text=True).stdout.strip()
-    print(f"{pathlib.Path(arguments.model).name}: plumb {plumb_version}, backend {arguments.backend}, against llama.cpp of")
-    print(f"llama-cpp-python {version()}; {arguments.threads} threads, {platform.machine()}, {len(rows)} prompts, ", end="")
+    print(f"{pathlib.Path(arguments.model).name}: plumb {plumb_version}, backend {arguments.backend}, against llama.cpp (llama-cpp-python {version()});")
+    print(f"{arguments.threads} threads, {platform.machine()}, {len(rows)} prompts, ", end="")
     print(f"{sum(row['n_tokens'] for row in rows)} tokens.\n")
     print("| measure | value | mark |\n| --- | ---: | ---: |")
     print(f"| prompts with the same token ids | {same_tokens} of {len(rows)} | all |")
@@ -102,6 +118,11 @@ def main():
     print(f"| KL divergence, 95th percentile | {numpy.percentile(kl, 95):.2e} | |")
     print(f"| KL divergence, largest | {kl.max():.2e} | |")
     print(f"| largest log-probability difference among tokens above 1e-4 | {max(row['worst'] for row in rows):.3f} | |")
+    if arguments.floor:
+        print("\n| what rounding does | KL, mean | KL, 95th percentile | top-1 agreement |\n| --- | ---: | ---: | ---: |")
+        for name in rows[0]["floors"]:
+            distances, agreed = zip(*(row["floors"][name] for row in rows))
+            print(f"| {name} | {numpy.mean(distances):.2e} | {numpy.percentile(distances, 95):.2e} | {numpy.mean(agreed):.1%} |")
     shown = rows if arguments.each else [row for row in rows if not (row["same_tokens"] and row["top1"])]
     if shown:
         print("\n| prompt | tokens | same ids | same top-1 | KL | llama.cpp's margin (nats) |")

@@ -20,7 +20,7 @@ def _silent(level, text, data):
 class Yardstick:
     """One model and one context of llama.cpp, weights mapped from the file, its own defaults otherwise."""
 
-    def __init__(self, path, n_ctx, n_threads, n_batch=512):
+    def __init__(self, path, n_ctx, n_threads, n_batch=512, f32_cache=False):
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         start = time.perf_counter()
@@ -31,6 +31,9 @@ class Yardstick:
         parameters.n_ctx = n_ctx
         parameters.n_batch = parameters.n_ubatch = n_batch
         parameters.n_threads = parameters.n_threads_batch = n_threads
+        if f32_cache:
+            parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+            parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = llama_cpp.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp cannot make a context of {n_ctx} positions")
