@@ -27,7 +27,7 @@
 #include "cli/sha256.h"
 #include "gguf/file.h"
 
-extern char** environ;
+extern char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program, glibc does not
 
 namespace plumb::cli {
 
@@ -76,6 +76,7 @@ std::string environment(const char* name) {
 }
 
 struct CloseFile {
+  // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): this is the owner's own release
   void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
 };
 using FilePtr = std::unique_ptr<std::FILE, CloseFile>;
@@ -170,6 +171,7 @@ Result<void> run_python(std::vector<std::string> arguments, const fs::path& fold
   arguments.insert(arguments.begin(), "python3");
   const auto pointers = [](std::vector<std::string>& strings) {
     std::vector<char*> result;
+    result.reserve(strings.size() + 1);
     for (std::string& text : strings) result.push_back(text.data());
     result.push_back(nullptr);
     return result;
@@ -433,6 +435,7 @@ Result<fs::path> pull(const std::string& name_or_url, const PullOptions& options
   const KnownModel* known = find_known(name_or_url);
   if (!is_url && known == nullptr) {
     std::vector<std::string_view> names;
+    names.reserve(table.size());
     for (const KnownModel& model : table) names.push_back(model.name);
     return fail("no known model is named '{}': there is {}; or give an http:// or https:// URL", name_or_url,
                 fmt::join(names, ", "));

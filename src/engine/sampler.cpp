@@ -174,7 +174,6 @@ Result<double> Sampler::weigh(std::span<const float> logits, Scratch& scratch) c
   std::size_t ranked = 0;  // how many of `kept` are in order of rank
   if (settings_.top_k > 0 && static_cast<std::size_t>(settings_.top_k) < x.size()) {
     rank(x, static_cast<std::size_t>(settings_.top_k), kept);
-    ranked = kept.size();
     for (const Ranked& token : kept) total += std::exp(distance(token.logit, max));
     // Every filter keeps a prefix of the ranking, so that they may be applied in any order if top-p's total is right.
     kept.erase(std::find_if_not(kept.begin(), kept.end(), likely_enough), kept.end());
