@@ -571,6 +571,7 @@ class BraceFormatter {
       manual_ = true;
       index = std::stoull(std::string(name));
     } else {
+      runtime_.budget.step(arguments_.named.size() / 8 + 1);
       for (const auto& [key, value] : arguments_.named) {
         if (key == name) return value;
       }

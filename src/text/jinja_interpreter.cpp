@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include "text/jinja_callables.h"
@@ -21,21 +22,11 @@ class Scope {
  public:
   explicit Scope(std::shared_ptr<Scope> parent) : parent_(std::move(parent)) {}
 
-  void set(std::string_view name, Value value) {
-    for (auto& [known, stored] : variables_) {
-      if (known == name) {
-        stored = std::move(value);
-        return;
-      }
-    }
-    variables_.emplace_back(std::string(name), std::move(value));
-  }
+  void set(const std::string& name, Value value) { variables_.insert_or_assign(name, std::move(value)); }
 
-  [[nodiscard]] const Value* find(std::string_view name) const {
+  [[nodiscard]] const Value* find(const std::string& name) const {
     for (const Scope* scope = this; scope != nullptr; scope = scope->parent_.get()) {
-      for (const auto& [known, value] : scope->variables_) {
-        if (known == name) return &value;
-      }
+      if (const auto found = scope->variables_.find(name); found != scope->variables_.end()) return &found->second;
     }
     return nullptr;
   }
@@ -44,7 +35,7 @@ class Scope {
 
  private:
   std::shared_ptr<Scope> parent_;
-  std::vector<std::pair<std::string, Value>> variables_;
+  std::unordered_map<std::string, Value> variables_;
 };
 
 using ScopePtr = std::shared_ptr<Scope>;
@@ -132,7 +123,11 @@ class NameFinder {
 
   void visit(const Body& body) {
     for (const auto& statement : body) {
-      std::visit(Overloaded{[](const Text&) {}, [](const Jump&) {}, [](const Macro&) {},
+      std::visit(Overloaded{[](const Text&) {}, [](const Jump&) {},
+                            [&](const Macro& macro) {
+                              visit(macro.signature.defaults);
+                              visit(macro.body);
+                            },
                             [&](const Print& print) { visit(print.value); },
                             [&](const For& loop) {
                               visit(loop.iterable);
@@ -154,6 +149,7 @@ class NameFinder {
                             },
                             [&](const CallBlock& block) {
                               visit(block.call);
+                              visit(block.signature.defaults);
                               visit(block.body);
                             },
                             [&](const FilterBlock& block) {
@@ -164,7 +160,7 @@ class NameFinder {
                               for (const auto& [target, value] : with.variables) visit(value);
                               visit(with.body);
                             },
-                            [&](const Group& group) { visit(group.body); }},
+                            [](const Block&) {}, [&](const Group& group) { visit(group.body); }},
                  statement->node);
     }
   }
@@ -180,7 +176,8 @@ class Interpreter {
     const auto scope = std::make_shared<Scope>(nullptr);
     for (const auto& [name, value] : variables.items()) scope->set(name, from_json(runtime_, value));
     TextBuilder out(runtime_);
-    run(body, std::make_shared<Scope>(scope), out);
+    root_ = std::make_shared<Scope>(scope);
+    run(body, root_, out);
     return out.take();
   }
 
@@ -217,14 +214,14 @@ class Interpreter {
   class MacroCallable final : public Callable {
    public:
     MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
-                  ScopePtr scope)
+                  ScopePtr scope, ImplicitNames implicit)
         : Callable(budget, 0, "<Macro " + jinja::quoted(name) + ">"),
           interpreter_(interpreter),
           name_(std::move(name)),
           signature_(signature),
           body_(body),
           scope_(std::move(scope)),
-          implicit_(NameFinder::find(body)) {}
+          implicit_(implicit) {}
 
     const char* type_name() const override { return "Macro"; }
 
@@ -251,7 +248,8 @@ class Interpreter {
     }
 
    private:
-    static std::optional<Value> take_named(Arguments& arguments, std::string_view wanted) {
+    static std::optional<Value> take_named(Runtime& runtime, Arguments& arguments, std::string_view wanted) {
+      runtime.budget.step(arguments.named.size() / 8 + 1);
       const auto found = std::find_if(arguments.named.begin(), arguments.named.end(),
                                       [&](const auto& entry) { return entry.first == wanted; });
       if (found == arguments.named.end()) return std::nullopt;
@@ -266,7 +264,7 @@ class Interpreter {
         const std::string& parameter = signature_.names[i];
         if (i < arguments.positional.size()) {
           scope->set(parameter, arguments.positional[i]);
-        } else if (auto named = take_named(arguments, parameter)) {
+        } else if (auto named = take_named(runtime, arguments, parameter)) {
           scope->set(parameter, std::move(*named));
         } else if (i + signature_.defaults.size() >= n) {
           scope->set(parameter, interpreter_.evaluate(signature_.defaults[i + signature_.defaults.size() - n], scope));
@@ -277,7 +275,7 @@ class Interpreter {
       const bool names_caller =
           std::find(signature_.names.begin(), signature_.names.end(), "caller") != signature_.names.end();
       if (implicit_.caller && !names_caller) {
-        auto caller = take_named(arguments, "caller");
+        auto caller = take_named(runtime, arguments, "caller");
         scope->set("caller", caller ? std::move(*caller) : runtime.undefined("No caller defined"));
       }
       if (implicit_.kwargs) {
@@ -313,7 +311,10 @@ class Interpreter {
   Value make_macro(std::string name, const Signature& signature, const Body& body, const ScopePtr& scope) {
     runtime_.budget.take(sizeof(Scope) + sizeof(MacroCallable));
     runtime_.keep(scope, [scope = scope.get()] { scope->clear(); });
-    return Value(Kind::callable, runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope));
+    const auto [known, is_new] = implicit_names_.try_emplace(&body);
+    if (is_new) known->second = NameFinder::find(body);
+    return Value(Kind::callable,
+                 runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope, known->second));
   }
 
   void assign(const Target& target, Value value, const ScopePtr& scope) {
@@ -333,6 +334,7 @@ class Interpreter {
     const Value* name_space = scope->find(target.name);
     if (name_space == nullptr || !name_space->is(Kind::name_space))
       raise("cannot assign attribute on non-namespace object");
+    check_namespace_name(target.attribute);
     name_space->name_space().set(target.attribute, std::move(value));
   }
 
@@ -354,13 +356,17 @@ class Interpreter {
     const DepthGuard guard(runtime_);
     Value source = iterable;
     if (statement.condition) {
-      std::vector<Value> kept;
-      for (Value& item : to_vector(runtime_, source)) {
-        const auto filter_scope = std::make_shared<Scope>(scope);
-        assign(statement.target, item, filter_scope);
-        if (truth(runtime_, evaluate(statement.condition, filter_scope))) kept.push_back(std::move(item));
-      }
-      source = runtime_.list(std::move(kept));
+      // The condition is asked item by item, between the rounds: it sees what the body changed.
+      auto next = [this, &statement, scope, items = iterate(runtime_, source)](Runtime& runtime) -> std::optional<Value> {
+        while (auto item = items->next(runtime)) {
+          runtime.budget.step();
+          const auto filter_scope = std::make_shared<Scope>(scope);
+          assign(statement.target, *item, filter_scope);
+          if (truth(runtime, evaluate(statement.condition, filter_scope))) return item;
+        }
+        return std::nullopt;
+      };
+      source = Value(Kind::iterator, runtime_.make<Generator>(source.depth() + 2, std::move(next)));
     }
     const auto loop = runtime_.make<Loop>(source, iterate(runtime_, source), depth);
     if (statement.recursive) {
@@ -433,13 +439,19 @@ class Interpreter {
     return Flow::next;
   }
 
+  Flow execute(const Block& block, const ScopePtr& scope, TextBuilder& out) {
+    return run(block.body, std::make_shared<Scope>(block.scoped ? scope : root_), out);
+  }
+
   Flow execute(const With& with, const ScopePtr& scope, TextBuilder& out) {
     const auto inner = std::make_shared<Scope>(scope);
     for (const auto& [target, value] : with.variables) assign(target, evaluate(value, scope), inner);
     return run(with.body, inner, out);
   }
 
-  Flow execute(const Group& group, const ScopePtr& scope, TextBuilder& out) { return run(group.body, scope, out); }
+  Flow execute(const Group& group, const ScopePtr& scope, TextBuilder& out) {
+    return run(group.body, std::make_shared<Scope>(scope), out);
+  }
 
   Flow execute(const Jump& jump, const ScopePtr&, TextBuilder&) {
     return jump.is_continue ? Flow::next_round : Flow::leave_loop;
@@ -502,6 +514,7 @@ class Interpreter {
     Arguments arguments;
     arguments.positional = evaluate(node.positional, scope);
     for (const auto& [name, value] : node.named) {
+      runtime_.budget.step(arguments.named.size() / 8 + 1);
       const bool repeated = std::any_of(arguments.named.begin(), arguments.named.end(),
                                         [&](const auto& entry) { return entry.first == name; });
       if (repeated) raise("keyword argument repeated: {}", name);
@@ -551,8 +564,6 @@ class Interpreter {
     Value left = evaluate(node.first, scope);
     for (const auto& [op, operand] : node.rest) {
       const Value right = evaluate(operand, scope);
-      if (left.is_undefined()) fail_undefined(left);
-      if (right.is_undefined()) fail_undefined(right);
       left = arithmetic(runtime_, op, left, right);
     }
     return left;
@@ -624,6 +635,8 @@ class Interpreter {
   }
 
   Runtime& runtime_;
+  ScopePtr root_;
+  std::unordered_map<const Body*, ImplicitNames> implicit_names_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "text/jinja_callables.h"
 #include "text/jinja_unicode.h"
 #include "text/jinja_value.h"
 
@@ -11,7 +12,6 @@ namespace plumb::text::jinja {
 
 namespace {
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool starts_name(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (static_cast<unsigned char>(c) & 0x80u) != 0;
@@ -82,15 +82,15 @@ class Lexer {
     if (sign == '+' || !lstrip) return text;
     const std::size_t line_start = text.rfind('\n') + 1;
     const std::string_view indent = text.substr(line_start);
-    if ((line_start > 0 || line_starting_) && std::all_of(indent.begin(), indent.end(), is_space))
-      return text.substr(0, line_start);
+    if ((line_start > 0 || line_starting_) && trimmed(indent).empty()) return text.substr(0, line_start);
     return text;
   }
 
   // Drops one whitespace character at the end of `text`, if there is one.
   static bool unicode_space_end(std::string_view& text) {
-    if (!is_space(text.back())) return false;
-    text.remove_suffix(1);
+    std::size_t end = text.size();
+    if (!unicode::has(unicode::previous(text, end), unicode::Property::space)) return false;
+    text.remove_suffix(text.size() - end);
     return true;
   }
 
@@ -106,7 +106,11 @@ class Lexer {
 
   void skip_spaces() {
     std::size_t n = 0;
-    while (at_ + n < source_.size() && is_space(source_[at_ + n])) ++n;
+    while (at_ + n < source_.size()) {
+      std::size_t end = at_ + n;
+      if (!unicode::has(unicode::next(source_, end), unicode::Property::space)) break;
+      n = end - at_;
+    }
     advance(n);
   }
 
@@ -202,6 +206,11 @@ class Lexer {
     std::size_t n = 1;
     while (at_ + n < source_.size() && (starts_name(source_[at_ + n]) || is_digit(source_[at_ + n]))) ++n;
     push(TokenKind::name, n);
+    const std::string& name = tokens_.back().text;
+    for (std::size_t i = 0; i < name.size();) {
+      const unicode::Property needed = i == 0 ? unicode::Property::identifier_start : unicode::Property::identifier_part;
+      if (!unicode::has(unicode::next(name, i), needed)) throw Failure{"Invalid character in identifier", line_};
+    }
   }
 
   void push(TokenKind kind, std::size_t n) {
@@ -328,7 +337,7 @@ class Lexer {
       push(TokenKind::op, candidate.size());
       return;
     }
-    throw Failure{fmt::format("unexpected character '{}'", source_[at_]), line_};
+    throw Failure{fmt::format("unexpected char {}", jinja::quoted(std::string_view(source_).substr(at_, 1))), line_};
   }
 
   std::string source_;

@@ -127,11 +127,39 @@ Value real_arithmetic(Operator op, double left, double right) {
   return {};
 }
 
+// The double that is nearest to the exact quotient.
+double quotient_of(const Value& left, const Value& right) {
+  constexpr std::int64_t kExact = std::int64_t{1} << std::numeric_limits<double>::digits;
+  const auto is_exact = [](const Value& value) {
+    return value.is_small_integer() && value.as_integer() <= kExact && value.as_integer() >= -kExact;
+  };
+  if (is_exact(left) && is_exact(right)) return to_double(left) / to_double(right);
+  BigInt dividend = to_big(left);
+  BigInt divisor = to_big(right);
+  const bool is_negative = dividend.is_negative() != divisor.is_negative();
+  if (dividend.is_negative()) dividend = -dividend;
+  if (divisor.is_negative()) divisor = -divisor;
+  // Scaled so that the whole part has more bits than a double; its last bit collects what is left.
+  constexpr std::int64_t kBits = 66;
+  const std::int64_t shift =
+      kBits - (static_cast<std::int64_t>(dividend.bits()) - static_cast<std::int64_t>(divisor.bits()));
+  auto& scaled = shift > 0 ? dividend : divisor;
+  const auto factor = BigInt::power(BigInt(2), static_cast<std::uint64_t>(shift > 0 ? shift : -shift));
+  const auto product = factor ? BigInt::multiply(scaled, *factor) : std::nullopt;
+  if (!product) raise("an integer of more than {} bits is too large", BigInt::kMaxBits);
+  scaled = *product;
+  auto [whole, rest] = BigInt::floor_divide(dividend, divisor);
+  if (!rest.is_zero() && !whole.is_odd()) whole = BigInt::add(whole, BigInt(1)).value_or(whole);
+  const double result = std::ldexp(whole.to_double(), static_cast<int>(-shift));
+  if (std::isinf(result)) raise("integer division result too large for a float");
+  return is_negative ? -result : result;
+}
+
 Value integer_arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& right) {
   const bool zero = right.is_small_integer() && right.as_integer() == 0;
   if (op == Operator::divide) {
     if (zero) raise("division by zero");
-    return Value::real(finite(left) / finite(right));
+    return Value::real(quotient_of(left, right));
   }
   if (zero && op == Operator::floor_divide) raise("integer division or modulo by zero");
   if (zero && op == Operator::modulo) raise("integer modulo by zero");

@@ -2,7 +2,10 @@
 #include <array>
 #include <charconv>
 #include <initializer_list>
+#include <set>
+#include <utility>
 
+#include "text/jinja_callables.h"
 #include "text/jinja_lexer.h"
 #include "text/jinja_syntax.h"
 
@@ -37,6 +40,7 @@ class Parser {
 
   Body run() {
     Body body = parse_body({});
+    if (!unknown_.empty()) throw unknown_.front();
     if (here().kind != TokenKind::end) fail_here("unexpected " + shown(here()));
     return body;
   }
@@ -89,6 +93,11 @@ class Parser {
     take();
   }
   void end_block() { expect(TokenKind::block_end, "'%}'"); }
+  // A tag that opens a body may end in a colon, as in Python.
+  void open_body() {
+    skip_op(":");
+    end_block();
+  }
 
   template <class Node>
   ExpressionPtr make(std::uint32_t line, Node node) {
@@ -135,10 +144,38 @@ class Parser {
 
   // A body up to its end tag, which is consumed.
   Body parse_body_until(std::string_view end) {
+    const bool optional = std::exchange(optional_, false);
     Body body = parse_body({end});
+    optional_ = optional;
     take();
     end_block();
     return body;
+  }
+
+  // The body of a macro or a call block: a loop around it is not its loop.
+  Body parse_function_body(std::string_view end) {
+    const std::uint32_t loops = std::exchange(loops_, 0);
+    Body body = parse_body_until(end);
+    loops_ = loops;
+    return body;
+  }
+
+  void parse_block(Body& body, std::uint32_t line) {
+    const std::string name = expect_name();
+    if (!blocks_.insert(name).second) throw Failure{fmt::format("block '{}' defined twice", name), line};
+    Block block;
+    block.scoped = skip_name("scoped");
+    if (skip_name("required")) throw Failure{fmt::format("Required block '{}' not found", name), line};
+    open_body();
+    const std::uint32_t loops = std::exchange(loops_, 0);
+    const bool optional = std::exchange(optional_, false);
+    block.body = parse_body({"endblock"});
+    optional_ = optional;
+    loops_ = loops;
+    take();
+    skip_name(name);
+    end_block();
+    add(body, line, std::move(block));
   }
 
   void parse_statement(Body& body) {
@@ -149,8 +186,8 @@ class Parser {
     if (name == "set") return parse_set(body, tag.line);
     if (name == "macro") {
       Macro macro{.name = expect_name(), .signature = parse_signature(), .body = {}};
-      end_block();
-      macro.body = parse_body_until("endmacro");
+      open_body();
+      macro.body = parse_function_body("endmacro");
       return add(body, tag.line, std::move(macro));
     }
     if (name == "call") {
@@ -158,13 +195,13 @@ class Parser {
       if (here().is_op("(")) block.signature = parse_signature();
       block.call = parse_expression();
       if (!std::holds_alternative<Call>(block.call->node)) throw Failure{"expected a call in the tag 'call'", tag.line};
-      end_block();
-      block.body = parse_body_until("endcall");
+      open_body();
+      block.body = parse_function_body("endcall");
       return add(body, tag.line, std::move(block));
     }
     if (name == "filter") {
       FilterBlock block{.filter = parse_filters(nullptr, true), .body = {}};
-      end_block();
+      open_body();
       block.body = parse_body_until("endfilter");
       return add(body, tag.line, std::move(block));
     }
@@ -176,17 +213,17 @@ class Parser {
         expect_op("=");
         with.variables.emplace_back(std::move(target), parse_expression());
       }
-      end_block();
+      open_body();
       with.body = parse_body_until("endwith");
       return add(body, tag.line, std::move(with));
     }
     if (name == "generation") {
-      end_block();
+      open_body();
       return add(body, tag.line, Group{parse_body_until("endgeneration")});
     }
     if (name == "autoescape") {
       parse_expression();
-      end_block();
+      open_body();
       return add(body, tag.line, Group{parse_body_until("endautoescape")});
     }
     if (name == "break" || name == "continue") {
@@ -194,7 +231,17 @@ class Parser {
       end_block();
       return add(body, tag.line, Jump{name == "continue"});
     }
-    if (name == "block" || name == "extends" || name == "include" || name == "import" || name == "from") {
+    if (name == "block") return parse_block(body, tag.line);
+    if (name == "print") {
+      bool first = true;
+      while (here().kind != TokenKind::block_end) {
+        if (!first) expect_op(",");
+        first = false;
+        add(body, tag.line, Print{parse_expression()});
+      }
+      return end_block();
+    }
+    if (name == "extends" || name == "include" || name == "import" || name == "from") {
       throw Failure{fmt::format("the tag '{}' needs other templates, which a chat template does not have", name), tag.line};
     }
     throw Failure{fmt::format("Encountered unknown tag '{}'.", name), tag.line};
@@ -204,38 +251,42 @@ class Parser {
     For loop;
     loop.target = parse_target(false);
     if (!skip_name("in")) fail_here("expected 'in', got " + shown(here()));
-    loop.iterable = parse_tuple(false);
+    loop.iterable = parse_tuple(false, false, true);
     if (!loop.iterable) fail_here("expected an expression, got " + shown(here()));
     if (skip_name("if")) loop.condition = parse_expression();
     loop.recursive = skip_name("recursive");
-    end_block();
+    open_body();
+    const bool optional = std::exchange(optional_, false);
     ++loops_;
     loop.body = parse_body({"endfor", "else"});
     --loops_;
     if (take().text == "else") {
-      end_block();
+      open_body();
       loop.otherwise = parse_body({"endfor"});
       take();
     }
+    optional_ = optional;
     end_block();
     add(body, line, std::move(loop));
   }
 
   void parse_if(Body& body, std::uint32_t line) {
     If branch;
+    const bool optional = std::exchange(optional_, true);
     for (;;) {
       ExpressionPtr condition = parse_tuple(false);
       if (!condition) fail_here("expected an expression, got " + shown(here()));
-      end_block();
+      open_body();
       branch.branches.emplace_back(std::move(condition), parse_body({"endif", "elif", "else"}));
       const std::string end = take().text;
       if (end == "elif") continue;
       if (end == "else") {
-        end_block();
+        open_body();
         branch.otherwise = parse_body({"endif"});
         take();
       }
       end_block();
+      optional_ = optional;
       return add(body, line, std::move(branch));
     }
   }
@@ -250,7 +301,7 @@ class Parser {
     }
     SetBlock block{.target = std::move(target), .filter = nullptr, .body = {}};
     if (here().is_op("|")) block.filter = parse_filters(nullptr, false);
-    end_block();
+    open_body();
     block.body = parse_body_until("endset");
     add(body, line, std::move(block));
   }
@@ -304,18 +355,18 @@ class Parser {
 
   ExpressionPtr parse_expression() { return parse_conditional(); }
 
-  [[nodiscard]] bool ends_tuple() const {
+  [[nodiscard]] bool ends_tuple(bool of_loop) const {
     const Token& token = here();
     return token.kind == TokenKind::variable_end || token.kind == TokenKind::block_end || token.is_op(")") ||
-           token.is_name("recursive");
+           (of_loop && token.is_name("recursive"));
   }
 
   // Expressions with commas between them: a tuple; one alone: itself; none: null.
-  ExpressionPtr parse_tuple(bool with_conditional = true, bool parenthesized = false) {
+  ExpressionPtr parse_tuple(bool with_conditional = true, bool parenthesized = false, bool of_loop = false) {
     const std::uint32_t line = here().line;
     ListOf tuple{.items = {}, .tuple = true};
     bool has_comma = false;
-    while (!ends_tuple()) {
+    while (!ends_tuple(of_loop)) {
       tuple.items.push_back(with_conditional ? parse_conditional() : parse_or());
       if (!skip_op(",")) break;
       has_comma = true;
@@ -328,11 +379,13 @@ class Parser {
   ExpressionPtr parse_conditional() {
     const Depth depth(*this);
     const std::uint32_t line = here().line;
+    const std::size_t unknown = unknown_.size();
     ExpressionPtr value = parse_or();
     while (skip_name("if")) {
       Conditional conditional{.condition = parse_or(), .then = std::move(value), .otherwise = nullptr};
       if (skip_name("else")) conditional.otherwise = parse_conditional();
       value = make(line, std::move(conditional));
+      unknown_.resize(unknown);
     }
     return value;
   }
@@ -590,6 +643,11 @@ class Parser {
     return arguments;
   }
 
+  // A filter or test that does not exist is an error of the template, unless a condition may keep it from running.
+  void note_unknown(std::string_view what, const std::string& name, std::uint32_t line) {
+    if (!optional_) unknown_.push_back(Failure{fmt::format("No {} named '{}'.", what, name), line});
+  }
+
   std::string parse_dotted_name() {
     std::string name = expect_name();
     while (skip_op(".")) name += "." + expect_name();
@@ -604,6 +662,7 @@ class Parser {
       const std::uint32_t line = here().line;
       FilterCall filter{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}};
       if (here().is_op("(")) filter.arguments = parse_arguments();
+      if (find_filter(filter.name) == nullptr) note_unknown("filter", filter.name, line);
       subject = make(line, std::move(filter));
     }
     return subject;
@@ -628,6 +687,7 @@ class Parser {
     const std::uint32_t line = take().line;
     const bool negated = skip_name("not");
     TestCall test{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}, .negated = negated};
+    if (find_test(test.name) == nullptr) note_unknown("test", test.name, line);
     const Token& next = here();
     const bool is_word = next.kind == TokenKind::name;
     if (next.is_op("(")) {
@@ -636,10 +696,7 @@ class Parser {
                next.kind == TokenKind::string || next.kind == TokenKind::integer || next.kind == TokenKind::real ||
                next.is_op("[") || next.is_op("{")) {
       if (next.is_name("is")) fail_here("You cannot chain multiple tests with is");
-      // "x is divisibleby 3 if …" and "not in" end the test, as in Jinja.
-      if (!next.is_name("if") && !next.is_name("not") && !next.is_name("in")) {
-        test.arguments.positional.push_back(parse_postfix(parse_primary()));
-      }
+      test.arguments.positional.push_back(parse_postfix(parse_primary()));
     }
     return make(line, std::move(test));
   }
@@ -649,6 +706,9 @@ class Parser {
   std::size_t at_ = 0;
   std::uint32_t depth_ = 0;
   std::uint32_t loops_ = 0;
+  bool optional_ = false;         // inside an {% if %}
+  std::vector<Failure> unknown_;  // filters and tests that do not exist
+  std::set<std::string> blocks_;
 };
 
 }  // namespace

@@ -156,7 +156,13 @@ struct With {
   std::vector<std::pair<Target, ExpressionPtr>> variables;
   Body body;
 };
-// A body that is rendered in place: generation, autoescape, block.
+// A named part of a page. Without other templates to replace it, it is rendered in place, and sees the variables of
+// the template but not those of the loop around it, unless it is `scoped`.
+struct Block {
+  Body body;
+  bool scoped = false;
+};
+// A body that is rendered in place with variables of its own: generation, autoescape.
 struct Group {
   Body body;
 };
@@ -166,7 +172,7 @@ struct Jump {
 
 struct Statement {
   std::uint32_t line = 0;
-  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Group, Jump> node;
+  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Group, Jump> node;
 };
 
 // Throws Failure with the line.

@@ -171,21 +171,18 @@ DictView::DictView(Budget& budget, Value of, Part which)
     : Object(budget, sizeof(DictView), of.depth() + 1), owner(std::move(of)), part(which) {}
 
 const Value* Namespace::find(std::string_view name) const {
-  for (const auto& [key, value] : attributes) {
-    if (key == name) return &value;
-  }
-  return nullptr;
+  const auto found = index_.find(std::string(name));
+  return found == index_.end() ? nullptr : &attributes[found->second].second;
 }
 
 void Namespace::set(std::string_view name, Value value) {
-  for (auto& [key, old] : attributes) {
-    if (key == name) {
-      old = std::move(value);
-      return;
-    }
+  const auto [slot, is_new] = index_.try_emplace(std::string(name), attributes.size());
+  if (!is_new) {
+    attributes[slot->second].second = std::move(value);
+    return;
   }
-  grow(sizeof(attributes[0]) + name.size());
   attributes.emplace_back(std::string(name), std::move(value));
+  grow(2 * (sizeof(attributes[0]) + name.size()));
 }
 
 Runtime::~Runtime() {
@@ -210,7 +207,7 @@ Value Runtime::undefined(std::string message) { return {Kind::undefined, make<Un
 
 Value Runtime::name_space() {
   auto object = make<Namespace>();
-  keep(object, [raw = object.get()] { raw->attributes.clear(); });
+  keep(object, [raw = object.get()] { raw->clear(); });
   return {Kind::name_space, std::move(object)};
 }
 
@@ -759,7 +756,7 @@ void fail_undefined(const Value& value) { raise("{}", value.undefined().message)
 
 void TextBuilder::append(std::string_view text) {
   runtime_.budget.work(text.size());
-  runtime_.budget.expect(text_.size() + text.size());
+  runtime_.budget.take(text.size());
   text_.append(text);
 }
 

@@ -194,7 +194,7 @@ struct Dict : Object {
 };
 
 struct Range : Object {
-  static constexpr std::int64_t kLongest = 100'000;  // elements, as in Jinja's sandbox
+  static constexpr std::int64_t kLongest = 100'000;             // elements, as in Jinja's sandbox
   static constexpr std::int64_t kMost = std::int64_t{1} << 30;  // bound of start, stop and step
   // Fails where a bound is beyond kMost or there are more than kLongest elements.
   Range(Budget& budget, std::int64_t first, std::int64_t past, std::int64_t stride);
@@ -205,7 +205,8 @@ struct Range : Object {
 
 struct Undefined : Object {
   // With an owner: "'owner' has no attribute 'name'"; without: "'name' is undefined"; a hint replaces both.
-  Undefined(Budget& budget, std::string what) : Object(budget, sizeof(Undefined) + what.size(), 0), message(std::move(what)) {}
+  Undefined(Budget& budget, std::string what)
+      : Object(budget, sizeof(Undefined) + what.size(), 0), message(std::move(what)) {}
   const std::string message;
 };
 
@@ -218,9 +219,16 @@ struct DictView : Object {
 
 struct Namespace : Object {
   explicit Namespace(Budget& budget) : Object(budget, sizeof(Namespace), 0) {}
-  std::vector<std::pair<std::string, Value>> attributes;
+  std::vector<std::pair<std::string, Value>> attributes;  // in the order of their first assignment
   const Value* find(std::string_view name) const;
   void set(std::string_view name, Value value);
+  void clear() {
+    attributes.clear();
+    index_.clear();
+  }
+
+ private:
+  std::unordered_map<std::string, std::size_t> index_;
 };
 
 // Something that is walked once: generators and reversed lists.
@@ -320,8 +328,8 @@ enum class Operator : std::uint8_t { add, subtract, multiply, divide, floor_divi
 Value arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& right);
 Value negative(Runtime& runtime, const Value& value);
 Value positive(Runtime& runtime, const Value& value);
-double to_double(const Value& value);       // of a number
-BigInt to_big(const Value& value);          // of an integer
+double to_double(const Value& value);                                 // of a number
+BigInt to_big(const Value& value);                                    // of an integer
 std::int64_t index_value(const Value& value, std::string_view what);  // of an integer that must fit
 // int(text, base) and float(text) as Python reads them; empty where they raise ValueError.
 std::optional<BigInt> parse_integer(std::string_view text, int base);
@@ -349,8 +357,14 @@ std::string to_json(Runtime& runtime, const Value& value, const Arguments& optio
 class TextBuilder {
  public:
   explicit TextBuilder(Runtime& runtime) : runtime_(runtime) {}
+  ~TextBuilder() { runtime_.budget.give(text_.size()); }
+  TextBuilder(const TextBuilder&) = delete;
+  TextBuilder& operator=(const TextBuilder&) = delete;
   void append(std::string_view text);
-  std::string take() { return std::move(text_); }
+  std::string take() {
+    runtime_.budget.give(text_.size());
+    return std::exchange(text_, {});
+  }
   const std::string& view() const { return text_; }
 
  private:
