@@ -129,7 +129,8 @@ class CpuExecutor final : public Executor, private Program {
   [[nodiscard]] const Angles& angles_of(std::uint32_t op) const { return schedule_.angles[schedule_.angles_of[op]]; }
   [[nodiscard]] std::size_t head_stride() const { return cache_shape_->head_stride; }
   [[nodiscard]] std::uint32_t first_block(const plan::Attention& op, std::uint32_t position) const {
-    return op.window > 0 && position + 1 > op.window ? (position + 1 - op.window) / kv_block : 0;
+    return op.window > 0 && position + 1 > op.window ? (position + 1 - op.window) / static_cast<std::uint32_t>(kv_block)
+                                                     : 0;
   }
   [[nodiscard]] bool splits_cache() const { return n_tokens_ <= split_cache_up_to; }
   // Query heads that share a KV head: [begin, end).
@@ -468,7 +469,7 @@ class CpuExecutor final : public Executor, private Program {
     const std::uint32_t n_heads = heads_begin(op, kv_head + 1) - heads_begin(op, kv_head);
     const std::uint32_t block_start = block * static_cast<std::uint32_t>(kv_block);
     const auto in_block = [&](std::uint32_t position) {
-      return position < block_start ? 0 : std::min<std::uint32_t>(position - block_start, kv_block);
+      return position < block_start ? 0 : std::min(position - block_start, static_cast<std::uint32_t>(kv_block));
     };
     std::uint32_t r = 0;
     for (std::uint32_t position = first_ + begin; position < first_ + end; ++position) {

@@ -205,10 +205,13 @@ struct Super {
   __m512i q[4];
   __m512i scales[4];
   __m256i mins;
-  float d, dmin;
+  __m128 d;  // d, dmin
 };
 
-PLUMB_INLINE float half_value(const std::uint8_t* p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(read16(p)))); }
+PLUMB_INLINE __m128 half_value(const std::uint8_t* p) { return _mm_cvtph_ps(_mm_cvtsi32_si128(read16(p))); }
+PLUMB_INLINE __m128 two_halves(const std::uint8_t* p) {
+  return _mm_cvtph_ps(_mm_cvtsi32_si128(static_cast<int>(read32(p))));
+}
 
 // Scale 4c + p/8 of sixteen for the pair p of vector c.
 PLUMB_INLINE void spread_sixteens(__m256i scales, Super& w) {
@@ -232,16 +235,18 @@ PLUMB_INLINE void spread_eights(__m256i scales, Super& w) {
         _mm512_permutexvar_epi16(_mm512_add_epi16(first, _mm512_set1_epi16(static_cast<std::int16_t>(2 * c))), all);
   }
 }
-// Scales and mins of Q4_K and Q5_K (see quants/blocks.h): eight of each, as 16-bit integers.
-PLUMB_INLINE void load_scales_mins(const std::uint8_t* packed, Super& w) {
-  const std::uint32_t a = read32(packed);
-  const std::uint32_t b = read32(packed + 4);
-  const std::uint32_t c = read32(packed + 8);
-  const std::uint64_t scales =
-      (a & 0x3f3f3f3fu) | (static_cast<std::uint64_t>((c & 0x0f0f0f0fu) | ((a >> 2) & 0x30303030u)) << 32);
-  const std::uint64_t mins =
-      (b & 0x3f3f3f3fu) | (static_cast<std::uint64_t>(((c >> 4) & 0x0f0f0f0fu) | ((b >> 2) & 0x30303030u)) << 32);
-  const __m256i both = _mm256_cvtepu8_epi16(_mm_set_epi64x(static_cast<long long>(mins), static_cast<long long>(scales)));
+// The sixteen bytes that Q4_K and Q5_K begin with: d, dmin, and the scales and mins in twelve bytes a, b, c of four
+// (see quants/blocks.h). The first four scales (mins) are six bits of a (of b); the others are four bits of c below two of
+// a (b).
+PLUMB_INLINE void load_head(const std::uint8_t* p, Super& w) {
+  const __m128i head = load128(p);
+  w.d = _mm_cvtph_ps(head);
+  const __m128i acbc = _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+  const __m128i low = _mm_and_si128(_mm_srlv_epi32(acbc, _mm_setr_epi32(0, 0, 0, 4)),
+                                    _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+  const __m128i ab = _mm_shuffle_epi8(head, _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
+  const __m128i top = _mm_and_si128(_mm_srli_epi32(ab, 2), _mm_set1_epi8(0x30));
+  const __m256i both = _mm256_cvtepu8_epi16(_mm_or_si128(low, top));
   spread_eights(both, w);
   w.mins = _mm256_permutexvar_epi16(_mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15), both);
 }
@@ -260,17 +265,13 @@ PLUMB_INLINE __m512i rotate_halves(__m512i v, int low, int high) {
 PLUMB_INLINE __m512i masked_or(__m512i a, __m512i mask, __m512i b) { return _mm512_ternarylogic_epi32(a, mask, b, 0xea); }
 
 PLUMB_INLINE void load_super(Q4_K, const std::uint8_t* p, Super& w) {
-  w.d = half_value(p);
-  w.dmin = half_value(p + 2);
-  load_scales_mins(p + 4, w);
+  load_head(p, w);
   const __m512i mask = _mm512_set1_epi8(0x0f);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) w.q[c] = _mm512_and_si512(shift_halves(twice(p + 16 + 32 * c), 0, 4), mask);
 }
 PLUMB_INLINE void load_super(Q5_K, const std::uint8_t* p, Super& w) {
-  w.d = half_value(p);
-  w.dmin = half_value(p + 2);
-  load_scales_mins(p + 4, w);
+  load_head(p, w);
   const __m512i mask = _mm512_set1_epi8(0x0f);
   const __m512i bit = _mm512_set1_epi8(0x10);
   const __m512i high = twice(p + 16);
@@ -297,8 +298,7 @@ PLUMB_INLINE void load_super(Q6_K, const std::uint8_t* p, Super& w) {
   }
 }
 PLUMB_INLINE void load_super(Q2_K, const std::uint8_t* p, Super& w) {
-  w.d = half_value(p + 80);
-  w.dmin = half_value(p + 82);
+  w.d = two_halves(p + 80);
   const __m128i packed = load128(p);
   const __m128i nibble = _mm_set1_epi8(0x0f);
   spread_sixteens(_mm256_cvtepu8_epi16(_mm_and_si128(packed, nibble)), w);
@@ -368,18 +368,21 @@ PLUMB_INLINE void add_super(const Super& w, const Q8x256& x, __m512& sums, __m25
     static_assert(Format::offset == 1 << log2_offset);
     total = _mm512_sub_epi32(total, _mm512_zextsi256_si512(_mm256_slli_epi32(offsets, log2_offset)));
   }
+  __m512i others = _mm512_setzero_si512();  // a second sum, so that additions wait less for each other
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
+    __m512i& into = c % 2 == 0 ? total : others;
     if constexpr (Format::offset == 128) {
       const __m512i group = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.q[c], load512(x.q + 64 * c));
-      total = _mm512_add_epi32(total, _mm512_mullo_epi32(group, w.scales[c]));
+      into = _mm512_add_epi32(into, _mm512_mullo_epi32(group, w.scales[c]));
     } else {
-      total = _mm512_dpwssd_epi32(total, _mm512_maddubs_epi16(w.q[c], load512(x.q + 64 * c)), w.scales[c]);
+      into = _mm512_dpwssd_epi32(into, _mm512_maddubs_epi16(w.q[c], load512(x.q + 64 * c)), w.scales[c]);
     }
   }
-  sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(w.d * x.scale), sums);
+  const __m128 d = _mm_mul_ps(w.d, _mm_set1_ps(x.scale));
+  sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(total, others)), _mm512_broadcastss_ps(d), sums);
   if constexpr (Format::has_min) {
-    mins = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offsets), _mm256_set1_ps(w.dmin * x.scale), mins);
+    mins = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offsets), _mm256_broadcastss_ps(_mm_movehdup_ps(d)), mins);
   }
 }
 
@@ -603,10 +606,10 @@ PLUMB_INLINE void pack_256(const Dot& job, std::size_t row, std::size_t first, s
         // Each vector's scales are spread over 32 places of 16 bits; for IQ4_XS the 32-bit ones have theirs in the lower
         // half.
         const std::int16_t scale = scales[s * inputs / 64][s * inputs % 64 / 2];
-        packed.d[(n_scales * b + s) * tile_rows + r] = w.d * static_cast<float>(scale);
+        packed.d[(n_scales * b + s) * tile_rows + r] = _mm_cvtss_f32(w.d) * static_cast<float>(scale);
       }
       if constexpr (Format::has_min) {
-        packed.m[b * tile_rows + r] = w.dmin;
+        packed.m[b * tile_rows + r] = _mm_cvtss_f32(_mm_movehdup_ps(w.d));
         alignas(32) std::int16_t mins[16];
         _mm256_store_si256(reinterpret_cast<__m256i*>(mins), w.mins);
         std::int16_t* to = packed.mins + b * 16 * tile_rows + 2 * r;
