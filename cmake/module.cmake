@@ -4,6 +4,10 @@
 function(plumb_warnings target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
                          -Wno-missing-field-initializers)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    # GCC 12 reports both for correct uses of std::string at -O3: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
+    target_compile_options(${target} PRIVATE -Wno-restrict -Wno-maybe-uninitialized)
+  endif()
   if(PLUMB_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

@@ -32,11 +32,13 @@ template <class... Args>
 #define PLUMB_CONCAT(a, b) PLUMB_CONCAT_INNER(a, b)
 
 // PLUMB_TRY(auto file, gguf::File::open(path)); binds the value or returns the error to the caller.
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in parentheses.
 #define PLUMB_TRY(declaration, expression) PLUMB_TRY_IMPL(PLUMB_CONCAT(plumb_try_, __LINE__), declaration, expression)
 #define PLUMB_TRY_IMPL(temporary, declaration, expression)            \
   auto temporary = (expression);                                      \
   if (!temporary) return ::plumb::fail(std::move(temporary).error()); \
   declaration = std::move(*temporary)
+// NOLINTEND(bugprone-macro-parentheses)
 
 // PLUMB_CHECK(step()); for a Result<void>: returns the error to the caller.
 #define PLUMB_CHECK(expression)                                                                              \

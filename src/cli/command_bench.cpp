@@ -86,18 +86,20 @@ Result<int> run(Options options) {
       if (repetition > 0) rates.tps.push_back(rates.tokens / seconds);
       return {};
     };
-    PLUMB_CHECK(timed(prefill, [&]() -> Result<void> {
+    const Result<void> prefilled = timed(prefill, [&]() -> Result<void> {
       PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.n_prompt)));
       return {};
-    }));
-    PLUMB_CHECK(timed(decode, [&]() -> Result<void> {
+    });
+    PLUMB_CHECK(prefilled);
+    const Result<void> decoded = timed(decode, [&]() -> Result<void> {
       for (std::uint32_t i = 0; i < options.n_decode; ++i) {
         const text::TokenId token = static_cast<text::TokenId>((i * 104729u + 7u) % vocab);
         PLUMB_CHECK(engine->executor().run({.cache = cache.get(), .tokens = std::span(&token, 1)}));
         if (interrupted()) return fail("interrupted");
       }
       return {};
-    }));
+    });
+    PLUMB_CHECK(decoded);
     progress.update(repetition + 1, options.repetitions + 1);
     if (interrupted()) return fail("interrupted");
   }

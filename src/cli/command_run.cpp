@@ -48,13 +48,11 @@ Json token_json(const engine::Engine& engine, const engine::GeneratedToken& toke
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
 Result<int> run(const Options& options) {
-  PLUMB_TRY(engine::GenerateOptions generate, [&]() -> Result<engine::GenerateOptions> {
-    PLUMB_TRY(engine::SamplerSettings settings, options.sampler.read());
-    return engine::GenerateOptions{.max_tokens = options.max_tokens,
-                                   .sampler = std::move(settings),
-                                   .stop = options.stop,
-                                   .n_logprobs = options.n_logprobs};
-  }());
+  PLUMB_TRY(engine::SamplerSettings sampler, options.sampler.read());
+  const engine::GenerateOptions generate{.max_tokens = options.max_tokens,
+                                         .sampler = std::move(sampler),
+                                         .stop = options.stop,
+                                         .n_logprobs = options.n_logprobs};
   PLUMB_TRY(const auto engine, options.engine.load());
   PLUMB_TRY(const auto prompt, prompt_tokens(options, *engine));
   PLUMB_TRY(const auto cache, engine->new_cache());
