@@ -372,6 +372,13 @@ std::string isa_name(const testing::TestParamInfo<Isa>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Isas, CpuExecutor, testing::ValuesIn(cpu_isas()), isa_name);
 
+TEST(CpuBackend, RefusesAnAbsurdNumberOfThreads) {
+  const SmallModel model({});
+  const auto executor = make_cpu()->load(model.plan, {.n_threads = 1'000'000});
+  ASSERT_FALSE(executor);
+  EXPECT_THAT(executor.error().message, HasSubstr("1000000 threads"));
+}
+
 TEST(CpuBackend, DescribesItself) {
   EXPECT_EQ(make_cpu()->name(), "cpu");
   EXPECT_THAT(make_cpu(Isa::scalar)->description(), HasSubstr("scalar, "));

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,7 @@ constexpr std::uint32_t split_cache_up_to = 4;
 constexpr std::uint32_t attention_rows = 96;
 // Weights that a thread takes at a time: enough to hide the claiming, little enough to end together.
 constexpr std::size_t chunk_bytes = std::size_t{32} << 10;
+constexpr std::uint32_t most_threads = 1024;
 // Rows that a thread takes through a row stage at a time; up to so many are not worth sharing.
 constexpr std::uint32_t row_chunk = 4;
 
@@ -600,9 +602,16 @@ class CpuExecutor final : public Executor, private Program {
 }  // namespace
 
 Result<std::unique_ptr<Executor>> make_executor(std::shared_ptr<const Plan> plan, const LoadOptions& options, Isa isa) {
+  if (options.n_threads > most_threads) {
+    return fail("{} threads are more than the {} that the cpu backend uses; ask for fewer", options.n_threads, most_threads);
+  }
   PLUMB_TRY(auto vectors, decode_vectors(*plan));
   PLUMB_TRY(auto schedule, make_schedule(*plan, vectors));
-  return std::make_unique<CpuExecutor>(std::move(plan), options, isa, std::move(schedule), std::move(vectors));
+  try {
+    return std::make_unique<CpuExecutor>(std::move(plan), options, isa, std::move(schedule), std::move(vectors));
+  } catch (const std::system_error& error) {
+    return fail("cannot start {} threads ({}); ask for fewer", options.n_threads, error.what());
+  }
 }
 
 }  // namespace plumb::backends::cpu

@@ -26,10 +26,17 @@ constexpr std::uint32_t spin_on_shared_cores = 2;
 
 Pool::Pool(std::uint32_t n_threads, std::uint32_t n_cores)
     : spin_microseconds_(n_threads > n_cores ? spin_on_shared_cores : spin_with_cores_to_spare) {
-  for (std::uint32_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  try {
+    for (std::uint32_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (...) {
+    close();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { close(); }
+
+void Pool::close() {
   closing_.store(true);
   {
     const std::lock_guard lock(mutex_);

@@ -29,7 +29,8 @@ class Pool {
  public:
   static constexpr std::uint32_t max_items = (1u << 20) - 1024;
 
-  // n_threads counts the caller of run(). More threads than n_cores share cores, and then hardly spin.
+  // n_threads counts the caller of run(). More threads than n_cores share cores, and then hardly spin. Throws
+  // std::system_error, as std::thread does, if the system gives no more threads.
   Pool(std::uint32_t n_threads, std::uint32_t n_cores);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -55,6 +56,7 @@ class Pool {
   // Returns when the ticket is of another epoch than `seen`, or the pool is closing.
   void await(std::uint64_t seen);
   void worker(std::uint32_t thread);
+  void close();
 
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
   alignas(64) std::atomic<std::uint32_t> done_{0};  // items of the open stage
