@@ -113,7 +113,11 @@ Result<std::span<const float>> Sampler::adjust(std::span<const float> logits, st
     double& x = changed.try_emplace(token, logits[static_cast<std::size_t>(token)]).first->second;
     if (std::isinf(x)) continue;
     x = in_float_range(x > 0 ? x / settings_.repeat_penalty : x * settings_.repeat_penalty);
-    x = in_float_range(x - (static_cast<double>(count) * settings_.frequency_penalty + settings_.presence_penalty));
+    // Statements of their own, so that no compiler fuses them: the result is the same on every platform.
+    const double frequency = static_cast<double>(count) * settings_.frequency_penalty;
+    x -= frequency;
+    x -= settings_.presence_penalty;
+    x = in_float_range(x);
   }
   adjusted.assign(logits.begin(), logits.end());
   for (const auto& [token, x] : changed) {

@@ -48,7 +48,9 @@ std::vector<Candidate> by_definition(const SamplerSettings& s, const std::vector
   for (const auto& [token, count] : counts) {
     double& x = wide[static_cast<std::size_t>(token)];
     x = x > 0 ? x / s.repeat_penalty : x * s.repeat_penalty;
-    x = x - count * s.frequency_penalty - s.presence_penalty;
+    const double frequency = count * s.frequency_penalty;
+    x -= frequency;
+    x -= s.presence_penalty;
   }
   const std::vector<float> x(wide.begin(), wide.end());
 
