@@ -127,7 +127,8 @@ std::optional<Value> python_item(Runtime& runtime, const Value& object, const Va
         runtime.budget.work(string.text.size());
         at = unicode::offset(string.text, at);
       }
-      return runtime.string(string.text.substr(at, unicode::width(string.text[at])));
+      std::string character = string.text.substr(at, unicode::width(string.text[at]));
+      return string.markup ? runtime.markup(std::move(character)) : runtime.string(std::move(character));
     }
     case Kind::range: {
       if (!key.is_small_integer()) return std::nullopt;
@@ -246,7 +247,10 @@ Value slice(Runtime& runtime, const Value& object, const Value& start_given, con
   }
   const auto size = static_cast<std::int64_t>(length(runtime, object).value_or(0));
   const Bounds bounds = bounds_of(size, start, stop, step);
-  if (object.is_string()) return string_slice(runtime, object.string(), bounds);
+  if (object.is_string()) {
+    const Value part = string_slice(runtime, object.string(), bounds);
+    return object.is_markup() ? marked(runtime, part) : part;
+  }
   if (object.is(Kind::range)) {
     const Range& range = object.range();
     if (bounds.step > Range::kMost || bounds.step < -Range::kMost) raise("a slice of a range with this step is too large");

@@ -180,13 +180,14 @@ Value slice_filter(Runtime& runtime, const Value& subject, Arguments& arguments)
   return from_items(runtime, std::move(columns));
 }
 
-template <std::string (*function)(std::string_view)>
+template <std::string (*function)(std::string_view), bool keeps_markup = true>
 Value mapped(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
   const Value text = as_string(runtime, subject);
   runtime.budget.expect(text.text().size() * 3);
   runtime.budget.work(text.text().size() * 8);
-  return runtime.string(function(text.text()));
+  const Value result = runtime.string(function(text.text()));
+  return keeps_markup && text.is_markup() ? marked(runtime, result) : result;
 }
 
 // A word starts after white space, a hyphen or an opening bracket.
@@ -216,7 +217,8 @@ std::string word_title(std::string_view text) {
 Value center(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("center", arguments, {"width"});
   const Value text = as_string(runtime, subject);
-  return runtime.string(centered(runtime, text.string(), given.integer(0, 80), " "));
+  const Value result = runtime.string(centered(runtime, text.string(), given.integer(0, 80), " "));
+  return text.is_markup() ? marked(runtime, result) : result;
 }
 
 Value default_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -243,35 +245,19 @@ Value dictsort(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return runtime.list(values_of(std::move(entries)));
 }
 
-std::string html_escaped(Runtime& runtime, std::string_view text) {
-  TextBuilder out(runtime);
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    switch (text[i]) {
-      case '&':
-        out.append("&amp;");
-        break;
-      case '<':
-        out.append("&lt;");
-        break;
-      case '>':
-        out.append("&gt;");
-        break;
-      case '\'':
-        out.append("&#39;");
-        break;
-      case '"':
-        out.append("&#34;");
-        break;
-      default:
-        out.append(text.substr(i, 1));
-    }
-  }
-  return out.take();
-}
-
 Value escape(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return runtime.string(html_escaped(runtime, str(runtime, subject)));
+  return runtime.markup(html_escaped(runtime, subject));
+}
+
+Value forceescape(Runtime& runtime, const Value& subject, Arguments& arguments) {
+  no_arguments(arguments);
+  return runtime.markup(html_escaped(runtime, std::string_view(str(runtime, subject))));
+}
+
+Value safe(Runtime& runtime, const Value& subject, Arguments& arguments) {
+  no_arguments(arguments);
+  return marked(runtime, as_string(runtime, subject));
 }
 
 Value filesizeformat(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -342,12 +328,12 @@ Value int_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
 Value format_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Value format = as_string(runtime, subject);
   if (arguments.named.empty()) {
-    return runtime.string(percent_format(runtime, format.text(), runtime.tuple(arguments.positional)));
+    return arithmetic(runtime, Operator::modulo, format, runtime.tuple(arguments.positional));
   }
   if (!arguments.positional.empty()) raise("can't handle positional and keyword arguments at the same time");
   std::vector<Dict::Entry> entries;
   for (const auto& [name, value] : arguments.named) entries.emplace_back(runtime.string(name), value);
-  return runtime.string(percent_format(runtime, format.text(), runtime.dict(std::move(entries))));
+  return arithmetic(runtime, Operator::modulo, format, runtime.dict(std::move(entries)));
 }
 
 Value groupby(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -402,7 +388,7 @@ Value indent(Runtime& runtime, const Value& subject, Arguments& arguments) {
     is_first = false;
     out.append(line.text());
   }
-  return runtime.string(out.take());
+  return subject.is_markup() ? runtime.markup(out.take()) : runtime.string(out.take());
 }
 
 Value items(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -691,6 +677,7 @@ Value truncate(Runtime& runtime, const Value& subject, Arguments& arguments) {
   runtime.budget.work(subject.text().size());
   std::string kept = subject.text().substr(0, unicode::offset(subject.text(), static_cast<std::size_t>(most - end_length)));
   if (!given.flag(runtime, 1, false)) kept.resize(std::min(kept.rfind(' '), kept.size()));
+  if (subject.is_markup()) return runtime.markup(kept + html_escaped(runtime, end));
   return runtime.string(kept + end.text());
 }
 
@@ -784,9 +771,9 @@ Value xmlattr(Runtime& runtime, const Value& subject, Arguments& arguments) {
     }
     if (space) out.append(" ");
     space = true;
-    out.append(html_escaped(runtime, key.text()));
+    out.append(html_escaped(runtime, key));
     out.append("=\"");
-    out.append(html_escaped(runtime, str(runtime, value)));
+    out.append(html_escaped(runtime, value));
     out.append("\"");
   }
   return runtime.string(out.take());
@@ -812,7 +799,7 @@ constexpr Entry kFilters[] = {
     {"filesizeformat", filesizeformat},
     {"first", first},
     {"float", float_filter},
-    {"forceescape", escape},
+    {"forceescape", forceescape},
     {"format", format_filter},
     {"groupby", groupby},
     {"indent", indent},
@@ -833,14 +820,14 @@ constexpr Entry kFilters[] = {
     {"replace", replace},
     {"reverse", reverse},
     {"round", round},
-    {"safe", string_filter},
+    {"safe", safe},
     {"select", select<true, false>},
     {"selectattr", select<true, true>},
     {"slice", slice_filter},
     {"sort", sort},
     {"string", string_filter},
     {"sum", sum},
-    {"title", mapped<word_title>},
+    {"title", mapped<word_title, false>},
     {"tojson", tojson},
     {"trim", trim},
     {"truncate", truncate},

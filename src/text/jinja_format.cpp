@@ -264,8 +264,8 @@ namespace {
 // One '%' conversion after another over the arguments.
 class PercentFormatter {
  public:
-  PercentFormatter(Runtime& runtime, std::string_view format, const Value& arguments)
-      : runtime_(runtime), format_(format), arguments_(arguments), out_(runtime) {
+  PercentFormatter(Runtime& runtime, const String& format, const Value& arguments)
+      : runtime_(runtime), format_(format.text), escapes_(format.markup), arguments_(arguments), out_(runtime) {
     if (arguments.is(Kind::tuple)) {
       positional_ = arguments.items();
     } else {
@@ -390,8 +390,14 @@ class PercentFormatter {
       case 's':
       case 'r':
       case 'a': {
-        std::string text = spec.type == 's' ? str(runtime_, value) : repr(runtime_, value);
-        if (spec.type == 'a') text = ascii_escaped(text);
+        std::string text;
+        if (spec.type == 's') {
+          text = escapes_ ? html_escaped(runtime_, value) : str(runtime_, value);
+        } else {
+          text = repr(runtime_, value);
+          if (escapes_) text = html_escaped(runtime_, std::string_view(text));
+          if (spec.type == 'a') text = ascii_escaped(text);
+        }
         if (spec.precision >= 0) text.resize(unicode::offset(text, static_cast<std::size_t>(spec.precision)));
         return padded(runtime_, std::move(text), spec, '>', 0);
       }
@@ -458,6 +464,7 @@ class PercentFormatter {
 
   Runtime& runtime_;
   const std::string_view format_;
+  const bool escapes_;  // what is put into markup
   const Value& arguments_;
   TextBuilder out_;
   std::vector<Value> positional_;
@@ -470,7 +477,8 @@ class PercentFormatter {
 // str.format over its replacement fields.
 class BraceFormatter {
  public:
-  BraceFormatter(Runtime& runtime, const Arguments& arguments) : runtime_(runtime), arguments_(arguments) {}
+  BraceFormatter(Runtime& runtime, const Arguments& arguments, bool escapes)
+      : runtime_(runtime), arguments_(arguments), escapes_(escapes) {}
 
   std::string run(std::string_view format, int nesting) {
     if (nesting > 2) raise("Max string recursion exceeded");
@@ -527,7 +535,10 @@ class BraceFormatter {
     }
     std::string spec;
     if (end < text.size()) spec = run(text.substr(end + 1), nesting + 1);
-    return format_value(runtime_, value, spec);
+    if (!escapes_) return format_value(runtime_, value, spec);
+    if (!value.is_markup()) return html_escaped(runtime_, std::string_view(format_value(runtime_, value, spec)));
+    if (!spec.empty()) raise("Unsupported format specification for Markup.");
+    return value.text();
   }
 
   Value resolve(std::string_view name) {
@@ -585,6 +596,7 @@ class BraceFormatter {
 
   Runtime& runtime_;
   const Arguments& arguments_;
+  const bool escapes_;  // what is put into markup
   std::size_t next_ = 0;
   bool automatic_ = false;
   bool manual_ = false;
@@ -592,12 +604,12 @@ class BraceFormatter {
 
 }  // namespace
 
-std::string percent_format(Runtime& runtime, std::string_view format, const Value& arguments) {
+std::string percent_format(Runtime& runtime, const String& format, const Value& arguments) {
   return PercentFormatter(runtime, format, arguments).run();
 }
 
-std::string brace_format(Runtime& runtime, std::string_view format, const Arguments& arguments) {
-  return BraceFormatter(runtime, arguments).run(format, 1);
+std::string brace_format(Runtime& runtime, const String& format, const Arguments& arguments) {
+  return BraceFormatter(runtime, arguments, format.markup).run(format.text, 1);
 }
 
 }  // namespace plumb::text::jinja

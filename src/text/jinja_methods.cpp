@@ -29,12 +29,27 @@ class BoundMethod : public Callable {
       : Callable(budget, self.depth() + 1,
                  fmt::format("<built-in method {} of {} object>", entry.name, jinja::type_name(self))),
         self_(std::move(self)),
+        name_(entry.name),
         method_(entry.method) {}
-  Value call(Runtime& runtime, Arguments& arguments) override { return method_(runtime, self_, arguments); }
+  Value call(Runtime& runtime, Arguments& arguments) override {
+    if (!self_.is_markup()) return method_(runtime, self_, arguments);
+    // Markup stays markup, and what is put into it is escaped.
+    if (name_ == "join" && !arguments.positional.empty()) {
+      std::vector<Value> pieces = to_vector(runtime, arguments.positional[0]);
+      for (Value& piece : pieces) piece = runtime.markup(html_escaped(runtime, piece));
+      arguments.positional[0] = runtime.list(std::move(pieces));
+    }
+    const bool puts_second = name_ == "replace" || name_ == "center" || name_ == "ljust" || name_ == "rjust";
+    if (puts_second && arguments.positional.size() > 1) {
+      arguments.positional[1] = runtime.markup(html_escaped(runtime, arguments.positional[1]));
+    }
+    return marked(runtime, method_(runtime, self_, arguments));
+  }
   const char* type_name() const override { return "builtin_function_or_method"; }
 
  private:
   const Value self_;
+  const std::string_view name_;
   const Method method_;
 };
 
@@ -431,7 +446,7 @@ Value expandtabs(Runtime& runtime, const Value& self, Arguments& arguments) {
 }
 
 Value format(Runtime& runtime, const Value& self, Arguments& arguments) {
-  return runtime.string(brace_format(runtime, self.text(), arguments));
+  return runtime.string(brace_format(runtime, self.string(), arguments));
 }
 
 Value format_map(Runtime& runtime, const Value& self, Arguments& arguments) {
@@ -441,7 +456,7 @@ Value format_map(Runtime& runtime, const Value& self, Arguments& arguments) {
   for (const auto& [key, value] : given[0].dict().entries) {
     if (key.is_string()) named.named.emplace_back(key.text(), value);
   }
-  return runtime.string(brace_format(runtime, self.text(), named));
+  return runtime.string(brace_format(runtime, self.string(), named));
 }
 
 constexpr Entry kStringMethods[] = {

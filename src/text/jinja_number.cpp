@@ -198,7 +198,7 @@ Value repeated(Runtime& runtime, const Value& sequence, const Value& count) {
     text.reserve(total);
     if (n_items == 1) text.assign(total, sequence.text()[0]);
     while (text.size() < total) text += sequence.text();
-    return runtime.string(std::move(text));
+    return sequence.is_markup() ? runtime.markup(std::move(text)) : runtime.string(std::move(text));
   }
   std::vector<Value> items;
   items.reserve(total);
@@ -210,6 +210,9 @@ Value concatenated(Runtime& runtime, const Value& left, const Value& right) {
   const bool alike = left.kind() == right.kind();
   if (left.is_string()) {
     if (!alike) raise("can only concatenate str (not \"{}\") to str", type_name(right));
+    if (left.is_markup() || right.is_markup()) {
+      return runtime.markup(html_escaped(runtime, left) + html_escaped(runtime, right));
+    }
     runtime.budget.expect(left.text().size() + right.text().size());
     return runtime.string(left.text() + right.text());
   }
@@ -242,7 +245,8 @@ std::int64_t index_value(const Value& value, std::string_view what) {
 
 Value arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& right) {
   if (op == Operator::modulo && left.is_string()) {
-    return runtime.string(percent_format(runtime, left.text(), right));
+    std::string text = percent_format(runtime, left.string(), right);
+    return left.is_markup() ? runtime.markup(std::move(text)) : runtime.string(std::move(text));
   }
   if (left.is_undefined()) fail_undefined(left);
   if (right.is_undefined()) fail_undefined(right);

@@ -59,10 +59,9 @@ bool upper(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return is_upper(runtime, str(runtime, subject));
 }
 
-// No value carries Jinja's mark for text that is HTML already.
-bool escaped(Runtime&, const Value&, Arguments& arguments) {
+bool escaped(Runtime&, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return false;
+  return subject.is_markup();
 }
 
 // Numbers and strings have no identity here: those that are equal and of one type are taken as the same.

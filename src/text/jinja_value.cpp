@@ -81,6 +81,7 @@ Value Value::real(double value) {
 }
 
 const BigInt& Value::as_big() const { return static_cast<const BigInteger&>(*object_).value; }
+bool Value::is_markup() const { return is_string() && string().markup; }
 const String& Value::string() const { return static_cast<const String&>(*object_); }
 const std::string& Value::text() const { return string().text; }
 const Sequence& Value::sequence() const { return static_cast<const Sequence&>(*object_); }
@@ -94,8 +95,11 @@ Iterator& Value::iterator() const { return static_cast<Iterator&>(*object_); }
 Callable& Value::callable() const { return static_cast<Callable&>(*object_); }
 Loop& Value::loop() const { return static_cast<Loop&>(*object_); }
 
-String::String(Budget& budget, std::string content)
-    : Object(budget, sizeof(String) + content.size(), 0), text(std::move(content)), length(unicode::count(text)) {
+String::String(Budget& budget, std::string content, bool is_html)
+    : Object(budget, sizeof(String) + content.size(), 0),
+      text(std::move(content)),
+      markup(is_html),
+      length(unicode::count(text)) {
   budget.work(text.size());
 }
 
@@ -190,6 +194,7 @@ Runtime::~Runtime() {
 }
 
 Value Runtime::string(std::string text) { return {Kind::string, make<String>(std::move(text))}; }
+Value Runtime::markup(std::string text) { return {Kind::string, make<String>(std::move(text), true)}; }
 Value Runtime::list(std::vector<Value> items) { return {Kind::list, make<Sequence>(std::move(items), false)}; }
 Value Runtime::tuple(std::vector<Value> items, bool group) {
   return {Kind::tuple, make<Sequence>(std::move(items), group)};
@@ -233,7 +238,7 @@ const char* type_name(const Value& value) {
     case Kind::real:
       return "float";
     case Kind::string:
-      return "str";
+      return value.string().markup ? "Markup" : "str";
     case Kind::list:
       return "list";
     case Kind::tuple:
@@ -394,7 +399,7 @@ void append_repr(Runtime& runtime, const Value& value, std::string& out) {
       return;
     case Kind::string:
       runtime.budget.work(value.text().size());
-      out += jinja::quoted(value.text());
+      out += value.is_markup() ? "Markup(" + jinja::quoted(value.text()) + ')' : jinja::quoted(value.text());
       return;
     case Kind::list:
       out += '[';
@@ -750,6 +755,47 @@ std::vector<Value> to_vector(Runtime& runtime, const Value& value) {
     result.push_back(std::move(*entry));
   }
   return result;
+}
+
+std::string html_escaped(Runtime& runtime, std::string_view text) {
+  TextBuilder out(runtime);
+  while (!text.empty()) {
+    const std::size_t plain = std::min(text.find_first_of("&<>'\""), text.size());
+    out.append(text.substr(0, plain));
+    text.remove_prefix(plain);
+    if (text.empty()) break;
+    switch (text[0]) {
+      case '&':
+        out.append("&amp;");
+        break;
+      case '<':
+        out.append("&lt;");
+        break;
+      case '>':
+        out.append("&gt;");
+        break;
+      case '\'':
+        out.append("&#39;");
+        break;
+      default:
+        out.append("&#34;");
+    }
+    text.remove_prefix(1);
+  }
+  return out.take();
+}
+
+std::string html_escaped(Runtime& runtime, const Value& value) {
+  return value.is_markup() ? value.text() : html_escaped(runtime, std::string_view(str(runtime, value)));
+}
+
+Value marked(Runtime& runtime, const Value& value) {
+  if (value.is_string()) return value.is_markup() ? value : runtime.markup(value.text());
+  if (!value.is_sequence()) return value;
+  std::vector<Value> parts;
+  parts.reserve(value.items().size());
+  for (const Value& part : value.items()) parts.push_back(part.is_string() ? runtime.markup(part.text()) : part);
+  return value.is(Kind::list) ? runtime.list(std::move(parts)) : runtime.tuple(std::move(parts));
 }
 
 void fail_undefined(const Value& value) { raise("{}", value.undefined().message); }

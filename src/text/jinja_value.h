@@ -125,6 +125,7 @@ class Value {
   bool is_undefined() const { return kind_ == Kind::undefined; }
   bool is_none() const { return kind_ == Kind::none; }
   bool is_string() const { return kind_ == Kind::string; }
+  bool is_markup() const;  // a string that is marked as HTML
   bool is_sequence() const { return kind_ == Kind::list || kind_ == Kind::tuple; }
   // bool is an int, as in Python.
   bool is_small_integer() const { return kind_ == Kind::integer || kind_ == Kind::boolean; }
@@ -161,9 +162,11 @@ class Value {
   std::shared_ptr<Object> object_;
 };
 
+// A string that is marked as HTML (markupsafe's Markup, which `safe` and `escape` make) escapes what is added to it.
 struct String : Object {
-  String(Budget& budget, std::string content);
+  explicit String(Budget& budget, std::string content, bool is_html = false);
   const std::string text;
+  const bool markup;
   const std::size_t length;  // code points
 };
 
@@ -280,6 +283,7 @@ class Runtime {
   Value string(std::string text);
   Value string(std::string_view text) { return string(std::string(text)); }
   Value string(const char* text) { return string(std::string(text)); }
+  Value markup(std::string text);
   Value list(std::vector<Value> items);
   Value tuple(std::vector<Value> items, bool group = false);
   Value dict(std::vector<Dict::Entry> entries);
@@ -345,9 +349,15 @@ Value slice(Runtime& runtime, const Value& object, const Value& start, const Val
 std::optional<Value> method(Runtime& runtime, const Value& object, std::string_view name);
 [[noreturn]] void fail_undefined(const Value& value);
 
-// printf-style and str.format formatting.
-std::string percent_format(Runtime& runtime, std::string_view format, const Value& arguments);
-std::string brace_format(Runtime& runtime, std::string_view format, const Arguments& arguments);
+// HTML's five special characters as entities; markup is left as it is.
+std::string html_escaped(Runtime& runtime, const Value& value);
+std::string html_escaped(Runtime& runtime, std::string_view text);
+// The string, or each string of a list or tuple, marked as HTML; other values as they are.
+Value marked(Runtime& runtime, const Value& value);
+
+// printf-style and str.format formatting. Where the format is markup, what is put in is escaped.
+std::string percent_format(Runtime& runtime, const String& format, const Value& arguments);
+std::string brace_format(Runtime& runtime, const String& format, const Arguments& arguments);
 // format(value, spec)
 std::string format_value(Runtime& runtime, const Value& value, std::string_view spec);
 
