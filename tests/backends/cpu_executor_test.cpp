@@ -261,16 +261,23 @@ TEST_P(CpuExecutor, BitsDoNotDependOnTheNumberOfThreads) {
 }
 
 TEST_P(CpuExecutor, TheLastRowOfAStepIsTheSameAskedForAlone) {
-  const SmallModel model({});
-  const auto executor = load(model, *cpu);
-  const auto cache = cache_for(*executor);
-  const std::vector<TokenId> tokens = some_tokens(21);
-  const std::vector<float> all = logits_of(*executor, *cache, tokens, {21});
-  cache->truncate(0);
-  const auto last = executor->run({cache.get(), tokens, Outputs::last});
-  ASSERT_TRUE(last);
-  ASSERT_EQ(last->size(), 40);
-  expect_close({last->begin(), last->end()}, {all.end() - 40, all.end()}, 1e-5);
+  for (const quants::Format format : {quants::Format::f32, quants::Format::q8_0, quants::Format::q6_k}) {
+    Shape shape;
+    shape.d = shape.d_ff = 256;
+    shape.n_heads = 4;
+    shape.head_dim = 64;
+    shape.format = format;
+    const SmallModel model(shape);
+    const auto executor = load(model, *cpu);
+    const auto cache = cache_for(*executor);
+    const std::vector<TokenId> tokens = some_tokens(21);
+    const std::vector<float> all = logits_of(*executor, *cache, tokens, {21});
+    cache->truncate(0);
+    const auto last = executor->run({cache.get(), tokens, Outputs::last});
+    ASSERT_TRUE(last);
+    ASSERT_EQ(last->size(), 40);
+    expect_close({last->begin(), last->end()}, {all.end() - 40, all.end()}, 1e-5);
+  }
 }
 
 TEST_P(CpuExecutor, ATruncatedCacheContinuesAsIfTheRestHadNotBeen) {
