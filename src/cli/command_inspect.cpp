@@ -276,7 +276,8 @@ std::string summary_text(const gguf::File& file) {
                         format_bytes(tensor.data.size()));
   }
   text += "\nby type\n";
-  for (const auto& [format, amount] : types_json(file).items()) {
+  const Json types = types_json(file);
+  for (const auto& [format, amount] : types.items()) {
     text += fmt::format("  {:<7} {:>5} tensors {:>10}\n", format, amount["tensors"].get<std::uint64_t>(),
                         format_bytes(amount["bytes"].get<std::uint64_t>()));
   }

@@ -126,7 +126,9 @@ TEST(SynthPresetTest, ArePlausible) {
   for (const Preset& preset : presets()) {
     EXPECT_EQ(find_preset(preset.name), &preset);
     EXPECT_EQ(preset.n_heads % preset.n_kv_heads, 0u) << preset.name;
-    if (preset.architecture != "qwen3") EXPECT_EQ(preset.n_heads * preset.head_dim, preset.d_model) << preset.name;
+    if (preset.architecture != "qwen3") {
+      EXPECT_EQ(preset.n_heads * preset.head_dim, preset.d_model) << preset.name;
+    }
     EXPECT_THAT(architectures(), ::testing::Contains(preset.architecture));
   }
 }
