@@ -1,6 +1,6 @@
 // Asks the canary, the model that is part of the library. Build: see docs/library.md.
-#include <iostream>
 #include <plumb/plumb.h>
+#include <iostream>
 
 int main() {
   plumb::Model model = plumb::Model::open("canary");

@@ -2,9 +2,9 @@
 // ("gpt2", with the pre-tokenizer named by tokenizer.ggml.pre) and WordPiece ("bert").
 //
 // Any bytes can be encoded, invalid UTF-8 included, and for SentencePiece with byte fallback and byte-level BPE decode()
-// gives them back, with these exceptions: SentencePiece's U+2581 is a space, as in SentencePiece; some models' special tokens
-// swallow the white space next to them; a byte that a BPE vocabulary has no token for is left out (in invalid UTF-8: becomes
-// U+FFFD). Encoding is bounded: memory and time near-linear in the text (no quadratic merges).
+// gives them back, with these exceptions: SentencePiece's U+2581 is a space, as in SentencePiece; some models' special
+// tokens swallow the white space next to them; a byte that a BPE vocabulary has no token for is left out (in invalid UTF-8:
+// becomes U+FFFD). Encoding is bounded: memory and time near-linear in the text (no quadratic merges).
 #pragma once
 
 #include <cstdint>
@@ -45,8 +45,8 @@ class Tokenizer {
 
   [[nodiscard]] Result<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options = {}) const;
 
-  // The text of a sequence: the tokens' texts one after the other. Control and unknown tokens are skipped unless `special` is
-  // set. The space that SentencePiece and WordPiece put before a text is dropped at the start.
+  // The text of a sequence: the tokens' texts one after the other. Control and unknown tokens are skipped unless `special`
+  // is set. The space that SentencePiece and WordPiece put before a text is dropped at the start.
   [[nodiscard]] std::string decode(std::span<const TokenId> tokens, bool special = false) const;
   // The bytes that one token contributes in the middle of a text (a streaming printer appends these; they may be
   // part of a UTF-8 character). Control tokens give nothing unless `special` is set.

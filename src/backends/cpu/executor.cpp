@@ -603,7 +603,8 @@ class CpuExecutor final : public Executor, private Program {
 
 Result<std::unique_ptr<Executor>> make_executor(std::shared_ptr<const Plan> plan, const LoadOptions& options, Isa isa) {
   if (options.n_threads > most_threads) {
-    return fail("{} threads are more than the {} that the cpu backend uses; ask for fewer", options.n_threads, most_threads);
+    return fail("{} threads are more than the {} that the cpu backend uses; ask for fewer", options.n_threads,
+                most_threads);
   }
   PLUMB_TRY(auto vectors, decode_vectors(*plan));
   PLUMB_TRY(auto schedule, make_schedule(*plan, vectors));
