@@ -1,5 +1,10 @@
 // AVX-512 (F, BW, VL, DQ) with VNNI.
 #define PLUMB_LANES 16
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's own intrinsics start from uninitialized vectors, and GCC 12 warns of it.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "backends/cpu/portable.h"

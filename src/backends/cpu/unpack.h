@@ -276,7 +276,7 @@ struct Q6_K {
       }
     }
     for (int i = 0; i < 16; ++i) {
-      out.scale[i] = static_cast<std::int8_t>(p[192 + i]);
+      out.scale[i] = static_cast<std::int16_t>((p[192 + i] ^ 0x80) - 128);
       out.min[i] = 0;
     }
     out.d = half(p + 208);
