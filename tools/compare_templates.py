@@ -100,7 +100,7 @@ class Plumb:
 
 
 STRINGS = ["", "a", "Abc", "hello World", "  pad\t", "é🦜", "ßǅ", "1", "42", "-7", "3.5", "0x1F", "a,b,,c", "line1\\nline2\\r\\n", "<b>&", "it\\'s", "%s|%d", "{}-{}", "{0!r:>6}", "tRuE", "foo.bar", "x y z", "ΑΣ", "\\u00a0", "None"]
-NAMES = ["messages", "messages[0]", "messages[1]", "messages[2]", "messages[3]", "messages[1].content", "messages[0]['content']", "messages[2].tool_calls", "messages[2].tool_calls[0].function.arguments", "messages[3].content", "messages[3].items", "missing", "missing_too", "tools", "bos_token", "add_generation_prompt", "range(5)", "range(2, 9, 3)", "namespace(a=1, b='x')", "dict(a=1)"]
+NAMES = ["messages", "messages[0]", "messages[1]", "messages[2]", "messages[3]", "messages[1].content", "messages[0]['content']", "messages[2].tool_calls", "messages[2].tool_calls[0].function.arguments", "messages[3].content", "missing", "missing_too", "tools", "bos_token", "add_generation_prompt", "range(5)", "range(2, 9, 3)", "namespace(a=1, b='x')", "dict(a=1)"]
 METHODS = {
     "strip": ["", "'a'", "none"], "lstrip": ["", "' l'"], "rstrip": ["", "'c'"], "split": ["", "','", "' '", "',', 1", "none, 1", "'l'", "maxsplit=1"], "rsplit": ["", "',', 1", "maxsplit=1", "'.'"],
     "splitlines": ["", "true"], "join": ["['a', 'b']", "'xyz'", "[1]", "[]", "messages[1]"], "replace": ["'a', 'b'", "'', '-'", "'l', 'L', 1", "'o', ''"],
@@ -119,6 +119,7 @@ FILTERS = {
     "batch": ["2", "3, 'x'", "0"], "slice": ["2", "3, 'x'"], "groupby": ["'role'", "0", "'n', default=0"], "sum": ["", "start=1", "attribute='n'", "start=[]"], "min": ["", "attribute='role'"], "max": ["", "case_sensitive=true"], "abs": [""], "round": ["", "1", "2", "-1", "0, 'ceil'", "1, 'floor'"],
     "center": ["", "9"], "wordcount": [""], "truncate": ["", "5", "6, true", "8, false, '..', 0"], "format": ["1, 2", "'a'", "a=1"], "safe": [""], "e": [""], "escape": [""], "forceescape": [""], "urlencode": [""], "xmlattr": ["", "false"], "attr": ["'role'", "'upper'"], "filesizeformat": ["", "true"], "nofilter": [""],
 }
+GENERATORS = ["map", "select", "reject", "selectattr", "rejectattr", "unique", "items", "batch", "slice", "reverse"]
 TESTS = ["defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping", "sequence", "iterable", "callable", "true", "false", "odd", "even", "divisibleby 3", "divisibleby(2)", "eq 1", "eq('a')", "ne 2", "lt 3", "gt(1)", "le 2", "ge('a')", "equalto 'a'", "sameas none", "sameas(true)", "in [1, 'a', none]", "in 'abc'", "upper", "lower", "filter", "test", "escaped", "notest"]
 OPERATORS = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", ">", "<=", ">=", "in", "not in", "and", "or"]
 FORMATS = ["%s", "%d", "%5d", "%-5s|", "%05.1f", "%x", "%X", "%o", "%e", "%g", "%r", "%c", "%%", "%+d", "% d", "%.2s", "%i", "%#x", "%5.3d", "%(a)s", "%a"]
@@ -165,7 +166,8 @@ class Maker:
         name = self.random.choice(list(FILTERS))
         arguments = self.random.choice(FILTERS[name])
         call = f"({arguments})" if arguments or self.random.random() < 0.1 else ""
-        tail = self.random.choice(["", "", "|list", "|string", "|list|string"])
+        makes_generator = name in GENERATORS
+        tail = self.random.choice(["|list", "|list|string"] if makes_generator else ["", "", "|list", "|string", "|list|string"])
         return f"{self.operand(depth)}{self.random.choice(['|', ' | '])}{name}{call}{tail}"
 
     def called(self, depth):

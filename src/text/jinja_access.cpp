@@ -145,7 +145,11 @@ std::optional<Value> python_item(Runtime& runtime, const Value& object, const Va
 }  // namespace
 
 Value attribute(Runtime& runtime, const Value& object, std::string_view name) {
-  if (object.is_undefined()) fail_undefined(object);
+  if (object.is_undefined()) {
+    // Python finds the machinery of the class before the class can object.
+    if (is_internal(name)) return unsafe(runtime, object, name);
+    fail_undefined(object);
+  }
   if (is_mutator(object, name)) return unsafe(runtime, object, name);
   if (auto value = python_attribute(runtime, object, name)) return *value;
   if (object.is(Kind::dict)) {
@@ -176,7 +180,7 @@ Value item(Runtime& runtime, const Value& object, const Value& key) {
 namespace {
 
 struct Bounds {
-  std::int64_t start, step, count;
+  std::int64_t start, stop, step, count;
 };
 
 // Python's rules for slices: bounds that are out of range are clipped.
@@ -198,7 +202,7 @@ Bounds bounds_of(std::int64_t size, const Value& start, const Value& stop, const
   std::int64_t count = 0;
   if (stride > 0 && first < past) count = (past - first - 1) / stride + 1;
   if (stride < 0 && first > past) count = (first - past - 1) / std::max<std::int64_t>(-stride, 1) + 1;
-  return {first, stride, count};
+  return {first, past, stride, count};
 }
 
 // A slice bound beyond 64 bits is as good as the farthest one.
@@ -238,11 +242,11 @@ Value slice(Runtime& runtime, const Value& object, const Value& start_given, con
   const Value start = clipped_bound(start_given);
   const Value stop = clipped_bound(stop_given);
   const Value step = clipped_bound(step_given);
+  if (object.is(Kind::dict)) raise("unhashable type: 'slice'");
+  if (!sliceable) raise("'{}' object is not subscriptable", type_name(object));
   for (const Value* bound : {&start, &stop, &step}) {
-    if (!sliceable || !(bound->is_none() || bound->is_small_integer())) {
-      return runtime.undefined(fmt::format("{} has no element slice({}, {}, {})", owner_name(object),
-                                           repr(runtime, start_given), repr(runtime, stop_given),
-                                           repr(runtime, step_given)));
+    if (!bound->is_none() && !bound->is_small_integer()) {
+      raise("slice indices must be integers or None or have an __index__ method");
     }
   }
   const auto size = static_cast<std::int64_t>(length(runtime, object).value_or(0));
@@ -254,11 +258,7 @@ Value slice(Runtime& runtime, const Value& object, const Value& start_given, con
   if (object.is(Kind::range)) {
     const Range& range = object.range();
     if (bounds.step > Range::kMost || bounds.step < -Range::kMost) raise("a slice of a range with this step is too large");
-    // The stop that Python shows is where the clipped bound falls.
-    const std::int64_t first = range.at(bounds.start);
-    std::int64_t past = first;
-    if (bounds.count > 0) past = range.at(bounds.start + bounds.count * bounds.step);
-    return {Kind::range, runtime.make<Range>(first, past, range.step * bounds.step)};
+    return {Kind::range, runtime.make<Range>(range.at(bounds.start), range.at(bounds.stop), range.step * bounds.step)};
   }
   std::vector<Value> items;
   items.reserve(static_cast<std::size_t>(bounds.count));

@@ -670,10 +670,11 @@ Value truncate(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const auto end_length = static_cast<std::int64_t>(end.string().length);
   if (most < end_length) raise("expected length >= {}, got {}", end_length, most);
   if (leeway < 0) raise("expected leeway >= 0, got {}", leeway);
-  if (subject.is_undefined()) return subject;
-  if (!subject.is_string()) raise("truncate: expected a string, not {}", type_name(subject));
-  const auto size = static_cast<std::int64_t>(subject.string().length);
+  const auto known = length(runtime, subject);
+  if (!known) raise("object of type '{}' has no len()", type_name(subject));
+  const auto size = static_cast<std::int64_t>(*known);
   if (size <= most || size - most <= leeway) return subject;
+  if (!subject.is_string()) raise("truncate: expected a string, not {}", type_name(subject));
   runtime.budget.work(subject.text().size());
   std::string kept = subject.text().substr(0, unicode::offset(subject.text(), static_cast<std::size_t>(most - end_length)));
   if (!given.flag(runtime, 1, false)) kept.resize(std::min(kept.rfind(' '), kept.size()));
@@ -779,6 +780,18 @@ Value xmlattr(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return runtime.string(out.take());
 }
 
+// Jinja's generators do nothing, and find no fault, before the first value is asked for.
+template <Filter filter>
+Value lazily(Runtime& runtime, const Value& subject, Arguments& arguments) {
+  const std::uint32_t depth = depth_of(subject, arguments);
+  auto body = [subject, rest = arguments,
+               made = std::shared_ptr<Iterator>()](Runtime& running) mutable -> std::optional<Value> {
+    if (!made) made = iterate(running, filter(running, subject, rest));
+    return made->next(running);
+  };
+  return from_body(runtime, depth + 1, std::move(body));
+}
+
 struct Entry {
   std::string_view name;
   Filter filter;
@@ -787,7 +800,7 @@ struct Entry {
 constexpr Entry kFilters[] = {
     {"abs", abs_filter},
     {"attr", attr},
-    {"batch", batch},
+    {"batch", lazily<batch>},
     {"capitalize", mapped<unicode::capitalize>},
     {"center", center},
     {"count", length_filter},
@@ -804,26 +817,26 @@ constexpr Entry kFilters[] = {
     {"groupby", groupby},
     {"indent", indent},
     {"int", int_filter},
-    {"items", items},
+    {"items", lazily<items>},
     {"join", join},
     {"last", last},
     {"length", length_filter},
     {"list", list},
     {"lower", mapped<unicode::lower>},
-    {"map", map},
+    {"map", lazily<map>},
     {"max", extreme<true>},
     {"min", extreme<false>},
     {"pprint", pprint},
     {"random", random},
-    {"reject", select<false, false>},
-    {"rejectattr", select<false, true>},
+    {"reject", lazily<select<false, false>>},
+    {"rejectattr", lazily<select<false, true>>},
     {"replace", replace},
     {"reverse", reverse},
     {"round", round},
     {"safe", safe},
-    {"select", select<true, false>},
-    {"selectattr", select<true, true>},
-    {"slice", slice_filter},
+    {"select", lazily<select<true, false>>},
+    {"selectattr", lazily<select<true, true>>},
+    {"slice", lazily<slice_filter>},
     {"sort", sort},
     {"string", string_filter},
     {"sum", sum},
@@ -831,7 +844,7 @@ constexpr Entry kFilters[] = {
     {"tojson", tojson},
     {"trim", trim},
     {"truncate", truncate},
-    {"unique", unique},
+    {"unique", lazily<unique>},
     {"upper", mapped<unicode::upper>},
     {"urlencode", urlencode},
     {"wordcount", wordcount},

@@ -381,6 +381,7 @@ class PercentFormatter {
     }
     const std::string_view key = format_.substr(begin, at_ - begin - 1);
     const Value* found = arguments_.dict().find(key);
+    next_ = positional_.size();  // what follows needs a key, too
     if (found == nullptr) raise("the format string's key {} is not in the mapping", quoted(key));
     return *found;
   }

@@ -160,7 +160,8 @@ class NameFinder {
                               for (const auto& [target, value] : with.variables) visit(value);
                               visit(with.body);
                             },
-                            [](const Block&) {}, [&](const Group& group) { visit(group.body); }},
+                            [](const Block&) {}, [&](const Generation& generation) { visit(generation.body); },
+                            [&](const Group& group) { visit(group.body); }},
                  statement->node);
     }
   }
@@ -215,7 +216,7 @@ class Interpreter {
    public:
     MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
                   ScopePtr scope, ImplicitNames implicit)
-        : Callable(budget, 0, "<Macro " + jinja::quoted(name) + ">"),
+        : Callable(budget, 0, "<Macro " + (name.empty() ? "anonymous" : jinja::quoted(name)) + ">"),
           interpreter_(interpreter),
           name_(std::move(name)),
           signature_(signature),
@@ -226,7 +227,7 @@ class Interpreter {
     const char* type_name() const override { return "Macro"; }
 
     std::optional<Value> attribute(Runtime& runtime, std::string_view wanted) override {
-      if (wanted == "name") return runtime.string(name_);
+      if (wanted == "name") return name_.empty() ? Value() : runtime.string(name_);
       if (wanted == "arguments") {
         std::vector<Value> names;
         for (const std::string& parameter : signature_.names) names.push_back(runtime.string(parameter));
@@ -376,14 +377,16 @@ class Interpreter {
         return runtime.string(text.take());
       };
     }
+    // As in Jinja, {% else %} also runs after a loop in which no round came to its end.
     bool any = false;
     while (loop->advance(runtime_)) {
-      any = true;
       runtime_.budget.step();
       const auto round = std::make_shared<Scope>(scope);
       round->set("loop", Value(Kind::loop, loop));
       assign(statement.target, loop->current(), round);
-      if (run(statement.body, round, out) == Flow::leave_loop) break;
+      const Flow flow = run(statement.body, round, out);
+      if (flow == Flow::leave_loop) break;
+      any = any || flow == Flow::next;
     }
     if (!any) return run(statement.otherwise, std::make_shared<Scope>(scope), out);
     return Flow::next;
@@ -425,17 +428,23 @@ class Interpreter {
     return Flow::next;
   }
 
+  // What a call block or filter block puts on the page is not turned into text.
+  static void append_string(TextBuilder& out, const Value& value) {
+    if (!value.is_string()) raise("expected str instance, {} found", type_name(value));
+    out.append(value.text());
+  }
+
   Flow execute(const CallBlock& block, const ScopePtr& scope, TextBuilder& out) {
     const auto& call_node = std::get<Call>(block.call->node);
     const Value callee = evaluate(call_node.callee, scope);
     Arguments arguments = evaluate(call_node.arguments, scope);
-    arguments.named.emplace_back("caller", make_macro("caller", block.signature, block.body, scope));
-    out.append(str(runtime_, call(runtime_, callee, arguments)));
+    arguments.named.emplace_back("caller", make_macro("", block.signature, block.body, scope));
+    append_string(out, call(runtime_, callee, arguments));
     return Flow::next;
   }
 
   Flow execute(const FilterBlock& block, const ScopePtr& scope, TextBuilder& out) {
-    out.append(str(runtime_, filtered(block.filter, rendered(block.body, scope), scope)));
+    append_string(out, filtered(block.filter, rendered(block.body, scope), scope));
     return Flow::next;
   }
 
@@ -447,6 +456,14 @@ class Interpreter {
     const auto inner = std::make_shared<Scope>(scope);
     for (const auto& [target, value] : with.variables) assign(target, evaluate(value, scope), inner);
     return run(with.body, inner, out);
+  }
+
+  // Jinja makes the body a macro without a name, so it has varargs and kwargs of its own.
+  Flow execute(const Generation& generation, const ScopePtr& scope, TextBuilder& out) {
+    static const Signature none;
+    Arguments arguments;
+    append_string(out, call(runtime_, make_macro("", none, generation.body, scope), arguments));
+    return Flow::next;
   }
 
   Flow execute(const Group& group, const ScopePtr& scope, TextBuilder& out) {

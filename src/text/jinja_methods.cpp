@@ -151,7 +151,7 @@ Value split_at_space(Runtime& runtime, std::string_view text, std::int64_t most)
     pieces.add(text.substr(0, end));
     text = stripped(text.substr(end), Side::left, is_space);
   }
-  if (!text.empty()) pieces.add(stripped(text, Side::right, is_space));
+  if (!text.empty()) pieces.add(text);
   return pieces.take();
 }
 
@@ -168,7 +168,7 @@ Value split_at_space_from_right(Runtime& runtime, std::string_view text, std::in
     pieces.add(text.substr(begin));
     text = stripped(text.substr(0, begin), Side::right, is_space);
   }
-  if (!text.empty()) pieces.add(stripped(text, Side::left, is_space));
+  if (!text.empty()) pieces.add(text);
   return pieces.take(true);
 }
 

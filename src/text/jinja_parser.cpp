@@ -219,7 +219,7 @@ class Parser {
     }
     if (name == "generation") {
       open_body();
-      return add(body, tag.line, Group{parse_body_until("endgeneration")});
+      return add(body, tag.line, Generation{parse_function_body("endgeneration")});
     }
     if (name == "autoescape") {
       parse_expression();

@@ -162,7 +162,11 @@ struct Block {
   Body body;
   bool scoped = false;
 };
-// A body that is rendered in place with variables of its own: generation, autoescape.
+// What the assistant said: rendered in place. (Training marks these parts.)
+struct Generation {
+  Body body;
+};
+// A body that is rendered in place with variables of its own: autoescape.
 struct Group {
   Body body;
 };
@@ -172,7 +176,8 @@ struct Jump {
 
 struct Statement {
   std::uint32_t line = 0;
-  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Group, Jump> node;
+  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Generation, Group, Jump>
+      node;
 };
 
 // Throws Failure with the line.

@@ -72,13 +72,15 @@ bool sameas(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return subject.object() == other.object();
 }
 
-bool is_filter(Runtime&, const Value& subject, Arguments& arguments) {
+bool is_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
+  if (!subject.is_string()) hash_of(runtime, subject);
   return subject.is_string() && find_filter(subject.text()) != nullptr;
 }
 
-bool is_test(Runtime&, const Value& subject, Arguments& arguments) {
+bool is_test(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
+  if (!subject.is_string()) hash_of(runtime, subject);
   return subject.is_string() && find_test(subject.text()) != nullptr;
 }
 
