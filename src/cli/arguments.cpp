@@ -90,12 +90,18 @@ void EngineArguments::add(CLI::App& app) {
       ->check(CLI::Range(0u, 16u << 20))
       ->capture_default_str();
   app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
+  app.add_option(
+         "--activations", activations,
+         "What the cpu backend rounds the inputs of quantized products to: int16, or int8 as llama.cpp does (faster)")
+      ->check(CLI::IsMember({"int16", "int8"}))
+      ->capture_default_str();
 }
 
 Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   PLUMB_TRY(gguf::File file, open_model(model));
   engine::EngineSettings chosen = settings;
   chosen.kv_type = kv_type == "f32" ? backends::KvType::f32 : backends::KvType::f16;
+  chosen.activations = activations == "int8" ? backends::Activations::int8 : backends::Activations::int16;
   return engine::Engine::load(std::move(file), chosen);
 }
 

@@ -59,11 +59,12 @@ struct TextArguments {
 // MODEL: a path to a .gguf, or a name: canary, or one that `plumb pull` has fetched.
 Result<gguf::File> open_model(const std::string& model);
 
-// MODEL with --backend, --threads and --ctx.
+// MODEL with --backend, --threads, --ctx and the like.
 struct EngineArguments {
   std::string model;
   engine::EngineSettings settings;
   std::string kv_type = "f16";
+  std::string activations = "int16";
 
   void add(CLI::App& app);
   [[nodiscard]] Result<std::unique_ptr<engine::Engine>> load() const;

@@ -71,8 +71,9 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   }
   engine->context_ = settings.context > 0 ? settings.context : std::min(plan.context, default_context);
   PLUMB_TRY(engine->backend_, backends::make(settings.backend));
-  PLUMB_TRY(engine->executor_,
-            engine->backend_->load(engine->model_.plan(), {.n_threads = settings.n_threads, .max_batch = max_batch}));
+  const backends::LoadOptions options{
+      .n_threads = settings.n_threads, .max_batch = max_batch, .activations = settings.activations};
+  PLUMB_TRY(engine->executor_, engine->backend_->load(engine->model_.plan(), options));
   return engine;
 }
 

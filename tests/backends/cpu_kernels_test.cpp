@@ -13,6 +13,7 @@
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/isa.h"
+#include "backends/cpu/schedule.h"
 #include "base/half.h"
 #include "quants/format.h"
 
@@ -130,59 +131,78 @@ std::vector<float> make_activations(std::size_t n, std::mt19937& random) {
   return x;
 }
 
+// The integer that element `i` of a group or block stands for.
+template <int planes, class X>
+int integer_at(const X& x, std::size_t i, Sign sign) {
+  int value = 0;
+  for (int plane = 0; plane < planes; ++plane) {
+    const std::int8_t q = x.q[plane][i];
+    value = value * 128 + (sign == Sign::plain ? q : static_cast<int>(static_cast<std::uint8_t>(q)) - 128);
+  }
+  return value;
+}
+
+template <int planes>
+double rounded_at(Operand kind, const std::uint8_t* row, std::size_t i, Sign sign) {
+  if (kind == Operand::x128) {
+    const auto& group = reinterpret_cast<const X128<planes>*>(row)[i / 128];
+    const std::size_t b = i % 128 / 32;
+    return double{group.scale[b]} * integer_at<planes>(group, 64 * (i % 32 / 16) + 16 * b + i % 16, sign);
+  }
+  const auto& block = reinterpret_cast<const X256<planes>*>(row)[i / 256];
+  return double{block.scale} * integer_at<planes>(block, i % 256, sign);
+}
+
 // The rounded activations of one token, as numbers.
-std::vector<double> read_back(Activations kind, const std::uint8_t* row, std::size_t n, Sign sign) {
+std::vector<double> read_back(Operand kind, int planes, const std::uint8_t* row, std::size_t n, Sign sign) {
   std::vector<double> x(n);
   for (std::size_t i = 0; i < n; ++i) {
-    const auto plain = [&](std::int8_t q) {
-      return sign == Sign::plain ? q : static_cast<int>(static_cast<std::uint8_t>(q)) - 128;
-    };
-    if (kind == Activations::q8x128) {
-      const auto& group = reinterpret_cast<const Q8x128*>(row)[i / 128];
-      const std::size_t b = i % 128 / 32;
-      x[i] = double{group.scale[b]} * plain(group.q[64 * (i % 32 / 16) + 16 * b + i % 16]);
-    } else if (kind == Activations::q8x256) {
-      const auto& block = reinterpret_cast<const Q8x256*>(row)[i / 256];
-      x[i] = double{block.scale} * plain(block.q[i % 256]);
-    } else {
+    if (kind == Operand::f32) {
       x[i] = double{reinterpret_cast<const float*>(row)[i]};
+    } else {
+      x[i] = planes == 1 ? rounded_at<1>(kind, row, i, sign) : rounded_at<2>(kind, row, i, sign);
     }
   }
   return x;
 }
 
-std::size_t row_bytes(Activations kind, std::size_t n) {
-  switch (kind) {
-    case Activations::f32:
-      return n * sizeof(float);
-    case Activations::q8x128:
-      return (n + 127) / 128 * sizeof(Q8x128);
-    case Activations::q8x256:
-      return n / 256 * sizeof(Q8x256);
-  }
-  return 0;
-}
-
 class CpuKernels : public testing::TestWithParam<Isa> {
  protected:
   const KernelTable& table = kernels(GetParam());
+
+  void round(Operand kind, int planes, const std::vector<float>& x, void* to, Sign sign) const {
+    const KernelTable::Rounded& rounded = table.rounded[planes - 1];
+    (kind == Operand::x128 ? rounded.round_128 : rounded.round_256)(x.data(), x.size(), to, sign);
+  }
   std::mt19937 random{7};
 
   void check_dot(const quants::FormatInfo& format, std::size_t n_in, std::size_t n_out, std::size_t n_tokens,
                  Weights kind) {
-    SCOPED_TRACE(
-        fmt::format("{} [{}, {}], {} tokens, weights {}", format.name, n_out, n_in, n_tokens, static_cast<int>(kind)));
-    const Activations activation = activations(weight_format(format.format));
+    const int most_planes = format.block_size == 1 ? 1 : 2;
+    for (int planes = 1; planes <= most_planes; ++planes) {
+      check_dot(format, n_in, n_out, n_tokens, kind, planes);
+      if (HasFatalFailure()) return;
+    }
+  }
+
+  void check_dot(const quants::FormatInfo& format, std::size_t n_in, std::size_t n_out, std::size_t n_tokens, Weights kind,
+                 int planes) {
+    SCOPED_TRACE(fmt::format("{} [{}, {}], {} tokens, {} planes, weights {}", format.name, n_out, n_in, n_tokens, planes,
+                             static_cast<int>(kind)));
+    const Operand activation = operand(weight_format(format.format));
+    const DotFn run = table.rounded[planes - 1].dot[static_cast<std::size_t>(weight_format(format.format))];
     const std::vector<std::uint8_t> weights = make_weights(format, n_out * n_in / format.block_size, kind, random);
     const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
-    const std::size_t stride = row_bytes(activation, n_in);
+    const std::size_t stride = operand_bytes(activation, n_in, planes);
     const AlignedBuffer x(stride * n_tokens);
     for (std::size_t t = 0; t < n_tokens; ++t) {
       const std::vector<float> values = make_activations(n_in, random);
       std::uint8_t* to = x.bytes.get() + t * stride;
-      if (activation == Activations::f32) std::memcpy(to, values.data(), stride);
-      if (activation == Activations::q8x128) table.quantize_128(values.data(), n_in, reinterpret_cast<Q8x128*>(to), sign);
-      if (activation == Activations::q8x256) table.quantize_256(values.data(), n_in, reinterpret_cast<Q8x256*>(to), sign);
+      if (activation == Operand::f32) {
+        std::memcpy(to, values.data(), stride);
+      } else {
+        round(activation, planes, values, to, sign);
+      }
     }
     const AlignedBuffer scratch(table.scratch_bytes);
     constexpr float untouched = -12345.0f;
@@ -200,14 +220,14 @@ class CpuKernels : public testing::TestWithParam<Isa> {
     // In two parts, as two threads would.
     dot.row_begin = 0;
     dot.row_end = n_out / 2;
-    table.dot[static_cast<std::size_t>(weight_format(format.format))](dot);
+    run(dot);
     dot.row_begin = n_out / 2;
     dot.row_end = n_out;
-    table.dot[static_cast<std::size_t>(weight_format(format.format))](dot);
+    run(dot);
 
     std::vector<float> w(n_in);
     for (std::size_t t = 0; t < n_tokens; ++t) {
-      const std::vector<double> values = read_back(activation, x.bytes.get() + t * stride, n_in, sign);
+      const std::vector<double> values = read_back(activation, planes, x.bytes.get() + t * stride, n_in, sign);
       ASSERT_EQ(y[t * dot.y_stride], untouched);
       ASSERT_EQ(y[t * dot.y_stride + n_out + 1], untouched);
       for (std::size_t r = 0; r < n_out; ++r) {
@@ -264,26 +284,28 @@ TEST_P(CpuKernels, DotProductsOfLongRows) {
   }
 }
 
-TEST_P(CpuKernels, ActivationsAreRoundedToTheNearestOf255Steps) {
-  for (int round = 0; round < 20; ++round) {
-    for (const std::size_t n : {32u, 96u, 256u, 800u}) {
-      const std::vector<float> x = make_activations(n, random);
-      for (const Sign sign : {Sign::plain, Sign::biased}) {
-        for (const Activations kind : {Activations::q8x128, Activations::q8x256}) {
-          const std::size_t block = kind == Activations::q8x128 ? 32 : 256;
-          if (n % block != 0) continue;
-          const AlignedBuffer out(row_bytes(kind, n));
-          std::memset(out.bytes.get(), 0x5a, row_bytes(kind, n));
-          if (kind == Activations::q8x128)
-            table.quantize_128(x.data(), n, reinterpret_cast<Q8x128*>(out.bytes.get()), sign);
-          if (kind == Activations::q8x256)
-            table.quantize_256(x.data(), n, reinterpret_cast<Q8x256*>(out.bytes.get()), sign);
-          const std::vector<double> back = read_back(kind, out.bytes.get(), n, sign);
-          for (std::size_t i = 0; i < n; ++i) {
-            double amax = 0;
-            for (std::size_t j = i / block * block; j < i / block * block + block; ++j)
-              amax = std::max(amax, std::abs(double{x[j]}));
-            ASSERT_NEAR(back[i], x[i], amax / 254 * (1 + 1e-5)) << i << " of " << n;
+TEST_P(CpuKernels, ActivationsAreRoundedToTheNearestStep) {
+  for (const Activations activations : {Activations::int8, Activations::int16}) {
+    const int planes = activations == Activations::int8 ? 1 : 2;
+    for (int round_no = 0; round_no < 20; ++round_no) {
+      for (const std::size_t n : {32u, 96u, 256u, 800u}) {
+        const std::vector<float> x = make_activations(n, random);
+        for (const Sign sign : {Sign::plain, Sign::biased}) {
+          for (const Operand kind : {Operand::x128, Operand::x256}) {
+            const std::size_t block = kind == Operand::x128 ? 32 : 256;
+            if (n % block != 0) continue;
+            const AlignedBuffer out(operand_bytes(kind, n, planes));
+            std::memset(out.bytes.get(), 0x5a, operand_bytes(kind, n, planes));
+            round(kind, planes, x, out.bytes.get(), sign);
+            const std::vector<double> back = read_back(kind, planes, out.bytes.get(), n, sign);
+            for (std::size_t i = 0; i < n; ++i) {
+              double amax = 0;
+              for (std::size_t j = i / block * block; j < i / block * block + block; ++j)
+                amax = std::max(amax, std::abs(double{x[j]}));
+              // Half a step, and what float32 makes of the scale and the product.
+              const double allowed = amax * (0.5 / activation_levels(activations) + 4 * unit);
+              ASSERT_NEAR(back[i], x[i], allowed) << i << " of " << n << ", " << planes << " planes";
+            }
           }
         }
       }
@@ -291,19 +313,23 @@ TEST_P(CpuKernels, ActivationsAreRoundedToTheNearestOf255Steps) {
   }
 }
 
-TEST_P(CpuKernels, ActivationSumsAreThoseOfTheRoundedValues) {
-  const std::vector<float> x = make_activations(768 + 32, random);
+template <int planes>
+void check_sums(const KernelTable& table, const std::vector<float>& x) {
+  const KernelTable::Rounded& rounded = table.rounded[planes - 1];
   for (const Sign sign : {Sign::plain, Sign::biased}) {
-    const int offset = sign == Sign::biased ? 128 : 0;
-    std::vector<Q8x128> groups(7);
-    table.quantize_128(x.data(), x.size(), groups.data(), sign);
-    for (const Q8x128& group : groups) {
-      for (int lane = 0; lane < 16; ++lane) {
+    std::vector<X128<planes>> groups(7);
+    rounded.round_128(x.data(), x.size(), groups.data(), sign);
+    for (const X128<planes>& group : groups) {
+      const bool last = &group == &groups.back();
+      for (std::size_t lane = 0; lane < 16; ++lane) {
+        // The last group has one block; the places of the other three are zero, whatever their sign.
+        if (last && lane >= 4) {
+          EXPECT_EQ(group.neg_sum[lane], 0);
+          continue;
+        }
         int sum = 0;
-        for (int i = 0; i < 4; ++i) {
-          for (const int at : {4 * lane + i, 64 + 4 * lane + i}) {
-            sum += offset != 0 ? static_cast<std::uint8_t>(group.q[at]) - offset : group.q[at];
-          }
+        for (std::size_t i = 4 * lane; i < 4 * lane + 4; ++i) {
+          sum += integer_at<planes>(group, i, sign) + integer_at<planes>(group, 64 + i, sign);
         }
         EXPECT_EQ(group.neg_sum[lane], -sum);
       }
@@ -313,39 +339,50 @@ TEST_P(CpuKernels, ActivationSumsAreThoseOfTheRoundedValues) {
         EXPECT_EQ(group.scaled_sum[b], group.scale[b] * static_cast<float>(-sum));
       }
     }
-    // The last group has one block; the places of the other three are zero.
     for (int b = 1; b < 4; ++b) EXPECT_EQ(groups.back().scale[b], 0.0f);
-    std::vector<Q8x256> blocks(3);
-    table.quantize_256(x.data(), 768, blocks.data(), sign);
-    for (const Q8x256& block : blocks) {
-      for (int g = 0; g < 16; ++g) {
-        int sum = 0;
-        for (int i = 0; i < 16; ++i) {
-          const std::int8_t q = block.q[16 * g + i];
-          sum += offset != 0 ? static_cast<std::uint8_t>(q) - offset : q;
-        }
-        EXPECT_EQ(block.sum16[g], sum);
-        if (g % 2 == 1) {
-          EXPECT_EQ(block.sum32[g / 2], block.sum16[g - 1] + sum);
+    std::vector<X256<planes>> blocks(3);
+    rounded.round_256(x.data(), 768, blocks.data(), sign);
+    for (const X256<planes>& block : blocks) {
+      for (int plane = 0; plane < planes; ++plane) {
+        for (int g = 0; g < 16; ++g) {
+          int sum = 0;
+          for (int i = 0; i < 16; ++i) {
+            const std::int8_t q = block.q[plane][16 * g + i];
+            sum += sign == Sign::biased ? static_cast<std::uint8_t>(q) - 128 : q;
+          }
+          EXPECT_EQ(block.sum16[plane][g], sum);
         }
       }
     }
   }
 }
 
+TEST_P(CpuKernels, ActivationSumsAreThoseOfTheRoundedValues) {
+  const std::vector<float> x = make_activations(768 + 32, random);
+  check_sums<1>(table, x);
+  check_sums<2>(table, x);
+}
+
 TEST_P(CpuKernels, ActivationsThatAreNotFiniteShowInTheScale) {
   std::vector<float> x(256, 1.0f);
-  Q8x256 block;
+  X256<1> one;
+  X256<2> two;
+  const auto round_both = [&] {
+    round(Operand::x256, 1, x, &one, Sign::plain);
+    round(Operand::x256, 2, x, &two, Sign::plain);
+  };
   x[77] = std::numeric_limits<float>::quiet_NaN();
-  table.quantize_256(x.data(), 256, &block, Sign::plain);
-  EXPECT_TRUE(std::isnan(block.scale));
+  round_both();
+  EXPECT_TRUE(std::isnan(one.scale) && std::isnan(two.scale));
   x[77] = std::numeric_limits<float>::infinity();
-  table.quantize_256(x.data(), 256, &block, Sign::plain);
-  EXPECT_FALSE(std::isfinite(block.scale));
+  round_both();
+  EXPECT_FALSE(std::isfinite(one.scale) || std::isfinite(two.scale));
   std::fill(x.begin(), x.end(), 1e-35f);
-  table.quantize_256(x.data(), 256, &block, Sign::plain);
-  EXPECT_EQ(block.scale, 0.0f);
-  EXPECT_EQ(block.q[0], 0);
+  round_both();
+  EXPECT_EQ(one.scale, 0.0f);
+  EXPECT_EQ(one.q[0][0], 0);
+  EXPECT_EQ(two.scale, 0.0f);
+  EXPECT_EQ(two.q[0][0] | two.q[1][0], 0);
 }
 
 TEST_P(CpuKernels, HalvesRoundToNearestEven) {

@@ -2,7 +2,8 @@
 //
 // Each op is recomputed by the reference from the cpu backend's own inputs, so that the difference at an op is that op's
 // own. What it may be follows from how cpu.h says the backend computes:
-//   - A Linear whose weights have blocks of B > 1 sees activations rounded to steps of d = amax/127 in blocks of B. Such an
+//   - A Linear whose weights have blocks of B > 1 sees activations rounded to steps of d = amax / activation_levels() in
+//   blocks of B. Such an
 //     error is uniform in [-d/2, d/2], so an output has the standard deviation sqrt(sum_i w_i^2 d_i^2 / 12); 8 of them are
 //     allowed, and never more than the worst case sum_i |w_i| d_i / 2. Over a whole model the errors' root mean square must
 //     be that of the theory: a bias or a truncation would double it.
@@ -27,6 +28,7 @@
 namespace plumb::engine {
 namespace {
 
+using backends::Activations;
 using backends::KvType;
 using backends::Outputs;
 using plan::Plan;
@@ -61,7 +63,7 @@ struct Tally {
 
 class OpChecker {
  public:
-  OpChecker(const Plan& plan, const Trace& trace, KvType kv_type) : plan_(plan), trace_(trace), kv_type_(kv_type) {
+  OpChecker(const Plan& plan, const Trace& trace, int levels) : plan_(plan), trace_(trace), levels_(levels) {
     for (const plan::Op& op : plan.ops) {
       if (const auto out = plan::output(op)) producers_[plan.value(*out).name] = &op;
     }
@@ -145,7 +147,7 @@ class OpChecker {
     for (std::uint64_t start = 0; block > 1 && start < step.size(); start += block) {
       double largest = 0;
       for (std::uint64_t i = 0; i < block; ++i) largest = std::max(largest, std::abs(double{first[start + i]}));
-      std::fill_n(step.begin() + static_cast<std::ptrdiff_t>(start), block, largest / 127);
+      std::fill_n(step.begin() + static_cast<std::ptrdiff_t>(start), block, largest / levels_);
     }
     for (std::uint64_t j = 0; j < width; ++j) {
       const std::vector<double> w = decoded_row(weight.tensor, j);
@@ -206,7 +208,7 @@ class OpChecker {
 
   const Plan& plan_;
   const Trace& trace_;
-  KvType kv_type_;
+  int levels_;  // largest multiple of its step that an activation is rounded to
   std::map<std::string, const plan::Op*> producers_;
   Tally tally_;
   std::size_t n_checked_ = 0;
@@ -236,14 +238,14 @@ std::vector<std::vector<text::TokenId>> steps_for(const text::Tokenizer& tokeniz
   return steps;
 }
 
-class BackendAgreement : public testing::TestWithParam<std::tuple<model::FileType, backends::Isa, KvType>> {
+class BackendAgreement : public testing::TestWithParam<std::tuple<model::FileType, backends::Isa, KvType, Activations>> {
  protected:
   void SetUp() override {
-    const auto [type, isa, kv_type] = GetParam();
+    const auto [type, isa, kv_type, activations] = GetParam();
     auto loaded = quantized_canary(type);
     ASSERT_TRUE(loaded) << loaded.error().message;
     loaded_ = std::move(*loaded);
-    auto cpu = backends::make_cpu(isa)->load(loaded_->model.plan(), {.n_threads = 2});
+    auto cpu = backends::make_cpu(isa)->load(loaded_->model.plan(), {.n_threads = 2, .activations = activations});
     ASSERT_TRUE(cpu) << cpu.error().message;
     cpu_ = std::move(*cpu);
     cpu_cache_ = std::move(*cpu_->new_cache(128, kv_type));
@@ -264,7 +266,7 @@ TEST_P(BackendAgreement, EachOpFollowsFromItsInputs) {
               [&](std::string_view name, std::uint64_t, std::uint64_t, std::span<const float> data) {
                 trace.values[std::string(name)] = Matrix(data.begin(), data.end());
               });
-  OpChecker checker(plan, trace, kv_type);
+  OpChecker checker(plan, trace, backends::activation_levels(std::get<3>(GetParam())));
   const auto reference = backends::load_reference(
       loaded_->model.plan(), [&](std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<float> data) {
         checker.check(name, rows, width, data);
@@ -302,6 +304,7 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
     const std::uint64_t block = quants::info(plan.weight(linear->weight).tensor.format).block_size;
     if (block > 1) rounded[plan.value(linear->x).name] = block;
   }
+  const auto levels = static_cast<float>(backends::activation_levels(std::get<3>(GetParam())));
   const auto rounding = backends::load_reference(
       loaded_->model.plan(), [&](std::string_view name, std::uint64_t, std::uint64_t, std::span<float> data) {
         const auto found = rounded.find(name);
@@ -310,7 +313,7 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
           const auto block = data.subspan(start, found->second);
           float largest = 0;
           for (const float x : block) largest = std::max(largest, std::abs(x));
-          const float step = largest / 127;
+          const float step = largest / levels;
           for (float& x : block) x = step > 0 ? step * std::nearbyint(x / step) : 0;
         }
       });
@@ -335,18 +338,21 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
 }
 
 std::string test_name(const testing::TestParamInfo<BackendAgreement::ParamType>& info) {
-  const auto [type, isa, kv_type] = info.param;
+  const auto [type, isa, kv_type, activations] = info.param;
   constexpr const char* isas[] = {"scalar", "avx2", "avx512"};
-  return std::string(model::name(type)) + "_" + isas[static_cast<int>(isa)] + (kv_type == KvType::f16 ? "_kv16" : "_kv32");
+  return std::string(model::name(type)) + "_" + isas[static_cast<int>(isa)] + (kv_type == KvType::f16 ? "_kv16" : "_kv32") +
+         (activations == Activations::int8 ? "_int8" : "_int16");
 }
 
 INSTANTIATE_TEST_SUITE_P(Canary, BackendAgreement,
                          testing::Combine(testing::ValuesIn(model::file_types().begin(), model::file_types().end()),
-                                          testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f16)),
+                                          testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f16),
+                                          testing::Values(Activations::int16, Activations::int8)),
                          test_name);
 INSTANTIATE_TEST_SUITE_P(CanaryF32Cache, BackendAgreement,
                          testing::Combine(testing::Values(*model::parse_file_type("Q4_K_M")),
-                                          testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f32)),
+                                          testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f32),
+                                          testing::Values(Activations::int16)),
                          test_name);
 
 }  // namespace

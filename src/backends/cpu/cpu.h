@@ -2,15 +2,16 @@
 // loading converts and copies nothing but the one-dimensional weights (norms, biases, rotary factors).
 //
 // Numerics. A Linear with F32, F16 or BF16 weights multiplies float32 activations and accumulates in float32. With
-// quantized weights the activations are rounded to int8 once per input: in blocks of 32 (formats with blocks of 32) or of
-// 256 (the K-quants and IQ4_XS), with a float32 scale amax/127 a block and round-to-nearest-even, so each activation is off
-// by at most amax/254 of its block. Products of weight and activation integers are summed exactly in int32 over a block;
-// the block's sum is scaled in float32 and added in float32. kernels.h has the layouts and the order of accumulation.
+// quantized weights the activations are rounded once per input: in blocks of 32 (formats with blocks of 32) or of 256 (the
+// K-quants and IQ4_XS), to whole multiples of a float32 step a block, amax / activation_levels(), to nearest even; so each
+// activation is off by at most half a step. Products of weight and activation integers are summed exactly in int32 over a
+// block; the block's sum is scaled in float32 and added in float32. kernels.h has the layouts and the order of
+// accumulation.
 //
 // Every output element is computed by one thread in an order that depends on the shapes of the step alone: the bits do not
 // depend on the number of threads. They do depend on the instruction set and on how many tokens a step has: a prompt
-// fed in other pieces rounds differently in the last float32 places (and, through int8 rounding, by what the bound above
-// allows).
+// fed in other pieces rounds differently in the last float32 places (and, through the rounding of activations, by what the
+// bound above allows).
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,9 @@
 #include "backends/backend.h"
 
 namespace plumb::backends {
+
+// The largest multiple of its step that an activation is rounded to: 127, or 127 * 128 with two int8 planes.
+constexpr int activation_levels(Activations activations) { return activations == Activations::int8 ? 127 : 127 * 128; }
 
 // The instruction sets there are kernels for, weakest first. Each is one file, kernels_<isa>.cpp.
 enum class Isa : std::uint8_t { scalar, avx2, avx512 };

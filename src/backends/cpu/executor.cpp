@@ -29,6 +29,9 @@ constexpr std::uint32_t attention_rows = 96;
 // Weights that a thread takes at a time: enough to hide the claiming, little enough to end together.
 constexpr std::size_t chunk_bytes = std::size_t{32} << 10;
 constexpr std::uint32_t most_threads = 1024;
+
+constexpr int planes(Activations activations) { return activations == Activations::int8 ? 1 : 2; }
+
 // Rows that a thread takes through a row stage at a time; up to so many are not worth sharing.
 constexpr std::uint32_t row_chunk = 4;
 
@@ -75,6 +78,8 @@ class CpuExecutor final : public Executor, private Program {
               std::vector<std::vector<float>> vectors)
       : plan_(std::move(plan)),
         kernels_(kernels(isa)),
+        planes_(planes(options.activations)),
+        rounded_(kernels_.rounded[planes_ - 1]),
         schedule_(std::move(schedule)),
         vectors_(std::move(vectors)),
         max_batch_(std::max(1u, options.max_batch)),
@@ -207,12 +212,8 @@ class CpuExecutor final : public Executor, private Program {
     const std::uint32_t skipped = plan_->value(op.x).rows == op.rows ? 0 : n_tokens_ - n_outputs_;
     const float* x = row_of(op.x, row + skipped);
     const Sign sign = n_rows(op.rows) >= kernels_.packs_from ? Sign::biased : Sign::plain;
-    std::byte* out = at(schedule_.buffers[op.buffer]) + row * activation_bytes(op.kind, width);
-    if (op.kind == Activations::q8x128) {
-      kernels_.quantize_128(x, width, reinterpret_cast<Q8x128*>(out), sign);
-    } else {
-      kernels_.quantize_256(x, width, reinterpret_cast<Q8x256*>(out), sign);
-    }
+    std::byte* out = at(schedule_.buffers[op.buffer]) + row * operand_bytes(op.kind, width, planes_);
+    (op.kind == Operand::x128 ? rounded_.round_128 : rounded_.round_256)(x, width, out, sign);
   }
 
   void run_row(const Turn& op, std::uint32_t row) {
@@ -341,14 +342,14 @@ class CpuExecutor final : public Executor, private Program {
     const auto& op = std::get<plan::Linear>(plan_->ops[part->op]);
     const plan::Weight& weight = plan_->weight(op.weight);
     const plan::Value& out = plan_->value(op.out);
-    const Activations kind = activations(part->format);
+    const Operand kind = operand(part->format);
     const std::uint64_t rows = rows_of_item(weight, n_rows(out.rows));
     Dot dot;
     dot.weights = reinterpret_cast<const std::uint8_t*>(weight.tensor.data.data());
     dot.row_bytes = quants::info(weight.tensor.format).row_bytes(weight.in());
     dot.n_in = weight.in();
-    dot.x_stride = activation_bytes(kind, weight.in());
-    if (kind == Activations::f32) {
+    dot.x_stride = operand_bytes(kind, weight.in(), planes_);
+    if (kind == Operand::f32) {
       const std::uint32_t skipped = plan_->value(op.x).rows == out.rows ? 0 : n_tokens_ - n_outputs_;
       dot.x = row_of(op.x, skipped);
     } else {
@@ -360,7 +361,7 @@ class CpuExecutor final : public Executor, private Program {
     dot.row_begin = item * rows;
     dot.row_end = std::min(dot.row_begin + rows, weight.out());
     dot.scratch = reinterpret_cast<std::uint8_t*>(scratch_[thread].bytes.get());
-    kernels_.dot[static_cast<std::size_t>(part->format)](dot);
+    rounded_.dot[static_cast<std::size_t>(part->format)](dot);
     if (!op.bias) return;
     const float* bias = vectors_[op.bias->index].data() + dot.row_begin;
     for (std::size_t t = 0; t < dot.n_tokens; ++t) {
@@ -581,6 +582,8 @@ class CpuExecutor final : public Executor, private Program {
 
   std::shared_ptr<const Plan> plan_;
   const KernelTable& kernels_;
+  int planes_;
+  const KernelTable::Rounded& rounded_;
   Schedule schedule_;
   std::vector<std::vector<float>> vectors_;  // the one-dimensional weights, by WeightId
   std::uint32_t max_batch_;
@@ -607,7 +610,7 @@ Result<std::unique_ptr<Executor>> make_executor(std::shared_ptr<const Plan> plan
                 most_threads);
   }
   PLUMB_TRY(auto vectors, decode_vectors(*plan));
-  PLUMB_TRY(auto schedule, make_schedule(*plan, vectors));
+  PLUMB_TRY(auto schedule, make_schedule(*plan, vectors, planes(options.activations)));
   try {
     return std::make_unique<CpuExecutor>(std::move(plan), options, isa, std::move(schedule), std::move(vectors));
   } catch (const std::system_error& error) {

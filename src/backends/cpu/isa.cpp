@@ -112,9 +112,9 @@ WeightFormat weight_format(quants::Format format) {
   return WeightFormat::f32;
 }
 
-Activations activations(WeightFormat format) {
-  if (format <= WeightFormat::bf16) return Activations::f32;
-  return format <= WeightFormat::mxfp4 ? Activations::q8x128 : Activations::q8x256;
+Operand operand(WeightFormat format) {
+  if (format <= WeightFormat::bf16) return Operand::f32;
+  return format <= WeightFormat::mxfp4 ? Operand::x128 : Operand::x256;
 }
 
 std::uint32_t usable_cores() {

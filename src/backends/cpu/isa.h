@@ -11,7 +11,7 @@ const KernelTable& kernels(Isa isa);
 
 // The place of a file's format in KernelTable::dot, and what it multiplies with.
 WeightFormat weight_format(quants::Format format);
-Activations activations(WeightFormat format);
+Operand operand(WeightFormat format);
 
 // Cores that this process may run on.
 std::uint32_t usable_cores();

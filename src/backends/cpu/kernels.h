@@ -9,9 +9,10 @@
 //
 // Order of accumulation. Float kernels keep `lanes` partial sums (16, 8 or 4) and add them up in a fixed tree at the end.
 // Quantized dot products are exact in int32 over a block (32-blocks) or over a group of 16 or 32 (when many tokens share a
-// pass over the weights: dot() with n_tokens >= packs_from), and float32 from there on; sums over blocks run in file order
-// in up to 16 partial sums. What the minima (or, in K-quants and IQ4_XS, the offsets) of a block contribute may be summed
-// apart from the rest, so float32 rounding is relative to the magnitudes of both.
+// pass over the weights: dot() with n_tokens >= packs_from), in K-quants and IQ4_XS for each plane, and float32 from there
+// on; sums over blocks run in file order in up to 16 partial sums. What the minima (or, in K-quants and IQ4_XS, the
+// offsets) of a block contribute may be summed apart from the rest, so float32 rounding is relative to the magnitudes of
+// both.
 #pragma once
 
 #include <cstddef>
@@ -19,43 +20,46 @@
 
 namespace plumb::backends::cpu {
 
+// Rounded activations are integers v times a scale, held in planes of int8 so that the instructions for bytes multiply
+// them: v = q[0] with one plane (|v| <= 127), v = 128 q[0] + q[1] with two (|v| <= 127 * 128, q[1] in -64 .. 63).
+
 // Activations of formats with blocks of 32: four blocks, interleaved so that one vector holds the first (or second) half of
-// each block as the nibbles of a block's bytes do: q[64 h + 16 b + i] is element 32 b + 16 h + i. Elements past the end of
-// a row are zero with scale zero.
-struct alignas(64) Q8x128 {
-  std::int8_t q[128];
-  // Minus the sums of the eight values that a 32-bit lane of the two vectors holds: neg_sum[4 b + j] covers
-  // q[16 b + 4 j ..+3] and q[64 + 16 b + 4 j ..+3]. Weights that are stored with an offset take it out with these, exactly.
+// each block as the nibbles of a block's bytes do: q[p][64 h + 16 b + i] is of element 32 b + 16 h + i. Elements past the
+// end of a row are zero with scale zero.
+template <int planes>
+struct alignas(64) X128 {
+  std::int8_t q[planes][128];
+  // Minus the sums of the eight v that a 32-bit lane of the two vectors holds: neg_sum[4 b + j] covers
+  // 16 b + 4 j ..+3 and 64 + 16 b + 4 j ..+3. Weights that are stored with an offset take it out with these, exactly.
   std::int32_t neg_sum[16];
-  float scale[4];       // amax / 127 of each block
-  float scaled_sum[4];  // scale * sum of q of each block: what a block's minimum is multiplied by
+  float scale[4];       // amax / levels of each block
+  float scaled_sum[4];  // scale * sum of v of each block: what a block's minimum is multiplied by
   float unused[8];
 };
-static_assert(sizeof(Q8x128) == 256);
+static_assert(sizeof(X128<1>) == 256 && sizeof(X128<2>) == 384);
 
 // Activations of formats with blocks of 256, in order.
-struct alignas(64) Q8x256 {
-  std::int8_t q[256];
-  std::int16_t sum16[16];  // sums of sixteen consecutive q
-  std::int16_t sum32[8];   // of thirty-two
-  float scale;             // amax / 127
-  float unused[3];
+template <int planes>
+struct alignas(64) X256 {
+  std::int8_t q[planes][256];
+  std::int16_t sum16[planes][16];  // sums of sixteen consecutive q
+  float scale;                     // amax / levels
 };
-static_assert(sizeof(Q8x256) == 320);
+static_assert(sizeof(X256<1>) == 320 && sizeof(X256<2>) == 640);
 
-// The quantized activations may carry q + 128 (as unsigned bytes) in place of q: kernels that hold the weights signed ask
-// for it. Sums and scales are those of q either way.
+// The planes may carry q + 128 (as unsigned bytes) in place of q: kernels that hold the weights signed ask for it. Sums and
+// scales are those of q either way.
 enum class Sign : std::uint8_t { plain, biased };
 
-// What a weight format multiplies with.
-enum class Activations : std::uint8_t { f32, q8x128, q8x256 };
+// What a weight format multiplies with: floats, X128 or X256.
+enum class Operand : std::uint8_t { f32, x128, x256 };
 
 // y[t * y_stride + r] = sum_i weights[r][i] * x[t][i] for rows row_begin .. row_end and all tokens.
 struct Dot {
   const std::uint8_t* weights;  // row 0
   std::size_t row_bytes;
   std::size_t n_in;
-  const void* x;         // float, Q8x128 or Q8x256; token t starts x_stride bytes after token t - 1
+  const void* x;         // float, X128 or X256; token t starts x_stride bytes after token t - 1
   std::size_t x_stride;  // bytes
   std::size_t n_tokens;
   float* y;
@@ -115,17 +119,20 @@ inline constexpr std::size_t n_weight_formats = 16;
 
 struct KernelTable {
   const char* name;  // "AVX-512 VNNI"
-  DotFn dot[n_weight_formats];
   // Steps of at least so many tokens want their quantized activations biased. SIZE_MAX: never.
   std::size_t packs_from;
   // Rows that a dot() over many tokens works on together: the unit in which it is best divided.
   std::size_t row_tile;
   std::size_t scratch_bytes;
 
-  // Rounds n floats (a multiple of 32, of 256) to int8 with a scale a block. A block with an infinity or a NaN gets a scale
-  // that is one; a block below 1e-30 in magnitude becomes zero.
-  void (*quantize_128)(const float* x, std::size_t n, Q8x128* out, Sign sign);
-  void (*quantize_256)(const float* x, std::size_t n, Q8x256* out, Sign sign);
+  // What depends on the planes of the activations; [planes - 1].
+  struct Rounded {
+    // Rounds n floats (a multiple of 32, of 256) to X128 or X256. A block with an infinity or a NaN gets a scale that is
+    // one; a block below 1e-30 in magnitude becomes zero.
+    void (*round_128)(const float* x, std::size_t n, void* out, Sign sign);
+    void (*round_256)(const float* x, std::size_t n, void* out, Sign sign);
+    DotFn dot[n_weight_formats];
+  } rounded[2];
 
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* y);
   void (*add)(const float* a, const float* b, std::size_t n, float* y);

@@ -21,8 +21,14 @@ PLUMB_INLINE __m256i pair_of(const std::uint8_t* low, const std::uint8_t* high) 
   return _mm256_inserti128_si256(_mm256_castsi128_si256(load128(low)), load128(high), 1);
 }
 
-PLUMB_INLINE void fill_sums(Q8x128& group) { portable_sums(group); }
-PLUMB_INLINE void fill_sums(Q8x256& block) { portable_sums(block); }
+template <int planes>
+PLUMB_INLINE void fill_sums(X128<planes>& group) {
+  portable_sums(group);
+}
+template <int planes>
+PLUMB_INLINE void fill_sums(X256<planes>& block) {
+  portable_sums(block);
+}
 
 // Products of unsigned weights below 64 and activations, summed in pairs: at most 2 * 63 * 127.
 PLUMB_INLINE __m256i pairs_unsigned(__m256i w, __m256i x) { return _mm256_maddubs_epi16(w, x); }
@@ -33,7 +39,7 @@ PLUMB_INLINE __m256i pairs_signed(__m256i w, __m256i x) {
 PLUMB_INLINE __m256i nibble_mask() { return _mm256_set1_epi8(0x0f); }
 PLUMB_INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble_mask()); }
 
-// Formats with blocks of 32. Four blocks in the order of Q8x128: the first halves of blocks 0 and 1, of 2 and 3, then the
+// Formats with blocks of 32. Four blocks in the order of X128: the first halves of blocks 0 and 1, of 2 and 3, then the
 // second halves. Formats with an offset of 128 are signed here (see is_signed), the others unsigned as unpack.h has them.
 struct Group {
   __m256i q[4];
@@ -125,24 +131,31 @@ PLUMB_INLINE void load_group(MXFP4, const std::uint8_t* p, Group& group) {
                         e8m0_half(p[3 * MXFP4::bytes]));
 }
 
+// Products of half a group (blocks 2 i and 2 i + 1) with one plane.
 template <class Format>
-PLUMB_INLINE void add_group(const Group& w, const Q8x128& x, __m256& sums, __m128& mins) {
+PLUMB_INLINE __m256i plane_products(const Group& w, const std::int8_t* q, int i) {
   const __m256i ones = _mm256_set1_epi16(1);
+  const __m256i low = load256(q + 32 * i);
+  const __m256i high = load256(q + 64 + 32 * i);
+  if constexpr (is_signed<Format>()) {
+    return _mm256_add_epi32(_mm256_madd_epi16(pairs_signed(w.q[i], low), ones),
+                            _mm256_madd_epi16(pairs_signed(w.q[2 + i], high), ones));
+  } else {
+    return _mm256_madd_epi16(_mm256_add_epi16(pairs_unsigned(w.q[i], low), pairs_unsigned(w.q[2 + i], high)), ones);
+  }
+}
+
+template <class Format, int planes>
+PLUMB_INLINE void add_group(const Group& w, const X128<planes>& x, __m256& sums, __m128& mins) {
   const __m256 scale = _mm256_castps128_ps256(_mm_mul_ps(w.d, _mm_load_ps(x.scale)));
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    const __m256i low = load256(x.q + 32 * i);
-    const __m256i high = load256(x.q + 64 + 32 * i);
-    __m256i total;
-    if constexpr (is_signed<Format>()) {
-      total = _mm256_add_epi32(_mm256_madd_epi16(pairs_signed(w.q[i], low), ones),
-                               _mm256_madd_epi16(pairs_signed(w.q[2 + i], high), ones));
-    } else {
-      const __m256i pairs = _mm256_add_epi16(pairs_unsigned(w.q[i], low), pairs_unsigned(w.q[2 + i], high));
-      total = _mm256_madd_epi16(pairs, ones);
-      if constexpr (!Format::has_min) {
-        total = _mm256_add_epi32(total, _mm256_slli_epi32(load256(x.neg_sum + 8 * i), Format::log2_offset));
-      }
+    __m256i total = plane_products<Format>(w, x.q[0], i);
+    if constexpr (planes == 2) {
+      total = _mm256_add_epi32(_mm256_slli_epi32(total, 7), plane_products<Format>(w, x.q[1], i));
+    }
+    if constexpr (!is_signed<Format>() && !Format::has_min) {
+      total = _mm256_add_epi32(total, _mm256_slli_epi32(load256(x.neg_sum + 8 * i), Format::log2_offset));
     }
     const __m256i blocks = _mm256_setr_epi32(2 * i, 2 * i, 2 * i, 2 * i, 2 * i + 1, 2 * i + 1, 2 * i + 1, 2 * i + 1);
     sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_permutevar8x32_ps(scale, blocks), sums);
@@ -163,13 +176,11 @@ PLUMB_INLINE void prefetch(const std::uint8_t* p) {
 }
 
 // `tokens` tokens from `token` on, one row at a time.
-template <class Format, std::size_t tokens>
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void rows_128(const Dot& job, std::size_t token) {
   const std::size_t n_blocks = job.n_in / 32;
-  const Q8x128* x[tokens];
-  for (std::size_t t = 0; t < tokens; ++t) {
-    x[t] = reinterpret_cast<const Q8x128*>(static_cast<const std::uint8_t*>(job.x) + (token + t) * job.x_stride);
-  }
+  const X128<planes>* x[tokens];
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X128<planes>>(job, token + t);
   for (std::size_t row = job.row_begin; row < job.row_end; ++row) {
     const std::uint8_t* p = job.weights + row * job.row_bytes;
     __m256 sums[tokens];
@@ -184,7 +195,7 @@ PLUMB_INLINE void rows_128(const Dot& job, std::size_t token) {
       prefetch<4 * Format::bytes>(p);
       load_group(Format{}, p, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_group<Format>(w, x[t][g], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_group<Format, planes>(w, x[t][g], sums[t], mins[t]);
     }
     if (n_blocks % 4 != 0) {
       // Zeros behind the last blocks, whose activations are zero too.
@@ -192,7 +203,7 @@ PLUMB_INLINE void rows_128(const Dot& job, std::size_t token) {
       memcpy(tail, p, n_blocks % 4 * Format::bytes);
       load_group(Format{}, tail, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_group<Format>(w, x[t][g], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_group<Format, planes>(w, x[t][g], sums[t], mins[t]);
     }
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -305,38 +316,51 @@ PLUMB_INLINE void load_super(IQ4_XS, const std::uint8_t* p, Super& w) {
   }
 }
 
+// A block's products with one plane, in eight sums, less what the format's offset adds (`offsets`: mins times sums).
 template <class Format>
-PLUMB_INLINE void add_super(const Super& w, const Q8x256& x, __m256& sums, __m256& mins) {
+PLUMB_INLINE __m256i plane_products(const Super& w, const std::int8_t* q, __m256i offsets) {
   constexpr bool is_signed_format = Format::offset == 128;
   __m256i total = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int g = 0; g < 8; ++g) {
-    const __m256i values = load256(x.q + 32 * g);
+    const __m256i values = load256(q + 32 * g);
     const __m256i pairs = is_signed_format ? pairs_signed(w.q[g], values) : pairs_unsigned(w.q[g], values);
     const __m256i scale = _mm256_set_m128i(_mm_set1_epi16(w.scales[2 * g + 1]), _mm_set1_epi16(w.scales[2 * g]));
     total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, scale));
   }
-  if constexpr (!is_signed_format) {
-    const __m256i sums16 = _mm256_load_si256(reinterpret_cast<const __m256i*>(x.sum16));
-    const __m256i offsets = _mm256_madd_epi16(w.mins, sums16);
-    if constexpr (Format::has_min) {
-      mins = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offsets), _mm256_set1_ps(w.dmin * x.scale), mins);
-    } else {
-      constexpr int log2_offset = Format::offset == 4 ? 2 : 5;
-      static_assert(Format::offset == 1 << log2_offset);
-      total = _mm256_sub_epi32(total, _mm256_slli_epi32(offsets, log2_offset));
-    }
+  if constexpr (!is_signed_format && !Format::has_min) {
+    constexpr int log2_offset = Format::offset == 4 ? 2 : 5;
+    static_assert(Format::offset == 1 << log2_offset);
+    total = _mm256_sub_epi32(total, _mm256_slli_epi32(offsets, log2_offset));
   }
-  sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(w.d * x.scale), sums);
+  return total;
 }
 
-template <class Format, std::size_t tokens>
+template <class Format, int planes>
+PLUMB_INLINE void add_super(const Super& w, const X256<planes>& x, __m256& sums, __m256& mins) {
+  const auto offsets_of = [&](int plane) __attribute__((always_inline)) {
+    if constexpr (Format::offset == 128) return _mm256_setzero_si256();
+    return _mm256_madd_epi16(w.mins, load256(x.sum16[plane]));
+  };
+  __m256i offsets = offsets_of(0);
+  __m256 products = _mm256_cvtepi32_ps(plane_products<Format>(w, x.q[0], offsets));
+  if constexpr (planes == 2) {
+    const __m256i second = offsets_of(1);
+    products =
+        _mm256_fmadd_ps(products, _mm256_set1_ps(128.0f), _mm256_cvtepi32_ps(plane_products<Format>(w, x.q[1], second)));
+    offsets = _mm256_add_epi32(_mm256_slli_epi32(offsets, 7), second);
+  }
+  if constexpr (Format::has_min) {
+    mins = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offsets), _mm256_set1_ps(w.dmin * x.scale), mins);
+  }
+  sums = _mm256_fmadd_ps(products, _mm256_set1_ps(w.d * x.scale), sums);
+}
+
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void rows_256(const Dot& job, std::size_t token) {
   const std::size_t n_blocks = job.n_in / 256;
-  const Q8x256* x[tokens];
-  for (std::size_t t = 0; t < tokens; ++t) {
-    x[t] = reinterpret_cast<const Q8x256*>(static_cast<const std::uint8_t*>(job.x) + (token + t) * job.x_stride);
-  }
+  const X256<planes>* x[tokens];
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X256<planes>>(job, token + t);
   for (std::size_t row = job.row_begin; row < job.row_end; ++row) {
     const std::uint8_t* p = job.weights + row * job.row_bytes;
     __m256 sums[tokens];
@@ -347,7 +371,7 @@ PLUMB_INLINE void rows_256(const Dot& job, std::size_t token) {
       Super w;
       load_super(Format{}, p, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_super<Format>(w, x[t][b], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_super<Format, planes>(w, x[t][b], sums[t], mins[t]);
     }
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -357,29 +381,35 @@ PLUMB_INLINE void rows_256(const Dot& job, std::size_t token) {
 }
 
 // Tokens outside, rows inside: the rows of one call stay in the cache for all tokens.
-template <class Format>
+template <class Format, int planes>
 void dot_128(const Dot& job) {
   std::size_t token = 0;
-  for (; token + 4 <= job.n_tokens; token += 4) rows_128<Format, 4>(job, token);
-  for (; token < job.n_tokens; ++token) rows_128<Format, 1>(job, token);
+  for (; token + 4 <= job.n_tokens; token += 4) rows_128<Format, planes, 4>(job, token);
+  for (; token < job.n_tokens; ++token) rows_128<Format, planes, 1>(job, token);
 }
-template <class Format>
+template <class Format, int planes>
 void dot_256(const Dot& job) {
   std::size_t token = 0;
-  for (; token + 4 <= job.n_tokens; token += 4) rows_256<Format, 4>(job, token);
-  for (; token < job.n_tokens; ++token) rows_256<Format, 1>(job, token);
+  for (; token + 4 <= job.n_tokens; token += 4) rows_256<Format, planes, 4>(job, token);
+  for (; token < job.n_tokens; ++token) rows_256<Format, planes, 1>(job, token);
 }
+
+template <int planes>
+constexpr KernelTable::Rounded rounded = {
+    .round_128 = round_128<planes>,
+    .round_256 = round_256<planes>,
+    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, dot_128<Q4_0, planes>, dot_128<Q4_1, planes>,
+            dot_128<Q5_0, planes>, dot_128<Q5_1, planes>, dot_128<Q8_0, planes>, dot_128<IQ4_NL, planes>,
+            dot_128<MXFP4, planes>, dot_256<Q2_K, planes>, dot_256<Q3_K, planes>, dot_256<Q4_K, planes>,
+            dot_256<Q5_K, planes>, dot_256<Q6_K, planes>, dot_256<IQ4_XS, planes>},
+};
 
 constexpr KernelTable table = {
     .name = "AVX2",
-    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, dot_128<Q4_0>, dot_128<Q4_1>, dot_128<Q5_0>,
-            dot_128<Q5_1>, dot_128<Q8_0>, dot_128<IQ4_NL>, dot_128<MXFP4>, dot_256<Q2_K>, dot_256<Q3_K>, dot_256<Q4_K>,
-            dot_256<Q5_K>, dot_256<Q6_K>, dot_256<IQ4_XS>},
     .packs_from = SIZE_MAX,
     .row_tile = 16,
     .scratch_bytes = float_chunk * lanes * sizeof(float),
-    .quantize_128 = quantize_128,
-    .quantize_256 = quantize_256,
+    .rounded = {rounded<1>, rounded<2>},
     .rms_norm = rms_norm,
     .add = add,
     .gated = {gated<Silu>, gated<GeluTanh>, gated<GeluErf>, gated<Relu>},

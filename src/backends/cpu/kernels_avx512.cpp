@@ -24,16 +24,24 @@ PLUMB_INLINE __m128i load128(const std::uint8_t* p) { return _mm_loadu_si128(rei
 PLUMB_INLINE __m256i load256(const std::uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 PLUMB_INLINE __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
 
-PLUMB_INLINE void fill_sums(Q8x128& group) {
+template <int planes>
+PLUMB_INLINE void fill_sums(X128<planes>& group) {
   const __m512i ones = _mm512_set1_epi8(1);
-  const __m512i low = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, load512(group.q));
-  const __m512i both = _mm512_dpbusd_epi32(low, ones, load512(group.q + 64));
-  _mm512_store_si512(group.neg_sum, _mm512_sub_epi32(_mm512_setzero_si512(), both));
+  __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 2
+  for (int p = 0; p < planes; ++p) {
+    total = _mm512_dpbusd_epi32(_mm512_slli_epi32(total, 7), ones, load512(group.q[p]));
+    total = _mm512_dpbusd_epi32(total, ones, load512(group.q[p] + 64));
+  }
+  _mm512_store_si512(group.neg_sum, _mm512_sub_epi32(_mm512_setzero_si512(), total));
 }
 
-PLUMB_INLINE void fill_sums(Q8x256& block) { portable_sums(block); }
+template <int planes>
+PLUMB_INLINE void fill_sums(X256<planes>& block) {
+  portable_sums(block);
+}
 
-// Formats with blocks of 32. Four blocks as two vectors of unsigned bytes in the order of Q8x128, and their scales.
+// Formats with blocks of 32. Four blocks as two vectors of unsigned bytes in the order of X128, and their scales.
 
 struct Group {
   __m512i low, high;
@@ -137,20 +145,18 @@ struct Tail {
   }
 };
 
-PLUMB_INLINE const Q8x128* groups_of(const Dot& job, std::size_t token) {
-  return reinterpret_cast<const Q8x128*>(static_cast<const std::uint8_t*>(job.x) + token * job.x_stride);
-}
-PLUMB_INLINE const Q8x256* blocks_of(const Dot& job, std::size_t token) {
-  return reinterpret_cast<const Q8x256*>(static_cast<const std::uint8_t*>(job.x) + token * job.x_stride);
-}
-
-template <class Format>
-PLUMB_INLINE void add_group(const Group& w, const Q8x128& x, __m512& sums, __m128& mins) {
+template <class Format, int planes>
+PLUMB_INLINE void add_group(const Group& w, const X128<planes>& x, __m512& sums, __m128& mins) {
   const __m512i lanes_of_blocks = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   __m512i total = _mm512_setzero_si512();
   if constexpr (!Format::has_min) total = _mm512_slli_epi32(load512(x.neg_sum), Format::log2_offset);
-  total = _mm512_dpbusd_epi32(total, w.low, load512(x.q));
-  total = _mm512_dpbusd_epi32(total, w.high, load512(x.q + 64));
+  total = _mm512_dpbusd_epi32(total, w.low, load512(x.q[planes - 1]));
+  total = _mm512_dpbusd_epi32(total, w.high, load512(x.q[planes - 1] + 64));
+  if constexpr (planes == 2) {
+    __m512i first = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, load512(x.q[0]));
+    first = _mm512_dpbusd_epi32(first, w.high, load512(x.q[0] + 64));
+    total = _mm512_add_epi32(total, _mm512_slli_epi32(first, 7));
+  }
   const __m128 scale = _mm_mul_ps(w.d, _mm_load_ps(x.scale));
   const __m512 scales = _mm512_permutexvar_ps(lanes_of_blocks, _mm512_castps128_ps512(scale));
   sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scales, sums);
@@ -165,11 +171,11 @@ PLUMB_INLINE float sum4(__m128 v) {
 constexpr std::size_t prefetch_bytes = 1024;
 
 // `tokens` tokens from `token` on, one row at a time.
-template <class Format, std::size_t tokens>
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void rows_128(const Dot& job, std::size_t token) {
   const std::size_t n_blocks = job.n_in / 32;
-  const Q8x128* x[tokens];
-  for (std::size_t t = 0; t < tokens; ++t) x[t] = groups_of(job, token + t);
+  const X128<planes>* x[tokens];
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X128<planes>>(job, token + t);
   for (std::size_t row = job.row_begin; row < job.row_end; ++row) {
     const std::uint8_t* p = job.weights + row * job.row_bytes;
     __m512 sums[tokens];
@@ -186,14 +192,14 @@ PLUMB_INLINE void rows_128(const Dot& job, std::size_t token) {
       }
       load_group(Format{}, p, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_group<Format>(w, x[t][g], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_group<Format, planes>(w, x[t][g], sums[t], mins[t]);
     }
     if (n_blocks % 4 != 0) {
       Tail<Format> tail;
       Tail<Format>::fill(tail, p, n_blocks % 4);
       load_group(Format{}, tail.bytes, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_group<Format>(w, x[t][g], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_group<Format, planes>(w, x[t][g], sums[t], mins[t]);
     }
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -363,11 +369,10 @@ PLUMB_INLINE void load_super(IQ4_XS, const std::uint8_t* p, Super& w) {
   w.mins = _mm256_or_si256(_mm256_and_si256(eight, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32(eight, 16));
 }
 
+// A block's products with one plane, in sixteen sums, less what the format's offset adds (`offsets`: mins times sums).
 template <class Format>
-PLUMB_INLINE void add_super(const Super& w, const Q8x256& x, __m512& sums, __m256& mins) {
+PLUMB_INLINE __m512i plane_products(const Super& w, const std::int8_t* q, __m256i offsets) {
   __m512i total = _mm512_setzero_si512();
-  const __m256i sums16 = _mm256_load_si256(reinterpret_cast<const __m256i*>(x.sum16));
-  const __m256i offsets = _mm256_madd_epi16(w.mins, sums16);
   if constexpr (!Format::has_min) {
     constexpr int log2_offset = Format::offset == 4 ? 2 : Format::offset == 32 ? 5 : 7;
     static_assert(Format::offset == 1 << log2_offset);
@@ -378,24 +383,40 @@ PLUMB_INLINE void add_super(const Super& w, const Q8x256& x, __m512& sums, __m25
   for (int c = 0; c < 4; ++c) {
     __m512i& into = c % 2 == 0 ? total : others;
     if constexpr (Format::offset == 128) {
-      const __m512i group = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.q[c], load512(x.q + 64 * c));
+      const __m512i group = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.q[c], load512(q + 64 * c));
       into = _mm512_add_epi32(into, _mm512_mullo_epi32(group, w.scales[c]));
     } else {
-      into = _mm512_dpwssd_epi32(into, _mm512_maddubs_epi16(w.q[c], load512(x.q + 64 * c)), w.scales[c]);
+      into = _mm512_dpwssd_epi32(into, _mm512_maddubs_epi16(w.q[c], load512(q + 64 * c)), w.scales[c]);
     }
   }
+  return _mm512_add_epi32(total, others);
+}
+
+template <class Format, int planes>
+PLUMB_INLINE void add_super(const Super& w, const X256<planes>& x, __m512& sums, __m256& mins) {
+  const auto offsets_of = [&](int plane) __attribute__((always_inline)) {
+    return _mm256_madd_epi16(w.mins, _mm256_load_si256(reinterpret_cast<const __m256i*>(x.sum16[plane])));
+  };
+  __m256i offsets = offsets_of(0);
+  __m512 products = _mm512_cvtepi32_ps(plane_products<Format>(w, x.q[0], offsets));
+  if constexpr (planes == 2) {
+    const __m256i second = offsets_of(1);
+    products =
+        _mm512_fmadd_ps(products, _mm512_set1_ps(128.0f), _mm512_cvtepi32_ps(plane_products<Format>(w, x.q[1], second)));
+    offsets = _mm256_add_epi32(_mm256_slli_epi32(offsets, 7), second);
+  }
   const __m128 d = _mm_mul_ps(w.d, _mm_set1_ps(x.scale));
-  sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(total, others)), _mm512_broadcastss_ps(d), sums);
+  sums = _mm512_fmadd_ps(products, _mm512_broadcastss_ps(d), sums);
   if constexpr (Format::has_min) {
     mins = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(offsets), _mm256_broadcastss_ps(_mm_movehdup_ps(d)), mins);
   }
 }
 
-template <class Format, std::size_t tokens>
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void rows_256(const Dot& job, std::size_t token) {
   const std::size_t n_blocks = job.n_in / 256;
-  const Q8x256* x[tokens];
-  for (std::size_t t = 0; t < tokens; ++t) x[t] = blocks_of(job, token + t);
+  const X256<planes>* x[tokens];
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X256<planes>>(job, token + t);
   for (std::size_t row = job.row_begin; row < job.row_end; ++row) {
     const std::uint8_t* p = job.weights + row * job.row_bytes;
     __m512 sums[tokens];
@@ -411,7 +432,7 @@ PLUMB_INLINE void rows_256(const Dot& job, std::size_t token) {
       Super w;
       load_super(Format{}, p, w);
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < tokens; ++t) add_super<Format>(w, x[t][b], sums[t], mins[t]);
+      for (std::size_t t = 0; t < tokens; ++t) add_super<Format, planes>(w, x[t][b], sums[t], mins[t]);
     }
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -546,34 +567,47 @@ PLUMB_INLINE __m512i four_everywhere(const std::int8_t* p) {
   return _mm512_set1_epi32(static_cast<int>(read32(reinterpret_cast<const std::uint8_t*>(p))));
 }
 
-template <class Format, std::size_t tokens>
+// The whole sum of a token from those of its planes.
+template <int planes, std::size_t tokens>
+PLUMB_INLINE __m512i joined(const __m512i totals[planes][tokens], std::size_t t) {
+  if constexpr (planes == 1) return totals[0][t];
+  return _mm512_add_epi32(_mm512_slli_epi32(totals[0][t], 7), totals[planes - 1][t]);
+}
+
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void tile_128(const Dot& job, const Packed& packed, std::size_t token, std::size_t first, std::size_t n_groups,
                            __m512 sums[tokens]) {
-  const Q8x128* x[tokens];
+  const X128<planes>* x[tokens];
 #pragma GCC unroll 8
-  for (std::size_t t = 0; t < tokens; ++t) x[t] = groups_of(job, token + t) + first;
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X128<planes>>(job, token + t) + first;
   for (std::size_t g = 0; g < n_groups; ++g) {
     for (std::size_t b = 0; b < 4; ++b) {
       const std::size_t block = 4 * g + b;
       const std::uint8_t* q = packed.q + block * 8 * 64;
       const __m512i start = load512(packed.start + tile_rows * block);
-      __m512i totals[tokens];
+      __m512i totals[planes][tokens];
 #pragma GCC unroll 8
-      for (std::size_t t = 0; t < tokens; ++t) totals[t] = start;
+      for (std::size_t t = 0; t < tokens; ++t) {
+#pragma GCC unroll 2
+        for (int p = 0; p < planes; ++p) totals[p][t] = start;
+      }
 #pragma GCC unroll 8
       for (std::size_t k = 0; k < 8; ++k) {
         const __m512i w = load512(q + 64 * k);
         const std::size_t at = k < 4 ? 16 * b + 4 * k : 48 + 16 * b + 4 * k;
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < tokens; ++t) {
-          totals[t] = _mm512_dpbusd_epi32(totals[t], four_everywhere(x[t][g].q + at), w);
+#pragma GCC unroll 2
+          for (int p = 0; p < planes; ++p) {
+            totals[p][t] = _mm512_dpbusd_epi32(totals[p][t], four_everywhere(x[t][g].q[p] + at), w);
+          }
         }
       }
       const __m512 d = _mm512_load_ps(packed.d + tile_rows * block);
 #pragma GCC unroll 8
       for (std::size_t t = 0; t < tokens; ++t) {
         const __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(x[t][g].scale[b]));
-        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[t]), scale, sums[t]);
+        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(joined<planes, tokens>(totals, t)), scale, sums[t]);
       }
       if constexpr (Format::has_min) {
         const __m512 m = _mm512_load_ps(packed.m + tile_rows * block);
@@ -633,52 +667,68 @@ PLUMB_INLINE void pack_256(const Dot& job, std::size_t row, std::size_t first, s
   fill_starts(packed, n_blocks * n_scales, inputs);
 }
 
-template <class Format, std::size_t tokens>
+template <class Format, int planes, std::size_t tokens>
 PLUMB_INLINE void tile_256(const Dot& job, const Packed& packed, std::size_t token, std::size_t first, std::size_t n_blocks,
                            __m512 sums[tokens]) {
   constexpr std::size_t inputs = scale_inputs<Format>();
   constexpr std::size_t n_scales = 256 / inputs;
-  const Q8x256* x[tokens];
+  const X256<planes>* x[tokens];
 #pragma GCC unroll 8
-  for (std::size_t t = 0; t < tokens; ++t) x[t] = blocks_of(job, token + t) + first;
+  for (std::size_t t = 0; t < tokens; ++t) x[t] = operands<X256<planes>>(job, token + t) + first;
   for (std::size_t b = 0; b < n_blocks; ++b) {
     __m512 parts[tokens];
 #pragma GCC unroll 8
     for (std::size_t t = 0; t < tokens; ++t) parts[t] = _mm512_setzero_ps();
     if constexpr (Format::has_min) {
-      __m512i totals[tokens];
+      __m512i totals[planes][tokens];
 #pragma GCC unroll 8
-      for (std::size_t t = 0; t < tokens; ++t) totals[t] = _mm512_setzero_si512();
+      for (std::size_t t = 0; t < tokens; ++t) {
+#pragma GCC unroll 2
+        for (int p = 0; p < planes; ++p) totals[p][t] = _mm512_setzero_si512();
+      }
       for (std::size_t i = 0; i < 8; ++i) {
         const __m512i mins = load512(packed.mins + (b * 8 + i) * 2 * tile_rows);
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < tokens; ++t) {
-          const auto* sums16 = reinterpret_cast<const std::int8_t*>(x[t][b].sum16 + 2 * i);
-          totals[t] = _mm512_dpwssd_epi32(totals[t], four_everywhere(sums16), mins);
+#pragma GCC unroll 2
+          for (int p = 0; p < planes; ++p) {
+            const auto* sums16 = reinterpret_cast<const std::int8_t*>(x[t][b].sum16[p] + 2 * i);
+            totals[p][t] = _mm512_dpwssd_epi32(totals[p][t], four_everywhere(sums16), mins);
+          }
         }
       }
       const __m512 dmin = _mm512_load_ps(packed.m + tile_rows * b);
 #pragma GCC unroll 8
-      for (std::size_t t = 0; t < tokens; ++t) parts[t] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(totals[t]), dmin, parts[t]);
+      for (std::size_t t = 0; t < tokens; ++t) {
+        parts[t] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(joined<planes, tokens>(totals, t)), dmin, parts[t]);
+      }
     }
     for (std::size_t s = 0; s < n_scales; ++s) {
       const std::size_t group = n_scales * b + s;
       const std::uint8_t* q = packed.q + group * inputs / 4 * 64;
       const __m512i start = load512(packed.start + tile_rows * group);
-      __m512i totals[tokens];
+      __m512i totals[planes][tokens];
 #pragma GCC unroll 8
-      for (std::size_t t = 0; t < tokens; ++t) totals[t] = start;
+      for (std::size_t t = 0; t < tokens; ++t) {
+#pragma GCC unroll 2
+        for (int p = 0; p < planes; ++p) totals[p][t] = start;
+      }
 #pragma GCC unroll 8
       for (std::size_t k = 0; k < inputs / 4; ++k) {
         const __m512i w = load512(q + 64 * k);
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < tokens; ++t) {
-          totals[t] = _mm512_dpbusd_epi32(totals[t], four_everywhere(x[t][b].q + s * inputs + 4 * k), w);
+#pragma GCC unroll 2
+          for (int p = 0; p < planes; ++p) {
+            totals[p][t] = _mm512_dpbusd_epi32(totals[p][t], four_everywhere(x[t][b].q[p] + s * inputs + 4 * k), w);
+          }
         }
       }
       const __m512 d = _mm512_load_ps(packed.d + tile_rows * group);
 #pragma GCC unroll 8
-      for (std::size_t t = 0; t < tokens; ++t) parts[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[t]), d, parts[t]);
+      for (std::size_t t = 0; t < tokens; ++t) {
+        parts[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(joined<planes, tokens>(totals, t)), d, parts[t]);
+      }
     }
 #pragma GCC unroll 8
     for (std::size_t t = 0; t < tokens; ++t) {
@@ -688,12 +738,12 @@ PLUMB_INLINE void tile_256(const Dot& job, const Packed& packed, std::size_t tok
 }
 
 // The two families, for the loops over tiles.
-template <class Format>
+template <class Format, int planes>
 struct Small {
   static constexpr std::size_t unit = 128;
   template <std::size_t tokens>
   PLUMB_INLINE void rows(const Dot& job, std::size_t token) {
-    rows_128<Format, tokens>(job, token);
+    rows_128<Format, planes, tokens>(job, token);
   }
   PLUMB_INLINE void pack(const Dot& job, std::size_t row, std::size_t first, std::size_t n, const Packed& packed) {
     pack_128<Format>(job, row, first, n, packed);
@@ -701,15 +751,15 @@ struct Small {
   template <std::size_t tokens>
   PLUMB_INLINE void tile(const Dot& job, const Packed& packed, std::size_t token, std::size_t first, std::size_t n,
                          __m512 sums[tokens]) {
-    tile_128<Format, tokens>(job, packed, token, first, n, sums);
+    tile_128<Format, planes, tokens>(job, packed, token, first, n, sums);
   }
 };
-template <class Format>
+template <class Format, int planes>
 struct Large {
   static constexpr std::size_t unit = 256;
   template <std::size_t tokens>
   PLUMB_INLINE void rows(const Dot& job, std::size_t token) {
-    rows_256<Format, tokens>(job, token);
+    rows_256<Format, planes, tokens>(job, token);
   }
   PLUMB_INLINE void pack(const Dot& job, std::size_t row, std::size_t first, std::size_t n, const Packed& packed) {
     pack_256<Format>(job, row, first, n, packed);
@@ -717,7 +767,7 @@ struct Large {
   template <std::size_t tokens>
   PLUMB_INLINE void tile(const Dot& job, const Packed& packed, std::size_t token, std::size_t first, std::size_t n,
                          __m512 sums[tokens]) {
-    tile_256<Format, tokens>(job, packed, token, first, n, sums);
+    tile_256<Format, planes, tokens>(job, packed, token, first, n, sums);
   }
 };
 
@@ -767,16 +817,22 @@ void dot(const Dot& job) {
   if (token < job.n_tokens) Family::template rows<1>(job, token);
 }
 
+template <int planes>
+constexpr KernelTable::Rounded rounded = {
+    .round_128 = round_128<planes>,
+    .round_256 = round_256<planes>,
+    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, dot<Small<Q4_0, planes>>,
+            dot<Small<Q4_1, planes>>, dot<Small<Q5_0, planes>>, dot<Small<Q5_1, planes>>, dot<Small<Q8_0, planes>>,
+            dot<Small<IQ4_NL, planes>>, dot<Small<MXFP4, planes>>, dot<Large<Q2_K, planes>>, dot<Large<Q3_K, planes>>,
+            dot<Large<Q4_K, planes>>, dot<Large<Q5_K, planes>>, dot<Large<Q6_K, planes>>, dot<Large<IQ4_XS, planes>>},
+};
+
 constexpr KernelTable table = {
     .name = "AVX-512 VNNI",
-    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, dot<Small<Q4_0>>, dot<Small<Q4_1>>,
-            dot<Small<Q5_0>>, dot<Small<Q5_1>>, dot<Small<Q8_0>>, dot<Small<IQ4_NL>>, dot<Small<MXFP4>>, dot<Large<Q2_K>>,
-            dot<Large<Q3_K>>, dot<Large<Q4_K>>, dot<Large<Q5_K>>, dot<Large<Q6_K>>, dot<Large<IQ4_XS>>},
     .packs_from = pack_from,
     .row_tile = 32,
     .scratch_bytes = packed_bytes,
-    .quantize_128 = quantize_128,
-    .quantize_256 = quantize_256,
+    .rounded = {rounded<1>, rounded<2>},
     .rms_norm = rms_norm,
     .add = add,
     .gated = {gated<Silu>, gated<GeluTanh>, gated<GeluErf>, gated<Relu>},

@@ -43,20 +43,32 @@ PLUMB_INLINE void store_f16(std::uint16_t* p, Vf v) {
   }
 }
 
-PLUMB_INLINE void fill_sums(Q8x128& group) { portable_sums(group); }
-PLUMB_INLINE void fill_sums(Q8x256& block) { portable_sums(block); }
+template <int planes>
+PLUMB_INLINE void fill_sums(X128<planes>& group) {
+  portable_sums(group);
+}
+template <int planes>
+PLUMB_INLINE void fill_sums(X256<planes>& block) {
+  portable_sums(block);
+}
+
+template <int planes>
+constexpr KernelTable::Rounded rounded = {
+    .round_128 = round_128<planes>,
+    .round_256 = round_256<planes>,
+    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, portable_dot_128<Q4_0, planes>,
+            portable_dot_128<Q4_1, planes>, portable_dot_128<Q5_0, planes>, portable_dot_128<Q5_1, planes>,
+            portable_dot_128<Q8_0, planes>, portable_dot_128<IQ4_NL, planes>, portable_dot_128<MXFP4, planes>,
+            portable_dot_256<Q2_K, planes>, portable_dot_256<Q3_K, planes>, portable_dot_256<Q4_K, planes>,
+            portable_dot_256<Q5_K, planes>, portable_dot_256<Q6_K, planes>, portable_dot_256<IQ4_XS, planes>},
+};
 
 constexpr KernelTable table = {
     .name = "scalar",
-    .dot = {dot_float<WeightF32>, dot_float<WeightF16>, dot_float<WeightBF16>, portable_dot_128<Q4_0>,
-            portable_dot_128<Q4_1>, portable_dot_128<Q5_0>, portable_dot_128<Q5_1>, portable_dot_128<Q8_0>,
-            portable_dot_128<IQ4_NL>, portable_dot_128<MXFP4>, portable_dot_256<Q2_K>, portable_dot_256<Q3_K>,
-            portable_dot_256<Q4_K>, portable_dot_256<Q5_K>, portable_dot_256<Q6_K>, portable_dot_256<IQ4_XS>},
     .packs_from = SIZE_MAX,
     .row_tile = 4,
     .scratch_bytes = float_chunk * lanes * sizeof(float),
-    .quantize_128 = quantize_128,
-    .quantize_256 = quantize_256,
+    .rounded = {rounded<1>, rounded<2>},
     .rms_norm = rms_norm,
     .add = add,
     .gated = {gated<Silu>, gated<GeluTanh>, gated<GeluErf>, gated<Relu>},

@@ -6,25 +6,41 @@
 namespace plumb::backends::cpu {
 namespace {
 
-static inline void portable_sums(Q8x128& group) {
+// The integer that element `i` stands for.
+template <int planes, class X>
+static inline std::int32_t value_at(const X& x, int i) {
+  std::int32_t value = x.q[0][i];
+  if constexpr (planes == 2) value = value * 128 + x.q[1][i];
+  return value;
+}
+
+template <int planes>
+static inline void portable_sums(X128<planes>& group) {
   for (int lane = 0; lane < 16; ++lane) {
     int total = 0;
-    for (int i = 0; i < 4; ++i) total += group.q[4 * lane + i] + group.q[64 + 4 * lane + i];
+    for (int i = 4 * lane; i < 4 * lane + 4; ++i) total += value_at<planes>(group, i) + value_at<planes>(group, 64 + i);
     group.neg_sum[lane] = -total;
   }
 }
-static inline void portable_sums(Q8x256& block) {
-  for (int g = 0; g < 16; ++g) {
-    int total = 0;
-    for (int i = 0; i < 16; ++i) total += block.q[16 * g + i];
-    block.sum16[g] = static_cast<std::int16_t>(total);
+template <int planes>
+static inline void portable_sums(X256<planes>& block) {
+  for (int p = 0; p < planes; ++p) {
+    for (int g = 0; g < 16; ++g) {
+      int total = 0;
+      for (int i = 0; i < 16; ++i) total += block.q[p][16 * g + i];
+      block.sum16[p][g] = static_cast<std::int16_t>(total);
+    }
   }
-  for (int g = 0; g < 8; ++g) block.sum32[g] = static_cast<std::int16_t>(block.sum16[2 * g] + block.sum16[2 * g + 1]);
+}
+
+template <class X>
+static inline const X* operands(const Dot& job, std::size_t token) {
+  return reinterpret_cast<const X*>(static_cast<const std::uint8_t*>(job.x) + token * job.x_stride);
 }
 
 constexpr std::size_t portable_tokens = 8;  // tokens that share one unpacking
 
-template <class Format>
+template <class Format, int planes>
 void portable_dot_128(const Dot& job) {
   const std::size_t n_blocks = job.n_in / 32;
   Unpacked128 w;
@@ -36,12 +52,11 @@ void portable_dot_128(const Dot& job) {
       for (std::size_t b = 0; b < n_blocks; b += 4) {
         unpack<Format>(p + b * Format::bytes, n_blocks - b < 4 ? n_blocks - b : 4, w);
         for (std::size_t t = 0; t < n; ++t) {
-          const auto& x =
-              reinterpret_cast<const Q8x128*>(static_cast<const std::uint8_t*>(job.x) + (token + t) * job.x_stride)[b / 4];
+          const auto& x = operands<X128<planes>>(job, token + t)[b / 4];
           for (int k = 0; k < 4; ++k) {
             std::int32_t total = 0;
-            for (int i = 0; i < 16; ++i) total += w.q[16 * k + i] * x.q[16 * k + i];
-            for (int i = 64; i < 80; ++i) total += w.q[16 * k + i] * x.q[16 * k + i];
+            for (int i = 0; i < 16; ++i) total += w.q[16 * k + i] * value_at<planes>(x, 16 * k + i);
+            for (int i = 64; i < 80; ++i) total += w.q[16 * k + i] * value_at<planes>(x, 16 * k + i);
             if constexpr (!Format::has_min) {
               for (int i = 0; i < 4; ++i) total += x.neg_sum[4 * k + i] * (1 << Format::log2_offset);
             }
@@ -55,7 +70,7 @@ void portable_dot_128(const Dot& job) {
   }
 }
 
-template <class Format>
+template <class Format, int planes>
 void portable_dot_256(const Dot& job) {
   const std::size_t n_blocks = job.n_in / 256;
   Unpacked256 w;
@@ -67,18 +82,20 @@ void portable_dot_256(const Dot& job) {
       for (std::size_t b = 0; b < n_blocks; ++b) {
         Format::unpack(p + b * Format::bytes, w);
         for (std::size_t t = 0; t < n; ++t) {
-          const auto& x =
-              reinterpret_cast<const Q8x256*>(static_cast<const std::uint8_t*>(job.x) + (token + t) * job.x_stride)[b];
-          std::int32_t total = 0;
-          std::int32_t mins = 0;
-          for (int g = 0; g < 16; ++g) {
-            std::int32_t group = 0;
-            for (int i = 0; i < 16; ++i) group += w.q[16 * g + i] * x.q[16 * g + i];
-            total += w.scale[g] * (group - Format::offset * x.sum16[g]);
-            if constexpr (Format::has_min) mins += w.min[g] * x.sum16[g];
+          const auto& x = operands<X256<planes>>(job, token + t)[b];
+          for (int plane = 0; plane < planes; ++plane) {
+            std::int32_t total = 0;
+            std::int32_t mins = 0;
+            for (int g = 0; g < 16; ++g) {
+              std::int32_t group = 0;
+              for (int i = 0; i < 16; ++i) group += w.q[16 * g + i] * x.q[plane][16 * g + i];
+              total += w.scale[g] * (group - Format::offset * x.sum16[plane][g]);
+              if constexpr (Format::has_min) mins += w.min[g] * x.sum16[plane][g];
+            }
+            const float scale = plane + 1 == planes ? x.scale : 128.0f * x.scale;
+            sums[t] += w.d * scale * static_cast<float>(total);
+            if constexpr (Format::has_min) sums[t] -= w.dmin * scale * static_cast<float>(mins);
           }
-          sums[t] += w.d * x.scale * static_cast<float>(total);
-          if constexpr (Format::has_min) sums[t] -= w.dmin * x.scale * static_cast<float>(mins);
         }
       }
       for (std::size_t t = 0; t < n; ++t) job.y[(token + t) * job.y_stride + row] = sums[t];

@@ -95,7 +95,8 @@ void place_all(std::vector<Lifetime>& lifetimes, std::uint32_t n_stages, Schedul
 
 class Planner {
  public:
-  Planner(const Plan& plan, const std::vector<std::vector<float>>& vectors) : plan_(plan), vectors_(vectors) {}
+  Planner(const Plan& plan, const std::vector<std::vector<float>>& vectors, int planes)
+      : plan_(plan), vectors_(vectors), planes_(planes) {}
 
   Result<Schedule> make() {
     schedule_.angles_of.resize(plan_.ops.size());
@@ -123,7 +124,7 @@ class Planner {
     }
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
       const Buffer& buffer = buffers_[i];
-      const std::size_t bytes = activation_bytes(buffer.kind, plan_.value(buffer.x).width);
+      const std::size_t bytes = operand_bytes(buffer.kind, plan_.value(buffer.x).width, planes_);
       lifetimes.push_back({buffer.made_in, buffer.used_in, bytes, buffer.rows, &schedule_.buffers[i]});
     }
     place_all(lifetimes, static_cast<std::uint32_t>(schedule_.stages.size()), schedule_);
@@ -133,7 +134,7 @@ class Planner {
  private:
   struct Buffer {
     ValueId x;
-    Activations kind;
+    Operand kind;
     Rows rows;
     std::uint32_t made_in, used_in;
   };
@@ -184,7 +185,7 @@ class Planner {
       return fail("tensor '{}' has {} bytes; its shape needs {}", weight.tensor.name, weight.tensor.data.size(), bytes);
     }
     LinearStage::Part part{op_, 0, format};
-    if (const Activations kind = activations(format); kind != Activations::f32) {
+    if (const Operand kind = operand(format); kind != Operand::f32) {
       PLUMB_CHECK(add_quantize(op, kind, part.buffer));
     }
     auto* stage = std::get_if<LinearStage>(&schedule_.stages.back());
@@ -192,11 +193,11 @@ class Planner {
       stage = &std::get<LinearStage>(schedule_.stages.emplace_back(LinearStage{}));
     }
     stage->parts.push_back(part);
-    if (activations(format) != Activations::f32) buffers_[part.buffer].used_in = last_stage();
+    if (operand(format) != Operand::f32) buffers_[part.buffer].used_in = last_stage();
     return {};
   }
 
-  Result<void> add_quantize(const plan::Linear& op, Activations kind, std::uint32_t& buffer) {
+  Result<void> add_quantize(const plan::Linear& op, Operand kind, std::uint32_t& buffer) {
     const Rows rows = plan_.value(op.out).rows;
     for (std::size_t i = buffers_.size(); i-- > 0;) {
       if (buffers_[i].x == op.x && buffers_[i].kind == kind && buffers_[i].rows == rows) {
@@ -233,6 +234,7 @@ class Planner {
 
   const Plan& plan_;
   const std::vector<std::vector<float>>& vectors_;
+  int planes_;
   Schedule schedule_;
   std::uint32_t op_ = 0;
   std::vector<std::uint32_t> made_in_, used_in_;  // stages, by ValueId
@@ -241,20 +243,20 @@ class Planner {
 
 }  // namespace
 
-std::size_t activation_bytes(Activations kind, std::uint64_t n) {
+std::size_t operand_bytes(Operand kind, std::uint64_t n, int planes) {
   switch (kind) {
-    case Activations::f32:
+    case Operand::f32:
       return n * sizeof(float);
-    case Activations::q8x128:
-      return (n + 127) / 128 * sizeof(Q8x128);
-    case Activations::q8x256:
-      return n / 256 * sizeof(Q8x256);
+    case Operand::x128:
+      return (n + 127) / 128 * (planes == 1 ? sizeof(X128<1>) : sizeof(X128<2>));
+    case Operand::x256:
+      return n / 256 * (planes == 1 ? sizeof(X256<1>) : sizeof(X256<2>));
   }
   return 0;
 }
 
-Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors) {
-  return Planner(plan, vectors).make();
+Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors, int planes) {
+  return Planner(plan, vectors, planes).make();
 }
 
 }  // namespace plumb::backends::cpu

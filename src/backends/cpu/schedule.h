@@ -23,10 +23,10 @@ struct Angles {
   float magnitude = 1.0f;
 };
 
-// Rows of a value rounded to int8, for the Linears that follow.
+// Rows of a value rounded to int8 planes, for the Linears that follow.
 struct Quantize {
   plan::ValueId x;
-  Activations kind = Activations::q8x128;
+  Operand kind = Operand::x128;
   std::uint32_t buffer = 0;
   plan::Rows rows = plan::Rows::tokens;
 };
@@ -78,10 +78,10 @@ struct Schedule {
   std::vector<std::uint32_t> stage_of;   // by op
 };
 
-// Fails where a tensor's shape, format or bytes are not what its op can run on.
-Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors);
+// Fails where a tensor's shape, format or bytes are not what its op can run on. `planes`: of rounded activations.
+Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors, int planes);
 
 // Bytes of a row of n activations.
-std::size_t activation_bytes(Activations kind, std::uint64_t n);
+std::size_t operand_bytes(Operand kind, std::uint64_t n, int planes);
 
 }  // namespace plumb::backends::cpu

@@ -11,7 +11,7 @@
 namespace plumb::backends::cpu {
 namespace {
 
-// Four blocks of 32: weight = d * (q - offset) + m, q in the order of Q8x128.
+// Four blocks of 32: weight = d * (q - offset) + m, q in the order of X128.
 struct Unpacked128 {
   alignas(64) std::uint8_t q[128];
   float d[4];

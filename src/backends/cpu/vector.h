@@ -87,9 +87,11 @@ PLUMB_INLINE Vf exp(Vf x) {
   return p * scale_a * scale_b;
 }
 
-// From the including file: neg_sum of a group from its (plain) q; sum16 and sum32 of a block.
-PLUMB_INLINE void fill_sums(Q8x128& group);
-PLUMB_INLINE void fill_sums(Q8x256& block);
+// From the including file: neg_sum of a group from its (plain) planes; sum16 of a block.
+template <int planes>
+PLUMB_INLINE void fill_sums(X128<planes>& group);
+template <int planes>
+PLUMB_INLINE void fill_sums(X256<planes>& block);
 
 // Largest magnitude of n values (a multiple of 16). Compared as bits, where NaN > infinity > all numbers.
 PLUMB_INLINE float largest_magnitude(const float* x, std::size_t n) {
@@ -108,16 +110,34 @@ PLUMB_INLINE float largest_magnitude(const float* x, std::size_t n) {
 
 constexpr float smallest_amax = 1e-30f;
 
-// 127 / amax, or 0 for a block that becomes zero.
-PLUMB_INLINE float inverse_scale(float amax) { return amax < smallest_amax ? 0.0f : 127.0f / amax; }
-PLUMB_INLINE float block_scale(float amax) { return amax < smallest_amax ? 0.0f : amax / 127.0f; }
+template <int planes>
+constexpr float levels = planes == 1 ? 127.0f : 127.0f * 128.0f;
 
-// q = round(x * inverse), n a multiple of 16. Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
-PLUMB_INLINE void round_values(const float* x, float inverse, std::size_t n, std::int8_t* q) {
+// levels / amax, or 0 for a block that becomes zero.
+template <int planes>
+PLUMB_INLINE float inverse_scale(float amax) {
+  return amax < smallest_amax ? 0.0f : levels<planes> / amax;
+}
+template <int planes>
+PLUMB_INLINE float block_scale(float amax) {
+  return amax < smallest_amax ? 0.0f : amax / levels<planes>;
+}
+
+// v = round(x * inverse), n a multiple of 16, in planes that are `stride` apart. Adding 1.5 * 2^23 leaves the rounded
+// integer in the low bits.
+template <int planes>
+PLUMB_INLINE void round_values(const float* x, float inverse, std::size_t n, std::int8_t* q, std::size_t stride) {
   typedef std::uint8_t Vb __attribute__((vector_size(PLUMB_LANES)));
   for (std::size_t i = 0; i < n; i += lanes) {
     const Vf shifted = load(x + i) * splat(inverse) + splat(0x1.8p23f);
-    const Vb bytes = __builtin_convertvector(as_bits(shifted) & 0xffu, Vb);
+    Vu first = as_bits(shifted);
+    if constexpr (planes == 2) {
+      const Vu value = first;
+      first = (value + 64u) >> 7;
+      const Vb second = __builtin_convertvector((value - (first << 7)) & 0xffu, Vb);
+      memcpy(q + stride + i, &second, sizeof second);
+    }
+    const Vb bytes = __builtin_convertvector(first & 0xffu, Vb);
     memcpy(q + i, &bytes, sizeof bytes);
   }
 }
@@ -126,40 +146,37 @@ PLUMB_INLINE void bias(std::int8_t* q, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) q[i] = static_cast<std::int8_t>(q[i] ^ -128);
 }
 
-void quantize_128(const float* x, std::size_t n, Q8x128* out, Sign sign) {
+template <int planes>
+void round_128(const float* x, std::size_t n, void* to, Sign sign) {
+  auto* out = static_cast<X128<planes>*>(to);
   for (std::size_t start = 0; start < n; start += 128, ++out) {
     const std::size_t n_blocks = n - start < 128 ? (n - start) / 32 : 4;
-    for (std::size_t b = 0; b < 4; ++b) {
-      std::int8_t* low = out->q + 16 * b;
-      std::int8_t* high = out->q + 64 + 16 * b;
-      if (b >= n_blocks) {
-        memset(low, 0, 16);
-        memset(high, 0, 16);
-        out->scale[b] = 0.0f;
-        continue;
-      }
+    if (n_blocks < 4) memset(out, 0, sizeof *out);
+    for (std::size_t b = 0; b < n_blocks; ++b) {
       const float* block = x + start + 32 * b;
       const float amax = largest_magnitude(block, 32);
-      round_values(block, inverse_scale(amax), 16, low);
-      round_values(block + 16, inverse_scale(amax), 16, high);
-      out->scale[b] = block_scale(amax);
+      round_values<planes>(block, inverse_scale<planes>(amax), 16, out->q[0] + 16 * b, 128);
+      round_values<planes>(block + 16, inverse_scale<planes>(amax), 16, out->q[0] + 64 + 16 * b, 128);
+      out->scale[b] = block_scale<planes>(amax);
     }
     fill_sums(*out);
     for (std::size_t b = 0; b < 4; ++b) {
       const std::int32_t* part = out->neg_sum + 4 * b;
       out->scaled_sum[b] = out->scale[b] * static_cast<float>(-(part[0] + part[1] + part[2] + part[3]));
     }
-    if (sign == Sign::biased) bias(out->q, 128);
+    if (sign == Sign::biased) bias(out->q[0], planes * 128);
   }
 }
 
-void quantize_256(const float* x, std::size_t n, Q8x256* out, Sign sign) {
+template <int planes>
+void round_256(const float* x, std::size_t n, void* to, Sign sign) {
+  auto* out = static_cast<X256<planes>*>(to);
   for (std::size_t start = 0; start < n; start += 256, ++out) {
     const float amax = largest_magnitude(x + start, 256);
-    round_values(x + start, inverse_scale(amax), 256, out->q);
-    out->scale = block_scale(amax);
+    round_values<planes>(x + start, inverse_scale<planes>(amax), 256, out->q[0], 256);
+    out->scale = block_scale<planes>(amax);
     fill_sums(*out);
-    if (sign == Sign::biased) bias(out->q, 256);
+    if (sign == Sign::biased) bias(out->q[0], planes * 256);
   }
 }
 
