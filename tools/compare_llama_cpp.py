@@ -4,9 +4,11 @@
 Both are given the ids that llama.cpp's tokenizer makes of each prompt; plumb's tokenizer must make the same. The measure
 is the Kullback-Leibler divergence KL(llama.cpp || plumb) in nats over the whole vocabulary, computed in float64.
 
-Both engines round activations to 8 bits before they multiply quantized weights, so they differ by their rounding even when
-both are right. --floor shows how far: each against plumb's `reference` backend, which rounds nothing, and llama.cpp against
-itself with its KV cache in F32 in place of F16.
+llama.cpp rounds activations to 8 bits before it multiplies quantized weights, so it is off its own file's truth by that much.
+--yardstick-model names the same weights in F32 (`plumb quantize MODEL F32.gguf F32`), with which it rounds nothing: the
+distance then is that of the engines and not of the rounding. --activations int8 makes plumb's cpu backend round alike.
+--floor shows what rounding does: each against plumb's `reference` backend, which rounds nothing, and llama.cpp against itself
+with its KV cache in F32 in place of F16.
 
 Needs numpy and llama-cpp-python. Exit code 1 when a mark is missed.
 """
@@ -43,10 +45,12 @@ def divergence(p, q):
 
 
 def plumb_log_probabilities(arguments, tokens, n_vocab, backend):
+    """Of the token after `tokens`."""
     ids = ",".join(map(str, tokens))
     document = plumb_json(
         arguments.plumb, "run", arguments.model, "--tokens", ids, "-n", "1", "--temp", "0", "--logprobs", str(n_vocab),
-        "--threads", str(arguments.threads), "--ctx", str(arguments.ctx), "--backend", backend, "--json",
+        "--threads", str(arguments.threads), "--ctx", str(arguments.ctx), "--backend", backend,
+        "--activations", arguments.activations, "--json",
     )  # fmt: skip
     values = numpy.full(n_vocab, -numpy.inf)
     for entry in document["tokens"][0]["top"]:
@@ -59,7 +63,9 @@ def main():
     parser.add_argument("model", help="a .gguf file")
     parser.add_argument("--plumb", default="build/bin/plumb", help="the program (%(default)s)")
     parser.add_argument("--prompts", default=HERE / "compare_prompts.txt", help="one a line, \\n for a line break")
+    parser.add_argument("--yardstick-model", help="the file that llama.cpp runs (default: the same)")
     parser.add_argument("--backend", default="cpu")
+    parser.add_argument("--activations", default="int16", help="what plumb's cpu backend rounds to (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ctx", type=int, default=256)
     parser.add_argument("--min-top1", type=float, default=0.98, help="least top-1 agreement (%(default)s)")
@@ -70,8 +76,9 @@ def main():
 
     lines = pathlib.Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
     prompts = [line.replace("\\n", "\n") for line in lines if line]
-    yardstick = Yardstick(arguments.model, arguments.ctx, arguments.threads)
-    f32_yardstick = Yardstick(arguments.model, arguments.ctx, arguments.threads, f32_cache=True) if arguments.floor else None
+    yardstick_model = arguments.yardstick_model or arguments.model
+    yardstick = Yardstick(yardstick_model, arguments.ctx, arguments.threads)
+    f32_yardstick = Yardstick(yardstick_model, arguments.ctx, arguments.threads, f32_cache=True) if arguments.floor else None
     rows = []
     for number, prompt in enumerate(prompts, 1):
         if sys.stderr.isatty():
@@ -108,7 +115,8 @@ def main():
     top1 = numpy.mean([row["top1"] for row in rows])
     same_tokens = sum(row["same_tokens"] for row in rows)
     plumb_version = subprocess.run([arguments.plumb, "--version"], capture_output=True, text=True).stdout.strip()
-    print(f"{pathlib.Path(arguments.model).name}: plumb {plumb_version}, backend {arguments.backend}, against llama.cpp (llama-cpp-python {version()});")
+    print(f"{pathlib.Path(arguments.model).name}: plumb {plumb_version}, backend {arguments.backend}, activations {arguments.activations},")
+    print(f"against llama.cpp (llama-cpp-python {version()}) on {pathlib.Path(yardstick_model).name};")
     print(f"{arguments.threads} threads, {platform.machine()}, {len(rows)} prompts, ", end="")
     print(f"{sum(row['n_tokens'] for row in rows)} tokens.\n")
     print("| measure | value | mark |\n| --- | ---: | ---: |")
