@@ -52,10 +52,40 @@ Result<std::string> ChatTemplate::render(const nlohmann::ordered_json& variables
   }
 }
 
+namespace {
+
+// The first of the names that holds something is what all of them mean, as in transformers' _alias_reasoning_fields.
+nlohmann::ordered_json with_reasoning_names(const nlohmann::ordered_json& messages) {
+  if (!messages.is_array()) return messages;
+  auto result = nlohmann::ordered_json::array();
+  for (const auto& message : messages) {
+    nlohmann::ordered_json reasoning;
+    if (message.is_object()) {
+      for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
+        if (reasoning.is_null()) reasoning = message.value(name, nlohmann::ordered_json());
+      }
+    }
+    if (reasoning.is_null()) {
+      result.push_back(message);
+      continue;
+    }
+    nlohmann::ordered_json named{{"thinking", reasoning}};
+    named.update(message);
+    named["reasoning_content"] = reasoning;
+    result.push_back(std::move(named));
+  }
+  return result;
+}
+
+}  // namespace
+
 Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatInput& input) {
-  nlohmann::ordered_json variables{{"messages", input.messages},   {"tools", input.tools},
-                                   {"documents", nullptr},         {"add_generation_prompt", input.add_generation_prompt},
-                                   {"bos_token", input.bos_token}, {"eos_token", input.eos_token}};
+  const nlohmann::ordered_json variables{{"messages", with_reasoning_names(input.messages)},
+                                         {"tools", input.tools},
+                                         {"documents", nullptr},
+                                         {"add_generation_prompt", input.add_generation_prompt},
+                                         {"bos_token", input.bos_token},
+                                         {"eos_token", input.eos_token}};
   return chat_template.render(variables);
 }
 

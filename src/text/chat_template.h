@@ -20,11 +20,11 @@
 namespace plumb::text {
 
 struct TemplateLimits {
-  std::uint64_t max_steps = 10'000'000;       // evaluated nodes
+  std::uint64_t max_steps = 10'000'000;       // evaluated nodes, and each 256 bytes of text read or made
   std::uint32_t max_depth = 200;              // nesting of expressions, blocks and calls, in parsing and in running
   std::size_t max_output_bytes = 64u << 20;   // rendered text
-  std::size_t max_memory_bytes = 256u << 20;  // strings and containers that the template makes, counted as made
-  std::size_t max_source_bytes = 4u << 20;
+  std::size_t max_memory_bytes = 256u << 20;  // strings and containers that are alive at one time
+  std::size_t max_source_bytes = 1u << 20;
 };
 
 class ChatTemplate {
@@ -50,8 +50,9 @@ struct ChatInput {
   std::string bos_token, eos_token;  // their text; empty where the vocabulary has none
 };
 
-// Renders a conversation with the variables that transformers sets: messages, tools, documents, add_generation_prompt,
-// bos_token and eos_token.
+// Renders a conversation with the variables that transformers sets: messages, tools, documents (None),
+// add_generation_prompt, bos_token and eos_token. As there, a message's reasoning is found under the names
+// reasoning_content and thinking, whichever of these or `reasoning` it came with.
 Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatInput& input);
 
 }  // namespace plumb::text

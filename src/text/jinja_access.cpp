@@ -42,6 +42,24 @@ Value unsafe(Runtime& runtime, const Value& object, std::string_view name) {
 
 bool is_internal(std::string_view name) { return name.size() > 4 && name.starts_with("__") && name.ends_with("__"); }
 
+// What Jinja's Undefined has under a name that begins with an underscore, so that the sandbox hides it; any other
+// attribute of an undefined value is an error.
+bool undefined_has(std::string_view name) {
+  static constexpr std::string_view kOwn[] = {"_undefined_exception", "_undefined_hint", "_undefined_message",
+                                              "_undefined_name",      "_undefined_obj",  "_fail_with_undefined_error"};
+  static constexpr std::string_view kInternal[] = {
+      "add",   "aiter",         "bool",         "call",         "class",     "complex",  "delattr",
+      "dir",   "div",           "doc",          "eq",           "float",     "floordiv", "format",
+      "ge",    "getattr",       "getattribute", "getitem",      "getstate",  "gt",       "hash",
+      "init",  "init_subclass", "int",          "iter",         "le",        "len",      "lt",
+      "mod",   "module",        "mul",          "ne",           "neg",       "new",      "pos",
+      "pow",   "radd",          "rdiv",         "reduce",       "reduce_ex", "repr",     "rfloordiv",
+      "rmod",  "rmul",          "rpow",         "rsub",         "rtruediv",  "setattr",  "sizeof",
+      "slots", "str",           "sub",          "subclasshook", "truediv"};
+  if (!is_internal(name)) return std::ranges::find(kOwn, name) != std::end(kOwn);
+  return std::ranges::find(kInternal, name.substr(2, name.size() - 4)) != std::end(kInternal);
+}
+
 // Methods that would change the object: the immutable sandbox denies them.
 bool is_mutator(const Value& object, std::string_view name) {
   static constexpr std::string_view kListMutators[] = {"append", "clear", "pop",    "reverse",
@@ -146,8 +164,7 @@ std::optional<Value> python_item(Runtime& runtime, const Value& object, const Va
 
 Value attribute(Runtime& runtime, const Value& object, std::string_view name) {
   if (object.is_undefined()) {
-    // Python finds the machinery of the class before the class can object.
-    if (is_internal(name)) return unsafe(runtime, object, name);
+    if (undefined_has(name)) return unsafe(runtime, object, name);
     fail_undefined(object);
   }
   if (is_mutator(object, name)) return unsafe(runtime, object, name);
@@ -160,7 +177,11 @@ Value attribute(Runtime& runtime, const Value& object, std::string_view name) {
 }
 
 Value attribute_only(Runtime& runtime, const Value& object, std::string_view name) {
-  if (object.is_undefined()) fail_undefined(object);
+  if (object.is_undefined()) {
+    if (undefined_has(name)) return unsafe(runtime, object, name);
+    if (is_internal(name)) return missing_attribute(runtime, object, name);
+    fail_undefined(object);
+  }
   if (is_mutator(object, name)) return unsafe(runtime, object, name);
   if (auto value = python_attribute(runtime, object, name)) return *value;
   return missing_attribute(runtime, object, name);

@@ -122,5 +122,31 @@ TEST(ChatTemplate, TemplatesOfKnownModels) {
     expect_all_conversations(source, golden["cases"]);
   }
 }
+
+// What transformers' _alias_reasoning_fields makes of the same messages.
+TEST(RenderChat, AMessageHasItsReasoningUnderAllNames) {
+  const auto chat_template = ChatTemplate::parse(
+      "{% for m in messages %}{{ m | tojson }}\n{% endfor %}{{ [tools, documents, add_generation_prompt, bos_token] }}");
+  ASSERT_TRUE(chat_template.has_value()) << chat_template.error().message;
+  ChatInput input;
+  input.bos_token = "<s>";
+  input.messages = Json::parse(R"([
+    {"role": "assistant", "reasoning": "r"},
+    {"role": "assistant", "thinking": "t", "reasoning": "r"},
+    {"role": "assistant", "reasoning_content": "c", "thinking": "t"},
+    {"role": "assistant", "reasoning_content": null, "thinking": null, "reasoning": ""},
+    {"role": "user", "content": "no reasoning", "thinking": null}
+  ])");
+  const auto text = render_chat(*chat_template, input);
+  ASSERT_TRUE(text.has_value()) << text.error().message;
+  EXPECT_EQ(*text,
+            R"({"thinking": "r", "role": "assistant", "reasoning": "r", "reasoning_content": "r"}
+{"thinking": "t", "role": "assistant", "reasoning": "r", "reasoning_content": "t"}
+{"thinking": "t", "role": "assistant", "reasoning_content": "c"}
+{"thinking": null, "role": "assistant", "reasoning_content": "", "reasoning": ""}
+{"role": "user", "content": "no reasoning", "thinking": null}
+[None, None, True, '<s>'])");
+}
+
 }  // namespace
 }  // namespace plumb::text
