@@ -532,8 +532,8 @@ class Interpreter {
     arguments.positional = evaluate(node.positional, scope);
     for (const auto& [name, value] : node.named) {
       runtime_.budget.step(arguments.named.size() / 8 + 1);
-      const bool repeated = std::any_of(arguments.named.begin(), arguments.named.end(),
-                                        [&](const auto& entry) { return entry.first == name; });
+      using Named = std::pair<std::string, Value>;
+      const bool repeated = std::ranges::find(arguments.named, name, &Named::first) != arguments.named.end();
       if (repeated) raise("keyword argument repeated: {}", name);
       arguments.named.emplace_back(name, evaluate(value, scope));
     }
