@@ -186,7 +186,11 @@ TEST(FileTypes, NamesAreFoundInAnyCase) {
   }
 }
 
-Case small_case() { return parse_case("case arch=llama layers=3 width=512 ff=768 heads=4 kv_heads=2 experts=0 tied=0"); }
+// One that stays: a Writer keeps views of what it is given.
+const Case& small_case() {
+  static const Case small = parse_case("case arch=llama layers=3 width=512 ff=768 heads=4 kv_heads=2 experts=0 tied=0");
+  return small;
+}
 
 std::vector<float> decoded(const gguf::Tensor& tensor) {
   std::vector<float> values(tensor.n_elements());
