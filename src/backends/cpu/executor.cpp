@@ -26,8 +26,10 @@ using plan::ValueId;
 constexpr std::uint32_t split_cache_up_to = 4;
 // Query rows that attention of longer steps works on together.
 constexpr std::uint32_t attention_rows = 96;
-// Weights that a thread takes at a time: enough to hide the claiming, little enough to end together.
-constexpr std::size_t chunk_bytes = std::size_t{32} << 10;
+// Items that a weight is cut into for each thread, so that threads end together, and the least bytes of one: each begins
+// with a wait for memory that nothing has prefetched.
+constexpr std::size_t items_a_thread = 8;
+constexpr std::size_t least_item_bytes = std::size_t{64} << 10;
 constexpr std::uint32_t most_threads = 1024;
 
 constexpr int planes(Activations activations) { return activations == Activations::int8 ? 1 : 2; }
@@ -318,9 +320,9 @@ class CpuExecutor final : public Executor, private Program {
   [[nodiscard]] std::uint64_t rows_of_item(const plan::Weight& weight, std::uint32_t n_rows_of_x) const {
     if (n_rows_of_x >= std::min<std::size_t>(kernels_.packs_from, 8)) return kernels_.row_tile;
     const std::uint64_t row_bytes = quants::info(weight.tensor.format).row_bytes(weight.in());
-    const std::uint64_t wanted = chunk_bytes / row_bytes / 16 * 16;
-    // A weight too large for so many items of that size gets larger ones.
-    return std::max({wanted, std::uint64_t{16}, weight.out() / (Pool::max_items / 16) / 16 * 16});
+    const std::uint64_t wanted =
+        std::max<std::uint64_t>(weight.out() / (items_a_thread * pool_.n_threads()), least_item_bytes / row_bytes);
+    return std::max<std::uint64_t>(wanted / 16 * 16, 16);
   }
   [[nodiscard]] std::uint32_t items_of(const LinearStage::Part& part) const {
     const auto& op = std::get<plan::Linear>(plan_->ops[part.op]);

@@ -171,7 +171,7 @@ PLUMB_INLINE float sum8(__m256 v) { return sum4(_mm_add_ps(_mm256_castps256_ps12
 
 template <std::size_t bytes>
 PLUMB_INLINE void prefetch(const std::uint8_t* p) {
-  constexpr std::size_t ahead = 1024;
+  constexpr std::size_t ahead = 4096;  // a page of memory: hardware prefetches no further
   for (std::size_t i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(p + ahead + i), _MM_HINT_T0);
 }
 
