@@ -93,7 +93,8 @@ void check_namespace_name(std::string_view name);
 
 Value call(Runtime& runtime, const Value& callee, Arguments& arguments);
 
-// Searches that take linear time; npos where there is none.
+// Searches that take linear time; npos where there is none. They may take as long as copying this many times the text.
+inline constexpr std::size_t kSearchWork = 16;
 std::size_t find_first(std::string_view text, std::string_view needle, std::size_t from = 0);
 std::size_t find_last(std::string_view text, std::string_view needle);
 

@@ -514,6 +514,11 @@ Value replace(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return runtime.string(replaced(runtime, text, str(runtime, given[0]), str(runtime, given[1]), most));
 }
 
+// What Jinja has and no chat template needs, but for which an unknown name would be the wrong complaint.
+Value unsupported(Runtime&, const Value&, Arguments&) {
+  raise("the filters 'striptags', 'urlize' and 'wordwrap' are not supported");
+}
+
 Value reverse(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
   if (subject.is_string()) return slice(runtime, subject, Value(), Value(), Value::integer(-1));
@@ -839,6 +844,7 @@ constexpr Entry kFilters[] = {
     {"slice", lazily<slice_filter>},
     {"sort", sort},
     {"string", string_filter},
+    {"striptags", unsupported},
     {"sum", sum},
     {"title", mapped<word_title, false>},
     {"tojson", tojson},
@@ -847,7 +853,9 @@ constexpr Entry kFilters[] = {
     {"unique", lazily<unique>},
     {"upper", mapped<unicode::upper>},
     {"urlencode", urlencode},
+    {"urlize", unsupported},
     {"wordcount", wordcount},
+    {"wordwrap", unsupported},
     {"xmlattr", xmlattr},
 };
 

@@ -185,8 +185,9 @@ class Lexer {
     for (;;) {
       skip_spaces();
       if (at_ >= source_.size()) throw Failure{"a tag is not closed", first_line};
+      const std::uint32_t line = line_;
       if (open.empty() && close(variable ? "}}" : "%}", !variable)) {
-        tokens_.push_back({variable ? TokenKind::variable_end : TokenKind::block_end, "", line_});
+        tokens_.push_back({variable ? TokenKind::variable_end : TokenKind::block_end, "", line});
         return;
       }
       const char c = source_[at_];

@@ -176,7 +176,7 @@ template <bool from_right>
 Value split(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given("split", arguments, {"sep", "maxsplit"});
   std::string_view text = self.text();
-  runtime.budget.work(text.size());
+  runtime.budget.work(text.size() * kSearchWork);
   std::int64_t most = given.integer(1, -1);
   if (given.or_none(0).is_none()) {
     return from_right ? split_at_space_from_right(runtime, text, most) : split_at_space(runtime, text, most);
@@ -267,7 +267,7 @@ template <bool from_right, bool must_find>
 Value find(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given(must_find ? "index" : "find", arguments, {"", "", ""}, 1);
   const std::string& wanted = string_argument(given, 0, must_find ? "index" : "find");
-  runtime.budget.work(self.text().size());
+  runtime.budget.work(self.text().size() * kSearchWork);
   if (const auto part = window(self.string(), given, 1)) {
     const std::string_view text = std::string_view(self.text()).substr(part->begin, part->end - part->begin);
     const std::size_t found = from_right ? find_last(text, wanted) : find_first(text, wanted);
@@ -283,7 +283,7 @@ Value find(Runtime& runtime, const Value& self, Arguments& arguments) {
 Value count(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given("count", arguments, {"", "", ""}, 1);
   const std::string& wanted = string_argument(given, 0, "count");
-  runtime.budget.work(self.text().size());
+  runtime.budget.work(self.text().size() * kSearchWork);
   const auto part = window(self.string(), given, 1);
   if (!part) return Value::integer(0);
   const std::string_view text = std::string_view(self.text()).substr(part->begin, part->end - part->begin);
@@ -414,7 +414,7 @@ Value partition(Runtime& runtime, const Value& self, Arguments& arguments) {
   const std::string& separator = string_argument(given, 0, "partition");
   if (separator.empty()) raise("empty separator");
   const std::string& text = self.text();
-  runtime.budget.work(text.size());
+  runtime.budget.work(text.size() * kSearchWork);
   const std::size_t found = from_right ? find_last(text, separator) : find_first(text, separator);
   if (found == std::string::npos) {
     const Value empty = runtime.string("");
@@ -660,7 +660,7 @@ std::size_t find_last(std::string_view text, std::string_view needle) {
 
 std::string replaced(Runtime& runtime, std::string_view text, std::string_view old, std::string_view fresh,
                      std::int64_t most) {
-  runtime.budget.work(text.size());
+  runtime.budget.work(text.size() * kSearchWork);
   TextBuilder out(runtime);
   std::size_t at = 0;
   if (old.empty()) {

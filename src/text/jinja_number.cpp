@@ -23,7 +23,8 @@ Value bounded(Runtime& runtime, std::optional<BigInt> value) {
 }
 
 Value big_arithmetic(Runtime& runtime, Operator op, const BigInt& left, const BigInt& right) {
-  runtime.budget.work((left.bits() + 32) * (right.bits() + 32) / 64);
+  const bool divides = op == Operator::floor_divide || op == Operator::modulo;
+  runtime.budget.work((left.bits() + 32) * (right.bits() + 32) / (divides ? 8 : 64));
   switch (op) {
     case Operator::add:
       return bounded(runtime, BigInt::add(left, right));

@@ -111,6 +111,7 @@ class Parser {
   // Statements up to a block tag with one of these names, which is left as the current token (after its "{%").
   Body parse_body(std::initializer_list<std::string_view> ends) {
     const Depth depth(*this);
+    const std::uint32_t opened = tokens_[at_ > 0 ? at_ - 1 : 0].line;
     Body body;
     for (;;) {
       const Token token = here();
@@ -135,7 +136,8 @@ class Parser {
         }
         default:
           if (ends.size() > 0) {
-            fail_here(fmt::format("unexpected {}; the tag '{}' is missing", shown(token), *ends.begin()));
+            const auto what = token.kind == TokenKind::end ? "the template ends" : "unexpected " + shown(token);
+            fail_here(fmt::format("{}; '{}' is missing for what begins in line {}", what, *ends.begin(), opened));
           }
           return body;
       }
@@ -244,7 +246,7 @@ class Parser {
     if (name == "extends" || name == "include" || name == "import" || name == "from") {
       throw Failure{fmt::format("the tag '{}' needs other templates, which a chat template does not have", name), tag.line};
     }
-    throw Failure{fmt::format("Encountered unknown tag '{}'.", name), tag.line};
+    throw Failure{fmt::format("unknown tag '{}'", name), tag.line};
   }
 
   void parse_for(Body& body, std::uint32_t line) {

@@ -20,17 +20,26 @@ bool in_ranges(std::span<const CodeRange> ranges, char32_t c) {
 struct CaseMap {
   std::span<const CaseRun> runs;
   std::span<const CaseExpansion> expansions;
+  char32_t first_ascii;  // of the 26 letters that the map turns into their other case
 };
 
-constexpr CaseMap kLower{k_to_lower, k_to_lower_expansions};
-constexpr CaseMap kUpper{k_to_upper, k_to_upper_expansions};
-constexpr CaseMap kTitle{k_to_title, k_to_title_expansions};
-constexpr CaseMap kCasefold{k_to_casefold, k_to_casefold_expansions};
+constexpr CaseMap kLower{k_to_lower, k_to_lower_expansions, U'A'};
+constexpr CaseMap kUpper{k_to_upper, k_to_upper_expansions, U'a'};
+constexpr CaseMap kTitle{k_to_title, k_to_title_expansions, U'a'};
+constexpr CaseMap kCasefold{k_to_casefold, k_to_casefold_expansions, U'A'};
 
 void append_mapped(std::string& out, const CaseMap& map, char32_t c) {
-  for (const CaseExpansion& expansion : map.expansions) {
-    if (expansion.from != c) continue;
-    for (const std::uint32_t part : expansion.to) {
+  constexpr char32_t kAscii = 0x80;
+  constexpr char32_t kOtherCase = 0x20;
+  if (c < kAscii) {
+    const bool is_letter = c >= map.first_ascii && c < map.first_ascii + 26;
+    out += static_cast<char>(is_letter ? c ^ kOtherCase : c);
+    return;
+  }
+  const auto expansion =
+      std::ranges::lower_bound(map.expansions, c, {}, [](const CaseExpansion& e) { return char32_t{e.from}; });
+  if (expansion != map.expansions.end() && expansion->from == c) {
+    for (const std::uint32_t part : expansion->to) {
       if (part != 0) append(out, part);
     }
     return;

@@ -120,6 +120,7 @@ Dict::Dict(Runtime& runtime, std::vector<Entry> pairs)
   runtime.budget.work(pairs.size() * sizeof(Entry));
   entries.reserve(pairs.size());
   for (Entry& pair : pairs) {
+    runtime.budget.step(2);
     const std::size_t hash = hash_of(runtime, pair.first);
     bool known = false;
     const auto [first, last] = index_.equal_range(hash);
@@ -621,7 +622,7 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
   switch (container.kind()) {
     case Kind::string:
       if (!item.is_string()) raise("'in <string>' requires string as left operand, not {}", type_name(item));
-      runtime.budget.work(container.text().size());
+      runtime.budget.work(container.text().size() * kSearchWork);
       return find_first(container.text(), item.text()) != std::string::npos;
     case Kind::list:
     case Kind::tuple:
@@ -744,7 +745,7 @@ std::shared_ptr<Iterator> iterate(Runtime& runtime, const Value& value) {
 
 std::vector<Value> to_vector(Runtime& runtime, const Value& value) {
   if (value.is_sequence()) {
-    runtime.budget.step(value.items().size() / 8);
+    runtime.budget.step(value.items().size() / 2);
     return value.items();
   }
   std::vector<Value> result;

@@ -12,8 +12,14 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "text/jinja_unicode.h"
 
 namespace plumb::text {
 namespace {
@@ -120,6 +126,227 @@ TEST(ChatTemplate, TemplatesOfKnownModels) {
     const std::string source = file_text(kShared / name);
     ASSERT_EQ(hash_of(source), golden["hash"].get<std::string>()) << "the template is not the one of the golden";
     expect_all_conversations(source, golden["cases"]);
+  }
+}
+
+struct Unbounded {
+  const char* name;
+  std::string source;
+  const char* message;
+};
+
+std::string times(std::size_t count, std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < count; ++i) out += text;
+  return out;
+}
+
+// Templates that would take for ever, or all memory, or the whole stack.
+std::vector<Unbounded> unbounded() {
+  const char* const steps = "more than 10000000 steps";
+  const char* const memory = "more than 268435456 bytes of memory";
+  const char* const depth = "nested more than 200 levels deep";
+  const char* const chain = "a chain of more than 200";
+  const char* const integer = "an integer of more than";
+  const std::string doubled =
+      "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
+      "{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+  return {
+      {"Range", "{% for i in range(10**9) %}x{% endfor %}", "Range too big"},
+      {"Loops", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", steps},
+      {"StringTimes", "{{ 'a' * 10**9 }}", memory},
+      {"ListTimes", "{{ [1] * 10**9 }}", memory},
+      {"StringDoubles", "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+       memory},
+      {"ListDoubles", "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+       memory},
+      {"Power", "{{ 10**(10**10) }}", integer},
+      {"Squares", "{% set ns = namespace(x=10) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+       integer},
+      {"Divisions", "{% set a = 10**4000 %}{% for i in range(99999) %}{% set c = a // 7**2000 %}{% endfor %}", steps},
+      {"MacroCallsItself", "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}", depth},
+      {"MacroDoubles", "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(30) }}", steps},
+      {"LoopCallsItself", "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", depth},
+      {"Parentheses", "{{ " + times(100000, "(") + times(100000, ")") + " }}", depth},
+      {"Brackets", "{{ " + times(100000, "[") + times(100000, "]") + " }}", depth},
+      {"Not", "{{ " + times(100000, "not ") + "1 }}", depth},
+      {"Else", "{{ " + times(50000, "1 if 0 else ") + "1 }}", depth},
+      {"If", times(40000, "{% if 1 %}") + times(40000, "{% endif %}"), depth},
+      {"Filters", "{{ 'a'" + times(50000, "|upper") + " }}", chain},
+      {"Attributes", "{{ a" + times(100000, ".b") + " }}", chain},
+      {"Calls", "{{ a" + times(100000, "()") + " }}", chain},
+      {"Lists", "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}", depth},
+      {"ShowsItself", "{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}", depth},
+      {"ShowsTree", doubled + "{{ ns.x }}", steps},
+      {"TreeAsJson", doubled + "{{ ns.x | tojson }}", steps},
+      {"ComparesTrees", doubled + "{{ ns.x == ns.y }}", steps},
+      {"Replace", "{% set a = 'a' * 100000 %}{{ a | replace('a', a) }}", memory},
+      {"Join", "{% set a = 'a' * 100000 %}{{ a | join(a) }}", memory},
+      {"PercentWidth", "{{ '%1000000000d' % 1 }}", memory},
+      {"BraceWidth", "{{ '{:1000000000}'.format(1) }}", memory},
+      {"Precision", "{{ '%.1000000000f' % 1.5 }}", "a precision of 1000000000"},
+      {"Center", "{{ 'a' | center(10**9) }}", memory},
+      {"Indent", "{{ ('a\\n' * 1000000) | indent(100000) }}", memory},
+      {"Tabs", "{{ ('\\t' * 1000).expandtabs(10**9) }}", memory},
+      {"Batch", "{{ [1] | batch(10**9, 'x') | list }}", memory},
+      {"Slice", "{{ [1] | slice(10**9) | list }}", memory},
+      {"ListSearch", "{% set l = range(99999) | list %}{% for i in l if -1 in l %}{% endfor %}", steps},
+      {"TextSearch", "{% set l = 'a' * 1000000 %}{% for i in range(99999) if 'ab' in l %}{% endfor %}", steps},
+      {"Sort", "{% for i in range(9999) %}{% set x = range(99999) | sort(reverse=true) %}{% endfor %}", steps},
+      {"SortTexts", "{{ (['a' * 1000000] * 1000) | sort | length }}", memory},
+      {"Spread", "{% set l = range(99999) | list %}{% for i in l %}{{ '%s'.format(*l) }}{% endfor %}", steps},
+      {"DictGrows",
+       "{% set ns = namespace(d={}) %}{% for i in range(99999) %}"
+       "{% set ns.d = dict(ns.d, **{i | string: i}) %}{% endfor %}",
+       steps},
+      {"Output", "{% set a = 'a' * 1000000 %}{% for i in range(100) %}{{ a }}{% endfor %}", "more than 67108864 bytes"},
+      {"Source", times(2u << 20, " "), "at most 1048576 are accepted"},
+  };
+}
+
+class TemplateBounds : public ::testing::TestWithParam<Unbounded> {};
+
+TEST_P(TemplateBounds, EndWithAnErrorInGoodTime) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto text = rendered(GetParam().source, Json::object());
+  const auto taken = std::chrono::steady_clock::now() - begin;
+  ASSERT_FALSE(text.has_value()) << text->substr(0, 200);
+  EXPECT_THAT(text.error().message, HasSubstr(GetParam().message));
+  // A release build on an idle machine needs less than 2 s for each; what is caught here is what never ends.
+  EXPECT_LT(taken, std::chrono::seconds(60));
+}
+
+INSTANTIATE_TEST_SUITE_P(ChatTemplate, TemplateBounds, ::testing::ValuesIn(unbounded()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST(ChatTemplate, LimitsAreWhatTheCallerSays) {
+  const Json none = Json::object();
+  EXPECT_THAT(rendered("{% for i in range(50) %}{% endfor %}", none, {.max_steps = 40}).error().message,
+              HasSubstr("more than 40 steps"));
+  EXPECT_THAT(rendered("{{ ((((1)))) }}", none, {.max_depth = 3}).error().message, HasSubstr("more than 3 levels"));
+  EXPECT_THAT(rendered("0123456789", none, {.max_output_bytes = 9}).error().message, HasSubstr("more than 9 bytes"));
+  EXPECT_THAT(rendered("{% set a = 'a' * 5000 %}", none, {.max_memory_bytes = 4000}).error().message,
+              HasSubstr("more than 4000 bytes of memory"));
+  EXPECT_THAT(rendered("0123456789", none, {.max_source_bytes = 9}).error().message, HasSubstr("10 bytes long, at most 9"));
+}
+
+TEST(ChatTemplate, ErrorsNameLineAndCause) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"one\n{{ two", "chat template, line 2: a tag is not closed"},
+      {"{% if a %}\n\n", "chat template, line 2: the template ends; 'endif' is missing for what begins in line 1"},
+      {"\n\n{% endfor %}", "chat template, line 3: "},
+      {"{{ 1 +\n* 2 }}", "chat template, line 2: "},
+      {"a\n{% frob x %}", "chat template, line 2: unknown tag 'frob'"},
+      {"a\n{{ x | nope }}", "chat template, line 2: No filter named 'nope'"},
+      {"a\n{{ x is nope }}", "chat template, line 2: No test named 'nope'"},
+      {"a\nb\n{{ missing.role }}", "chat template, line 3: 'missing' is undefined"},
+      {"{% set m = {'role': 'user'} %}\n{{ m.content.text }}",
+       "chat template, line 2: 'dict object' has no attribute 'content'"},
+      {"{% for x in 5 %}\n{% endfor %}", "chat template, line 1: 'int' object is not iterable"},
+      {"\n{{ 'a' + 1 }}", "chat template, line 2: can only concatenate str (not \"int\") to str"},
+      {"\n\n{{ raise_exception('Roles must alternate!') }}", "chat template, line 3: Roles must alternate!"},
+      {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}\n{{ m() }}", "chat template, line 2: division by zero"},
+      {"{{ 'a b' | wordwrap(1) }}", "chat template, line 1: the filters 'striptags', 'urlize' and 'wordwrap' are not"},
+  };
+  for (const auto& [source, message] : cases) {
+    SCOPED_TRACE(source);
+    const auto text = rendered(source, Json::object());
+    ASSERT_FALSE(text.has_value()) << *text;
+    EXPECT_THAT(text.error().message, HasSubstr(message));
+  }
+}
+
+rc::Gen<std::string> any_text() {
+  return rc::gen::container<std::string>(rc::gen::oneOf(
+      rc::gen::arbitrary<char>(), rc::gen::elementOf(std::string("{}%#-+ \n\r\t'\"\\|~")), rc::gen::inRange('a', 'z')));
+}
+
+rc::Gen<Json> any_json(int depth) {
+  const auto leaf =
+      rc::gen::oneOf(rc::gen::map(rc::gen::arbitrary<std::int64_t>(), [](std::int64_t n) { return Json(n); }),
+                     rc::gen::map(rc::gen::arbitrary<bool>(), [](bool b) { return Json(b); }), rc::gen::just(Json(nullptr)),
+                     rc::gen::map(rc::gen::inRange(-1'000'000, 1'000'000), [](int n) { return Json(n / 64.0); }),
+                     rc::gen::map(rc::gen::string<std::string>(), [](const std::string& s) {
+                       std::string ascii = s;
+                       for (char& c : ascii) c = static_cast<char>(c & 0x7f);
+                       return Json(ascii);
+                     }));
+  if (depth == 0) return leaf;
+  const auto inner = any_json(depth - 1);
+  const auto key = rc::gen::nonEmpty(rc::gen::container<std::string>(rc::gen::inRange('a', 'z')));
+  constexpr double kFewer = 0.1;  // of RapidCheck's usual size: depth multiplies it
+  return rc::gen::oneOf(leaf,
+                        rc::gen::map(rc::gen::scale(kFewer, rc::gen::container<std::vector<Json>>(inner)),
+                                     [](const auto& items) { return Json(items); }),
+                        rc::gen::map(rc::gen::scale(kFewer, rc::gen::container<std::map<std::string, Json>>(key, inner)),
+                                     [](const auto& entries) { return Json(entries); }));
+}
+
+// Text is put through as it is, whatever it holds: nothing of it is read as a template.
+RC_GTEST_PROP(ChatTemplateProperty, TextOfMessagesIsNeverRead, ()) {
+  const std::string content = *rc::gen::map(any_text(), [](std::string text) {
+    for (char& c : text) c = static_cast<char>(c & 0x7f);
+    return text;
+  });
+  const auto text = rendered("{% for m in messages %}[{{ m.content }}]{% endfor %}",
+                             Json{{"messages", {{{"content", content}}, {{"content", "b"}}}}});
+  RC_ASSERT(text.has_value());
+  RC_ASSERT(*text == "[" + content + "][b]");
+}
+
+RC_GTEST_PROP(ChatTemplateProperty, ToJsonGivesTheValueBack, ()) {
+  const Json value = *any_json(3);
+  for (const char* filter : {"tojson", "tojson(indent=2)", "tojson(separators=(',', ':'), ensure_ascii=true)"}) {
+    const auto text = rendered(fmt::format("{{{{ value | {} }}}}", filter), Json{{"value", value}});
+    RC_ASSERT(text.has_value());
+    RC_ASSERT(Json::parse(*text) == value);
+  }
+}
+
+// A string written as a literal, taken to pieces and put together again, is itself.
+RC_GTEST_PROP(ChatTemplateProperty, PiecesOfTextMakeTheText, ()) {
+  std::u32string points = *rc::gen::container<std::u32string>(
+      rc::gen::map(rc::gen::oneOf(rc::gen::inRange(0, 0x300), rc::gen::inRange(0x1f300, 0x1f700)),
+                   [](int point) { return static_cast<char32_t>(point); }));
+  const Json text(jinja::unicode::repaired([&] {
+    std::string utf8;
+    for (const char32_t point : points) jinja::unicode::append(utf8, point);
+    return utf8;
+  }()));
+  const auto cut = *rc::gen::inRange(-20, 20);
+  const Json variables{{"t", text}, {"n", cut}};
+  for (const char* same : {"t", "t[:n] ~ t[n:]", "t[::-1][::-1]", "t | list | join", "t | reverse | list | reverse | join",
+                           "t.partition('a') | join", "t.split('a') | join('a')", "t.splitlines(true) | join",
+                           "(t ~ 'x')[:-1]", "t.rpartition('\u00e9') | join", "'%s' % t", "'{}'.format(t)",
+                           "(t | length * 'a') and t or t", "t.zfill(3)[-(t | length):] if t else t"}) {
+    const auto made = rendered(fmt::format("{{{{ {} }}}}", same), variables);
+    RC_ASSERT(made.has_value());
+    RC_ASSERT(*made == text.get<std::string>());
+  }
+}
+
+// Whatever the source is, there is a text or an error that says where; and the same once more.
+RC_GTEST_PROP(ChatTemplateProperty, AnySourceEndsWell, ()) {
+  const std::string source = *rc::gen::map(
+      rc::gen::container<std::vector<std::string>>(rc::gen::oneOf(
+          any_text(),
+          rc::gen::elementOf(std::vector<std::string>{"{{ ",    " }}",      "{% ",        " %}",      "{#",
+                                                      "#}",     "if x",     "else",       "endif",    "for x in messages",
+                                                      "endfor", "set x = ", "macro m(a)", "endmacro", "messages",
+                                                      "[0]",    ".role",    "|tojson",    " is ",     "defined",
+                                                      "(",      ")",        "1",          "'a'",      " + ",
+                                                      " in ",   "-%}",      "{%-"}))),
+      [](const std::vector<std::string>& parts) { return std::accumulate(parts.begin(), parts.end(), std::string()); });
+  const Json variables{{"messages", {{{"role", "user"}, {"content", "Hi"}}}}};
+  const auto text = rendered(source, variables);
+  const auto again = rendered(source, variables);
+  RC_ASSERT(text.has_value() == again.has_value());
+  if (text) {
+    RC_ASSERT(*text == *again);
+    RC_ASSERT(jinja::unicode::repaired(*text) == *text);
+  } else {
+    RC_ASSERT(text.error().message.starts_with("chat template"));
+    RC_ASSERT(text.error().message == again.error().message);
   }
 }
 
