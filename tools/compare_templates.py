@@ -271,7 +271,7 @@ class Maker:
 
 
 def has_address(text):
-    return any(mark in text for mark in (" at 0x", "<function", "<class", "object at", "&lt;function", "', 't', ' ', '0', 'x'"))
+    return any(mark in text for mark in (" at 0x", "t 0x7", "<built-in", "<bound", "<function", "<class", "object at", "&lt;function", "', 't', ' ', '0', 'x'"))
 
 
 def forget_compiled():

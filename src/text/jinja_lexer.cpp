@@ -292,6 +292,8 @@ class Lexer {
         const std::size_t width = c == 'x' ? 2 : c == 'u' ? 4 : 8;
         append_code_point(result, text.substr(i + 1, width), width, 16);
         i += width;
+      } else if (c == 'N') {
+        throw Failure{"escapes that name a character, '\\N{...}', are not supported; write the character itself", line_};
       } else if (c >= '0' && c <= '7') {
         std::size_t width = 1;
         while (width < 3 && i + width < text.size() && text[i + width] >= '0' && text[i + width] <= '7') ++width;

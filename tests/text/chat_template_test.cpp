@@ -246,6 +246,7 @@ TEST(ChatTemplate, ErrorsNameLineAndCause) {
       {"\n{{ 'a' + 1 }}", "chat template, line 2: can only concatenate str (not \"int\") to str"},
       {"\n\n{{ raise_exception('Roles must alternate!') }}", "chat template, line 3: Roles must alternate!"},
       {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}\n{{ m() }}", "chat template, line 2: division by zero"},
+      {"\n{{ '\\N{BULLET}' }}", "chat template, line 2: escapes that name a character"},
       {"{{ 'a b' | wordwrap(1) }}", "chat template, line 1: the filters 'striptags', 'urlize' and 'wordwrap' are not"},
   };
   for (const auto& [source, message] : cases) {
