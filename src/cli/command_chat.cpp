@@ -2,7 +2,9 @@
 #include <histedit.h>
 #include <unistd.h>
 
+#include <clocale>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -17,7 +19,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr int history_length = 1000;
 
-struct Options {
+struct ChatOptions {
   EngineArguments engine;
   SamplerArguments sampler;
   std::uint32_t max_tokens = 0;
@@ -30,6 +32,8 @@ class LineReader {
  public:
   LineReader() {
     if (isatty(STDIN_FILENO) != 1) return;
+    // The editor reads characters as the locale has them, and would drop what "C" does not know.
+    if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
     editor_.reset(el_init("plumb", stdin, stderr, stderr));
     history_.reset(history_init());
     if (!editor_ || !history_) return;
@@ -52,7 +56,10 @@ class LineReader {
     std::error_code ignored;
     std::filesystem::create_directories(std::filesystem::path(history_file_).parent_path(), ignored);
     HistEvent event;
-    history(history_.get(), &event, H_SAVE, history_file_.c_str());
+    const std::string unfinished = history_file_ + ".new";
+    if (history(history_.get(), &event, H_SAVE, unfinished.c_str()) >= 0) {
+      std::filesystem::rename(unfinished, history_file_, ignored);
+    }
   }
 
   LineReader(const LineReader&) = delete;
@@ -152,7 +159,7 @@ class Conversation {
   std::vector<text::TokenId> cached_;  // the tokens that the cache holds
 };
 
-Result<int> run(const Options& options) {
+Result<int> run_chat(const ChatOptions& options) {
   PLUMB_TRY(engine::SamplerSettings settings, options.sampler.read());
   PLUMB_TRY(const auto engine, options.engine.load());
   if (!engine->has_chat_template()) {
@@ -195,13 +202,13 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_chat(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatOptions>();
   options->engine.add(app);
   app.add_option("-n,--max-tokens", options->max_tokens, "Tokens an answer may have (0: until the model ends)")
       ->capture_default_str();
   options->sampler.add(app);
   app.add_option("--system", options->system, "System message");
-  return [options] { return run(*options); };
+  return [options] { return run_chat(*options); };
 }
 
 }  // namespace plumb::cli

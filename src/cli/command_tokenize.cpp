@@ -6,7 +6,7 @@ namespace plumb::cli {
 
 namespace {
 
-struct Options {
+struct TokenizeOptions {
   std::string model;
   TextArguments text;
   bool no_bos = false;
@@ -23,7 +23,7 @@ Result<std::vector<text::TokenId>> chat_tokens(const gguf::File& file, const tex
   return engine::chat_tokens(tokenizer, chat_template, engine::conversation("", text));
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_tokenize(const TokenizeOptions& options) {
   PLUMB_TRY(const gguf::File file, open_model(options.model));
   PLUMB_TRY(const text::Tokenizer tokenizer, text::Tokenizer::load(file));
   if (options.decode_option->count() > 0) {
@@ -41,7 +41,7 @@ Result<int> run(const Options& options) {
   if (options.chat) {
     PLUMB_TRY(tokens, chat_tokens(file, tokenizer, text));
   } else {
-    PLUMB_TRY(tokens, tokenizer.encode(text, {.add_special = !options.no_bos, .parse_special = false}));
+    PLUMB_TRY(tokens, tokenizer.encode(text, {.add_special = !options.no_bos, .parse_special = true}));
   }
   if (options.json) {
     nlohmann::ordered_json document{{"tokens", tokens}, {"pieces", nlohmann::ordered_json::array()}};
@@ -58,7 +58,7 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_tokenize(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TokenizeOptions>();
   app.add_option("MODEL", options->model, "A .gguf file (a vocabulary is enough), 'canary', or a fetched model")
       ->required();
   options->text.add(app);
@@ -69,7 +69,7 @@ Action setup_tokenize(CLI::App& app) {
                                ->excludes(options->text.text_option)
                                ->excludes(options->text.file_option);
   app.add_flag("--json", options->json, "One JSON document: tokens and pieces");
-  return [options] { return run(*options); };
+  return [options] { return run_tokenize(*options); };
 }
 
 }  // namespace plumb::cli

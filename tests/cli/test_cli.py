@@ -55,6 +55,11 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.ok("run", "canary", "-f", str(self.path / "prompt"), "--temp", "0"), b"CAT\n")
         self.assertEqual(self.ok("run", "canary", "-f", "-", "--temp", "0", stdin=b"upper cat"), b"CAT\n")
 
+    def test_both_roundings_of_activations(self):
+        for activations in ("int16", "int8"):
+            self.assertEqual(self.ok("run", "canary", "-p", "upper cat", "--temp", "0", "--activations", activations), b"CAT\n")
+        self.assertIn("--activations", self.refused("run", "canary", "-p", "1", "--activations", "int4"))
+
     def test_run_json(self):
         document = self.json("run", "canary", "-p", "1", "--temp", "0", "--logprobs", "3")
         self.assertEqual(document["text"], "1")
@@ -83,6 +88,7 @@ class CommandLine(unittest.TestCase):
         back = self.json("tokenize", "canary", "--decode", ",".join(map(str, bare["tokens"])))
         self.assertEqual(back["text"], text)
         self.assertIn("outside the vocabulary", self.refused("tokenize", "canary", "--decode", "99999"))
+        self.assertEqual(self.json("tokenize", "canary", "-p", "</s>", "--no-bos")["pieces"], ["</s>"])
 
     def test_template_prints_exactly_the_prompt(self):
         (self.path / "m.json").write_text('[{"role": "user", "content": "hi"}]')
@@ -99,6 +105,10 @@ class CommandLine(unittest.TestCase):
         document = self.json("inspect", "canary")
         self.assertEqual(document["metadata"]["general.architecture"], "llama")
         self.assertIn("token_embd.weight", [tensor["name"] for tensor in document["tensors"]])
+        shown = self.ok("inspect", "canary").decode()
+        for line in ('general.architecture +"llama"', r"blk\.0\.attn_q\.weight +F16 +\[256, 256\] +131\.1 kB"):
+            self.assertRegex(shown, line)
+        self.assertRegex(self.ok("inspect", "canary", "--tensor", "output_norm.weight").decode(), "values +256 ")
         self.assertIn(b"valid", self.ok("inspect", "canary", "--check"))
         tensor = self.json("inspect", "canary", "--tensor", "blk.0.attn_q.weight")
         self.assertEqual(sum(tensor["histogram"]), tensor["values"])
