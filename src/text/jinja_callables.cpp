@@ -184,7 +184,7 @@ class DictType : public Callable {
 
 Value make_namespace(Runtime& runtime, Arguments& arguments) {
   const Value attributes = runtime.dict(dict_entries(runtime, arguments));
-  const Value space = runtime.name_space();
+  Value space = runtime.name_space();
   for (const auto& [key, value] : attributes.dict().entries) {
     if (!key.is_string()) raise("the names of a namespace are strings, not {}", type_name(key));
     check_namespace_name(key.text());
@@ -230,7 +230,7 @@ class Cycler : public Callable {
 
 Value make_joiner(Runtime& runtime, Arguments& arguments) {
   const Parameters given("joiner", arguments, {"sep"});
-  const Value separator = given.has(0) ? given[0] : runtime.string(", ");
+  Value separator = given.has(0) ? given[0] : runtime.string(", ");
   return runtime.callable("joiner", [separator, used = false](Runtime& now, Arguments& none) mutable {
     const Parameters nothing("joiner", none, {});
     if (used) return separator;

@@ -11,8 +11,8 @@ namespace plumb::text::jinja {
 class Function : public Callable {
  public:
   using Body = std::function<Value(Runtime&, Arguments&)>;
-  Function(Budget& budget, std::uint32_t depth, std::string name, Body body)
-      : Callable(budget, depth, "<function " + name + ">"), body_(std::move(body)) {}
+  Function(Budget& budget, std::uint32_t depth, std::string_view name, Body body)
+      : Callable(budget, depth, fmt::format("<function {}>", name)), body_(std::move(body)) {}
   Value call(Runtime& runtime, Arguments& arguments) override { return body_(runtime, arguments); }
 
  private:
