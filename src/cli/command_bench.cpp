@@ -13,7 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-struct Options {
+struct BenchOptions {
   EngineArguments engine;
   std::uint32_t n_prompt = 512;
   std::uint32_t n_decode = 128;
@@ -58,7 +58,7 @@ std::vector<text::TokenId> some_tokens(std::uint32_t n, std::uint32_t vocab) {
   return tokens;
 }
 
-Result<int> run(Options options) {
+Result<int> run_bench(BenchOptions options) {
   const std::uint32_t needed = options.depth + std::max(options.n_prompt, options.n_decode) + 1;
   if (options.engine.settings.context == 0) options.engine.settings.context = needed;
   const auto load_start = Clock::now();
@@ -133,7 +133,7 @@ Result<int> run(Options options) {
 }  // namespace
 
 Action setup_bench(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   options->engine.add(app);
   app.add_option("-p,--prompt-tokens", options->n_prompt, "Tokens of the prompt (0: no prefill)")
       ->check(CLI::Range(0u, 1u << 20))
@@ -148,7 +148,7 @@ Action setup_bench(CLI::App& app) {
       ->check(CLI::Range(0u, 1u << 20))
       ->capture_default_str();
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(*options); };
+  return [options] { return run_bench(*options); };
 }
 
 }  // namespace plumb::cli

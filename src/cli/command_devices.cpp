@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Result<int> run(bool json, bool measure) {
+Result<int> run_devices(bool json, bool measure) {
   const Machine machine = this_machine();
   const double bandwidth = measure ? measure_read_bandwidth(machine.n_cores) : 0;
   Json backends = Json::array();
@@ -56,7 +56,7 @@ Action setup_devices(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_flag("--quick", options->quick, "Do not measure the memory's speed");
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(options->json, !options->quick); };
+  return [options] { return run_devices(options->json, !options->quick); };
 }
 
 }  // namespace plumb::cli

@@ -19,7 +19,7 @@ constexpr std::size_t shown_array_items = 4;
 constexpr std::size_t shown_text_bytes = 100;
 constexpr std::size_t n_bins = 24;
 
-struct Options {
+struct InspectOptions {
   std::string model;
   std::string tensor;
   bool check = false;
@@ -165,7 +165,7 @@ Statistics statistics(const gguf::Tensor& tensor, bool with_histogram) {
   return s;
 }
 
-Result<int> show_tensor(const Options& options, const gguf::File& file) {
+Result<int> show_tensor(const InspectOptions& options, const gguf::File& file) {
   const gguf::Tensor* tensor = file.tensor(options.tensor);
   if (tensor == nullptr)
     return fail("{}: there is no tensor named '{}'; 'plumb inspect' lists them", file.label(), options.tensor);
@@ -306,7 +306,7 @@ Json use_json(const gguf::File& file) {
   return use;
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_inspect(const InspectOptions& options) {
   PLUMB_TRY(const gguf::File file, open_model(options.model));
   if (!options.tensor.empty()) return show_tensor(options, file);
   if (options.check) {
@@ -337,13 +337,13 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_inspect(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<InspectOptions>();
   app.add_option("MODEL", options->model, "A .gguf file, 'canary', or the name of a fetched model")->required();
   auto* tensor = app.add_option("--tensor", options->tensor, "Statistics and a histogram of one tensor");
   app.add_flag("--check", options->check, "Validate everything: structure, tokenizer, template, model, every value")
       ->excludes(tensor);
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(*options); };
+  return [options] { return run_inspect(*options); };
 }
 
 }  // namespace plumb::cli

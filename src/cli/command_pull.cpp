@@ -12,7 +12,7 @@ namespace plumb::cli {
 
 namespace {
 
-struct Options {
+struct PullArguments {
   std::string model;
   PullOptions pull;
   bool list = false;
@@ -35,7 +35,7 @@ Result<int> list(bool json) {
   return 0;
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_pull(const PullArguments& options) {
   if (options.list) return list(options.json);
   if (options.model.empty()) return fail("name a model or a URL; `plumb pull --list` shows the models that have names");
   catch_interrupts();
@@ -64,13 +64,13 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_pull(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PullArguments>();
   app.add_option("MODEL", options->model, "The name of a known model, or an http:// or https:// URL of a .gguf");
   app.add_option("--sha256", options->pull.sha256, "What the URL's file must have");
   app.add_option("--name", options->pull.name, "What to call the URL's model (its file name without .gguf)");
   app.add_flag("--list", options->list, "The models that have names");
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(*options); };
+  return [options] { return run_pull(*options); };
 }
 
 }  // namespace plumb::cli

@@ -12,13 +12,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct QuantizeOptions {
   std::string in, out, type;
   std::uint32_t threads = 0;
   bool json = false;
 };
 
-Result<int> run(const Options& options) {
+Result<int> run_quantize(const QuantizeOptions& options) {
   PLUMB_TRY(const model::FileType type, model::parse_file_type(options.type));
   PLUMB_TRY(const gguf::File in, open_model(options.in));
   std::vector<model::TensorReport> report;
@@ -68,7 +68,7 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_quantize(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<QuantizeOptions>();
   app.add_option("IN", options->in, "A .gguf file, best in F16 or F32")->required();
   app.add_option("OUT", options->out, "The file to write")->required();
   std::string types = "One of";
@@ -78,7 +78,7 @@ Action setup_quantize(CLI::App& app) {
       ->check(CLI::Range(0u, 1024u))
       ->capture_default_str();
   app.add_flag("--json", options->json, "One JSON document with the error of each tensor");
-  return [options] { return run(*options); };
+  return [options] { return run_quantize(*options); };
 }
 
 }  // namespace plumb::cli

@@ -8,7 +8,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct RunOptions {
   EngineArguments engine;
   SamplerArguments sampler;
   TextArguments text;
@@ -21,7 +21,7 @@ struct Options {
   bool json = false;
 };
 
-Result<std::vector<text::TokenId>> prompt_tokens(const Options& options, const engine::Engine& engine) {
+Result<std::vector<text::TokenId>> prompt_tokens(const RunOptions& options, const engine::Engine& engine) {
   if (!options.tokens.empty()) return options.tokens;
   PLUMB_TRY(const std::string text, options.text.read());
   if (options.raw || !engine.has_chat_template()) {
@@ -47,7 +47,7 @@ Json token_json(const engine::Engine& engine, const engine::GeneratedToken& toke
 
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
-Result<int> run(const Options& options) {
+Result<int> run_model(const RunOptions& options) {
   PLUMB_TRY(engine::SamplerSettings sampler, options.sampler.read());
   const engine::GenerateOptions generate{.max_tokens = options.max_tokens,
                                          .sampler = std::move(sampler),
@@ -93,7 +93,7 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_run(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<RunOptions>();
   options->engine.add(app);
   options->text.add(app);
   app.add_option("-n,--max-tokens", options->max_tokens, "Tokens at most (0: until the model ends or the context is full)")
@@ -109,7 +109,7 @@ Action setup_run(CLI::App& app) {
   app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place")
       ->capture_default_str();
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(*options); };
+  return [options] { return run_model(*options); };
 }
 
 }  // namespace plumb::cli

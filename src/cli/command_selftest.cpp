@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct SelftestOptions {
   engine::SelftestSettings settings;
   bool all = false;
   bool json = false;
@@ -26,7 +26,7 @@ std::string table_row(std::string_view backend, std::string_view quant, std::str
   return fmt::format("{:<10} {:<7} {:<22} {:<22} {:<22} {}\n", backend, quant, input, expected, actual, result);
 }
 
-Result<int> run(Options options) {
+Result<int> run_selftest(SelftestOptions options) {
   options.settings.n_inputs = options.all ? 0 : default_inputs;
   catch_interrupts();
   Result<void> printed;
@@ -67,12 +67,12 @@ Result<int> run(Options options) {
 }  // namespace
 
 Action setup_selftest(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SelftestOptions>();
   app.add_option("--backend", options->settings.backends, "Only these backends")->delimiter(',');
   app.add_option("--quant", options->settings.quants, "Only these quantizations, such as Q4_K_M")->delimiter(',');
   app.add_flag("--all", options->all, "Every known answer, not a selection");
   app.add_flag("--json", options->json, "One JSON document");
-  return [options] { return run(*options); };
+  return [options] { return run_selftest(*options); };
 }
 
 }  // namespace plumb::cli

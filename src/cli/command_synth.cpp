@@ -10,12 +10,12 @@ namespace plumb::cli {
 
 namespace {
 
-struct Options {
+struct SynthOptions {
   std::string preset, type, out;
   std::uint64_t seed = 0;
 };
 
-Result<int> run(const Options& options) {
+Result<int> run_synth(const SynthOptions& options) {
   const model::Preset* preset = model::find_preset(options.preset);
   if (preset == nullptr) {
     std::vector<std::string_view> names;
@@ -37,14 +37,14 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_synth(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<SynthOptions>();
   std::string presets = "One of";
   for (const model::Preset& preset : model::presets()) presets += fmt::format(" {}", preset.name);
   app.add_option("PRESET", options->preset, presets)->required();
   app.add_option("TYPE", options->type, "A quantization, such as Q4_K_M or Q8_0")->required();
   app.add_option("-o,--output", options->out, "The file to write")->required();
   app.add_option("--seed", options->seed, "Seed of the random weights")->capture_default_str();
-  return [options] { return run(*options); };
+  return [options] { return run_synth(*options); };
 }
 
 }  // namespace plumb::cli

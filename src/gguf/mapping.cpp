@@ -6,8 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <system_error>
 #include <utility>
+
+#include "base/system_error.h"
 
 namespace plumb::gguf {
 namespace {
@@ -22,16 +23,14 @@ struct Descriptor {
   }
 };
 
-std::string reason(int error) { return std::generic_category().message(error); }
-
 }  // namespace
 
 Result<Mapping> Mapping::open(const std::filesystem::path& path) {
   // Non-blocking, because opening a named pipe would otherwise wait for its writer.
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd < 0) return fail("{}: cannot open: {}", path.string(), reason(errno));
+  if (file.fd < 0) return fail("{}: cannot open: {}", path.string(), system_reason(errno));
   struct stat status {};
-  if (::fstat(file.fd, &status) != 0) return fail("{}: cannot read its size: {}", path.string(), reason(errno));
+  if (::fstat(file.fd, &status) != 0) return fail("{}: cannot read its size: {}", path.string(), system_reason(errno));
   if (S_ISDIR(status.st_mode)) return fail("{}: is a folder; name the .gguf file in it", path.string());
   if (!S_ISREG(status.st_mode)) {
     return fail("{}: is no regular file; a model is mapped, so save it to a file first", path.string());
@@ -39,7 +38,7 @@ Result<Mapping> Mapping::open(const std::filesystem::path& path) {
   const auto size = static_cast<std::size_t>(status.st_size);
   if (size == 0) return Mapping(nullptr, 0);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
-  if (data == MAP_FAILED) return fail("{}: cannot map {} bytes: {}", path.string(), size, reason(errno));
+  if (data == MAP_FAILED) return fail("{}: cannot map {} bytes: {}", path.string(), size, system_reason(errno));
   return Mapping(static_cast<const std::byte*>(data), size);
 }
 

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 
+#include "base/system_error.h"
 #include "gguf/name_index.h"
 #include "gguf/parse.h"
 
@@ -72,8 +72,6 @@ Result<void> append_value(Bytes& out, const Value& value) {
       value);
 }
 
-std::string reason(int error) { return std::generic_category().message(error); }
-
 // A file that exists only until it is renamed to its real name; removed if that never happens.
 class TemporaryFile {
  public:
@@ -88,7 +86,7 @@ class TemporaryFile {
       error = errno;
       if (error != EEXIST) break;
     }
-    return fail("{}: cannot create a file beside it: {}", target.string(), reason(error));
+    return fail("{}: cannot create a file beside it: {}", target.string(), system_reason(error));
   }
 
   TemporaryFile(TemporaryFile&& other) noexcept
@@ -105,15 +103,16 @@ class TemporaryFile {
     while (!bytes.empty()) {
       const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
       if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return fail("cannot write {} more bytes: {}", bytes.size(), reason(errno));
+      if (n < 0) return fail("cannot write {} more bytes: {}", bytes.size(), system_reason(errno));
       bytes = bytes.subspan(static_cast<std::size_t>(n));
     }
     return {};
   }
 
   Result<void> rename_to(const std::filesystem::path& target) {
-    if (::close(std::exchange(fd_, -1)) != 0) return fail("cannot finish writing: {}", reason(errno));
-    if (::rename(path_.c_str(), target.c_str()) != 0) return fail("cannot rename {}: {}", path_.string(), reason(errno));
+    if (::close(std::exchange(fd_, -1)) != 0) return fail("cannot finish writing: {}", system_reason(errno));
+    if (::rename(path_.c_str(), target.c_str()) != 0)
+      return fail("cannot rename {}: {}", path_.string(), system_reason(errno));
     path_.clear();
     return {};
   }

@@ -12,7 +12,7 @@ namespace {
 
 using quants::Format;
 
-constexpr std::array table = {
+constexpr std::array type_table = {
     FileTypeInfo{FileType::f32, "F32", Format::f32, false, "32 bits a weight; for measuring"},
     FileTypeInfo{FileType::bf16, "BF16", Format::bf16, false, "16 bits a weight; as most models are trained"},
     FileTypeInfo{FileType::f16, "F16", Format::f16, false, "16 bits a weight; to quantize from"},
@@ -30,8 +30,8 @@ constexpr std::array table = {
 };
 
 constexpr auto types = [] {
-  std::array<FileType, table.size()> result{};
-  for (std::size_t i = 0; i < table.size(); ++i) result[i] = table[i].type;
+  std::array<FileType, type_table.size()> result{};
+  for (std::size_t i = 0; i < type_table.size(); ++i) result[i] = type_table[i].type;
   return result;
 }();
 
@@ -139,7 +139,8 @@ Format fitting(Format format, std::uint64_t n) {
 std::span<const FileType> file_types() { return types; }
 
 const FileTypeInfo& info(FileType type) {
-  return *std::find_if(table.begin(), table.end(), [type](const FileTypeInfo& entry) { return entry.type == type; });
+  return *std::find_if(type_table.begin(), type_table.end(),
+                       [type](const FileTypeInfo& entry) { return entry.type == type; });
 }
 
 std::string_view name(FileType type) { return info(type).name; }
@@ -149,7 +150,7 @@ Result<FileType> parse_file_type(std::string_view name) {
   std::transform(wanted.begin(), wanted.end(), wanted.begin(), upper);
   if (wanted == "Q4_K" || wanted == "Q5_K") wanted += "_M";
   std::string known;
-  for (const FileTypeInfo& entry : table) {
+  for (const FileTypeInfo& entry : type_table) {
     if (entry.name == wanted) return entry.type;
     known += (known.empty() ? "" : ", ") + std::string(entry.name);
   }

@@ -17,15 +17,16 @@ struct Architecture {
   Result<Draft> (*build)(const gguf::File& file);
 };
 
-constexpr std::array table{
+constexpr std::array known_architectures{
     Architecture{"llama", build_llama},
     Architecture{"qwen2", build_qwen2},
     Architecture{"qwen3", build_qwen3},
 };
 
 constexpr auto names = [] {
-  std::array<std::string_view, table.size()> list;
-  std::transform(table.begin(), table.end(), list.begin(), [](const Architecture& entry) { return entry.name; });
+  std::array<std::string_view, known_architectures.size()> list;
+  std::transform(known_architectures.begin(), known_architectures.end(), list.begin(),
+                 [](const Architecture& entry) { return entry.name; });
   return list;
 }();
 
@@ -47,9 +48,9 @@ std::string_view name(RopeScaling scaling) {
 
 Result<Model> Model::load(gguf::File file) {
   PLUMB_TRY(const std::string_view architecture, file.get_string("general.architecture"));
-  const auto* entry =
-      std::find_if(table.begin(), table.end(), [&](const Architecture& a) { return a.name == architecture; });
-  if (entry == table.end()) {
+  const auto* entry = std::find_if(known_architectures.begin(), known_architectures.end(),
+                                   [&](const Architecture& a) { return a.name == architecture; });
+  if (entry == known_architectures.end()) {
     return fail("{}: key 'general.architecture' is '{}', which Plumb does not know; it runs {}", file.label(), architecture,
                 fmt::join(names, ", "));
   }

@@ -25,7 +25,7 @@ namespace {
 // HuggingFaceTB/SmolLM2-{135M,360M,1.7B}, Qwen/Qwen2.5-{0.5B,7B}-Instruct, Qwen/Qwen3-{0.6B,4B,8B}.
 constexpr Preset::RopeFactors llama_31{.factor = 8, .original_context = 8192};
 constexpr Preset::RopeFactors llama_32{.factor = 32, .original_context = 8192};
-constexpr std::array table{
+constexpr std::array preset_table{
     // name, architecture, layers, d, heads, kv heads, head_dim, d_ff, vocab, context, eps, theta, tied
     Preset{"tinyllama-1.1b", "llama", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5, 1e4, false},
     Preset{"llama-2-7b", "llama", 32, 4096, 32, 32, 128, 11008, 32000, 4096, 1e-5, 1e4, false},
@@ -303,11 +303,12 @@ void set_metadata(const Preset& p, FileType type, std::string_view name, const V
 
 }  // namespace
 
-std::span<const Preset> presets() { return table; }
+std::span<const Preset> presets() { return preset_table; }
 
 const Preset* find_preset(std::string_view name) {
-  const auto* found = std::find_if(table.begin(), table.end(), [&](const Preset& preset) { return preset.name == name; });
-  return found == table.end() ? nullptr : found;
+  const auto* found =
+      std::find_if(preset_table.begin(), preset_table.end(), [&](const Preset& preset) { return preset.name == name; });
+  return found == preset_table.end() ? nullptr : found;
 }
 
 Result<void> synthesize(const Preset& preset, FileType type, std::uint64_t seed, const std::filesystem::path& path,

@@ -10,7 +10,7 @@ namespace plumb::quants {
 namespace {
 
 // Values lie at any address, so they move by memcpy, in runs that keep the conversion loops vectorizable.
-constexpr std::size_t run = 256;
+constexpr std::size_t chunk = 256;
 
 // As f16_to_f32, without branches: the scaling aligns the exponent, subnormals included, and is exact.
 float widen(std::uint16_t half) {
@@ -23,9 +23,9 @@ float widen(std::uint16_t half) {
 
 template <float (*convert)(std::uint16_t)>
 void decode_16(const std::byte* blocks, float* values, std::size_t n) {
-  std::uint16_t raw[run];
-  for (std::size_t start = 0; start < n; start += run) {
-    const std::size_t count = n - start < run ? n - start : run;
+  std::uint16_t raw[chunk];
+  for (std::size_t start = 0; start < n; start += chunk) {
+    const std::size_t count = n - start < chunk ? n - start : chunk;
     std::memcpy(raw, blocks + 2 * start, 2 * count);
     for (std::size_t i = 0; i < count; ++i) values[start + i] = convert(raw[i]);
   }
@@ -33,9 +33,9 @@ void decode_16(const std::byte* blocks, float* values, std::size_t n) {
 
 template <std::uint16_t (*convert)(float)>
 void encode_16(const float* values, std::byte* blocks, std::size_t n) {
-  std::uint16_t raw[run];
-  for (std::size_t start = 0; start < n; start += run) {
-    const std::size_t count = n - start < run ? n - start : run;
+  std::uint16_t raw[chunk];
+  for (std::size_t start = 0; start < n; start += chunk) {
+    const std::size_t count = n - start < chunk ? n - start : chunk;
     for (std::size_t i = 0; i < count; ++i) raw[i] = convert(values[start + i]);
     std::memcpy(blocks + 2 * start, raw, 2 * count);
   }

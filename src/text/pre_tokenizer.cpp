@@ -191,11 +191,11 @@ constexpr PreTokenizerRules whole_tokens{.ignore_merges = true};
 constexpr PreTokenizerRules whole_tokens_bos{.ignore_merges = true, .add_bos = true};
 constexpr PreTokenizerRules with_bos{.add_bos = true};
 constexpr PreTokenizerRules characters{.byte_level = false};
-constexpr PreTokenizerRules block_spaces{.byte_level = false, .spaces_as_blocks = true};
+constexpr PreTokenizerRules spaces_become_blocks{.byte_level = false, .spaces_as_blocks = true};
 constexpr PreTokenizerRules gemma4{
     .byte_level = false, .spaces_as_blocks = true, .forces_bos = true, .whole_newlines = true};
 
-constexpr auto table = std::to_array<Entry>({
+constexpr auto known_table = std::to_array<Entry>({
     {"default", by_default, plain},
     {"a.x-4.0", gpt2, plain},
     {"afmoe", afmoe, plain},
@@ -269,7 +269,7 @@ constexpr auto table = std::to_array<Entry>({
     {"qwen35", qwen35, plain},
     {"refact", starcoder, plain},
     {"roberta-bpe", gpt2, plain},
-    {"sarvam-moe", lines, block_spaces},
+    {"sarvam-moe", lines, spaces_become_blocks},
     {"seed-coder", seed_coder, plain},
     {"smaug-bpe", llama3, plain},
     {"smollm", starcoder, plain},
@@ -450,8 +450,8 @@ class Splitter {
 }  // namespace
 
 Result<PreTokenizer> PreTokenizer::make(std::string_view name) {
-  const auto entry = std::find_if(table.begin(), table.end(), [&](const Entry& e) { return e.name == name; });
-  if (entry == table.end())
+  const auto entry = std::find_if(known_table.begin(), known_table.end(), [&](const Entry& e) { return e.name == name; });
+  if (entry == known_table.end())
     return fail(
         "unknown pre-tokenizer '{}' in tokenizer.ggml.pre: how this model splits text into words is not known here, and "
         "another's splitting would give wrong tokens",
@@ -501,8 +501,8 @@ Result<std::vector<std::uint32_t>> PreTokenizer::split(std::string_view text) co
 
 std::vector<std::string_view> PreTokenizer::names() {
   std::vector<std::string_view> names;
-  names.reserve(table.size());
-  for (const Entry& entry : table) names.push_back(entry.name);
+  names.reserve(known_table.size());
+  for (const Entry& entry : known_table) names.push_back(entry.name);
   return names;
 }
 

@@ -366,7 +366,7 @@ TEST(Tokenizer, LongRunsTakeNoLongTime) {
 }
 
 // Runs of few different bytes, so that merges, caches and long words all occur; and any bytes at all.
-rc::Gen<std::string> any_text() {
+rc::Gen<std::string> text_or_bytes() {
   const auto bytes = rc::gen::container<std::string>(rc::gen::arbitrary<char>());
   const auto words = rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(std::vector<std::string>{
                                       "a", "aa", "ab", "the", " the", " ",    "  ",       "\n",     "é",  "caf",
@@ -381,7 +381,7 @@ rc::Gen<std::string> any_text() {
 
 RC_GTEST_PROP(TokenizerProperty, SentencePieceGivesAnyBytesBack, ()) {
   static const Loaded t = samples::load(samples::sentencepiece());
-  const std::string text = *any_text();
+  const std::string text = *text_or_bytes();
   RC_ASSERT(t->decode(*t->encode(text)) == text);
 }
 
@@ -396,7 +396,7 @@ RC_GTEST_PROP(TokenizerProperty, BytePairsGiveAnyBytesBack, ()) {
     }
     return loaded;
   }();
-  const std::string text = *any_text();
+  const std::string text = *text_or_bytes();
   for (const Loaded& t : all) {
     const std::vector<TokenId> tokens = *t->encode(text);
     RC_ASSERT(t->decode(tokens) == text);
