@@ -29,6 +29,9 @@ Result<std::vector<text::TokenId>> prompt_tokens(const RunOptions& options, cons
       return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt",
                   options.engine.model);
     }
+    if (!options.raw) {
+      fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", options.engine.model);
+    }
     return engine.tokenizer().encode(text, {.add_special = true, .parse_special = true});
   }
   return engine.chat_tokens(engine::conversation(options.system, text));

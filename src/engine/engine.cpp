@@ -67,7 +67,7 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   std::unique_ptr<Engine> engine(new Engine(std::move(model), std::move(tokenizer), settings));
   if (engine->model_.file().find("tokenizer.chat_template") != nullptr) {
     PLUMB_TRY(const std::string_view source, engine->model_.file().get_string("tokenizer.chat_template"));
-    PLUMB_TRY(engine->chat_template_, text::ChatTemplate::parse(source));
+    engine->chat_template_ = text::ChatTemplate::parse(source);
   }
   engine->context_ = settings.context > 0 ? settings.context : std::min(plan.context, default_context);
   PLUMB_TRY(engine->backend_, backends::make(settings.backend));
@@ -95,7 +95,8 @@ Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& m
         "{}: the file has no chat template (tokenizer.chat_template); use --raw to give the model the text as it is",
         model_.file().label());
   }
-  return engine::chat_tokens(tokenizer_, *chat_template_, messages);
+  if (!*chat_template_) return fail("{}; use --raw to give the model the text as it is", chat_template_->error().message);
+  return engine::chat_tokens(tokenizer_, **chat_template_, messages);
 }
 
 Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }

@@ -101,7 +101,8 @@ class Engine {
 
   model::Model model_;
   text::Tokenizer tokenizer_;
-  std::optional<text::ChatTemplate> chat_template_;
+  std::optional<Result<text::ChatTemplate>>
+      chat_template_;  // a template that cannot be read is an error only where one is used
   EngineSettings settings_;
   std::uint32_t context_ = 0;
   std::unique_ptr<backends::Backend> backend_;

@@ -136,6 +136,22 @@ class CommandLine(unittest.TestCase):
         self.assertIn("no such file", self.refused("run", str(self.path / "absent.gguf"), "-p", "1"))
         self.assertIn("plumb pull", self.refused("run", "absent", "-p", "1", environment={"PLUMB_CACHE": str(self.path)}))
 
+    def test_a_template_that_is_bad_or_missing_leaves_raw_text(self):
+        canary = (SOURCE / "models" / "canary-f16.gguf").read_bytes()
+        model = self.path / "m.gguf"
+        raw = ("run", str(model), "-p", "<|user|>\n1</s>\n<|assistant|>\n", "--temp", "0")
+        model.write_bytes(canary.replace(b"{%- for message", b"{%- fir message"))
+        message = self.refused("run", str(model), "-p", "1")
+        self.assertIn("line 1", message)
+        self.assertIn("--raw", message)
+        self.assertEqual(self.ok(*raw, "--raw"), b"1\n")
+        self.assertIn("line 1", self.refused("inspect", str(model), "--check"))
+        model.write_bytes(canary.replace(b"tokenizer.chat_template", b"tokenizer.chat_tem_late"))
+        self.assertEqual(self.ok(*raw), b"1\n")
+        self.assertIn(b"no chat template", plumb(*raw).stderr)
+        self.assertIn("--system", self.refused(*raw, "--system", "x"))
+        self.assertIn("no chat template", self.refused("chat", str(model)))
+
     def test_bad_usage_gets_a_message(self):
         self.refused()
         self.refused("frobnicate")
