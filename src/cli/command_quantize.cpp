@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include <filesystem>
+
 #include "base/progress.h"
 #include "cli/command.h"
 #include "model/quantize.h"
@@ -21,6 +23,10 @@ struct QuantizeOptions {
 Result<int> run_quantize(const QuantizeOptions& options) {
   PLUMB_TRY(const model::FileType type, model::parse_file_type(options.type));
   PLUMB_TRY(const gguf::File in, open_model(options.in));
+  std::error_code no_such_file;
+  if (std::filesystem::equivalent(in.label(), options.out, no_such_file)) {
+    return fail("{}: is the file to read, too, which would be lost; write to another", options.out);
+  }
   std::vector<model::TensorReport> report;
   PLUMB_TRY(const gguf::Writer writer, model::quantize(in, type, {.n_threads = options.threads}, &report));
   {

@@ -106,6 +106,7 @@ Action setup_run(CLI::App& app) {
   app.add_option("--system", options->system, "System message");
   app.add_option("--tokens", options->tokens, "Token ids in place of a text, such as 1,2,3")
       ->delimiter(',')
+      ->check([](const std::string& id) { return id.empty() ? "a token id is missing" : ""; })
       ->excludes(options->text.text_option)
       ->excludes(options->text.file_option);
   app.add_option("--stop", options->stop, "End the answer before this text; may be repeated");

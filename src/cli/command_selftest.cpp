@@ -32,15 +32,16 @@ Result<int> run_selftest(SelftestOptions options) {
   Result<void> printed;
   std::size_t n_passed = 0;
   Progress progress("selftest");
-  if (!options.json) printed = print(table_row("backend", "quant", "input", "expected", "actual", "result"));
   PLUMB_TRY(const auto rows,
             engine::selftest(options.settings, [&](const engine::SelftestRow& row, std::size_t done, std::size_t total) {
               if (row.pass()) ++n_passed;
               if (options.json) {
                 progress.update(done, total);
-              } else if (printed) {
-                printed = print(
-                    table_row(row.backend, row.quant, row.input, row.expected, row.actual, row.pass() ? "pass" : "FAIL"));
+              } else {
+                if (done == 1) printed = print(table_row("backend", "quant", "input", "expected", "actual", "result"));
+                if (printed)
+                  printed = print(
+                      table_row(row.backend, row.quant, row.input, row.expected, row.actual, row.pass() ? "pass" : "FAIL"));
               }
               return printed && !interrupted();
             }));

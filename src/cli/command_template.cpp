@@ -23,8 +23,12 @@ struct TemplateOptions {
 
 Result<Json> read_json_array(const std::string& path) {
   PLUMB_TRY(const std::string text, read_file(path, max_json_bytes));
-  Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) return fail("{}: not valid JSON", path);
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    return fail("{}: not valid JSON at byte {}", path, error.byte);
+  }
   if (!json.is_array()) return fail("{}: the JSON must be a list", path);
   return json;
 }

@@ -123,6 +123,9 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(os.listdir(self.path), ["q.gguf"])
         self.assertIn("Q9_X", self.refused("quantize", str(canary), str(out), "Q9_X"))
         self.assertIn("cannot", self.refused("quantize", str(canary), str(self.path / "no" / "where.gguf"), "Q8_0"))
+        before = out.read_bytes()
+        self.assertIn("to read", self.refused("quantize", str(out), str(self.path / "." / "q.gguf"), "Q8_0"))
+        self.assertEqual(out.read_bytes(), before)
 
     def test_bad_files_get_a_message(self):
         bad = self.path / "bad.gguf"
@@ -161,6 +164,8 @@ class CommandLine(unittest.TestCase):
         self.assertIn("no backend", self.refused("run", "canary", "-p", "1", "--backend", "abacus"))
         self.assertIn("cuda", self.refused("run", "canary", "-p", "1", "--backend", "cuda"))
         self.assertIn("outside the vocabulary", self.refused("run", "canary", "--tokens", "1,99999"))
+        self.assertIn("missing", self.refused("run", "canary", "--tokens", ""))
+        self.assertIn("Q9", self.refused("selftest", "--quant", "Q9"))
         self.assertIn("--logit-bias", self.refused("run", "canary", "-p", "1", "--logit-bias", "x"))
 
     def test_a_prompt_longer_than_the_context_is_refused(self):
