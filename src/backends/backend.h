@@ -82,9 +82,9 @@ class Executor {
   Observer observer_;
 };
 
-// How a backend may round the inputs of products with quantized weights. int8, with a scale a block, is what llama.cpp's CPU
-// code does; it can change the answer of a model with outliers among its activations (SmolLM2-135M says something else than
-// it does with exact activations). int16 rounds 128 times finer. A backend that does not round ignores this.
+// How a backend may round the inputs of products with quantized weights. int8, with a scale a block, is what llama.cpp's
+// CPU code does; it can change the answer of a model with outliers among its activations (SmolLM2-135M says something else
+// than it does with exact activations). int16 rounds 128 times finer. A backend that does not round ignores this.
 enum class Activations : std::uint8_t { int16, int8 };
 
 struct LoadOptions {
