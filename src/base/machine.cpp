@@ -81,6 +81,7 @@ double measure_read_bandwidth(std::uint32_t n_threads) {
   for (int pass = 0; pass < n_passes; ++pass) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<std::thread> threads;
+    threads.reserve(n_threads);
     for (const auto& buffer : buffers) {
       threads.emplace_back([&] {
         std::uint64_t sums[8] = {};
