@@ -205,7 +205,7 @@ class Cycler : public Callable {
     if (name == "pos") return Value::integer(static_cast<std::int64_t>(position_));
     if (name == "next" || name == "reset") {
       const bool moves = name == "next";
-      return runtime.callable(std::string(name), [self = self_.lock(), moves](Runtime&, Arguments&) {
+      return runtime.callable(name, [self = self_.lock(), moves](Runtime&, Arguments&) {
         Value now = self->items_.items()[self->position_];
         self->position_ = moves ? (self->position_ + 1) % self->items_.items().size() : 0;
         return moves ? now : Value();
@@ -299,7 +299,7 @@ void check_namespace_name(std::string_view name) {
 std::optional<Value> global(Runtime& runtime, std::string_view name) {
   if (name == "dict") return Value(Kind::callable, runtime.make<DictType>());
   for (const GlobalFunction& entry : kGlobals) {
-    if (entry.name == name) return runtime.callable(std::string(name), entry.function);
+    if (entry.name == name) return runtime.callable(name, entry.function);
   }
   return std::nullopt;
 }

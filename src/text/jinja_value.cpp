@@ -217,8 +217,8 @@ Value Runtime::name_space() {
   return {Kind::name_space, std::move(object)};
 }
 
-Value Runtime::callable(std::string name, std::function<Value(Runtime&, Arguments&)> function) {
-  return {Kind::callable, make<Function>(0u, std::move(name), std::move(function))};
+Value Runtime::callable(std::string_view name, std::function<Value(Runtime&, Arguments&)> function) {
+  return {Kind::callable, make<Function>(0u, name, std::move(function))};
 }
 
 void Runtime::keep(std::shared_ptr<void> owner, std::function<void()> release) {

@@ -290,7 +290,7 @@ class Runtime {
   Value big(BigInt value);  // an integer of either kind
   Value undefined(std::string message);
   Value name_space();
-  Value callable(std::string name, std::function<Value(Runtime&, Arguments&)> function);
+  Value callable(std::string_view name, std::function<Value(Runtime&, Arguments&)> function);
   template <class T, class... Args>
   std::shared_ptr<T> make(Args&&... args) {
     return std::make_shared<T>(budget, std::forward<Args>(args)...);
