@@ -347,7 +347,14 @@ std::string test_name(const testing::TestParamInfo<BackendAgreement::ParamType>&
 INSTANTIATE_TEST_SUITE_P(Canary, BackendAgreement,
                          testing::Combine(testing::ValuesIn(model::file_types().begin(), model::file_types().end()),
                                           testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f16),
-                                          testing::Values(Activations::int16, Activations::int8)),
+                                          testing::Values(Activations::int16)),
+                         test_name);
+// Kernels are tested with both roundings of activations in each format; here, a file of each family of blocks will do.
+INSTANTIATE_TEST_SUITE_P(CanaryInt8, BackendAgreement,
+                         testing::Combine(testing::Values(*model::parse_file_type("Q8_0"), *model::parse_file_type("Q4_1"),
+                                                          *model::parse_file_type("Q4_K_M")),
+                                          testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f16),
+                                          testing::Values(Activations::int8)),
                          test_name);
 INSTANTIATE_TEST_SUITE_P(CanaryF32Cache, BackendAgreement,
                          testing::Combine(testing::Values(*model::parse_file_type("Q4_K_M")),
