@@ -2,7 +2,9 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/checker/checker.h"
 #include "backends/cpu/cpu.h"
+#include "backends/gpu/executor.h"
 #include "backends/reference/reference.h"
 
 namespace plumb::backends {
@@ -22,7 +24,9 @@ constexpr std::array<BackendEntry, 5> entries{{
     {"reference", []() -> Result<std::unique_ptr<Backend>> { return make_reference(); }},
     {"checker",
      []() -> Result<std::unique_ptr<Backend>> {
-       return fail("the backend 'checker' is not part of this build: it runs GPU kernels, which Plumb does not have yet");
+       return gpu::make_backend(
+           "checker", []() -> Result<std::unique_ptr<gpu::Device>> { return make_checker_device(); },
+           make_checker_device()->description());
      }},
 }};
 

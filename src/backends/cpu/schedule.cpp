@@ -1,9 +1,9 @@
 #include "backends/cpu/schedule.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 #include <optional>
+
+#include "backends/arena.h"
 
 namespace plumb::backends::cpu {
 
@@ -15,57 +15,6 @@ using plan::ValueId;
 
 constexpr std::size_t alignment = 64;
 std::size_t aligned(std::size_t n) { return (n + alignment - 1) / alignment * alignment; }
-
-// YaRN's share of extrapolation for a pair of dimensions: 1 where it turns often enough within the trained context, 0
-// where it must be interpolated, a ramp between (https://arxiv.org/abs/2309.00071, section 3.2).
-double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::uint32_t pair) {
-  const auto pair_turning = [&](double turns) {
-    return rope.n_rot * std::log(yarn.original_context / (turns * 2 * std::numbers::pi)) /
-           (2 * std::log(double{rope.theta}));
-  };
-  const double low = std::max(0.0, std::floor(pair_turning(yarn.beta_fast)));
-  const double high = std::min(rope.n_rot - 1.0, std::ceil(pair_turning(yarn.beta_slow)));
-  const double ramp = std::clamp((pair - low) / std::max(0.001, high - low), 0.0, 1.0);
-  return (1 - ramp) * yarn.extrapolation_mix;
-}
-
-Angles angles_for(const plan::Rope& rope, const std::vector<float>* factors) {
-  Angles angles;
-  angles.n_rot = rope.n_rot;
-  angles.magnitude = rope.yarn ? rope.yarn->attention_factor : 1.0f;
-  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
-    double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
-    if (factors != nullptr) frequency /= double{(*factors)[i]};
-    const double share = rope.yarn ? extrapolated_share(rope, *rope.yarn, i) : 0.0;
-    angles.frequency.push_back(frequency * rope.position_scale * (1 - share) + frequency * share);
-  }
-  return angles;
-}
-
-// Gives out byte ranges that overlap only where lifetimes do not.
-class Arena {
- public:
-  // The range is taken until release(). First fit.
-  std::size_t take(std::size_t size) {
-    std::size_t offset = 0;
-    auto place = taken_.begin();
-    for (; place != taken_.end() && place->begin - offset < size; ++place) offset = place->end;
-    taken_.insert(place, Range{offset, offset + size});
-    peak_ = std::max(peak_, offset + size);
-    return offset;
-  }
-  void release(std::size_t offset) {
-    std::erase_if(taken_, [&](const Range& range) { return range.begin == offset; });
-  }
-  [[nodiscard]] std::size_t peak() const { return peak_; }
-
- private:
-  struct Range {
-    std::size_t begin, end;
-  };
-  std::vector<Range> taken_;  // in order
-  std::size_t peak_ = 0;
-};
 
 struct Lifetime {
   std::uint32_t begin = 0, end = 0;  // stages, both included

@@ -12,16 +12,10 @@
 #include <vector>
 
 #include "backends/cpu/isa.h"
+#include "backends/rotary.h"
 #include "plan/plan.h"
 
 namespace plumb::backends::cpu {
-
-// The rotary angles of each distinct set of parameters: cosines, then sines, [T][n_rot].
-struct Angles {
-  std::uint32_t n_rot = 0;
-  std::vector<double> frequency;  // radians a position, [n_rot / 2]
-  float magnitude = 1.0f;
-};
 
 // Rows of a value rounded to int8 planes, for the Linears that follow.
 struct Quantize {

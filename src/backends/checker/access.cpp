@@ -1,0 +1,229 @@
+// Memory with its shadow, and the rules for every access: the hooks that the compiler's instrumentation calls.
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+
+#include "backends/checker/runtime.h"
+
+// The ends of the program's image (the linker's own symbols), in which tables of constants lie.
+extern "C" {
+extern char __executable_start;  // NOLINT(bugprone-reserved-identifier)
+extern char end;
+}
+
+namespace plumb::backends::checker {
+
+namespace {
+
+// Addresses are given out in slots; an allocation is followed by at least half a slot of nothing.
+constexpr std::uint64_t slot_bits = 32;
+constexpr std::uint64_t slot_bytes = std::uint64_t{1} << slot_bits;
+constexpr std::uint64_t n_slots = 4096;
+constexpr std::uint64_t page = 4096;
+
+struct Addresses {
+  std::byte* base = nullptr;
+  std::array<Region*, n_slots> regions{};
+  std::array<bool, n_slots> taken{};
+};
+Addresses addresses;
+
+void* map(std::uint64_t bytes, int protection) {
+  void* p = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? nullptr : p;
+}
+
+Region* region_at(const void* address) {
+  const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - addresses.base);
+  return offset < slot_bytes * n_slots ? addresses.regions[offset >> slot_bits] : nullptr;
+}
+
+constexpr std::string_view verb(bool write) { return write ? "writes" : "reads"; }
+
+std::string other_thread(Touch touch) {
+  if (touch.stamp() < machine.group_start) return "another threadgroup";
+  if (touch.thread() == Touch::many) return "several other threads";
+  return fmt::format("thread {}", touch.thread());
+}
+
+std::string element(const Region::Binding& binding, std::uint64_t offset) {
+  return fmt::format("element {} of argument '{}'",
+                     static_cast<std::int64_t>(offset - binding.begin) / binding.element_bytes, binding.name);
+}
+
+// True where the earlier touch by another thread is not ordered before this access.
+bool races(const Region& region, Touch touch) {
+  if (touch.stamp() < (region.shared ? machine.group_sync : machine.launch_start)) return false;
+  if (!region.shared) return touch.stamp() < machine.group_start || touch.thread() != machine.thread;
+  if (touch.thread() == machine.thread) return false;
+  const std::uint32_t simd = machine.thread / 32;
+  return touch.thread() == Touch::many || touch.thread() / 32 != simd || touch.stamp() >= machine.simd_sync[simd];
+}
+
+void enter(Region& region, const Region::Binding& binding, std::uint64_t offset, std::uint64_t n, bool write) {
+  Cell* cells = region.cells(binding.element_bytes);
+  const std::uint64_t first = offset / binding.element_bytes;
+  const std::uint64_t last = (offset + n - 1) / binding.element_bytes;
+  for (std::uint64_t i = first; i <= last; ++i) {
+    Cell& cell = cells[i];
+    const auto conflict = [&](Touch other, std::string_view did) {
+      report(fmt::format("{} {} while {} {} it with no barrier between: a race", verb(write),
+                         element(binding, i * binding.element_bytes), other_thread(other), did));
+    };
+    if (races(region, cell.write)) conflict(cell.write, "writes");
+    if (write) {
+      if (races(region, cell.read)) conflict(cell.read, "reads");
+      cell.write = Touch::of(machine.now, machine.thread);
+    } else {
+      const bool shares = races(region, cell.read);
+      cell.read = Touch::of(machine.now, shares ? Touch::many : machine.thread);
+    }
+  }
+}
+
+void access(const void* address, std::uint64_t n, bool write, bool aligned) {
+  if (!machine.running || on_stack(address)) return;
+  Region* region = region_at(address);
+  if (region == nullptr) {
+    const auto* p = static_cast<const char*>(address);
+    if (!write && p >= &__executable_start && p < &end) return;
+    report(fmt::format("{} {} bytes at {}, far from every argument", verb(write), n, address));
+  }
+  const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - region->data());
+  const Region::Binding* found = nullptr;
+  for (const Region::Binding& binding : region->bindings) {
+    if (offset < binding.begin || offset + n > binding.end) continue;
+    found = &binding;
+    if (!write || binding.access != gpu::Access::in) break;
+  }
+  if (found == nullptr) {
+    if (region->bindings.empty()) report(fmt::format("{} memory that is none of its arguments", verb(write)));
+    const Region::Binding& nearest = region->bindings.front();
+    report(fmt::format("{} {}, which has {}", verb(write), element(nearest, offset),
+                       (nearest.end - nearest.begin) / nearest.element_bytes));
+  }
+  if (write && found->access == gpu::Access::in)
+    report(fmt::format("writes {}, which is read-only", element(*found, offset)));
+  if (aligned && reinterpret_cast<std::uintptr_t>(address) % n != 0) {
+    report(fmt::format("{} {} bytes at {}, byte {}: not a multiple of {}", verb(write), n, element(*found, offset),
+                       offset - found->begin, n));
+  }
+  if (!write && !region->is_written(offset, n))
+    report(fmt::format("reads {}, which nobody has written", element(*found, offset)));
+  if (region->raced) enter(*region, *found, offset, n, write);
+  if (write) region->set_written(offset, n);
+}
+
+}  // namespace
+
+Region::Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t slots)
+    : data_(addresses.base + first_slot * slot_bytes), size_(bytes), first_slot_(first_slot), n_slots_(slots) {
+  for (std::uint64_t i = 0; i < n_slots_; ++i) addresses.regions[first_slot_ + i] = this;
+}
+
+Region::~Region() {
+  const std::uint64_t mapped = (size_ + page - 1) / page * page;
+  mmap(data_, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (written_ != nullptr) munmap(written_, size_);
+  if (cells_ != nullptr) munmap(cells_, cell_bytes_);
+  for (std::uint64_t i = 0; i < n_slots_; ++i) {
+    addresses.regions[first_slot_ + i] = nullptr;
+    addresses.taken[first_slot_ + i] = false;
+  }
+}
+
+std::unique_ptr<Region> make_region(std::uint64_t bytes) {
+  if (addresses.base == nullptr) addresses.base = static_cast<std::byte*>(map(slot_bytes * n_slots, PROT_NONE));
+  if (addresses.base == nullptr) return nullptr;
+  const std::uint64_t slots = (bytes + slot_bytes / 2) / slot_bytes + 1;
+  for (std::uint64_t first = 0; first + slots <= n_slots; ++first) {
+    std::uint64_t free = 0;
+    while (free < slots && !addresses.taken[first + free]) ++free;
+    if (free < slots) {
+      first += free;
+      continue;
+    }
+    const std::uint64_t mapped = (bytes + page - 1) / page * page;
+    if (mmap(addresses.base + first * slot_bytes, mapped, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+      return nullptr;
+    }
+    std::fill_n(addresses.taken.begin() + static_cast<std::ptrdiff_t>(first), slots, true);
+    return std::make_unique<Region>(bytes, first, slots);
+  }
+  return nullptr;
+}
+
+void Region::set_written(std::uint64_t offset, std::uint64_t n) {
+  if (all_written_) return;
+  if (offset == 0 && n == size_) {
+    all_written_ = true;
+    return;
+  }
+  if (written_ == nullptr) written_ = static_cast<std::uint8_t*>(map(size_, PROT_READ | PROT_WRITE));
+  std::memset(written_ + offset, 1, n);
+}
+
+void Region::set_unwritten(std::uint64_t offset, std::uint64_t n) {
+  if (written_ == nullptr) {
+    if (!all_written_) return;
+    written_ = static_cast<std::uint8_t*>(map(size_, PROT_READ | PROT_WRITE));
+    std::memset(written_, 1, size_);
+  } else if (all_written_) {
+    std::memset(written_, 1, size_);
+  }
+  all_written_ = false;
+  std::memset(written_ + offset, 0, n);
+}
+
+bool Region::is_written(std::uint64_t offset, std::uint64_t n) const {
+  if (all_written_) return true;
+  if (written_ == nullptr) return false;
+  return std::find(written_ + offset, written_ + offset + n, 0) == written_ + offset + n;
+}
+
+Cell* Region::cells(std::uint64_t element_bytes) {
+  const std::uint64_t needed = (size_ + element_bytes - 1) / element_bytes * sizeof(Cell);
+  if (needed > cell_bytes_) {
+    if (cells_ != nullptr) munmap(cells_, cell_bytes_);
+    cells_ = static_cast<Cell*>(map(needed, PROT_READ | PROT_WRITE));
+    cell_bytes_ = needed;
+  }
+  return cells_;
+}
+
+}  // namespace plumb::backends::checker
+
+// ThreadSanitizer's interface to instrumented code (compiler-rt's tsan_interface.h has the names).
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming)
+extern "C" {
+#define PLUMB_TSAN_HOOKS(n)                                                                        \
+  void __tsan_read##n(void* p) { plumb::backends::checker::access(p, n, false, true); }            \
+  void __tsan_write##n(void* p) { plumb::backends::checker::access(p, n, true, true); }            \
+  void __tsan_unaligned_read##n(void* p) { plumb::backends::checker::access(p, n, false, false); } \
+  void __tsan_unaligned_write##n(void* p) { plumb::backends::checker::access(p, n, true, false); }
+PLUMB_TSAN_HOOKS(1)
+PLUMB_TSAN_HOOKS(2)
+PLUMB_TSAN_HOOKS(4)
+PLUMB_TSAN_HOOKS(8)
+PLUMB_TSAN_HOOKS(16)
+void __tsan_read_range(void* p, unsigned long n) { plumb::backends::checker::access(p, n, false, false); }
+void __tsan_write_range(void* p, unsigned long n) { plumb::backends::checker::access(p, n, true, false); }
+void* __tsan_memcpy(void* to, const void* from, unsigned long n) {
+  plumb::backends::checker::access(from, n, false, false);
+  plumb::backends::checker::access(to, n, true, false);
+  return std::memcpy(to, from, n);
+}
+void* __tsan_memset(void* to, int value, unsigned long n) {
+  plumb::backends::checker::access(to, n, true, false);
+  return std::memset(to, value, n);
+}
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+}
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)

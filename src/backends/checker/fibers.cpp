@@ -1,0 +1,263 @@
+// Threadgroups as fibers: one a thread, which runs until it meets a barrier or a SIMD operation that others have yet to
+// reach.
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <boost/context/detail/fcontext.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "backends/checker/runtime.h"
+#include "base/half.h"
+
+namespace plumb::backends::checker {
+
+Machine machine;
+
+namespace {
+
+namespace context = boost::context::detail;
+
+constexpr std::size_t stack_bytes = std::size_t{64} << 10;
+constexpr std::uint32_t max_threads = 1024;
+constexpr std::uint32_t simd_width = 32;
+constexpr std::uint32_t main_fiber = max_threads;
+
+enum class State : std::uint8_t { done, ready, at_simd, at_barrier };
+enum class Operation : std::uint8_t { none, sum, max, shuffle, simd_barrier, barrier };
+
+constexpr std::string_view name_of(Operation operation) {
+  switch (operation) {
+    case Operation::sum:
+      return "simd_sum";
+    case Operation::max:
+      return "simd_max";
+    case Operation::shuffle:
+      return "simd_shuffle";
+    case Operation::simd_barrier:
+      return "simdgroup_barrier";
+    case Operation::barrier:
+      return "threadgroup_barrier";
+    case Operation::none:
+      break;
+  }
+  return "nothing";
+}
+
+struct Fiber {
+  context::fcontext_t context = nullptr;
+  State state = State::done;
+  Operation operation = Operation::none;
+  int line = 0;
+};
+
+struct Fibers {
+  std::byte* stacks = nullptr;
+  std::array<Fiber, max_threads + 1> fibers;
+  // Two sets in turn: a lane may be at the next operation while another still reads this one's.
+  std::array<std::array<std::uint32_t, max_threads>, 2> slots{};
+  std::array<std::uint32_t, max_threads / simd_width> parity{}, arrived{};
+  std::uint32_t n_at_barrier = 0;
+  bool fresh = true;  // contexts must be made
+  Body body = nullptr;
+  void* const* arguments = nullptr;
+  void* shared = nullptr;
+};
+Fibers all;
+
+std::uint32_t lanes_of(std::uint32_t simd) { return std::min(simd_width, machine.n_threads - simd * simd_width); }
+
+void switch_to(std::uint32_t to) {
+  const std::uint32_t self = machine.thread;
+  machine.thread = to;
+  const auto back = context::jump_fcontext(all.fibers[to].context, reinterpret_cast<void*>(std::uintptr_t{self}));
+  all.fibers[reinterpret_cast<std::uintptr_t>(back.data)].context = back.fctx;
+}
+
+// Goes on with the next thread that can; with main when there is none.
+void switch_away() {
+  const std::uint32_t self = machine.thread;
+  for (std::uint32_t i = self + 1; i < machine.n_threads; ++i) {
+    if (all.fibers[i].state == State::ready) return switch_to(i);
+  }
+  for (std::uint32_t i = 0; i < self && i < machine.n_threads; ++i) {
+    if (all.fibers[i].state == State::ready) return switch_to(i);
+  }
+  switch_to(main_fiber);
+}
+
+[[noreturn]] void fiber_main(context::transfer_t from) {
+  all.fibers[reinterpret_cast<std::uintptr_t>(from.data)].context = from.fctx;
+  for (;;) {
+    all.body(all.arguments, all.shared, machine.group, machine.thread);
+    all.fibers[machine.thread].state = State::done;
+    switch_away();
+  }
+}
+
+void make_contexts() {
+  if (all.stacks == nullptr) {
+    void* memory = mmap(nullptr, stack_bytes * max_threads, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) return;
+    all.stacks = static_cast<std::byte*>(memory);
+  }
+  for (std::uint32_t i = 0; i < max_threads; ++i) {
+    all.fibers[i].context = context::make_fcontext(all.stacks + (i + 1) * stack_bytes, stack_bytes, fiber_main);
+  }
+  all.fresh = false;
+}
+
+std::string describe(std::uint32_t thread) {
+  const Fiber& fiber = all.fibers[thread];
+  if (fiber.state == State::done) return fmt::format("thread {} has ended", thread);
+  return fmt::format("thread {} waits at {} (line {})", thread, name_of(fiber.operation), fiber.line);
+}
+
+// No thread can go on. Names the operation that not all reach, by one thread on either side.
+std::string divergence() {
+  for (std::uint32_t i = 0; i < machine.n_threads; ++i) {
+    const Fiber& waiting = all.fibers[i];
+    if (waiting.state == State::done) continue;
+    const bool of_simd = waiting.state == State::at_simd;
+    const std::uint32_t first = of_simd ? i / simd_width * simd_width : 0;
+    const std::uint32_t end = of_simd ? first + lanes_of(i / simd_width) : machine.n_threads;
+    for (std::uint32_t j = first; j < end; ++j) {
+      const Fiber& other = all.fibers[j];
+      if (other.state == waiting.state && other.operation == waiting.operation && other.line == waiting.line) continue;
+      return fmt::format("{} at line {} is not reached by all threads of the {}: {}, {}", name_of(waiting.operation),
+                         waiting.line, of_simd ? "SIMD-group" : "threadgroup", describe(i), describe(j));
+    }
+  }
+  return "no thread can go on";
+}
+
+// The calling thread reaches a SIMD operation with a value; returns when all lanes have. The lanes' values are then in
+// the returned slots.
+const std::uint32_t* meet(Operation operation, int line, std::uint32_t bits) {
+  const std::uint32_t self = machine.thread;
+  const std::uint32_t simd = self / simd_width;
+  Fiber& fiber = all.fibers[self];
+  auto& slots = all.slots[all.parity[simd]];
+  slots[self] = bits;
+  fiber.operation = operation;
+  fiber.line = line;
+  if (++all.arrived[simd] < lanes_of(simd)) {
+    fiber.state = State::at_simd;
+    switch_away();
+  } else {
+    const std::uint32_t first = simd * simd_width;
+    for (std::uint32_t i = first; i < first + lanes_of(simd); ++i) {
+      if (all.fibers[i].operation == operation && all.fibers[i].line == line) continue;
+      report(fmt::format("lanes of a SIMD-group meet at different operations: thread {} at {} (line {}), {}", self,
+                         name_of(operation), line, describe(i)));
+    }
+    for (std::uint32_t i = first; i < first + lanes_of(simd); ++i) all.fibers[i].state = State::ready;
+    all.arrived[simd] = 0;
+    all.parity[simd] ^= 1;
+    if (operation == Operation::simd_barrier) machine.simd_sync[simd] = ++machine.now;
+  }
+  return slots.data() + simd * simd_width;
+}
+
+}  // namespace
+
+bool on_stack(const void* address) {
+  return static_cast<std::size_t>(static_cast<const std::byte*>(address) - all.stacks) < stack_bytes * max_threads;
+}
+
+void report(const std::string& what) {
+  if (machine.fault.empty()) {
+    machine.fault = fmt::format("kernel {}, threadgroup ({}, {}, {}), thread {}: {}", machine.kernel, machine.group[0],
+                                machine.group[1], machine.group[2], machine.thread, what);
+  }
+  all.fresh = true;
+  switch_to(main_fiber);
+  __builtin_unreachable();
+}
+
+bool run_threadgroup(Body body, void* const* arguments, void* shared) {
+  if (all.fresh) make_contexts();
+  if (all.stacks == nullptr) {
+    machine.fault = "no memory for the stacks of fibers";
+    return false;
+  }
+  all.body = body;
+  all.arguments = arguments;
+  all.shared = shared;
+  all.n_at_barrier = 0;
+  all.arrived.fill(0);
+  machine.group_start = machine.group_sync = ++machine.now;
+  machine.simd_sync.fill(machine.now);
+  for (std::uint32_t i = 0; i < machine.n_threads; ++i) {
+    all.fibers[i].state = State::ready;
+    all.fibers[i].operation = Operation::none;
+  }
+  machine.thread = main_fiber;
+  machine.running = true;
+  switch_to(0);
+  machine.running = false;
+  if (!machine.fault.empty()) return false;
+  for (std::uint32_t i = 0; i < machine.n_threads; ++i) {
+    if (all.fibers[i].state == State::done) continue;
+    machine.fault = fmt::format("kernel {}, threadgroup ({}, {}, {}): {}", machine.kernel, machine.group[0],
+                                machine.group[1], machine.group[2], divergence());
+    all.fresh = true;
+    return false;
+  }
+  return true;
+}
+
+float simd_sum_of(float x, int line) {
+  const std::uint32_t n = lanes_of(machine.thread / simd_width);
+  const std::uint32_t* values = meet(Operation::sum, line, std::bit_cast<std::uint32_t>(x));
+  float sum = 0;
+  for (std::uint32_t i = 0; i < n; ++i) sum += std::bit_cast<float>(values[i]);
+  return sum;
+}
+
+float simd_max_of(float x, int line) {
+  const std::uint32_t n = lanes_of(machine.thread / simd_width);
+  const std::uint32_t* values = meet(Operation::max, line, std::bit_cast<std::uint32_t>(x));
+  float largest = x;
+  for (std::uint32_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<float>(values[i]));
+  return largest;
+}
+
+std::uint32_t simd_shuffle_of(std::uint32_t bits, std::uint32_t lane, bool is_mask, int line) {
+  const std::uint32_t self = machine.thread % simd_width;
+  const std::uint32_t n = lanes_of(machine.thread / simd_width);
+  const std::uint32_t* values = meet(Operation::shuffle, line, bits);
+  const std::uint32_t from = is_mask ? self ^ lane : lane;
+  if (from >= n) report(fmt::format("simd_shuffle at line {} reads lane {} of {}", line, from, n));
+  return values[from];
+}
+
+void simdgroup_barrier_at(int line) { meet(Operation::simd_barrier, line, 0); }
+
+void threadgroup_barrier_at(int line) {
+  Fiber& fiber = all.fibers[machine.thread];
+  fiber.operation = Operation::barrier;
+  fiber.line = line;
+  if (++all.n_at_barrier < machine.n_threads) {
+    fiber.state = State::at_barrier;
+    switch_away();
+    return;
+  }
+  for (std::uint32_t i = 0; i < machine.n_threads; ++i) {
+    if (all.fibers[i].line != line) {
+      report(
+          fmt::format("threads meet at different barriers: thread {} at line {}, {}", machine.thread, line, describe(i)));
+    }
+  }
+  for (std::uint32_t i = 0; i < machine.n_threads; ++i) all.fibers[i].state = State::ready;
+  all.n_at_barrier = 0;
+  machine.group_sync = ++machine.now;
+  machine.simd_sync.fill(machine.now);
+}
+
+float half_to_float(std::uint16_t bits) { return f16_to_f32(bits); }
+std::uint16_t float_to_half(float x) { return f32_to_f16(x); }
+
+}  // namespace plumb::backends::checker

@@ -1,0 +1,100 @@
+// The checker's parts: memory with its shadow, the access rules, and fibers.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backends/gpu/device.h"
+
+namespace plumb::backends::checker {
+
+// Who touched an element last: the stamp of the moment, and the thread's place in its threadgroup. Stamps only grow; a
+// stamp before the launch (or the barrier) began is as good as none.
+struct Touch {
+  std::uint64_t packed = 0;  // stamp << 11 | thread
+  static constexpr std::uint64_t many = 2047;
+  [[nodiscard]] std::uint64_t stamp() const { return packed >> 11; }
+  [[nodiscard]] std::uint32_t thread() const { return static_cast<std::uint32_t>(packed & many); }
+  static Touch of(std::uint64_t stamp, std::uint64_t thread) { return {stamp << 11 | thread}; }
+};
+struct Cell {
+  Touch write, read;
+};
+
+// An allocation: alone in a stretch of reserved addresses.
+class Region {
+ public:
+  Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t n_slots);
+  Region(const Region&) = delete;
+  Region& operator=(const Region&) = delete;
+  ~Region();
+
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] std::uint64_t size() const { return size_; }
+  void set_written(std::uint64_t offset, std::uint64_t n);
+  void set_unwritten(std::uint64_t offset, std::uint64_t n);
+  [[nodiscard]] bool is_written(std::uint64_t offset, std::uint64_t n) const;
+  // The cells of elements of so many bytes.
+  Cell* cells(std::uint64_t element_bytes);
+
+  struct Binding {
+    std::uint64_t begin = 0, end = 0;
+    std::uint32_t element_bytes = 1;
+    gpu::Access access = gpu::Access::in;
+    std::string_view name;
+  };
+  std::vector<Binding> bindings;  // of the launch that runs
+  bool raced = false;             // some binding may be written: accesses are entered in cells
+  bool shared = false;            // the threadgroup's memory
+
+ private:
+  std::byte* data_;
+  std::uint64_t size_, first_slot_, n_slots_;
+  bool all_written_ = false;
+  std::uint8_t* written_ = nullptr;  // a byte for each byte, 0 or 1; null while nothing or everything is written
+  Cell* cells_ = nullptr;
+  std::uint64_t cell_bytes_ = 0;
+};
+
+// Null where there are no addresses or no memory left.
+std::unique_ptr<Region> make_region(std::uint64_t bytes);
+
+// What runs now.
+struct Machine {
+  std::string_view kernel;
+  std::uint32_t n_threads = 0;
+  std::array<std::uint32_t, 3> group{};
+  std::uint32_t thread = 0;  // the fiber that runs
+  std::uint64_t now = 1;     // the stamp
+  std::uint64_t launch_start = 0, group_start = 0, group_sync = 0;
+  std::array<std::uint64_t, 32> simd_sync{};
+  std::string fault;  // the first one
+  bool running = false;
+};
+extern Machine machine;
+
+// Ends the launch with a fault at the current thread. Does not return.
+[[noreturn]] void report(const std::string& what);
+
+// A kernel with its arguments bound, run for one thread.
+using Body = void (*)(void* const* arguments, void* shared, std::array<std::uint32_t, 3> group, std::uint32_t thread);
+
+// Runs all threads of one threadgroup to their ends; false after a fault.
+bool run_threadgroup(Body body, void* const* arguments, void* shared);
+// The addresses of fibers' stacks: accesses there are a thread's own.
+bool on_stack(const void* address);
+
+struct KernelEntry {
+  Body body = nullptr;
+  std::uint64_t shared_bytes = 0;
+};
+// By KernelId; kernels.cpp makes it from the list.
+std::span<const KernelEntry> kernel_entries();
+
+}  // namespace plumb::backends::checker

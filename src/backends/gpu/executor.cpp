@@ -1,0 +1,470 @@
+#include "backends/gpu/executor.h"
+
+#include <algorithm>
+#include <numbers>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backends/arena.h"
+#include "backends/gpu/operations.h"
+#include "backends/rotary.h"
+#include "quants/format.h"
+
+namespace plumb::backends::gpu {
+
+namespace {
+
+using plan::Plan;
+using plan::Rows;
+using plan::ValueId;
+
+constexpr std::uint64_t alignment = 256;
+constexpr std::uint64_t aligned(std::uint64_t n) { return (n + alignment - 1) / alignment * alignment; }
+
+template <class T>
+std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+  return std::as_bytes(std::span(values));
+}
+
+// Keys and values of a sequence, and the launches of a one-token step that were recorded for it.
+class Cache final : public KvCache {
+ public:
+  Cache(const Plan* owner, std::uint32_t capacity, KvType type, std::uint64_t id)
+      : KvCache(capacity), owner_(owner), type_(type), id_(id) {}
+
+  [[nodiscard]] const Plan* owner() const { return owner_; }
+  [[nodiscard]] std::uint64_t id() const { return id_; }
+  void filled(std::uint32_t n) { extend(n); }
+
+  Result<void> allocate(Device& device) {
+    const plan::CacheShape& shape = owner_->cache;
+    const std::uint64_t elements = std::uint64_t{shape.n_kv_heads} * capacity() * shape.head_dim;
+    const std::uint64_t plane = elements * (type_ == KvType::f16 ? 2 : 4);
+    const std::uint64_t n_planes = std::uint64_t{2} * shape.n_layers;
+    const std::uint64_t stride = aligned(plane);
+    if (device.isolates_values()) {
+      for (std::uint64_t i = 0; i < n_planes; ++i) {
+        PLUMB_TRY(auto memory, device.allocate(plane, "the KV cache"));
+        planes_.push_back({memory.get(), 0, plane});
+        memories_.push_back(std::move(memory));
+      }
+      return {};
+    }
+    PLUMB_TRY(auto memory, device.allocate(std::max<std::uint64_t>(1, stride * n_planes), "the KV cache"));
+    for (std::uint64_t i = 0; i < n_planes; ++i) planes_.push_back({memory.get(), i * stride, plane});
+    memories_.push_back(std::move(memory));
+    return {};
+  }
+  [[nodiscard]] CacheView layer(std::uint32_t i) const {
+    return {.keys = planes_[2 * i], .values = planes_[2 * i + 1], .type = type_, .capacity = capacity()};
+  }
+
+  struct Recording {
+    std::uint32_t n_splits = 0;
+    Launches launches;
+    std::uint64_t tag = 0;
+  };
+  std::vector<Recording> recordings;
+
+ private:
+  const Plan* owner_;
+  KvType type_;
+  std::uint64_t id_;
+  std::vector<std::unique_ptr<Memory>> memories_;
+  std::vector<View> planes_;
+};
+
+// Where a value lies in the arena: `offset` bytes for each row of the step that is run.
+struct Place {
+  std::uint64_t offset = 0;
+  std::uint64_t row_bytes = 0;
+};
+
+class GpuExecutor final : public Executor {
+ public:
+  GpuExecutor(std::shared_ptr<const Plan> plan, std::unique_ptr<Device> device, const LoadOptions& options)
+      : plan_(std::move(plan)), device_(std::move(device)), max_batch_(std::max(1u, options.max_batch)) {}
+
+  Result<void> load() {
+    for (const plan::Op& op : plan_->ops) PLUMB_CHECK(check(op));
+    PLUMB_CHECK(upload_weights());
+    PLUMB_CHECK(make_turns());
+    place_values();
+    PLUMB_TRY(step_memory_, device_->allocate(sizeof(dialect::StepState), "the step's state"));
+    return {};
+  }
+
+  [[nodiscard]] const Plan& plan() const override { return *plan_; }
+
+  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
+    auto cache = std::make_unique<Cache>(plan_.get(), capacity, type, ++n_caches_);
+    PLUMB_CHECK(cache->allocate(*device_));
+    return cache;
+  }
+
+  Result<std::span<const float>> run(const Step& step) override {
+    auto* cache = dynamic_cast<Cache*>(step.cache);
+    if (cache == nullptr || cache->owner() != plan_.get()) return fail("the step's KV cache belongs to another executor");
+    PLUMB_CHECK(check_step(*plan_, step));
+    if (step.tokens.size() > max_batch_) {
+      return fail("a step of {} tokens is longer than the {} that the executor was loaded for", step.tokens.size(),
+                  max_batch_);
+    }
+    cache_ = cache;
+    n_tokens_ = static_cast<std::uint32_t>(step.tokens.size());
+    n_outputs_ = step.outputs == Outputs::all ? n_tokens_ : 1;
+    end_ = cache->length() + n_tokens_;
+    PLUMB_CHECK(reserve());
+    PLUMB_CHECK(device_->upload({tokens_memory_.get(), 0, step.tokens.size_bytes()}, std::as_bytes(step.tokens)));
+    const std::vector<dialect::StepState> state{{.first = cache->length(), .n_tokens = n_tokens_}};
+    PLUMB_CHECK(device_->upload(step_view(), bytes_of(state)));
+
+    if (observer_ || device_->isolates_values()) {
+      PLUMB_CHECK(run_op_by_op());
+    } else if (n_tokens_ == 1) {
+      const Cache::Recording& recording = recorded();
+      PLUMB_CHECK(device_->run(recording.launches, recording.tag));
+    } else {
+      Launches launches;
+      for (const plan::Op& op : plan_->ops) emit(op, launches);
+      PLUMB_CHECK(device_->run(launches, 0));
+    }
+    const View logits = value(plan_->logits);
+    logits_.resize(logits.bytes / sizeof(float));
+    PLUMB_CHECK(device_->download(logits, std::as_writable_bytes(std::span(logits_))));
+    cache->filled(n_tokens_);
+    return std::span<const float>(logits_);
+  }
+
+ private:
+  Result<void> check(const plan::Op& op) const {
+    if (const auto* attention = std::get_if<plan::Attention>(&op)) {
+      if (attention->head_dim > max_head_dim) {
+        return fail("heads of {} elements are longer than the {} that GPU kernels take; use --backend cpu",
+                    attention->head_dim, max_head_dim);
+      }
+    }
+    return {};
+  }
+
+  // Which of the plan's weights are read as float vectors, by WeightId.
+  [[nodiscard]] std::vector<bool> vectors() const {
+    std::vector<bool> is_vector(plan_->weights.size());
+    for (const plan::Op& op : plan_->ops) {
+      if (const auto* norm = std::get_if<plan::RmsNorm>(&op)) is_vector[norm->weight.index] = true;
+      if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias)
+        is_vector[linear->bias->index] = true;
+      if (const auto* rope = std::get_if<plan::Rope>(&op); rope && rope->factors) is_vector[rope->factors->index] = true;
+    }
+    return is_vector;
+  }
+
+  Result<void> upload_weights() {
+    const std::vector<bool> is_vector = vectors();
+    decoded_.resize(plan_->weights.size());
+    weights_.resize(plan_->weights.size());
+    std::vector<std::span<const std::byte>> sources;
+    std::uint64_t total = 0;
+    for (std::size_t i = 0; i < plan_->weights.size(); ++i) {
+      const gguf::Tensor& tensor = plan_->weights[i].tensor;
+      const quants::FormatInfo& format = quants::info(tensor.format);
+      const std::uint64_t rows = is_vector[i] ? 1 : tensor.dims[1];
+      const std::uint64_t bytes = format.row_bytes(tensor.dims[0]) * rows;
+      if (tensor.data.size() < bytes) {
+        return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(), bytes);
+      }
+      std::span<const std::byte> source = tensor.data.first(bytes);
+      if (is_vector[i]) {
+        decoded_[i].resize(tensor.dims[0]);
+        format.decode(tensor.data.data(), decoded_[i].data(), tensor.dims[0] / format.block_size);
+        source = bytes_of(decoded_[i]);
+      }
+      weights_[i] = {.view = {nullptr, total, source.size()},
+                     .format = is_vector[i] ? quants::Format::f32 : tensor.format,
+                     .n_in = static_cast<std::uint32_t>(tensor.dims[0]),
+                     .n_out = static_cast<std::uint32_t>(rows)};
+      sources.push_back(source);
+      total += aligned(source.size());
+    }
+    if (!device_->isolates_values()) {
+      PLUMB_TRY(auto memory, device_->allocate(std::max<std::uint64_t>(total, 1), "the weights"));
+      for (WeightView& weight : weights_) weight.view.memory = memory.get();
+      weight_memory_.push_back(std::move(memory));
+    } else {
+      for (WeightView& weight : weights_) {
+        PLUMB_TRY(auto memory, device_->allocate(weight.view.bytes, "the weights"));
+        weight.view = {memory.get(), 0, weight.view.bytes};
+        weight_memory_.push_back(std::move(memory));
+      }
+    }
+    for (std::size_t i = 0; i < sources.size(); ++i) PLUMB_CHECK(device_->upload(weights_[i].view, sources[i]));
+    return {};
+  }
+
+  // The rotation of each pair of each Rope, as kernels/rope.h wants it.
+  Result<void> make_turns() {
+    turns_.resize(plan_->ops.size());
+    std::vector<std::pair<Angles, View>> known;
+    for (std::size_t i = 0; i < plan_->ops.size(); ++i) {
+      const auto* op = std::get_if<plan::Rope>(&plan_->ops[i]);
+      if (op == nullptr) continue;
+      const std::vector<float>* factors = op->factors ? &decoded_[op->factors->index] : nullptr;
+      if (factors != nullptr && factors->size() < op->n_rot / 2) {
+        return fail("tensor '{}' has {} rotary factors; {} are needed", plan_->weight(*op->factors).tensor.name,
+                    factors->size(), op->n_rot / 2);
+      }
+      const Angles angles = angles_for(*op, factors);
+      const auto found = std::find_if(known.begin(), known.end(), [&](const auto& entry) {
+        return entry.first.frequency == angles.frequency && entry.first.magnitude == angles.magnitude;
+      });
+      if (found != known.end()) {
+        turns_[i] = found->second;
+        continue;
+      }
+      std::vector<dialect::float4> turns;
+      for (const double frequency : angles.frequency) {
+        const double turn = frequency / (2 * std::numbers::pi);
+        const auto high = static_cast<float>(turn);
+        turns.push_back({high, static_cast<float>(turn - double{high}), angles.magnitude, 0});
+      }
+      const std::uint64_t bytes = turns.size() * sizeof(dialect::float4);
+      PLUMB_TRY(auto memory, device_->allocate(std::max<std::uint64_t>(bytes, 1), "rotary angles"));
+      turns_[i] = {memory.get(), 0, bytes};
+      PLUMB_CHECK(device_->upload(turns_[i], bytes_of(turns)));
+      weight_memory_.push_back(std::move(memory));
+      known.emplace_back(angles, turns_[i]);
+    }
+    return {};
+  }
+
+  // Offsets by lifetime. Rows::outputs values are given room for as many rows as tokens ones: a step may ask for all.
+  void place_values() {
+    places_.resize(plan_->values.size());
+    std::vector<std::size_t> last_use(plan_->values.size(), 0);
+    for (std::size_t i = 0; i < plan_->ops.size(); ++i) {
+      for (const ValueId id : plan::inputs(plan_->ops[i])) last_use[id.index] = i;
+      if (const auto out = plan::output(plan_->ops[i])) last_use[out->index] = i;
+    }
+    last_use[plan_->logits.index] = plan_->ops.size();
+    Arena arena;
+    Arena logits;
+    for (std::size_t i = 0; i < plan_->ops.size(); ++i) {
+      if (const auto out = plan::output(plan_->ops[i])) {
+        Place& place = places_[out->index];
+        place.row_bytes = plan_->value(*out).width * sizeof(float);
+        // Values of output rows only are apart: for most steps they have one row.
+        Arena& in = plan_->value(*out).rows == Rows::outputs ? logits : arena;
+        place.offset = in.take(aligned(place.row_bytes));
+      }
+      for (std::size_t v = 0; v < last_use.size(); ++v) {
+        if (last_use[v] == i && places_[v].row_bytes > 0) {
+          (plan_->values[v].rows == Rows::outputs ? logits : arena).release(places_[v].offset);
+        }
+      }
+    }
+    token_row_bytes_ = arena.peak();
+    output_row_bytes_ = logits.peak();
+  }
+
+  // Memory for a step of n_tokens_ with n_outputs_.
+  Result<void> reserve() {
+    if (n_tokens_ > rows_reserved_ || n_outputs_ > outputs_reserved_) {
+      device_->forget_recordings();
+      n_recorded_ += 1;  // older recordings name memory that is about to go
+      const std::uint32_t rows = std::max(n_tokens_, rows_reserved_);
+      const std::uint32_t outputs = std::max(n_outputs_, outputs_reserved_);
+      rows_reserved_ = outputs_reserved_ = 0;
+      if (device_->isolates_values()) {
+        isolated_.resize(plan_->values.size());
+        for (std::size_t i = 0; i < isolated_.size(); ++i) {
+          const std::uint64_t n = plan_->values[i].rows == Rows::tokens ? rows : outputs;
+          PLUMB_TRY(isolated_[i], device_->allocate(n * plan_->values[i].width * sizeof(float), plan_->values[i].name));
+        }
+      } else {
+        token_arena_.reset();
+        output_arena_.reset();
+        PLUMB_TRY(token_arena_, device_->allocate(std::max<std::uint64_t>(1, token_row_bytes_ * rows), "a step's values"));
+        PLUMB_TRY(output_arena_, device_->allocate(std::max<std::uint64_t>(1, output_row_bytes_ * outputs), "logits"));
+      }
+      PLUMB_TRY(tokens_memory_, device_->allocate(rows * sizeof(TokenId), "a step's tokens"));
+      rows_reserved_ = rows;
+      outputs_reserved_ = outputs;
+    }
+    std::uint64_t partial = 0;
+    for (const plan::Op& op : plan_->ops) {
+      if (const auto* attention = std::get_if<plan::Attention>(&op)) {
+        partial = std::max(partial, attention_partial_bytes(*attention, n_tokens_, splits(*attention)));
+      }
+    }
+    if (partial > 0 && (!partial_memory_ || partial_memory_->size() < partial)) {
+      device_->forget_recordings();
+      n_recorded_ += 1;
+      partial_memory_.reset();
+      PLUMB_TRY(partial_memory_, device_->allocate(partial, "attention's partial results"));
+    }
+    return {};
+  }
+
+  [[nodiscard]] std::uint32_t splits(const plan::Attention& op) const {
+    return attention_splits(op.n_heads, n_tokens_, end_);
+  }
+
+  [[nodiscard]] std::uint32_t n_rows(ValueId id) const {
+    return plan_->value(id).rows == Rows::tokens ? n_tokens_ : n_outputs_;
+  }
+  [[nodiscard]] View value(ValueId id) const {
+    const plan::Value& v = plan_->value(id);
+    const std::uint64_t bytes = n_rows(id) * v.width * sizeof(float);
+    if (device_->isolates_values()) return {isolated_[id.index].get(), 0, bytes};
+    const Place& place = places_[id.index];
+    if (v.rows == Rows::tokens) return {token_arena_.get(), place.offset * n_tokens_, bytes};
+    return {output_arena_.get(), place.offset * n_outputs_, bytes};
+  }
+  [[nodiscard]] std::uint32_t width(ValueId id) const { return static_cast<std::uint32_t>(plan_->value(id).width); }
+  [[nodiscard]] View step_view() const { return {step_memory_.get(), 0, sizeof(dialect::StepState)}; }
+  [[nodiscard]] View vector(plan::WeightId id) const { return weights_[id.index].view; }
+
+  void emit(const plan::Op& op, Launches& to) {
+    op_ = static_cast<std::size_t>(&op - plan_->ops.data());
+    std::visit([&](const auto& o) { emit_op(o, to); }, op);
+  }
+
+  void emit_op(const plan::Embed& op, Launches& to) {
+    embed(to, weights_[op.table.index], {tokens_memory_.get(), 0, n_tokens_ * sizeof(TokenId)}, n_tokens_, op.scale,
+          value(op.out));
+  }
+  void emit_op(const plan::RmsNorm& op, Launches& to) {
+    const std::uint32_t group = weights_[op.weight.index].n_in;
+    rms_norm(to, value(op.x), vector(op.weight), group, n_rows(op.x) * (width(op.x) / group), op.eps, value(op.out));
+  }
+  void emit_op(const plan::Linear& op, Launches& to) {
+    View x = value(op.x);
+    const std::uint32_t rows = n_rows(op.out);
+    const std::uint64_t skipped = std::uint64_t{n_rows(op.x) - rows} * width(op.x) * sizeof(float);
+    x.offset += skipped;
+    x.bytes -= skipped;
+    linear(to, weights_[op.weight.index], op.bias ? vector(*op.bias) : View{}, x, rows, value(op.out));
+  }
+  void emit_op(const plan::Rope& op, Launches& to) {
+    rope(to, step_view(), turns_[op_], op, width(op.x), n_tokens_, value(op.x), value(op.out));
+  }
+  void emit_op(const plan::KvWrite& op, Launches& to) {
+    kv_write(to, step_view(), value(op.k), value(op.v), width(op.k), plan_->cache.head_dim, n_tokens_,
+             cache_->layer(op.layer));
+  }
+  void emit_op(const plan::Attention& op, Launches& to) {
+    const std::uint32_t n_splits = splits(op);
+    const View partial{partial_memory_.get(), 0, attention_partial_bytes(op, n_tokens_, n_splits)};
+    attention(to, step_view(), op, n_tokens_, n_splits, value(op.q), cache_->layer(op.layer), partial, value(op.out));
+  }
+  void emit_op(const plan::GatedActivation& op, Launches& to) {
+    gated(to, value(op.gate), value(op.up), n_rows(op.out) * width(op.out), op.activation, value(op.out));
+  }
+  void emit_op(const plan::Add& op, Launches& to) {
+    add(to, value(op.a), value(op.b), n_rows(op.out) * width(op.out), value(op.out));
+  }
+
+  // The launches of a one-token step on this cache; those of an earlier step of the same shape serve again.
+  const Cache::Recording& recorded() {
+    std::uint32_t n_splits = 1;
+    for (const plan::Op& op : plan_->ops) {
+      if (const auto* attention = std::get_if<plan::Attention>(&op)) n_splits = std::max(n_splits, splits(*attention));
+    }
+    // Tags: unique for a cache, a number of splits and a layout of memory.
+    const std::uint64_t tag = ((n_recorded_ << 20 | cache_->id()) << 16 | n_splits) + 1;
+    for (const Cache::Recording& recording : cache_->recordings) {
+      if (recording.tag == tag) return recording;
+    }
+    Cache::Recording recording{.n_splits = n_splits, .launches = {}, .tag = tag};
+    for (const plan::Op& op : plan_->ops) emit(op, recording.launches);
+    std::erase_if(cache_->recordings, [&](const auto& old) { return old.n_splits == n_splits; });
+    return cache_->recordings.emplace_back(std::move(recording));
+  }
+
+  Result<void> run_op_by_op() {
+    for (const plan::Op& op : plan_->ops) {
+      const auto out = plan::output(op);
+      if (out) device_->forget(value(*out));
+      Launches launches;
+      emit(op, launches);
+      PLUMB_CHECK(device_->run(launches, 0));
+      if (const auto* attention = std::get_if<plan::Attention>(&op)) PLUMB_CHECK(show_probs(*attention));
+      if (out && wants(plan_->value(*out).name))
+        PLUMB_CHECK(show(plan_->value(*out).name, n_rows(*out), width(*out), value(*out)));
+    }
+    return {};
+  }
+  Result<void> show(const std::string& name, std::uint64_t rows, std::uint64_t columns, const View& view) {
+    std::vector<float> data(rows * columns);
+    PLUMB_CHECK(device_->download(view, std::as_writable_bytes(std::span(data))));
+    observer_(name, rows, columns, data);
+    return {};
+  }
+  Result<void> show_probs(const plan::Attention& op) {
+    const std::string name = "blk." + std::to_string(op.layer) + ".attn_probs";
+    if (!wants(name)) return {};
+    const std::uint64_t rows = std::uint64_t{op.n_heads} * n_tokens_;
+    PLUMB_TRY(const auto memory, device_->allocate(rows * end_ * sizeof(float), name));
+    const View probs{memory.get(), 0, memory->size()};
+    Launches launches;
+    attention_probs(launches, step_view(), op, n_tokens_, value(op.q), cache_->layer(op.layer), probs);
+    PLUMB_CHECK(device_->run(launches, 0));
+    return show(name, rows, end_, probs);
+  }
+
+  std::shared_ptr<const Plan> plan_;
+  std::unique_ptr<Device> device_;  // outlives all memory below
+  std::uint32_t max_batch_;
+  std::vector<std::unique_ptr<Memory>> weight_memory_;
+  std::vector<WeightView> weights_;          // by WeightId
+  std::vector<std::vector<float>> decoded_;  // by WeightId: the one-dimensional ones
+  std::vector<View> turns_;                  // by op: of a Rope
+  std::vector<Place> places_;                // by ValueId
+  std::uint64_t token_row_bytes_ = 0, output_row_bytes_ = 0;
+  std::uint32_t rows_reserved_ = 0, outputs_reserved_ = 0;
+  std::unique_ptr<Memory> step_memory_, tokens_memory_, token_arena_, output_arena_, partial_memory_;
+  std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, on a device that isolates values
+  std::vector<float> logits_;
+  std::uint64_t n_caches_ = 0;
+  std::uint64_t n_recorded_ = 0;  // layouts of memory so far
+
+  // The step that runs.
+  Cache* cache_ = nullptr;
+  std::uint32_t n_tokens_ = 0, n_outputs_ = 0, end_ = 0;
+  std::size_t op_ = 0;
+};
+
+class GpuBackend final : public Backend {
+ public:
+  GpuBackend(std::string_view name, std::function<Result<std::unique_ptr<Device>>()> make_device, std::string description)
+      : name_(name), make_device_(std::move(make_device)), description_(std::move(description)) {}
+  [[nodiscard]] std::string_view name() const override { return name_; }
+  [[nodiscard]] std::string description() const override { return description_; }
+  [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan,
+                                                       const LoadOptions& options) override {
+    PLUMB_TRY(auto device, make_device_());
+    return gpu::load(std::move(plan), std::move(device), options);
+  }
+
+ private:
+  std::string_view name_;
+  std::function<Result<std::unique_ptr<Device>>()> make_device_;
+  std::string description_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(std::string_view name, std::function<Result<std::unique_ptr<Device>>()> make_device,
+                                      std::string description) {
+  return std::make_unique<GpuBackend>(name, std::move(make_device), std::move(description));
+}
+
+Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan, std::unique_ptr<Device> device,
+                                       const LoadOptions& options) {
+  auto executor = std::make_unique<GpuExecutor>(std::move(plan), std::move(device), options);
+  PLUMB_CHECK(executor->load());
+  return executor;
+}
+
+}  // namespace plumb::backends::gpu

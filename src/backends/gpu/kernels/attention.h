@@ -1,0 +1,175 @@
+// The KV cache and attention over it. A layer's keys and values are [n_kv_heads, capacity, head_dim] each.
+//
+// attention: a threadgroup a (head, token, part of the cache). Its SIMD-groups take positions in turn, lanes lie along
+// head_dim; each keeps a running maximum, sum and weighted sum of values, which are merged in shared memory. Parts
+// are merged by attention_merge. The cache's length comes from StepState: a grid made for the longest cache runs for all.
+#pragma once
+
+#include "backends/gpu/kernels/reduce.h"
+
+#define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
+#define MAX_HEAD_DIM 256
+#define MOST_OF_LANE (MAX_HEAD_DIM / 32)
+
+struct AttentionShared {
+  float values[ATTENTION_SIMDS * MAX_HEAD_DIM];
+  float largest[ATTENTION_SIMDS];
+  float sum[ATTENTION_SIMDS];
+};
+
+INLINE float smallest_float() { return -3.402823466e38f; }
+
+#define PLUMB_KV_WRITE(type)                                                                                       \
+  KERNEL(kv_write_##type, kv_write_##type, PLUMB_FLAT_THREADS) {                                                   \
+    const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;                                                    \
+    if (i < p.width) {                                                                                             \
+      const ulong from = ulong(GROUP_Y) * p.width + i;                                                             \
+      const ulong to = (ulong(i / p.head_dim) * p.capacity + step->first + GROUP_Y) * p.head_dim + i % p.head_dim; \
+      keys[to] = type##_cached(k[from]);                                                                           \
+      values[to] = type##_cached(v[from]);                                                                         \
+    }                                                                                                              \
+  }
+INLINE half f16_cached(float x) { return half(x); }
+INLINE float f32_cached(float x) { return x; }
+PLUMB_KV_WRITE(f16)
+PLUMB_KV_WRITE(f32)
+
+// The positions [first, end) of part `split` that a token at `position` attends to.
+INLINE void positions_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint end_of_cache, uint split,
+                         THREAD uint& first, THREAD uint& end) {
+  const uint each = (end_of_cache + p.n_splits - 1) / p.n_splits;
+  first = split * each;
+  end = min(first + each, position + 1);
+  if (p.window > 0 && position + 1 > p.window) first = max(first, position + 1 - p.window);
+}
+
+template <class T>
+INLINE void attend(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
+                   DEVICE float* partial, SHARED AttentionShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
+                   uint token, uint split, uint lane, uint simd) {
+  const uint position = step->first + token;
+  uint first, end;
+  positions_of(p, position, step->first + step->n_tokens, split, first, end);
+  const ulong kv_base = ulong(head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
+  q += (ulong(token) * p.n_heads + head) * p.head_dim;
+  float query[MOST_OF_LANE];
+  float context[MOST_OF_LANE];
+  for (uint k = 0; k < MOST_OF_LANE; ++k) {
+    const uint i = lane + 32 * k;
+    query[k] = i < p.head_dim ? q[i] * p.scale : 0.0f;
+    context[k] = 0.0f;
+  }
+  float largest = smallest_float();
+  float sum = 0.0f;
+  for (uint at = first + simd; at < end; at += ATTENTION_SIMDS) {
+    DEVICE const T* key = keys + kv_base + ulong(at) * p.head_dim;
+    float dot = 0.0f;
+    for (uint k = 0; k < MOST_OF_LANE; ++k) {
+      const uint i = lane + 32 * k;
+      if (i < p.head_dim) dot = fma(query[k], float(key[i]), dot);
+    }
+    const float score = simd_sum(dot);
+    const float now_largest = max(largest, score);
+    const float shrink = exp(largest - now_largest);
+    const float weight = exp(score - now_largest);
+    largest = now_largest;
+    sum = sum * shrink + weight;
+    DEVICE const T* value = values + kv_base + ulong(at) * p.head_dim;
+    for (uint k = 0; k < MOST_OF_LANE; ++k) {
+      const uint i = lane + 32 * k;
+      if (i < p.head_dim) context[k] = fma(weight, float(value[i]), context[k] * shrink);
+    }
+  }
+  for (uint k = 0; k < MOST_OF_LANE; ++k) {
+    const uint i = lane + 32 * k;
+    if (i < p.head_dim) s->values[simd * MAX_HEAD_DIM + i] = context[k];
+  }
+  if (lane == 0) {
+    s->largest[simd] = largest;
+    s->sum[simd] = sum;
+  }
+  BARRIER();
+  if (simd == 0) {
+    float shrinks[ATTENTION_SIMDS];
+    float of_all = s->largest[0];
+    for (uint g = 1; g < ATTENTION_SIMDS; ++g) of_all = max(of_all, s->largest[g]);
+    float total = 0.0f;
+    for (uint g = 0; g < ATTENTION_SIMDS; ++g) {
+      shrinks[g] = exp(s->largest[g] - of_all);
+      total += s->sum[g] * shrinks[g];
+    }
+    partial += ((ulong(token) * p.n_heads + head) * p.n_splits + split) * (p.head_dim + 2);
+    for (uint i = lane; i < p.head_dim; i += 32) {
+      float merged = 0.0f;
+      for (uint g = 0; g < ATTENTION_SIMDS; ++g) merged += s->values[g * MAX_HEAD_DIM + i] * shrinks[g];
+      partial[i] = merged;
+    }
+    if (lane == 0) {
+      partial[p.head_dim] = of_all;
+      partial[p.head_dim + 1] = total;
+    }
+  }
+}
+
+#define PLUMB_ATTENTION(type, T)                                                                  \
+  KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                           \
+    attend<T>(step, q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, SIMD_INDEX); \
+  }
+PLUMB_ATTENTION(f16, half)
+PLUMB_ATTENTION(f32, float)
+
+// Grid: [n_heads, T].
+KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
+  const ulong row = ulong(GROUP_Y) * p.n_heads + GROUP_X;
+  const uint stride = p.head_dim + 2;
+  partial += row * p.n_splits * stride;
+  float largest = smallest_float();
+  for (uint k = 0; k < p.n_splits; ++k) largest = max(largest, partial[k * stride + p.head_dim]);
+  float total = 0.0f;
+  for (uint k = 0; k < p.n_splits; ++k) {
+    total += partial[k * stride + p.head_dim + 1] * exp(partial[k * stride + p.head_dim] - largest);
+  }
+  for (uint i = THREAD_INDEX; i < p.head_dim; i += PLUMB_FLAT_THREADS) {
+    float sum = 0.0f;
+    for (uint k = 0; k < p.n_splits; ++k) sum += partial[k * stride + i] * exp(partial[k * stride + p.head_dim] - largest);
+    y[row * p.head_dim + i] = sum / total;
+  }
+}
+
+// Grid: [n_heads, T]. S = first + T.
+template <class T>
+INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys, DEVICE float* probs,
+                        SHARED ReduceShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head, uint token,
+                        uint thread_index, uint lane, uint simd) {
+  const uint position = step->first + token;
+  const uint n_positions = step->first + step->n_tokens;
+  const uint first = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
+  q += (ulong(token) * p.n_heads + head) * p.head_dim;
+  keys += ulong(head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
+  probs += (ulong(head) * step->n_tokens + token) * n_positions;
+  float largest = smallest_float();
+  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+    float dot = 0.0f;
+    if (at >= first && at <= position) {
+      for (uint i = 0; i < p.head_dim; ++i) dot = fma(q[i] * p.scale, float(keys[ulong(at) * p.head_dim + i]), dot);
+      largest = max(largest, dot);
+    }
+    probs[at] = dot;
+  }
+  largest = reduce_max(largest, s, lane, simd);
+  float sum = 0.0f;
+  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+    if (at >= first && at <= position) sum += exp(probs[at] - largest);
+  }
+  sum = reduce_sum(sum, s, lane, simd);
+  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+    probs[at] = at >= first && at <= position ? exp(probs[at] - largest) / sum : 0.0f;
+  }
+}
+
+#define PLUMB_ATTENTION_PROBS(type, T)                                                            \
+  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                  \
+    softmax_row<T>(step, q, keys, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
+  }
+PLUMB_ATTENTION_PROBS(f16, half)
+PLUMB_ATTENTION_PROBS(f32, float)

@@ -1,0 +1,62 @@
+// The parameter structs of kernels: what the host writes and a kernel reads as `p`. One definition for host, Metal, CUDA
+// and checker: only 4-byte fields, so that the layout is the same on all (layouts.h asserts it for the host). Rows are
+// tokens of a step; widths, strides and counts are in elements, offsets of rows in rows.
+#pragma once
+
+// Where a step stands in its sequence. It travels in a buffer of its own, so that a recorded step can be run again.
+struct StepState {
+  uint first;     // position of the step's first token
+  uint n_tokens;  // T
+};
+
+struct EmbedParams {
+  uint width;      // d, a multiple of the table's block size
+  uint row_bytes;  // of the table
+  float scale;
+};
+
+struct NormParams {
+  uint group;  // elements normalized together: the length of the weight
+  float eps;
+};
+
+// y[r, j] = sum_i w[j, i] x[r, i] + bias[j]
+struct LinearParams {
+  uint n_in;
+  uint n_out;
+  uint row_bytes;  // of the weight
+  uint n_rows;     // rows of x and y
+  uint has_bias;   // 0: `bias` is not read
+};
+
+struct RopeParams {
+  uint width;  // n_heads * head_dim
+  uint head_dim;
+  uint n_rot;
+  uint halves;  // 1: pairs are (i, i + n_rot/2); 0: (2i, 2i + 1)
+};
+
+struct KvWriteParams {
+  uint width;  // n_kv_heads * head_dim
+  uint head_dim;
+  uint capacity;  // positions of the cache
+};
+
+struct AttentionParams {
+  uint n_heads;
+  uint n_kv_heads;
+  uint head_dim;  // at most 256
+  uint capacity;  // positions of the cache
+  uint window;    // 0: none
+  uint n_splits;  // parts that the cache is cut into
+  float scale;
+};
+
+struct GatedParams {
+  uint n;           // elements
+  uint activation;  // plan::Activation
+};
+
+struct CountParams {
+  uint n;
+};

@@ -1,0 +1,86 @@
+// The dialect's words in CUDA C++. A SIMD-group is a warp.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+using uchar = unsigned char;
+using ushort = unsigned short;
+using uint = unsigned int;
+using ulong = unsigned long;
+
+#define DEVICE
+#define SHARED
+#define THREAD
+#define CONSTANT_TABLE static __device__ const
+#define CONSTANT_POINTER(T) const T*
+#define CONSTANT_PARAMS(T) const T&
+#define INLINE static __device__ __forceinline__
+#define INLINE_MEMBER __device__ __forceinline__
+#define INLINE_SPECIALIZATION __device__ __forceinline__
+
+#define PLUMB_CUDA_IN(i, T, name) const T* __restrict__ name,
+#define PLUMB_CUDA_OUT(i, T, name) T* __restrict__ name,
+#define PLUMB_CUDA_INOUT(i, T, name) T *name,
+#define PLUMB_CUDA_NOTHING(...)
+#define PLUMB_CUDA_PARAMS(i, T) const __grid_constant__ T p
+#define PLUMB_CUDA_BODY_PARAMS(i, T) const T& p
+#define PLUMB_CUDA_BODY_SHARED(T, name) T *name,
+#define PLUMB_CUDA_DECLARE_SHARED(T, name) \
+  __shared__ T plumb_shared;               \
+  T* name = &plumb_shared;
+#define PLUMB_CUDA_PASS(i, T, name) name,
+#define PLUMB_CUDA_PASS_SHARED(T, name) name,
+#define PLUMB_CUDA_PASS_PARAMS(i, T) p
+
+// The body is a function of its own, since shared memory is an argument in the dialect and a declaration in CUDA.
+#define KERNEL(signature, name, n)                                                                                     \
+  static __device__ __forceinline__ void name##_body(SIGNATURE_##signature(                                            \
+      PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_BODY_SHARED, PLUMB_CUDA_BODY_PARAMS));               \
+  extern "C" __global__ void __launch_bounds__(n) name(                                                                \
+      SIGNATURE_##signature(PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_NOTHING, PLUMB_CUDA_PARAMS)) { \
+    SIGNATURE_##signature(PLUMB_CUDA_NOTHING, PLUMB_CUDA_NOTHING, PLUMB_CUDA_NOTHING, PLUMB_CUDA_DECLARE_SHARED,       \
+                          PLUMB_CUDA_NOTHING)                                                                          \
+        name##_body(SIGNATURE_##signature(PLUMB_CUDA_PASS, PLUMB_CUDA_PASS, PLUMB_CUDA_PASS, PLUMB_CUDA_PASS_SHARED,   \
+                                          PLUMB_CUDA_PASS_PARAMS));                                                    \
+  }                                                                                                                    \
+  static __device__ __forceinline__ void name##_body(SIGNATURE_##signature(                                            \
+      PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_BODY_SHARED, PLUMB_CUDA_BODY_PARAMS))
+
+#define GROUP_X blockIdx.x
+#define GROUP_Y blockIdx.y
+#define GROUP_Z blockIdx.z
+#define THREAD_INDEX threadIdx.x
+#define LANE (threadIdx.x & 31u)
+#define SIMD_INDEX (threadIdx.x >> 5u)
+
+#define BARRIER() __syncthreads()
+#define SIMD_BARRIER() __syncwarp()
+
+INLINE float simd_sum(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask >>= 1) x += __shfl_xor_sync(0xffffffffu, x, mask);
+  return x;
+}
+INLINE float simd_max(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, mask));
+  return x;
+}
+template <class T>
+INLINE T simd_shuffle(T x, ushort lane) {
+  return __shfl_sync(0xffffffffu, x, lane);
+}
+template <class T>
+INLINE T simd_shuffle_xor(T x, ushort mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
+
+template <class To, class From>
+INLINE To as_type(From x) {
+  static_assert(sizeof(To) == sizeof(From), "as_type keeps the size");
+  To y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}

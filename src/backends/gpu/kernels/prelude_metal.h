@@ -1,0 +1,36 @@
+// The dialect's words in Metal Shading Language. This header is expanded by a C++ preprocessor when Plumb is built; what
+// comes out is plain Metal text, which Apple's driver compiles and the checker executes. (Includes of Metal's own headers
+// are prepended to that text, as the preprocessor that expands it does not have them.)
+#pragma once
+
+#define DEVICE device
+#define SHARED threadgroup
+#define THREAD thread
+#define CONSTANT_TABLE constant
+#define CONSTANT_POINTER(T) constant T*
+#define CONSTANT_PARAMS(T) constant T&
+#define INLINE static inline
+#define INLINE_MEMBER inline
+#define INLINE_SPECIALIZATION inline
+
+#define PLUMB_METAL_IN(i, T, name) device const T *name [[buffer(i)]],
+#define PLUMB_METAL_OUT(i, T, name) device T *name [[buffer(i)]],
+#define PLUMB_METAL_SHARED(T, name) threadgroup T *name [[threadgroup(0)]],
+#define PLUMB_METAL_PARAMS(i, T) constant T &p [[buffer(i)]],
+
+#define KERNEL(signature, name, n)                                                                                    \
+  [[max_total_threads_per_threadgroup(n)]] kernel void name(                                                          \
+      SIGNATURE_##signature(PLUMB_METAL_IN, PLUMB_METAL_OUT, PLUMB_METAL_OUT, PLUMB_METAL_SHARED, PLUMB_METAL_PARAMS) \
+          uint3 plumb_group [[threadgroup_position_in_grid]],                                                         \
+      uint plumb_thread [[thread_index_in_threadgroup]], uint plumb_lane [[thread_index_in_simdgroup]],               \
+      uint plumb_simd [[simdgroup_index_in_threadgroup]])
+
+#define GROUP_X plumb_group.x
+#define GROUP_Y plumb_group.y
+#define GROUP_Z plumb_group.z
+#define THREAD_INDEX plumb_thread
+#define LANE plumb_lane
+#define SIMD_INDEX plumb_simd
+
+#define BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
+#define SIMD_BARRIER() simdgroup_barrier(mem_flags::mem_threadgroup)

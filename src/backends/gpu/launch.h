@@ -1,0 +1,107 @@
+// Typed launches. For each signature of kernels/signatures.h there is a struct with a field an argument; a launch names a
+// kernel of that signature and gives it such a struct:
+//
+//   launch(kernel::rms_norm, {n_rows}, sig::rms_norm{.x = x, .weight = w, .y = y, .p = {.group = d, .eps = eps}})
+//
+// A field left out, misnamed, out of order or of another element type does not compile.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "backends/gpu/device.h"
+#include "backends/gpu/kernels/signatures.h"
+
+namespace plumb::backends::gpu {
+
+// The dialect's types, as the host sees them.
+namespace dialect {
+using uint = std::uint32_t;
+using uchar = std::uint8_t;
+using ushort = std::uint16_t;
+using ulong = std::uint64_t;
+struct half {
+  std::uint16_t bits;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+#include "backends/gpu/kernels/params.h"
+}  // namespace dialect
+
+// A View whose elements are T.
+template <class T>
+struct ViewOf {
+  View view;
+  ViewOf() = delete;
+  explicit ViewOf(View v) : view(v) {}
+};
+
+namespace sig {
+using namespace dialect;
+
+#define PLUMB_HOST_BUFFER(i, T, name) ViewOf<T> name;
+#define PLUMB_HOST_SHARED(T, name)
+#define PLUMB_HOST_PARAMS(i, T) \
+  T p;                          \
+  using Params = T;
+#define PLUMB_HOST_ADD_IN(i, T, name) arguments.push_back({name.view, Access::in, sizeof(T), #name});
+#define PLUMB_HOST_ADD_OUT(i, T, name) arguments.push_back({name.view, Access::out, sizeof(T), #name});
+#define PLUMB_HOST_ADD_INOUT(i, T, name) arguments.push_back({name.view, Access::inout, sizeof(T), #name});
+#define PLUMB_HOST_NOTHING(...)
+
+#define PLUMB_HOST_SIGNATURE(signature)                                                                                  \
+  struct signature {                                                                                                     \
+    SIGNATURE_##signature(PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_SHARED, PLUMB_HOST_PARAMS) \
+        [[nodiscard]] std::vector<Argument> list() const {                                                               \
+      std::vector<Argument> arguments;                                                                                   \
+      SIGNATURE_##signature(PLUMB_HOST_ADD_IN, PLUMB_HOST_ADD_OUT, PLUMB_HOST_ADD_INOUT, PLUMB_HOST_NOTHING,             \
+                            PLUMB_HOST_NOTHING) return arguments;                                                        \
+    }                                                                                                                    \
+    static_assert(std::is_trivially_copyable_v<Params> && sizeof(Params) % 4 == 0 && alignof(Params) == 4,               \
+                  "a parameter struct holds 4-byte fields only");                                                        \
+  };
+
+PLUMB_HOST_SIGNATURE(embed)
+PLUMB_HOST_SIGNATURE(rms_norm)
+PLUMB_HOST_SIGNATURE(linear_vec)
+PLUMB_HOST_SIGNATURE(linear_mat)
+PLUMB_HOST_SIGNATURE(rope)
+PLUMB_HOST_SIGNATURE(kv_write_f16)
+PLUMB_HOST_SIGNATURE(kv_write_f32)
+PLUMB_HOST_SIGNATURE(attention_f16)
+PLUMB_HOST_SIGNATURE(attention_f32)
+PLUMB_HOST_SIGNATURE(attention_merge)
+PLUMB_HOST_SIGNATURE(attention_probs_f16)
+PLUMB_HOST_SIGNATURE(attention_probs_f32)
+PLUMB_HOST_SIGNATURE(gated)
+PLUMB_HOST_SIGNATURE(add)
+PLUMB_HOST_SIGNATURE(argmax)
+}  // namespace sig
+
+// A kernel that takes the arguments of Signature.
+template <class Signature>
+struct Kernel {
+  KernelId id;
+};
+
+namespace kernel {
+#define PLUMB_HOST_KERNEL(signature, name, n) inline constexpr Kernel<sig::signature> name{KernelId::name};
+PLUMB_KERNEL_LIST(PLUMB_HOST_KERNEL)
+}  // namespace kernel
+
+// Threadgroups.
+struct Grid {
+  std::uint32_t x = 1, y = 1, z = 1;
+};
+
+template <class Signature>
+Launch launch(Kernel<Signature> kernel, Grid grid, const std::type_identity_t<Signature>& with) {
+  Launch result{.kernel = kernel.id, .grid = {grid.x, grid.y, grid.z}, .arguments = with.list(), .params = {}};
+  result.params.resize(sizeof with.p);
+  std::memcpy(result.params.data(), &with.p, sizeof with.p);
+  return result;
+}
+
+}  // namespace plumb::backends::gpu

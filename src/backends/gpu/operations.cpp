@@ -1,0 +1,190 @@
+#include "backends/gpu/operations.h"
+
+#include <algorithm>
+
+namespace plumb::backends::gpu {
+
+namespace {
+
+using std::uint32_t;
+
+constexpr uint32_t ceil_div(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
+constexpr uint32_t linear_tile = 32;  // LINEAR_TILE of kernels/linear.h
+
+// The kernel of a family for a format. The formats are those of PLUMB_KERNEL_FORMATS, which has every format of quants.
+#define PLUMB_KERNEL_FOR(family)                            \
+  Kernel<sig::family> family##_for(quants::Format format) { \
+    switch (format) { PLUMB_KERNEL_FORMATS(PLUMB_CASE) }    \
+    return {};                                              \
+  }
+#define PLUMB_CASE(f)     \
+  case quants::Format::f: \
+    return kernel::embed_##f;
+PLUMB_KERNEL_FOR(embed)
+#undef PLUMB_CASE
+#define PLUMB_CASE(f)     \
+  case quants::Format::f: \
+    return kernel::linear_vec_##f;
+PLUMB_KERNEL_FOR(linear_vec)
+#undef PLUMB_CASE
+#define PLUMB_CASE(f)     \
+  case quants::Format::f: \
+    return kernel::linear_mat_##f;
+PLUMB_KERNEL_FOR(linear_mat)
+#undef PLUMB_CASE
+
+uint32_t row_bytes(const WeightView& w) { return static_cast<uint32_t>(quants::info(w.format).row_bytes(w.n_in)); }
+
+template <class T>
+ViewOf<T> of(View view) {
+  return ViewOf<T>(view);
+}
+
+sig::AttentionParams attention_params(const plan::Attention& op, uint32_t n_splits, uint32_t capacity) {
+  return {.n_heads = op.n_heads,
+          .n_kv_heads = op.n_kv_heads,
+          .head_dim = op.head_dim,
+          .capacity = capacity,
+          .window = op.window,
+          .n_splits = n_splits,
+          .scale = op.scale};
+}
+
+}  // namespace
+
+void embed(Launches& to, const WeightView& table, View tokens, uint32_t n_tokens, float scale, View y) {
+  to.push_back(launch(embed_for(table.format), {n_tokens},
+                      {.tokens = of<int>(tokens),
+                       .table = of<sig::uchar>(table.view),
+                       .y = of<float>(y),
+                       .p = {.width = table.n_in, .row_bytes = row_bytes(table), .scale = scale}}));
+}
+
+void rms_norm(Launches& to, View x, View weight, uint32_t group, uint32_t n_groups, float eps, View y) {
+  to.push_back(
+      launch(kernel::rms_norm, {n_groups},
+             {.x = of<float>(x), .weight = of<float>(weight), .y = of<float>(y), .p = {.group = group, .eps = eps}}));
+}
+
+void linear(Launches& to, const WeightView& w, View bias, View x, uint32_t n_rows, View y) {
+  const sig::LinearParams p{.n_in = w.n_in,
+                            .n_out = w.n_out,
+                            .row_bytes = row_bytes(w),
+                            .n_rows = n_rows,
+                            .has_bias = bias.memory != nullptr ? 1u : 0u};
+  const auto weight = of<sig::uchar>(w.view);
+  const auto b = of<float>(bias.memory != nullptr ? bias : x);
+  if (n_rows <= most_vector_rows) {
+    constexpr uint32_t outputs = PLUMB_LINEAR_VEC_THREADS / 32;
+    to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
+                        {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
+  } else {
+    to.push_back(launch(linear_mat_for(w.format), {ceil_div(w.n_out, linear_tile), ceil_div(n_rows, linear_tile)},
+                        {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
+  }
+}
+
+void rope(Launches& to, View step, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x, View y) {
+  to.push_back(launch(kernel::rope, {ceil_div(width / 2, PLUMB_FLAT_THREADS), n_tokens},
+                      {.step = of<sig::StepState>(step),
+                       .turns = of<sig::float4>(turns),
+                       .x = of<float>(x),
+                       .y = of<float>(y),
+                       .p = {.width = width,
+                             .head_dim = op.head_dim,
+                             .n_rot = op.n_rot,
+                             .halves = op.pairing == plan::RopePairing::halves ? 1u : 0u}}));
+}
+
+void kv_write(Launches& to, View step, View k, View v, uint32_t width, uint32_t head_dim, uint32_t n_tokens,
+              const CacheView& cache) {
+  const sig::KvWriteParams p{.width = width, .head_dim = head_dim, .capacity = cache.capacity};
+  const Grid grid{ceil_div(width, PLUMB_FLAT_THREADS), n_tokens, 1};
+  const auto write = [&]<class T>(auto kernel) {
+    to.push_back(launch(kernel, grid,
+                        {.step = of<sig::StepState>(step),
+                         .k = of<float>(k),
+                         .v = of<float>(v),
+                         .keys = of<T>(cache.keys),
+                         .values = of<T>(cache.values),
+                         .p = p}));
+  };
+  if (cache.type == KvType::f16) {
+    write.operator()<sig::half>(kernel::kv_write_f16);
+  } else {
+    write.operator()<float>(kernel::kv_write_f32);
+  }
+}
+
+uint32_t attention_splits(uint32_t n_heads, uint32_t n_tokens, uint32_t end) {
+  constexpr uint32_t positions_a_split = 128;
+  constexpr uint32_t most_threadgroups = 1024;
+  const uint32_t most = std::max(1u, most_threadgroups / std::max(1u, n_heads * n_tokens));
+  uint32_t splits = 1;  // a power of two, so that a recorded step serves many lengths
+  while (splits * 2 <= most && splits * positions_a_split < end) splits *= 2;
+  return splits;
+}
+
+std::uint64_t attention_partial_bytes(const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits) {
+  return std::uint64_t{4} * n_tokens * op.n_heads * n_splits * (op.head_dim + 2);
+}
+
+void attention(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
+               const CacheView& cache, View partial, View y) {
+  const sig::AttentionParams p = attention_params(op, n_splits, cache.capacity);
+  const Grid grid{op.n_heads, n_tokens, n_splits};
+  const auto attend = [&]<class T>(auto kernel) {
+    to.push_back(launch(kernel, grid,
+                        {.step = of<sig::StepState>(step),
+                         .q = of<float>(q),
+                         .keys = of<T>(cache.keys),
+                         .values = of<T>(cache.values),
+                         .partial = of<float>(partial),
+                         .p = p}));
+  };
+  if (cache.type == KvType::f16) {
+    attend.operator()<sig::half>(kernel::attention_f16);
+  } else {
+    attend.operator()<float>(kernel::attention_f32);
+  }
+  to.push_back(launch(kernel::attention_merge, {op.n_heads, n_tokens, 1},
+                      {.partial = of<float>(partial), .y = of<float>(y), .p = p}));
+}
+
+void attention_probs(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, View q, const CacheView& cache,
+                     View probs) {
+  const sig::AttentionParams p = attention_params(op, 1, cache.capacity);
+  const Grid grid{op.n_heads, n_tokens, 1};
+  const auto watch = [&]<class T>(auto kernel) {
+    to.push_back(launch(kernel, grid,
+                        {.step = of<sig::StepState>(step),
+                         .q = of<float>(q),
+                         .keys = of<T>(cache.keys),
+                         .probs = of<float>(probs),
+                         .p = p}));
+  };
+  if (cache.type == KvType::f16) {
+    watch.operator()<sig::half>(kernel::attention_probs_f16);
+  } else {
+    watch.operator()<float>(kernel::attention_probs_f32);
+  }
+}
+
+void gated(Launches& to, View gate, View up, uint32_t n, plan::Activation activation, View y) {
+  to.push_back(launch(kernel::gated, {ceil_div(n, PLUMB_FLAT_THREADS)},
+                      {.gate = of<float>(gate),
+                       .up = of<float>(up),
+                       .y = of<float>(y),
+                       .p = {.n = n, .activation = static_cast<uint32_t>(activation)}}));
+}
+
+void add(Launches& to, View a, View b, uint32_t n, View y) {
+  to.push_back(launch(kernel::add, {ceil_div(n, PLUMB_FLAT_THREADS)},
+                      {.a = of<float>(a), .b = of<float>(b), .y = of<float>(y), .p = {.n = n}}));
+}
+
+void argmax(Launches& to, View x, uint32_t n, View index) {
+  to.push_back(launch(kernel::argmax, {1}, {.x = of<float>(x), .index = of<int>(index), .p = {.n = n}}));
+}
+
+}  // namespace plumb::backends::gpu

@@ -1,0 +1,55 @@
+// Ops as launches of the shared kernels: which kernel, over which grid. Nothing here knows of plans or devices.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/gpu/launch.h"
+#include "quants/format.h"
+
+namespace plumb::backends::gpu {
+
+using Launches = std::vector<Launch>;
+
+struct WeightView {
+  View view;
+  quants::Format format = quants::Format::f32;
+  std::uint32_t n_in = 0, n_out = 0;
+};
+
+// Steps of up to so many rows take the matrix-vector kernels.
+inline constexpr std::uint32_t most_vector_rows = 4;
+// Longest head the attention kernels take.
+inline constexpr std::uint32_t max_head_dim = 256;
+
+void embed(Launches& to, const WeightView& table, View tokens, std::uint32_t n_tokens, float scale, View y);
+void rms_norm(Launches& to, View x, View weight, std::uint32_t group, std::uint32_t n_groups, float eps, View y);
+// bias: no memory where there is none.
+void linear(Launches& to, const WeightView& w, View bias, View x, std::uint32_t n_rows, View y);
+void rope(Launches& to, View step, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
+          View y);
+
+// One layer's keys and values, [n_kv_heads, capacity, head_dim] each.
+struct CacheView {
+  View keys, values;
+  KvType type = KvType::f16;
+  std::uint32_t capacity = 0;
+};
+void kv_write(Launches& to, View step, View k, View v, std::uint32_t width, std::uint32_t head_dim, std::uint32_t n_tokens,
+              const CacheView& cache);
+
+// Parts that the cache is cut into for a step of n_tokens that ends at position `end`.
+std::uint32_t attention_splits(std::uint32_t n_heads, std::uint32_t n_tokens, std::uint32_t end);
+// Bytes of the partial results.
+std::uint64_t attention_partial_bytes(const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits);
+void attention(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits, View q,
+               const CacheView& cache, View partial, View y);
+void attention_probs(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, View q,
+                     const CacheView& cache, View probs);
+
+void gated(Launches& to, View gate, View up, std::uint32_t n, plan::Activation activation, View y);
+void add(Launches& to, View a, View b, std::uint32_t n, View y);
+void argmax(Launches& to, View x, std::uint32_t n, View index);
+
+}  // namespace plumb::backends::gpu
