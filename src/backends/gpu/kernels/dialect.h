@@ -6,6 +6,7 @@
 // THREAD (a thread's own), CONSTANT_TABLE (a constant array at namespace scope).
 //   KERNEL(signature, name, n) { ... }   a kernel of n threads a threadgroup; its arguments are SIGNATURE_<signature> of
 //                                        signatures.h, and `p` is its parameter struct
+//   LOAD_WORDS_AT_2(p, n, words)   n words of 4 bytes from an address that is a multiple of 2
 //   INLINE                     before a function that kernels call (INLINE_MEMBER a member, INLINE_SPECIALIZATION a
 //   template's) CONSTANT_POINTER(T)        a pointer into a CONSTANT_TABLE; CONSTANT_PARAMS(T) a reference to a kernel's
 //   parameters GROUP_X, GROUP_Y, GROUP_Z  the threadgroup's place in the grid            in a kernel's body only

@@ -80,8 +80,10 @@ struct q4_0_format {
     Group g;
     g.scale[0] = g.scale[1] = load_half(block);
     g.min[0] = g.min[1] = 0.0f;
+    uint words[4];
+    LOAD_WORDS_AT_2(block + 2, 4, words);
     for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_2(block + 2 + 4 * k);
+      const uint word = words[k];
       g.words[k] = less(word & 0x0f0f0f0fu, 0x08080808u);
       g.words[k + 4] = less((word >> 4) & 0x0f0f0f0fu, 0x08080808u);
     }
@@ -109,8 +111,10 @@ struct q5_0_format {
     g.scale[0] = g.scale[1] = load_half(block);
     g.min[0] = g.min[1] = 0.0f;
     const uint high = load_u32_at_2(block + 2);
+    uint words[4];
+    LOAD_WORDS_AT_2(block + 6, 4, words);
     for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_2(block + 6 + 4 * k);
+      const uint word = words[k];
       g.words[k] = less((word & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k)), 0x10101010u);
       g.words[k + 4] = less(((word >> 4) & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k + 16)), 0x10101010u);
     }
@@ -138,7 +142,7 @@ struct q8_0_format {
     Group g;
     g.scale[0] = g.scale[1] = load_half(block);
     g.min[0] = g.min[1] = 0.0f;
-    for (uint k = 0; k < 8; ++k) g.words[k] = load_u32_at_2(block + 2 + 4 * k);
+    LOAD_WORDS_AT_2(block + 2, 8, g.words);
     return g;
   }
 };
@@ -175,33 +179,38 @@ struct q3_k_format {
       g.min[k] = 0.0f;
     }
     const uint shift = 2 * (in_block & 3u);
+    uint lows[8], highs[8];
+    LOAD_WORDS_AT_2(block + 32 + 32 * (in_block >> 2), 8, lows);
+    LOAD_WORDS_AT_2(block, 8, highs);
     for (uint k = 0; k < 8; ++k) {
-      const uint low = (load_u32_at_2(block + 32 + 32 * (in_block >> 2) + 4 * k) >> shift) & 0x03030303u;
-      const uint high = (load_u32_at_2(block + 4 * k) >> in_block) & 0x01010101u;
+      const uint low = (lows[k] >> shift) & 0x03030303u;
+      const uint high = (highs[k] >> in_block) & 0x01010101u;
       g.words[k] = less(low | (high << 2), 0x04040404u);
     }
     return g;
   }
 };
-// The 6-bit scale and min of group i of a Q4_K or Q5_K block, whose 12 packed bytes begin at `packed`.
-INLINE void load_scale_min(DEVICE const uchar* packed, uint i, THREAD uint& scale, THREAD uint& min) {
-  if (i < 4) {
-    scale = packed[i] & 63u;
-    min = packed[i + 4] & 63u;
-  } else {
-    scale = (packed[i + 4] & 15u) | ((packed[i - 4] >> 2) & 0x30u);
-    min = (uint(packed[i + 4]) >> 4) | ((packed[i] >> 2) & 0x30u);
-  }
+// The 6-bit scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin, 12 packed ones.
+INLINE void load_scale_min(uint4 header, uint i, THREAD uint &scale, THREAD uint &min) {
+  const uint shift = 8 * (i & 3u);
+  const uint a = header.y >> shift;
+  const uint b = header.z >> shift;
+  const uint c = header.w >> shift;
+  scale = i < 4 ? a & 63u : (c & 15u) | ((a >> 2) & 0x30u);
+  min = i < 4 ? b & 63u : ((c >> 4) & 15u) | ((b >> 2) & 0x30u);
 }
+INLINE float low_half(uint word) { return float(as_type<half>(ushort(word & 0xffffu))); }
+INLINE float high_half(uint word) { return float(as_type<half>(ushort(word >> 16))); }
 struct q4_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 144 * (group >> 3);
     const uint in_block = group & 7u;
+    const uint4 header = *(DEVICE const uint4*)block;
     uint scale, min;
-    load_scale_min(block + 4, in_block, scale, min);
+    load_scale_min(header, in_block, scale, min);
     Group g;
-    g.scale[0] = g.scale[1] = load_half(block) * float(scale);
-    g.min[0] = g.min[1] = load_half(block + 2) * float(min);
+    g.scale[0] = g.scale[1] = low_half(header.x) * float(scale);
+    g.min[0] = g.min[1] = high_half(header.x) * float(min);
     DEVICE const uint4* qs = (DEVICE const uint4*)(block + 16 + 32 * (in_block >> 1));
     const uint shift = 4 * (in_block & 1u);
     const uint4 a = qs[0];
@@ -221,11 +230,12 @@ struct q5_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 176 * (group >> 3);
     const uint in_block = group & 7u;
+    const uint4 header = *(DEVICE const uint4*)block;
     uint scale, min;
-    load_scale_min(block + 4, in_block, scale, min);
+    load_scale_min(header, in_block, scale, min);
     Group g;
-    g.scale[0] = g.scale[1] = load_half(block) * float(scale);
-    g.min[0] = g.min[1] = load_half(block + 2) * float(min);
+    g.scale[0] = g.scale[1] = low_half(header.x) * float(scale);
+    g.min[0] = g.min[1] = high_half(header.x) * float(min);
     const uint shift = 4 * (in_block & 1u);
     for (uint k = 0; k < 8; ++k) {
       const uint low = (load_u32_at_4(block + 48 + 32 * (in_block >> 1) + 4 * k) >> shift) & 0x0f0f0f0fu;
@@ -248,9 +258,12 @@ struct q6_k_format {
     // 128 weights a run: groups 0 and 1 are the low nibbles of its 64 bytes, groups 2 and 3 the high ones.
     const uint run = in_block >> 2;
     const uint in_run = in_block & 3u;
+    uint lows[8], highs[8];
+    LOAD_WORDS_AT_2(block + 64 * run + 32 * (in_run & 1u), 8, lows);
+    LOAD_WORDS_AT_2(block + 128 + 32 * run, 8, highs);
     for (uint k = 0; k < 8; ++k) {
-      const uint low = (load_u32_at_2(block + 64 * run + 32 * (in_run & 1u) + 4 * k) >> (4 * (in_run >> 1))) & 0x0f0f0f0fu;
-      const uint high = (load_u32_at_2(block + 128 + 32 * run + 4 * k) >> (2 * in_run)) & 0x03030303u;
+      const uint low = (lows[k] >> (4 * (in_run >> 1))) & 0x0f0f0f0fu;
+      const uint high = (highs[k] >> (2 * in_run)) & 0x03030303u;
       g.words[k] = less(low | (high << 4), 0x20202020u);
     }
     return g;
@@ -262,8 +275,10 @@ struct iq4_nl_format {
     Group g;
     g.scale[0] = g.scale[1] = load_half(block);
     g.min[0] = g.min[1] = 0.0f;
+    uint words[4];
+    LOAD_WORDS_AT_2(block + 2, 4, words);
     for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_2(block + 2 + 4 * k);
+      const uint word = words[k];
       g.words[k] = look_up(iq4_words, word & 0x0f0f0f0fu);
       g.words[k + 4] = look_up(iq4_words, (word >> 4) & 0x0f0f0f0fu);
     }

@@ -55,6 +55,23 @@ using ulong = unsigned long;
 #define LANE (threadIdx.x & 31u)
 #define SIMD_INDEX (threadIdx.x >> 5u)
 
+// n words at a multiple of 2 bytes, by loads of 4: where the address is no multiple of 4, words are put together from the
+// halves of neighbours. May touch up to 2 bytes on either side, which the upload of weights leaves room for.
+template <uint n>
+INLINE void load_words_at_2(const uchar *p, uint *words) {
+  const uint odd = static_cast<uint>(reinterpret_cast<ulong>(p)) & 2u;
+  const uint *aligned = reinterpret_cast<const uint *>(p - odd);
+  uint previous = aligned[0];
+#pragma unroll
+  for (uint k = 0; k + 1 < n; ++k) {
+    const uint next = aligned[k + 1];
+    words[k] = __funnelshift_r(previous, next, 8 * odd);
+    previous = next;
+  }
+  words[n - 1] = __funnelshift_r(previous, odd != 0 ? aligned[n] : 0u, 8 * odd);
+}
+#define LOAD_WORDS_AT_2(p, n, words) load_words_at_2<n>(p, words)
+
 #define BARRIER() __syncthreads()
 #define SIMD_BARRIER() __syncwarp()
 

@@ -32,5 +32,9 @@
 #define LANE plumb_lane
 #define SIMD_INDEX plumb_simd
 
+// n words at a multiple of 2 bytes.
+#define LOAD_WORDS_AT_2(p, n, words) \
+  for (uint plumb_k = 0; plumb_k < n; ++plumb_k) (words)[plumb_k] = load_u32_at_2((p) + 4 * plumb_k)
+
 #define BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
 #define SIMD_BARRIER() simdgroup_barrier(mem_flags::mem_threadgroup)
