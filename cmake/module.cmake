@@ -2,15 +2,15 @@
 # include is what it lists: the direction of dependencies in docs/architecture.md is kept by the linker. SOURCES replaces
 # "every .cpp of this folder"; a PRIVATE_MODULE is not part of the installed library.
 function(plumb_warnings target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
-                         -Wno-missing-field-initializers)
+  set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers)
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     # GCC 12 reports both for correct uses of std::string at -O3: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
-    target_compile_options(${target} PRIVATE -Wno-restrict -Wno-maybe-uninitialized)
+    list(APPEND warnings -Wno-restrict -Wno-maybe-uninitialized)
   endif()
   if(PLUMB_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    list(APPEND warnings -Werror)
   endif()
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:${warnings}>)
 endfunction()
 
 if(PLUMB_SANITIZE)

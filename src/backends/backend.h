@@ -63,6 +63,8 @@ class Executor {
   virtual ~Executor() = default;
 
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
+  // Most tokens of a step.
+  [[nodiscard]] virtual std::uint32_t max_batch() const { return 512; }
   [[nodiscard]] virtual Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) = 0;
 
   // Runs a step and returns the logits, [outputs, vocab], valid until the next run. Errors: a token outside the
@@ -89,8 +91,9 @@ enum class Activations : std::uint8_t { int16, int8 };
 
 struct LoadOptions {
   std::uint32_t n_threads = 0;    // 0: the cores this process may use
-  std::uint32_t max_batch = 512;  // most tokens a step will have; longer prompts are cut by the caller
+  std::uint32_t max_batch = 512;  // most tokens a step will have; longer prompts are cut by the caller (0: the backend's choice)
   Activations activations = Activations::int16;
+  bool shared_kernels = false;  // GPUs: only the kernels that all targets share, none tuned for one
 };
 
 class Backend {

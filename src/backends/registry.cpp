@@ -6,16 +6,25 @@
 #include "backends/cpu/cpu.h"
 #include "backends/gpu/executor.h"
 #include "backends/reference/reference.h"
+#ifdef PLUMB_WITH_CUDA
+#include "backends/cuda/cuda.h"
+#endif
 
 namespace plumb::backends {
 
 namespace {
 
+Result<std::unique_ptr<Backend>> make_cuda() {
+#ifdef PLUMB_WITH_CUDA
+  PLUMB_TRY(const std::string description, describe_cuda_device());
+  return gpu::make_backend("cuda", make_cuda_device, description);
+#else
+  return fail("the backend 'cuda' is not part of this build: no nvcc was found when Plumb was built; use --backend cpu");
+#endif
+}
+
 constexpr std::array<BackendEntry, 5> entries{{
-    {"cuda",
-     []() -> Result<std::unique_ptr<Backend>> {
-       return fail("the backend 'cuda' is not part of this build: Plumb has no CUDA kernels yet; use --backend cpu");
-     }},
+    {"cuda", make_cuda},
     {"metal",
      []() -> Result<std::unique_ptr<Backend>> {
        return fail("the backend 'metal' is not part of this build: Plumb has no Metal kernels yet; use --backend cpu");

@@ -95,6 +95,8 @@ void EngineArguments::add(CLI::App& app) {
          "What the cpu backend rounds the inputs of quantized products to: int16, or int8 as llama.cpp does (faster)")
       ->check(CLI::IsMember({"int16", "int8"}))
       ->capture_default_str();
+  app.add_flag("--shared-kernels", settings.shared_kernels,
+               "On a GPU, run only the kernels that all GPUs share, none tuned for this one: slower, and a check of those");
 }
 
 Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {

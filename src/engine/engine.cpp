@@ -9,7 +9,6 @@ namespace plumb::engine {
 namespace {
 
 constexpr std::uint32_t default_context = 4096;
-constexpr std::uint32_t max_batch = 512;
 
 using Clock = std::chrono::steady_clock;
 
@@ -72,7 +71,7 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   engine->context_ = settings.context > 0 ? settings.context : std::min(plan.context, default_context);
   PLUMB_TRY(engine->backend_, backends::make(settings.backend));
   const backends::LoadOptions options{
-      .n_threads = settings.n_threads, .max_batch = max_batch, .activations = settings.activations};
+      .n_threads = settings.n_threads, .max_batch = 0, .activations = settings.activations, .shared_kernels = settings.shared_kernels};
   PLUMB_TRY(engine->executor_, engine->backend_->load(engine->model_.plan(), options));
   return engine;
 }
@@ -106,7 +105,7 @@ Result<std::span<const float>> Engine::prefill(backends::KvCache& cache, std::sp
   const std::uint32_t length = cache.length();
   Result<std::span<const float>> logits;
   while (!tokens.empty()) {
-    const std::size_t n = std::min<std::size_t>(tokens.size(), max_batch);
+    const std::size_t n = std::min<std::size_t>(tokens.size(), executor_->max_batch());
     logits = executor_->run({.cache = &cache, .tokens = tokens.first(n), .outputs = backends::Outputs::last});
     if (!logits) {
       cache.truncate(length);

@@ -28,6 +28,7 @@ struct EngineSettings {
   std::uint32_t context = 0;    // positions of the KV cache; 0: the model's own, at most 4096
   backends::KvType kv_type = backends::KvType::f16;
   backends::Activations activations = backends::Activations::int16;
+  bool shared_kernels = false;  // see backends::LoadOptions
 };
 
 // One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits, before any

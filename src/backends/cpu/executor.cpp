@@ -30,6 +30,7 @@ constexpr std::uint32_t attention_rows = 96;
 // with a wait for memory that nothing has prefetched.
 constexpr std::size_t items_a_thread = 8;
 constexpr std::size_t least_item_bytes = std::size_t{64} << 10;
+constexpr std::uint32_t default_batch = 512;
 constexpr std::uint32_t most_threads = 1024;
 
 constexpr int planes(Activations activations) { return activations == Activations::int8 ? 1 : 2; }
@@ -84,12 +85,13 @@ class CpuExecutor final : public Executor, private Program {
         rounded_(kernels_.rounded[planes_ - 1]),
         schedule_(std::move(schedule)),
         vectors_(std::move(vectors)),
-        max_batch_(std::max(1u, options.max_batch)),
+        max_batch_(options.max_batch == 0 ? default_batch : options.max_batch),
         cache_shape_(std::make_shared<CacheShape>(CacheShape{plan_->cache, padded_head(plan_->cache.head_dim)})),
         pool_(options.n_threads == 0 ? usable_cores() : options.n_threads, usable_cores()),
         scratch_(pool_.n_threads()) {}
 
   [[nodiscard]] const Plan& plan() const override { return *plan_; }
+  [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
 
   [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
     return std::make_unique<Cache>(cache_shape_, capacity, type);

@@ -13,8 +13,11 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/backend.h"
 #include "backends/gpu/kernels/list.h"
 #include "base/result.h"
+#include "plan/plan.h"
+#include "quants/format.h"
 
 namespace plumb::backends::gpu {
 
@@ -61,12 +64,49 @@ struct Argument {
   std::string_view name;
 };
 
-// One kernel over a grid of threadgroups. Made by launch() of launch.h, which knows each kernel's arguments.
+// Work that only one device knows how to do: its own kernels and library calls.
+class NativeLaunch {
+ public:
+  virtual ~NativeLaunch() = default;
+};
+
+// One kernel over a grid of threadgroups, or a NativeLaunch. Made by launch() of launch.h, which knows each kernel's
+// arguments.
 struct Launch {
   KernelId kernel = KernelId::count;
   std::array<std::uint32_t, 3> grid{1, 1, 1};  // threadgroups
   std::vector<Argument> arguments;
   std::vector<std::byte> params;
+  std::shared_ptr<const NativeLaunch> native;  // then nothing above is used
+};
+using Launches = std::vector<Launch>;
+
+struct WeightView {
+  View view;
+  quants::Format format = quants::Format::f32;
+  std::uint32_t n_in = 0, n_out = 0;
+};
+
+// One layer's keys and values, [n_kv_heads, capacity, head_dim] each.
+struct CacheView {
+  View keys, values;
+  KvType type = KvType::f16;
+  std::uint32_t capacity = 0;
+};
+
+// A step as a device sees it that has kernels of its own for some ops: where everything lies.
+class StepContext {
+ public:
+  virtual ~StepContext() = default;
+  [[nodiscard]] virtual const plan::Plan& plan() const = 0;
+  [[nodiscard]] virtual std::uint32_t n_tokens() const = 0;
+  [[nodiscard]] virtual std::uint32_t n_rows(plan::ValueId id) const = 0;
+  [[nodiscard]] virtual std::uint32_t end() const = 0;  // the cache's length after the step
+  [[nodiscard]] virtual View step() const = 0;          // StepState
+  [[nodiscard]] virtual View value(plan::ValueId id) const = 0;
+  [[nodiscard]] virtual const WeightView& weight(plan::WeightId id) const = 0;
+  [[nodiscard]] virtual View turns(std::size_t op) const = 0;  // of a Rope
+  [[nodiscard]] virtual CacheView cache(std::uint32_t layer) const = 0;
 };
 
 class Device {
@@ -88,6 +128,12 @@ class Device {
   // validity.
   virtual Result<void> run(std::span<const Launch> launches, std::uint64_t tag) = 0;
   virtual void forget_recordings() {}
+
+  // Tuned kernels. Appends launches that do the plan's ops from number `op` on, and returns how many ops they cover; 0
+  // leaves the op to the shared kernels. Values that no op after those covered reads may be left unwritten.
+  virtual std::size_t emit(const StepContext&, std::size_t /*op*/, Launches&) { return 0; }
+  // Before a step's ops are emitted. True: recordings made so far are of no use any more.
+  virtual Result<bool> prepare(const StepContext&) { return false; }
 
   // True where every value shall have memory of its own, so that a stray access cannot hit another value's.
   [[nodiscard]] virtual bool isolates_values() const { return false; }

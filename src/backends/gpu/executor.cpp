@@ -81,10 +81,13 @@ struct Place {
   std::uint64_t row_bytes = 0;
 };
 
-class GpuExecutor final : public Executor {
+class GpuExecutor final : public Executor, private StepContext {
  public:
   GpuExecutor(std::shared_ptr<const Plan> plan, std::unique_ptr<Device> device, const LoadOptions& options)
-      : plan_(std::move(plan)), device_(std::move(device)), max_batch_(std::max(1u, options.max_batch)) {}
+      : plan_(std::move(plan)),
+        device_(std::move(device)),
+        max_batch_(options.max_batch == 0 ? device_->preferred_batch() : options.max_batch),
+        tuned_(!options.shared_kernels) {}
 
   Result<void> load() {
     for (const plan::Op& op : plan_->ops) PLUMB_CHECK(check(op));
@@ -95,7 +98,8 @@ class GpuExecutor final : public Executor {
     return {};
   }
 
-  [[nodiscard]] const Plan& plan() const override { return *plan_; }
+  [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
+  [[nodiscard]] const Plan& plan() const override { return *plan_; }  // of Executor and of StepContext
 
   [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
     auto cache = std::make_unique<Cache>(plan_.get(), capacity, type, ++n_caches_);
@@ -127,7 +131,7 @@ class GpuExecutor final : public Executor {
       PLUMB_CHECK(device_->run(recording.launches, recording.tag));
     } else {
       Launches launches;
-      for (const plan::Op& op : plan_->ops) emit(op, launches);
+      emit_all(launches);
       PLUMB_CHECK(device_->run(launches, 0));
     }
     const View logits = value(plan_->logits);
@@ -188,7 +192,7 @@ class GpuExecutor final : public Executor {
       total += aligned(source.size());
     }
     if (!device_->isolates_values()) {
-      PLUMB_TRY(auto memory, device_->allocate(std::max<std::uint64_t>(total, 1), "the weights"));
+      PLUMB_TRY(auto memory, device_->allocate(total + alignment, "the weights"));
       for (WeightView& weight : weights_) weight.view.memory = memory.get();
       weight_memory_.push_back(std::move(memory));
     } else {
@@ -303,6 +307,13 @@ class GpuExecutor final : public Executor {
       partial_memory_.reset();
       PLUMB_TRY(partial_memory_, device_->allocate(partial, "attention's partial results"));
     }
+    if (tuned_) {
+      PLUMB_TRY(const bool stale, device_->prepare(*this));
+      if (stale) {
+        device_->forget_recordings();
+        n_recorded_ += 1;
+      }
+    }
     return {};
   }
 
@@ -310,10 +321,16 @@ class GpuExecutor final : public Executor {
     return attention_splits(op.n_heads, n_tokens_, end_);
   }
 
-  [[nodiscard]] std::uint32_t n_rows(ValueId id) const {
+  [[nodiscard]] std::uint32_t n_tokens() const override { return n_tokens_; }
+  [[nodiscard]] std::uint32_t end() const override { return end_; }
+  [[nodiscard]] View step() const override { return step_view(); }
+  [[nodiscard]] const WeightView& weight(plan::WeightId id) const override { return weights_[id.index]; }
+  [[nodiscard]] View turns(std::size_t op) const override { return turns_[op]; }
+  [[nodiscard]] CacheView cache(std::uint32_t layer) const override { return cache_->layer(layer); }
+  [[nodiscard]] std::uint32_t n_rows(ValueId id) const override {
     return plan_->value(id).rows == Rows::tokens ? n_tokens_ : n_outputs_;
   }
-  [[nodiscard]] View value(ValueId id) const {
+  [[nodiscard]] View value(ValueId id) const override {
     const plan::Value& v = plan_->value(id);
     const std::uint64_t bytes = n_rows(id) * v.width * sizeof(float);
     if (device_->isolates_values()) return {isolated_[id.index].get(), 0, bytes};
@@ -324,6 +341,15 @@ class GpuExecutor final : public Executor {
   [[nodiscard]] std::uint32_t width(ValueId id) const { return static_cast<std::uint32_t>(plan_->value(id).width); }
   [[nodiscard]] View step_view() const { return {step_memory_.get(), 0, sizeof(dialect::StepState)}; }
   [[nodiscard]] View vector(plan::WeightId id) const { return weights_[id.index].view; }
+
+  // Every op, by the device's own kernels where it has them.
+  void emit_all(Launches& to) {
+    for (std::size_t i = 0; i < plan_->ops.size();) {
+      const std::size_t covered = tuned_ ? device_->emit(*this, i, to) : 0;
+      if (covered == 0) emit(plan_->ops[i], to);
+      i += std::max<std::size_t>(covered, 1);
+    }
+  }
 
   void emit(const plan::Op& op, Launches& to) {
     op_ = static_cast<std::size_t>(&op - plan_->ops.data());
@@ -377,7 +403,7 @@ class GpuExecutor final : public Executor {
       if (recording.tag == tag) return recording;
     }
     Cache::Recording recording{.n_splits = n_splits, .launches = {}, .tag = tag};
-    for (const plan::Op& op : plan_->ops) emit(op, recording.launches);
+    emit_all(recording.launches);
     std::erase_if(cache_->recordings, [&](const auto& old) { return old.n_splits == n_splits; });
     return cache_->recordings.emplace_back(std::move(recording));
   }
@@ -416,6 +442,7 @@ class GpuExecutor final : public Executor {
   std::shared_ptr<const Plan> plan_;
   std::unique_ptr<Device> device_;  // outlives all memory below
   std::uint32_t max_batch_;
+  bool tuned_;
   std::vector<std::unique_ptr<Memory>> weight_memory_;
   std::vector<WeightView> weights_;          // by WeightId
   std::vector<std::vector<float>> decoded_;  // by WeightId: the one-dimensional ones

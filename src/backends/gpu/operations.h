@@ -10,14 +10,6 @@
 
 namespace plumb::backends::gpu {
 
-using Launches = std::vector<Launch>;
-
-struct WeightView {
-  View view;
-  quants::Format format = quants::Format::f32;
-  std::uint32_t n_in = 0, n_out = 0;
-};
-
 // Steps of up to so many rows take the matrix-vector kernels.
 inline constexpr std::uint32_t most_vector_rows = 4;
 // Longest head the attention kernels take.
@@ -30,12 +22,6 @@ void linear(Launches& to, const WeightView& w, View bias, View x, std::uint32_t 
 void rope(Launches& to, View step, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
           View y);
 
-// One layer's keys and values, [n_kv_heads, capacity, head_dim] each.
-struct CacheView {
-  View keys, values;
-  KvType type = KvType::f16;
-  std::uint32_t capacity = 0;
-};
 void kv_write(Launches& to, View step, View k, View v, std::uint32_t width, std::uint32_t head_dim, std::uint32_t n_tokens,
               const CacheView& cache);
 

@@ -1,0 +1,134 @@
+#include "backends/cuda/cublas_lt.h"
+
+#include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <array>
+#include <map>
+#include <tuple>
+
+namespace plumb::backends::cuda {
+
+namespace {
+
+constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
+
+struct Functions {
+  decltype(&cublasLtCreate) create = nullptr;
+  decltype(&cublasLtDestroy) destroy = nullptr;
+  decltype(&cublasLtMatmul) matmul = nullptr;
+  decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+  decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
+  decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+  decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+};
+
+Result<void> check(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return {};
+  return fail("cuBLASLt: {} failed with status {}", what, static_cast<int>(status));
+}
+
+struct Shape {
+  cublasLtMatmulDesc_t desc = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+  cublasLtMatmulAlgo_t algorithm{};
+};
+
+class Opened final : public CublasLt {
+ public:
+  explicit Opened(const Functions& functions) : f_(functions) {}
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+  ~Opened() override {
+    cudaFree(workspace_);
+    cudaFree(zero_);
+    if (handle_ != nullptr) f_.destroy(handle_);
+  }
+
+  Result<void> start() {
+    PLUMB_CHECK(check(f_.create(&handle_), "cublasLtCreate"));
+    if (cudaMalloc(&workspace_, workspace_bytes) != cudaSuccess || cudaMalloc(&zero_, sizeof(float)) != cudaSuccess ||
+        cudaMemset(zero_, 0, sizeof(float)) != cudaSuccess) {
+      return fail("no device memory for {} bytes of workspace", workspace_bytes);
+    }
+    return {};
+  }
+
+  Result<void> multiply(const void* w, const void* x, const float* alpha, float* y, unsigned n_in, unsigned n_out,
+                        unsigned n_rows, cudaStream_t stream) override {
+    PLUMB_TRY(const Shape* shape, shape_of(n_in, n_out, n_rows));
+    return check(f_.matmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y, shape->y,
+                           &shape->algorithm, workspace_, workspace_bytes, stream),
+                 "cublasLtMatmul");
+  }
+
+ private:
+  // In cuBLAS's column-major terms: y^T [n_out, n_rows] = (w as [n_in, n_out], transposed) (x as [n_in, n_rows]).
+  Result<const Shape*> shape_of(unsigned n_in, unsigned n_out, unsigned n_rows) {
+    const auto key = std::make_tuple(n_in, n_out, n_rows);
+    if (const auto found = shapes_.find(key); found != shapes_.end()) return &found->second;
+    Shape shape;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cublasLtPointerMode_t on_device = CUBLASLT_POINTER_MODE_DEVICE;
+    PLUMB_CHECK(check(f_.desc_create(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
+    PLUMB_CHECK(check(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
+    PLUMB_CHECK(
+        check(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device), "POINTER_MODE"));
+    PLUMB_CHECK(check(f_.layout_create(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
+    PLUMB_CHECK(check(f_.layout_create(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
+    PLUMB_CHECK(check(f_.layout_create(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
+    cublasLtMatmulPreference_t preference = nullptr;
+    PLUMB_CHECK(check(f_.preference_create(&preference), "cublasLtMatmulPreferenceCreate"));
+    PLUMB_CHECK(check(
+        f_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof workspace_bytes),
+        "MAX_WORKSPACE_BYTES"));
+    cublasLtMatmulHeuristicResult_t result{};
+    int n_found = 0;
+    PLUMB_CHECK(
+        check(f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
+              "cublasLtMatmulAlgoGetHeuristic"));
+    if (n_found == 0) return fail("cuBLASLt has no algorithm for a product of {} x {} by {} rows", n_out, n_in, n_rows);
+    shape.algorithm = result.algo;
+    return &shapes_.emplace(key, shape).first->second;
+  }
+
+  Functions f_;
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+  void* zero_ = nullptr;  // a float
+  std::map<std::tuple<unsigned, unsigned, unsigned>, Shape> shapes_;
+};
+
+template <class F>
+bool find(void* library, const char* name, F& function) {
+  function = reinterpret_cast<F>(dlsym(library, name));
+  return function != nullptr;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CublasLt>> CublasLt::open() {
+  void* library = nullptr;
+  for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}) {
+    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (library != nullptr) break;
+  }
+  if (library == nullptr) return fail("libcublasLt.so is not here; it is part of the CUDA toolkit");
+  Functions f;
+  if (!find(library, "cublasLtCreate", f.create) || !find(library, "cublasLtDestroy", f.destroy) ||
+      !find(library, "cublasLtMatmul", f.matmul) || !find(library, "cublasLtMatmulDescCreate", f.desc_create) ||
+      !find(library, "cublasLtMatmulDescSetAttribute", f.desc_set) ||
+      !find(library, "cublasLtMatrixLayoutCreate", f.layout_create) ||
+      !find(library, "cublasLtMatmulPreferenceCreate", f.preference_create) ||
+      !find(library, "cublasLtMatmulPreferenceSetAttribute", f.preference_set) ||
+      !find(library, "cublasLtMatmulAlgoGetHeuristic", f.heuristic)) {
+    return fail("libcublasLt.so lacks functions that Plumb calls");
+  }
+  auto opened = std::make_unique<Opened>(f);
+  PLUMB_CHECK(opened->start());
+  return opened;
+}
+
+}  // namespace plumb::backends::cuda

@@ -1,0 +1,14 @@
+// The shared kernels through nvcc, and their addresses by KernelId.
+#include "backends/cuda/kernels.h"
+#include "backends/gpu/kernels/all.h"
+
+namespace plumb::backends::cuda {
+
+const void* shared_kernel(unsigned id) {
+#define PLUMB_ADDRESS(signature, name, n) reinterpret_cast<const void*>(&::name),
+  static const void* const addresses[] = {PLUMB_KERNEL_LIST(PLUMB_ADDRESS)};
+#undef PLUMB_ADDRESS
+  return addresses[id];
+}
+
+}  // namespace plumb::backends::cuda

@@ -1,0 +1,71 @@
+// What the host calls of the files that nvcc compiles. Plain types only. All work is queued on `stream`.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+namespace plumb::backends::cuda {
+
+// The shared kernel of a gpu::KernelId.
+const void* shared_kernel(unsigned id);
+
+// A row of n activations rounded to whole multiples of a float32 step for each 32 of them, amax / (127 * 128); a multiple
+// is 128 * high + low, both signed bytes. For group g: words[k * n_groups + g] (of uint4, k = 0, 1: the high bytes of its
+// first and second 16, k = 2, 3: the low bytes); scales[g] = {step, step * sum of the first 16 multiples, of the last 16,
+// 0}. An activation is off by at most half a step: amax / 32512.
+struct Rounded {
+  uint4* words = nullptr;    // [4, n / 32]
+  float4* scales = nullptr;  // [n / 32]
+};
+constexpr unsigned long rounded_words_bytes(unsigned n) { return (n + 31ul) / 32 * 64; }
+constexpr unsigned long rounded_scales_bytes(unsigned n) { return (n + 31ul) / 32 * 16; }
+
+// y = rms_norm(x) * weight, [n] (skipped where null), and the same rounded. n is a multiple of 32.
+cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
+                       cudaStream_t stream);
+cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream);
+
+// y[j] = sum_i w[j, i] x[i] (+ bias[j]) (+ residual[j]).
+struct Product {
+  const unsigned char* w = nullptr;
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  float* y = nullptr;
+  unsigned n_out = 0;
+};
+inline constexpr unsigned max_products = 3;
+// Up to max_products weights of one format and row length on one x.
+struct Products {
+  Product product[max_products];
+  unsigned n_products = 0;
+  unsigned format = 0;  // quants::Format
+  unsigned n_in = 0, row_bytes = 0;
+  bool gated = false;  // y of product 0 = activation(product 0) * product 1
+  unsigned activation = 0;
+};
+// True for formats that multiply rounded activations, false for those that take x as float.
+bool takes_rounded(unsigned format);
+cudaError_t multiply(const Products& products, const float* x, Rounded rounded, cudaStream_t stream);
+
+// Rotates q and k of one token and writes k and v to the cache, [n_kv_heads, capacity, head_dim] of half or float.
+struct RopeWrite {
+  const unsigned* step = nullptr;  // StepState: the position comes first
+  const float4* q_turns = nullptr;
+  const float4* k_turns = nullptr;
+  const float *q = nullptr, *k = nullptr, *v = nullptr;
+  float* q_out = nullptr;
+  void *keys = nullptr, *values = nullptr;
+  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0, capacity = 0;
+  bool halves = false, f16 = true;
+};
+cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
+
+// Prompts: a weight of any format as half, [n_out, n_in].
+cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,
+                            void* half, cudaStream_t stream);
+// x / 2^k as half, and *scale = 2^k: the least k that brings the largest |x| below 2^15. amax is scratch of one unsigned.
+cudaError_t activations_to_half(const float* x, unsigned long n, unsigned* amax, float* scale, void* half,
+                                cudaStream_t stream);
+// y[r, j] += bias[j]
+cudaError_t add_bias(float* y, const float* bias, unsigned n_out, unsigned n_rows, cudaStream_t stream);
+
+}  // namespace plumb::backends::cuda

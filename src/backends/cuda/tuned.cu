@@ -1,0 +1,472 @@
+// Kernels tuned for NVIDIA GPUs. Each does what shared kernels do, and is checked against them and the reference.
+//
+// Decode is bound by the bytes of the weights. A warp takes 2 rows (4 of float formats); its lanes take groups of 32
+// weights, which formats.h unpacks to signed bytes; activations are rounded to two planes of bytes (kernels.h), so that 4
+// weights cost two dp4a. Sums over a group are exact in int32.
+#include <cuda_fp16.h>
+
+#include "backends/cuda/kernels.h"
+#include "backends/gpu/kernels/activation.h"
+#include "backends/gpu/kernels/formats.h"
+#include "backends/gpu/kernels/list.h"
+#include "backends/gpu/kernels/rotation.h"
+#include "quants/format.h"
+
+namespace plumb::backends::cuda {
+
+namespace {
+
+using quants::Format;
+
+constexpr unsigned full = 0xffffffffu;
+constexpr unsigned norm_threads = 1024;
+constexpr unsigned product_warps = 4;
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, __shfl_xor_sync(full, x, mask));
+  return x;
+}
+__device__ __forceinline__ int half_warp_sum(int x) {
+#pragma unroll
+  for (int mask = 8; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);
+  return x;
+}
+
+// A warp rounds group `group` of n_groups, a lane an element.
+__device__ __forceinline__ void round_group(float x, unsigned group, unsigned n_groups, unsigned lane,
+                                            const Rounded& rounded) {
+  const float amax = warp_max(fabsf(x));
+  const float step = amax / (127.0f * 128.0f);
+  const int q = step > 0.0f ? __float2int_rn(x / step) : 0;
+  const int high = (q + 64) >> 7;
+  const int low = q - 128 * high;
+  auto* bytes = reinterpret_cast<signed char*>(rounded.words);
+  const unsigned half_group = lane >> 4;
+  bytes[16 * (half_group * n_groups + group) + (lane & 15)] = static_cast<signed char>(high);
+  bytes[16 * ((2 + half_group) * n_groups + group) + (lane & 15)] = static_cast<signed char>(low);
+  const int sum = half_warp_sum(q);
+  const int other = __shfl_xor_sync(full, sum, 16);
+  if (lane == 0) {
+    rounded.scales[group] = make_float4(step, step * static_cast<float>(sum), step * static_cast<float>(other), 0.0f);
+  }
+}
+
+__global__ void __launch_bounds__(norm_threads)
+    norm_round_kernel(const float* __restrict__ x, const float* __restrict__ weight, unsigned n, float eps,
+                      float* __restrict__ y, Rounded rounded) {
+  __shared__ float sums[32];
+  float sum = 0.0f;
+  for (unsigned i = threadIdx.x; i < n; i += norm_threads) sum = fmaf(x[i], x[i], sum);
+  sum = simd_sum(sum);
+  if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = sum;
+  __syncthreads();
+  sum = simd_sum(sums[threadIdx.x & 31]);
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+  for (unsigned i = threadIdx.x; i < n; i += norm_threads) {
+    const float value = x[i] * scale * weight[i];
+    if (y != nullptr) y[i] = value;
+    round_group(value, i / 32, n / 32, threadIdx.x & 31, rounded);
+  }
+}
+
+__global__ void __launch_bounds__(256) round_kernel(const float* __restrict__ x, unsigned n, Rounded rounded) {
+  const unsigned i = blockIdx.x * 256 + threadIdx.x;
+  if (i < n) round_group(x[i], i / 32, n / 32, threadIdx.x & 31, rounded);
+}
+
+struct RoundedGroup {
+  int high[8], low[8];
+  float4 scale;
+};
+__device__ __forceinline__ RoundedGroup load_group(const Rounded& rounded, unsigned group, unsigned n_groups) {
+  RoundedGroup x;
+  const uint4 a = __ldg(rounded.words + group), b = __ldg(rounded.words + n_groups + group);
+  const uint4 c = __ldg(rounded.words + 2 * n_groups + group), d = __ldg(rounded.words + 3 * n_groups + group);
+  x.high[0] = a.x, x.high[1] = a.y, x.high[2] = a.z, x.high[3] = a.w;
+  x.high[4] = b.x, x.high[5] = b.y, x.high[6] = b.z, x.high[7] = b.w;
+  x.low[0] = c.x, x.low[1] = c.y, x.low[2] = c.z, x.low[3] = c.w;
+  x.low[4] = d.x, x.low[5] = d.y, x.low[6] = d.z, x.low[7] = d.w;
+  x.scale = __ldg(rounded.scales + group);
+  return x;
+}
+
+template <class F>
+__device__ __forceinline__ float dot_group(const unsigned char* row, unsigned group, const RoundedGroup& x) {
+  const Group w = F::unpack(row, group);
+  int high[2] = {0, 0}, low[2] = {0, 0};
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    high[k / 4] = __dp4a(static_cast<int>(w.words[k]), x.high[k], high[k / 4]);
+    low[k / 4] = __dp4a(static_cast<int>(w.words[k]), x.low[k], low[k / 4]);
+  }
+  const float a = w.scale[0] * static_cast<float>(128 * high[0] + low[0]);
+  const float b = w.scale[1] * static_cast<float>(128 * high[1] + low[1]);
+  return x.scale.x * (a + b) - w.min[0] * x.scale.y - w.min[1] * x.scale.z;
+}
+
+__device__ __forceinline__ void finish(const Product& product, unsigned row, float sum) {
+  if (product.bias != nullptr) sum += product.bias[row];
+  if (product.residual != nullptr) sum += product.residual[row];
+  product.y[row] = sum;
+}
+
+// The product and its row that a warp begins with: products follow each other in blocks of n rows a warp.
+__device__ __forceinline__ unsigned find_product(const Products& p, unsigned rows_a_block, unsigned& block) {
+  unsigned index = 0;
+  block = blockIdx.x;
+  while (index + 1 < p.n_products) {
+    const unsigned blocks = (p.product[index].n_out + rows_a_block - 1) / rows_a_block;
+    if (block < blocks) break;
+    block -= blocks;
+    ++index;
+  }
+  return index;
+}
+
+template <class F, unsigned rows>
+__global__ void __launch_bounds__(32 * product_warps)
+    multiply_rounded(const __grid_constant__ Products p, Rounded rounded) {
+  const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const unsigned n_groups = p.n_in / 32;
+  unsigned block;
+  const unsigned index = find_product(p, product_warps * rows, block);
+  const Product& product = p.product[index];
+  const unsigned first = (block * product_warps + warp) * rows;
+  if (first >= product.n_out) return;
+  float sums[rows];
+#pragma unroll
+  for (unsigned r = 0; r < rows; ++r) sums[r] = 0.0f;
+  const unsigned char* row[rows];
+#pragma unroll
+  for (unsigned r = 0; r < rows; ++r)
+    row[r] = product.w + static_cast<size_t>(min(first + r, product.n_out - 1)) * p.row_bytes;
+#pragma unroll 2
+  for (unsigned group = lane; group < n_groups; group += 32) {
+    const RoundedGroup x = load_group(rounded, group, n_groups);
+#pragma unroll
+    for (unsigned r = 0; r < rows; ++r) sums[r] += dot_group<F>(row[r], group, x);
+  }
+#pragma unroll
+  for (unsigned r = 0; r < rows; ++r) {
+    const float sum = simd_sum(sums[r]);
+    if (lane == 0 && first + r < product.n_out) finish(product, first + r, sum);
+  }
+}
+
+// A warp takes one row of both weights and combines the two.
+template <class F>
+__global__ void __launch_bounds__(32 * product_warps) multiply_gated(const __grid_constant__ Products p, Rounded rounded) {
+  const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const unsigned n_groups = p.n_in / 32;
+  const unsigned first = blockIdx.x * product_warps + warp;
+  if (first >= p.product[0].n_out) return;
+  const unsigned char* gate_row = p.product[0].w + static_cast<size_t>(first) * p.row_bytes;
+  const unsigned char* up_row = p.product[1].w + static_cast<size_t>(first) * p.row_bytes;
+  float gate = 0.0f, up = 0.0f;
+#pragma unroll 2
+  for (unsigned group = lane; group < n_groups; group += 32) {
+    const RoundedGroup x = load_group(rounded, group, n_groups);
+    gate += dot_group<F>(gate_row, group, x);
+    up += dot_group<F>(up_row, group, x);
+  }
+  gate = simd_sum(gate);
+  up = simd_sum(up);
+  if (lane == 0) {
+    if (p.product[0].bias != nullptr) gate += p.product[0].bias[first];
+    if (p.product[1].bias != nullptr) up += p.product[1].bias[first];
+    p.product[0].y[first] = activate(p.activation, gate) * up;
+  }
+}
+
+// Eight weights of a float format as float, from an index that is a multiple of 8.
+struct Eight {
+  float v[8];
+};
+__device__ __forceinline__ void load_eight(const float* w, Eight& out) {
+  const float4 a = __ldcs(reinterpret_cast<const float4*>(w)), b = __ldcs(reinterpret_cast<const float4*>(w) + 1);
+  out = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+__device__ __forceinline__ void load_eight(const __half* w, Eight& out) {
+  const uint4 a = __ldcs(reinterpret_cast<const uint4*>(w));
+  const unsigned words[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
+    out.v[2 * i] = pair.x;
+    out.v[2 * i + 1] = pair.y;
+  }
+}
+// bfloat16.
+struct BrainHalf {
+  unsigned short bits;
+};
+__device__ __forceinline__ void load_eight(const BrainHalf* w, Eight& out) {
+  const uint4 a = __ldcs(reinterpret_cast<const uint4*>(w));
+  const unsigned words[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out.v[2 * i] = __uint_as_float(words[i] << 16);
+    out.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+}
+
+template <class T, unsigned rows, bool gated>
+__global__ void __launch_bounds__(32 * product_warps)
+    multiply_float(const __grid_constant__ Products p, const float* __restrict__ x) {
+  const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  unsigned block = blockIdx.x;
+  const unsigned index = gated ? 0 : find_product(p, product_warps * rows, block);
+  const Product& product = p.product[index];
+  const unsigned first = (block * product_warps + warp) * rows;
+  if (first >= product.n_out) return;
+  constexpr unsigned n_weights = gated ? 2 : 1;
+  float sums[n_weights][rows];
+  const T* row[n_weights][rows];
+#pragma unroll
+  for (unsigned g = 0; g < n_weights; ++g) {
+#pragma unroll
+    for (unsigned r = 0; r < rows; ++r) {
+      sums[g][r] = 0.0f;
+      row[g][r] = reinterpret_cast<const T*>(p.product[index + g].w +
+                                             static_cast<size_t>(min(first + r, product.n_out - 1)) * p.row_bytes);
+    }
+  }
+#pragma unroll 2
+  for (unsigned i = 8 * lane; i < p.n_in; i += 256) {
+    const float4 a = __ldg(reinterpret_cast<const float4*>(x + i)), b = __ldg(reinterpret_cast<const float4*>(x + i + 4));
+    const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (unsigned g = 0; g < n_weights; ++g) {
+#pragma unroll
+      for (unsigned r = 0; r < rows; ++r) {
+        Eight w;
+        load_eight(row[g][r] + i, w);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) sums[g][r] = fmaf(w.v[k], values[k], sums[g][r]);
+      }
+    }
+  }
+#pragma unroll
+  for (unsigned r = 0; r < rows; ++r) {
+    if constexpr (gated) {
+      float gate = simd_sum(sums[0][r]), up = simd_sum(sums[1][r]);
+      if (lane == 0 && first + r < product.n_out) {
+        if (p.product[0].bias != nullptr) gate += p.product[0].bias[first + r];
+        if (p.product[1].bias != nullptr) up += p.product[1].bias[first + r];
+        product.y[first + r] = activate(p.activation, gate) * up;
+      }
+    } else {
+      const float sum = simd_sum(sums[0][r]);
+      if (lane == 0 && first + r < product.n_out) finish(product, first + r, sum);
+    }
+  }
+}
+
+unsigned blocks_for(const Products& p, unsigned rows_a_block) {
+  unsigned blocks = 0;
+  const unsigned n = p.gated ? 1 : p.n_products;
+  for (unsigned i = 0; i < n; ++i) blocks += (p.product[i].n_out + rows_a_block - 1) / rows_a_block;
+  return blocks;
+}
+
+template <class F>
+cudaError_t multiply_rounded_of(const Products& p, Rounded rounded, cudaStream_t stream) {
+  constexpr unsigned rows = 2;
+  if (p.gated) {
+    multiply_gated<F><<<blocks_for(p, product_warps), 32 * product_warps, 0, stream>>>(p, rounded);
+  } else {
+    multiply_rounded<F, rows><<<blocks_for(p, product_warps * rows), 32 * product_warps, 0, stream>>>(p, rounded);
+  }
+  return cudaGetLastError();
+}
+template <class T>
+cudaError_t multiply_float_of(const Products& p, const float* x, cudaStream_t stream) {
+  if (p.gated) {
+    multiply_float<T, 2, true><<<blocks_for(p, product_warps * 2), 32 * product_warps, 0, stream>>>(p, x);
+  } else {
+    multiply_float<T, 2, false><<<blocks_for(p, product_warps * 2), 32 * product_warps, 0, stream>>>(p, x);
+  }
+  return cudaGetLastError();
+}
+
+template <class T>
+__global__ void __launch_bounds__(128) rope_write_kernel(const __grid_constant__ RopeWrite a) {
+  const unsigned half_head = a.head_dim / 2;
+  const unsigned position = a.step[0];
+  const unsigned i = blockIdx.x * 128 + threadIdx.x;
+  const unsigned q_pairs = a.n_heads * half_head, kv_pairs = a.n_kv_heads * half_head;
+  if (i < q_pairs + kv_pairs) {
+    const bool is_q = i < q_pairs;
+    const unsigned pair = is_q ? i : i - q_pairs;
+    const unsigned head = pair / half_head, j = pair % half_head;
+    const float* x = (is_q ? a.q : a.k) + head * a.head_dim;
+    const unsigned n_pairs = a.n_rot / 2;
+    unsigned at_a = 2 * j, at_b = 2 * j + 1;
+    float out_a, out_b;
+    if (j < n_pairs) {
+      if (a.halves) at_a = j, at_b = j + n_pairs;
+      const CosSin r = cos_sin_of((is_q ? a.q_turns : a.k_turns)[j], position);
+      out_a = x[at_a] * r.cosine - x[at_b] * r.sine;
+      out_b = x[at_a] * r.sine + x[at_b] * r.cosine;
+    } else {
+      out_a = x[at_a];
+      out_b = x[at_b];
+    }
+    if (is_q) {
+      a.q_out[head * a.head_dim + at_a] = out_a;
+      a.q_out[head * a.head_dim + at_b] = out_b;
+    } else {
+      T* key = static_cast<T*>(a.keys) + (static_cast<size_t>(head) * a.capacity + position) * a.head_dim;
+      key[at_a] = T(out_a);
+      key[at_b] = T(out_b);
+    }
+  } else if (i < q_pairs + 2 * kv_pairs) {
+    const unsigned pair = i - q_pairs - kv_pairs;
+    const unsigned head = pair / half_head, j = 2 * (pair % half_head);
+    T* value = static_cast<T*>(a.values) + (static_cast<size_t>(head) * a.capacity + position) * a.head_dim;
+    value[j] = T(a.v[head * a.head_dim + j]);
+    value[j + 1] = T(a.v[head * a.head_dim + j + 1]);
+  }
+}
+
+template <class F>
+__global__ void __launch_bounds__(128) to_half_kernel(const unsigned char* __restrict__ w, unsigned n_in, unsigned n_out,
+                                                      unsigned row_bytes, __half* __restrict__ out) {
+  const unsigned n_groups = n_in / 32;
+  const size_t i = static_cast<size_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (i >= static_cast<size_t>(n_groups) * n_out) return;
+  const unsigned row = static_cast<unsigned>(i / n_groups), group = static_cast<unsigned>(i % n_groups);
+  float values[32];
+  load_weights<F>(w + static_cast<size_t>(row) * row_bytes, group, n_in, values);
+  uint4 packed[4];
+  auto* halves = reinterpret_cast<__half2*>(packed);
+#pragma unroll
+  for (int k = 0; k < 16; ++k) halves[k] = __floats2half2_rn(values[2 * k], values[2 * k + 1]);
+  auto* to = reinterpret_cast<uint4*>(out + static_cast<size_t>(row) * n_in + 32 * group);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) to[k] = packed[k];
+}
+
+__global__ void __launch_bounds__(256) amax_kernel(const float* __restrict__ x, unsigned long n, unsigned* amax) {
+  float largest = 0.0f;
+  for (unsigned long i = blockIdx.x * 256ul + threadIdx.x; i < n / 4; i += gridDim.x * 256ul) {
+    const float4 v = reinterpret_cast<const float4*>(x)[i];
+    largest = fmaxf(largest, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+  }
+  largest = warp_max(largest);
+  if ((threadIdx.x & 31) == 0) atomicMax(amax, __float_as_uint(largest));
+}
+
+__global__ void __launch_bounds__(256)
+    x_to_half_kernel(const float* __restrict__ x, unsigned long n, const unsigned* __restrict__ amax, float* scale,
+                     uint2* __restrict__ out) {
+  const float largest = __uint_as_float(*amax);
+  // ilogb: largest < 2^(exponent + 1). NaN and infinities are passed on as they are.
+  const int exponent = largest > 0.0f && isfinite(largest) ? ilogbf(largest) + 1 : 0;
+  const int k = exponent > 15 ? exponent - 15 : 0;
+  const float factor = ldexpf(1.0f, -k);
+  if (blockIdx.x == 0 && threadIdx.x == 0) *scale = ldexpf(1.0f, k);
+  const unsigned long i = blockIdx.x * 256ul + threadIdx.x;
+  if (i >= n / 4) return;
+  const float4 v = reinterpret_cast<const float4*>(x)[i];
+  uint2 packed;
+  *reinterpret_cast<__half2*>(&packed.x) = __floats2half2_rn(v.x * factor, v.y * factor);
+  *reinterpret_cast<__half2*>(&packed.y) = __floats2half2_rn(v.z * factor, v.w * factor);
+  out[i] = packed;
+}
+
+__global__ void __launch_bounds__(256) bias_kernel(float* y, const float* __restrict__ bias, unsigned n_out) {
+  const unsigned j = blockIdx.x * 256 + threadIdx.x;
+  if (j < n_out) y[static_cast<size_t>(blockIdx.y) * n_out + j] += bias[j];
+}
+
+}  // namespace
+
+bool takes_rounded(unsigned format) {
+  return format != static_cast<unsigned>(Format::f32) && format != static_cast<unsigned>(Format::f16) &&
+         format != static_cast<unsigned>(Format::bf16);
+}
+
+cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
+                       cudaStream_t stream) {
+  norm_round_kernel<<<1, norm_threads, 0, stream>>>(x, weight, n, eps, y, rounded);
+  return cudaGetLastError();
+}
+
+cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream) {
+  round_kernel<<<(n + 255) / 256, 256, 0, stream>>>(x, n, rounded);
+  return cudaGetLastError();
+}
+
+cudaError_t multiply(const Products& p, const float* x, Rounded rounded, cudaStream_t stream) {
+  switch (static_cast<Format>(p.format)) {
+    case Format::f32:
+      return multiply_float_of<float>(p, x, stream);
+    case Format::f16:
+      return multiply_float_of<__half>(p, x, stream);
+    case Format::bf16:
+      return multiply_float_of<BrainHalf>(p, x, stream);
+#define PLUMB_ROUNDED(f) \
+  case Format::f:        \
+    return multiply_rounded_of<f##_format>(p, rounded, stream);
+      PLUMB_ROUNDED(q4_0)
+      PLUMB_ROUNDED(q4_1)
+      PLUMB_ROUNDED(q5_0)
+      PLUMB_ROUNDED(q5_1)
+      PLUMB_ROUNDED(q8_0)
+      PLUMB_ROUNDED(q2_k)
+      PLUMB_ROUNDED(q3_k)
+      PLUMB_ROUNDED(q4_k)
+      PLUMB_ROUNDED(q5_k)
+      PLUMB_ROUNDED(q6_k)
+      PLUMB_ROUNDED(iq4_nl)
+      PLUMB_ROUNDED(iq4_xs)
+      PLUMB_ROUNDED(mxfp4)
+#undef PLUMB_ROUNDED
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t rope_write(const RopeWrite& a, cudaStream_t stream) {
+  const unsigned pairs = (a.n_heads + 2 * a.n_kv_heads) * (a.head_dim / 2);
+  if (a.f16) {
+    rope_write_kernel<__half><<<(pairs + 127) / 128, 128, 0, stream>>>(a);
+  } else {
+    rope_write_kernel<float><<<(pairs + 127) / 128, 128, 0, stream>>>(a);
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,
+                            void* half, cudaStream_t stream) {
+  const size_t groups = static_cast<size_t>(n_in / 32) * n_out;
+  const auto blocks = static_cast<unsigned>((groups + 127) / 128);
+  switch (static_cast<Format>(format)) {
+#define PLUMB_TO_HALF(f)                                                                                           \
+  case Format::f:                                                                                                  \
+    to_half_kernel<f##_format><<<blocks, 128, 0, stream>>>(w, n_in, n_out, row_bytes, static_cast<__half*>(half)); \
+    break;
+    PLUMB_KERNEL_FORMATS(PLUMB_TO_HALF)
+#undef PLUMB_TO_HALF
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t activations_to_half(const float* x, unsigned long n, unsigned* amax, float* scale, void* half,
+                                cudaStream_t stream) {
+  if (const cudaError_t error = cudaMemsetAsync(amax, 0, sizeof *amax, stream); error != cudaSuccess) return error;
+  const auto blocks = static_cast<unsigned>((n / 4 + 255) / 256);
+  constexpr unsigned most_blocks = 1056;
+  const unsigned few = min(blocks, most_blocks);
+  amax_kernel<<<few, 256, 0, stream>>>(x, n, amax);
+  x_to_half_kernel<<<blocks, 256, 0, stream>>>(x, n, amax, scale, static_cast<uint2*>(half));
+  return cudaGetLastError();
+}
+
+cudaError_t add_bias(float* y, const float* bias, unsigned n_out, unsigned n_rows, cudaStream_t stream) {
+  bias_kernel<<<dim3((n_out + 255) / 256, n_rows), 256, 0, stream>>>(y, bias, n_out);
+  return cudaGetLastError();
+}
+
+}  // namespace plumb::backends::cuda
