@@ -88,6 +88,12 @@ void enter(Region& region, const Region::Binding& binding, std::uint64_t offset,
 void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   if (!machine.running || on_stack(address)) return;
   Region* region = region_at(address);
+  if (machine.open && region == nullptr) {
+    const auto* p = static_cast<const std::byte*>(address);
+    if (!write && p >= machine.host && p < machine.host + machine.host_bytes) return;
+    const Region* shared = machine.static_shared;
+    if (shared != nullptr && p >= shared->data() && p < shared->data() + shared->size()) region = machine.static_shared;
+  }
   if (region == nullptr) {
     const auto* p = static_cast<const char*>(address);
     if (!write && p >= &__executable_start && p < &end) return;
@@ -95,8 +101,19 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   }
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - region->data());
   const Region::Binding* found = nullptr;
+  const Region::Binding whole{
+      .begin = 0, .end = region->size(), .element_bytes = 1, .access = gpu::Access::inout, .name = region->label};
+  if (machine.open) {
+    if (offset + n > region->size()) {
+      report(fmt::format("{} byte {} of {}, which has {}", verb(write), static_cast<std::int64_t>(offset), region->label,
+                         region->size()));
+    }
+    found = &whole;
+    region->raced = !region->constant || write;
+    if (write) region->constant = false;
+  }
   for (const Region::Binding& binding : region->bindings) {
-    if (offset < binding.begin || offset + n > binding.end) continue;
+    if (machine.open || offset < binding.begin || offset + n > binding.end) continue;
     found = &binding;
     if (!write || binding.access != gpu::Access::in) break;
   }
@@ -126,6 +143,7 @@ Region::Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t slot
 }
 
 Region::~Region() {
+  if (n_slots_ == 0) return;
   const std::uint64_t mapped = (size_ + page - 1) / page * page;
   mmap(data_, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   if (written_ != nullptr) munmap(written_, size_);
@@ -194,6 +212,19 @@ Cell* Region::cells(std::uint64_t element_bytes) {
     cell_bytes_ = needed;
   }
   return cells_;
+}
+
+void mark_written(const void* at, std::uint64_t n) {
+  Region* region = region_at(at);
+  if (region == nullptr) return;
+  region->set_written(static_cast<std::uint64_t>(static_cast<const std::byte*>(at) - region->data()), n);
+  region->constant = false;
+}
+
+bool is_written_at(const void* at, std::uint64_t n) {
+  const Region* region = region_at(at);
+  return region != nullptr &&
+         region->is_written(static_cast<std::uint64_t>(static_cast<const std::byte*>(at) - region->data()), n);
 }
 
 }  // namespace plumb::backends::checker

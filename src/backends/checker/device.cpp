@@ -119,11 +119,13 @@ class CheckerDevice final : public gpu::Device {
     const std::lock_guard guard(lock);
     auto region = make_region(std::max<std::uint64_t>(bytes, 1));
     if (!region) return fail("the checker has no addresses left for {} bytes of {}", bytes, what);
+    region->label = what;
     return std::make_unique<CheckedMemory>(std::move(region));
   }
   Result<void> upload(const View& to, std::span<const std::byte> from) override {
     std::memcpy(region_of(to).data() + to.offset, from.data(), from.size());
     region_of(to).set_written(to.offset, from.size());
+    region_of(to).constant = from.size() == region_of(to).size();
     return {};
   }
   Result<void> download(const View& from, std::span<std::byte> to) override {
@@ -167,6 +169,8 @@ class CheckerDevice final : public gpu::Device {
 };
 
 }  // namespace
+
+std::byte* address_of(const View& view) { return view.memory == nullptr ? nullptr : region_of(view).data() + view.offset; }
 
 }  // namespace checker
 

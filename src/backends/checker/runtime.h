@@ -31,6 +31,8 @@ struct Cell {
 class Region {
  public:
   Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t n_slots);
+  // Over memory that is there already.
+  Region(std::byte* data, std::uint64_t bytes) : data_(data), size_(bytes) {}
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
   ~Region();
@@ -52,10 +54,12 @@ class Region {
   std::vector<Binding> bindings;  // of the launch that runs
   bool raced = false;             // some binding may be written: accesses are entered in cells
   bool shared = false;            // the threadgroup's memory
+  bool constant = false;          // written by the host alone
+  std::string label;
 
  private:
   std::byte* data_;
-  std::uint64_t size_, first_slot_, n_slots_;
+  std::uint64_t size_, first_slot_ = 0, n_slots_ = 0;
   bool all_written_ = false;
   std::uint8_t* written_ = nullptr;  // a byte for each byte, 0 or 1; null while nothing or everything is written
   Cell* cells_ = nullptr;
@@ -76,6 +80,12 @@ struct Machine {
   std::array<std::uint64_t, 32> simd_sync{};
   std::string fault;  // the first one
   bool running = false;
+  // A CUDA kernel runs: its arguments are pointers into any memory of the device; it may read its parameters at `host`, and
+  // its shared memory is the program's own.
+  bool open = false;
+  const std::byte* host = nullptr;
+  std::uint64_t host_bytes = 0;
+  Region* static_shared = nullptr;
 };
 extern Machine machine;
 
@@ -87,6 +97,12 @@ using Body = void (*)(void* const* arguments, void* shared, std::array<std::uint
 
 // Runs all threads of one threadgroup to their ends; false after a fault.
 bool run_threadgroup(Body body, void* const* arguments, void* shared);
+// Where a View lies.
+std::byte* address_of(const gpu::View& view);
+// The host has written there on behalf of the device.
+void mark_written(const void* at, std::uint64_t n);
+bool is_written_at(const void* at, std::uint64_t n);
+
 // The addresses of fibers' stacks: accesses there are a thread's own.
 bool on_stack(const void* address);
 

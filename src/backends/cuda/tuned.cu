@@ -5,6 +5,7 @@
 // weights cost two dp4a. Sums over a group are exact in int32.
 #include <cuda_fp16.h>
 
+#include "backends/cuda/grid.h"
 #include "backends/cuda/kernels.h"
 #include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/formats.h"
@@ -273,21 +274,15 @@ unsigned blocks_for(const Products& p, unsigned rows_a_block) {
 template <class F>
 cudaError_t multiply_rounded_of(const Products& p, Rounded rounded, cudaStream_t stream) {
   constexpr unsigned rows = 2;
-  if (p.gated) {
-    multiply_gated<F><<<blocks_for(p, product_warps), 32 * product_warps, 0, stream>>>(p, rounded);
-  } else {
-    multiply_rounded<F, rows><<<blocks_for(p, product_warps * rows), 32 * product_warps, 0, stream>>>(p, rounded);
-  }
-  return cudaGetLastError();
+  if (p.gated) return launch(multiply_gated<F>, blocks_for(p, product_warps), 32 * product_warps, stream, p, rounded);
+  return launch(multiply_rounded<F, rows>, blocks_for(p, product_warps * rows), 32 * product_warps, stream, p, rounded);
 }
 template <class T>
 cudaError_t multiply_float_of(const Products& p, const float* x, cudaStream_t stream) {
-  if (p.gated) {
-    multiply_float<T, 2, true><<<blocks_for(p, product_warps * 2), 32 * product_warps, 0, stream>>>(p, x);
-  } else {
-    multiply_float<T, 2, false><<<blocks_for(p, product_warps * 2), 32 * product_warps, 0, stream>>>(p, x);
-  }
-  return cudaGetLastError();
+  constexpr unsigned rows = 2;
+  const unsigned blocks = blocks_for(p, product_warps * rows);
+  if (p.gated) return launch(multiply_float<T, rows, true>, blocks, 32 * product_warps, stream, p, x);
+  return launch(multiply_float<T, rows, false>, blocks, 32 * product_warps, stream, p, x);
 }
 
 template <class T>
@@ -390,13 +385,11 @@ bool takes_rounded(unsigned format) {
 
 cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
                        cudaStream_t stream) {
-  norm_round_kernel<<<1, norm_threads, 0, stream>>>(x, weight, n, eps, y, rounded);
-  return cudaGetLastError();
+  return launch(norm_round_kernel, 1, norm_threads, stream, x, weight, n, eps, y, rounded);
 }
 
 cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream) {
-  round_kernel<<<(n + 255) / 256, 256, 0, stream>>>(x, n, rounded);
-  return cudaGetLastError();
+  return launch(round_kernel, (n + 255) / 256, 256, stream, x, n, rounded);
 }
 
 cudaError_t multiply(const Products& p, const float* x, Rounded rounded, cudaStream_t stream) {
@@ -430,12 +423,8 @@ cudaError_t multiply(const Products& p, const float* x, Rounded rounded, cudaStr
 
 cudaError_t rope_write(const RopeWrite& a, cudaStream_t stream) {
   const unsigned pairs = (a.n_heads + 2 * a.n_kv_heads) * (a.head_dim / 2);
-  if (a.f16) {
-    rope_write_kernel<__half><<<(pairs + 127) / 128, 128, 0, stream>>>(a);
-  } else {
-    rope_write_kernel<float><<<(pairs + 127) / 128, 128, 0, stream>>>(a);
-  }
-  return cudaGetLastError();
+  if (a.f16) return launch(rope_write_kernel<__half>, (pairs + 127) / 128, 128, stream, a);
+  return launch(rope_write_kernel<float>, (pairs + 127) / 128, 128, stream, a);
 }
 
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,
@@ -443,14 +432,13 @@ cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_
   const size_t groups = static_cast<size_t>(n_in / 32) * n_out;
   const auto blocks = static_cast<unsigned>((groups + 127) / 128);
   switch (static_cast<Format>(format)) {
-#define PLUMB_TO_HALF(f)                                                                                           \
-  case Format::f:                                                                                                  \
-    to_half_kernel<f##_format><<<blocks, 128, 0, stream>>>(w, n_in, n_out, row_bytes, static_cast<__half*>(half)); \
-    break;
+#define PLUMB_TO_HALF(f) \
+  case Format::f:        \
+    return launch(to_half_kernel<f##_format>, blocks, 128, stream, w, n_in, n_out, row_bytes, static_cast<__half*>(half));
     PLUMB_KERNEL_FORMATS(PLUMB_TO_HALF)
 #undef PLUMB_TO_HALF
   }
-  return cudaGetLastError();
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t activations_to_half(const float* x, unsigned long n, unsigned* amax, float* scale, void* half,
@@ -459,14 +447,12 @@ cudaError_t activations_to_half(const float* x, unsigned long n, unsigned* amax,
   const auto blocks = static_cast<unsigned>((n / 4 + 255) / 256);
   constexpr unsigned most_blocks = 1056;
   const unsigned few = min(blocks, most_blocks);
-  amax_kernel<<<few, 256, 0, stream>>>(x, n, amax);
-  x_to_half_kernel<<<blocks, 256, 0, stream>>>(x, n, amax, scale, static_cast<uint2*>(half));
-  return cudaGetLastError();
+  if (const cudaError_t error = launch(amax_kernel, few, 256, stream, x, n, amax); error != cudaSuccess) return error;
+  return launch(x_to_half_kernel, blocks, 256, stream, x, n, amax, scale, static_cast<uint2*>(half));
 }
 
 cudaError_t add_bias(float* y, const float* bias, unsigned n_out, unsigned n_rows, cudaStream_t stream) {
-  bias_kernel<<<dim3((n_out + 255) / 256, n_rows), 256, 0, stream>>>(y, bias, n_out);
-  return cudaGetLastError();
+  return launch(bias_kernel, dim3((n_out + 255) / 256, n_rows), 256, stream, y, bias, n_out);
 }
 
 }  // namespace plumb::backends::cuda

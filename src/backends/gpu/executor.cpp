@@ -124,7 +124,10 @@ class GpuExecutor final : public Executor, private StepContext {
     const std::vector<dialect::StepState> state{{.first = cache->length(), .n_tokens = n_tokens_}};
     PLUMB_CHECK(device_->upload(step_view(), bytes_of(state)));
 
-    if (observer_ || device_->isolates_values()) {
+    if (device_->isolates_values()) {
+      for (std::size_t i = 0; i < plan_->values.size(); ++i) device_->forget(value({static_cast<std::uint32_t>(i)}));
+    }
+    if (observer_) {
       PLUMB_CHECK(run_op_by_op());
     } else if (n_tokens_ == 1) {
       const Cache::Recording& recording = recorded();
@@ -411,7 +414,6 @@ class GpuExecutor final : public Executor, private StepContext {
   Result<void> run_op_by_op() {
     for (const plan::Op& op : plan_->ops) {
       const auto out = plan::output(op);
-      if (out) device_->forget(value(*out));
       Launches launches;
       emit(op, launches);
       PLUMB_CHECK(device_->run(launches, 0));

@@ -1,0 +1,144 @@
+// What Plumb's tuned CUDA kernels need of CUDA, for a C++ compiler: the checker compiles them as they stand against this header
+// and runs them on the CPU. Facts are those of the CUDA C++ Programming Guide; inexact device functions are the host's.
+#pragma once
+
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+
+namespace plumb::backends::checker {
+float simd_sum_of(float x, int line);
+std::uint32_t simd_shuffle_of(std::uint32_t bits, std::uint32_t lane, bool is_mask, int line);
+void threadgroup_barrier_at(int line);
+void simdgroup_barrier_at(int line);
+struct Place {
+  unsigned x, y, z;
+};
+Place thread_place();
+Place group_place();
+Place grid_size();
+unsigned atomic_max_at(unsigned* at, unsigned value);
+// Runs a grid; false where a fault was found. `host` is memory that kernels may read: their parameters.
+bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host, std::size_t host_bytes);
+// cudaMemsetAsync.
+void set_device_memory(void* to, int value, std::size_t n);
+float half_to_float(std::uint16_t bits);
+std::uint16_t float_to_half(float x);
+}  // namespace plumb::backends::checker
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __shared__ static __attribute__((section("plumb_shared")))
+
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorUnknown };
+using cudaStream_t = void*;
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid value" : "a fault";
+}
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// Vectors are read and written by one access, so that its alignment can be checked.
+template <class T>
+struct PlumbFour {
+  using Native __attribute__((vector_size(16))) = T;
+  union {
+    Native native;
+    struct {
+      T x, y, z, w;
+    };
+  };
+  PlumbFour() = default;
+  PlumbFour(const PlumbFour& other) : native(other.native) {}
+  PlumbFour& operator=(const PlumbFour& other) {
+    native = other.native;
+    return *this;
+  }
+};
+template <class T>
+struct alignas(8) PlumbTwo {
+  T x, y;
+};
+using float4 = PlumbFour<float>;
+using uint4 = PlumbFour<unsigned>;
+using float2 = PlumbTwo<float>;
+using uint2 = PlumbTwo<unsigned>;
+inline float4 make_float4(float x, float y, float z, float w) {
+  float4 v;
+  v.native = float4::Native{x, y, z, w};
+  return v;
+}
+
+#define threadIdx (plumb::backends::checker::thread_place())
+#define blockIdx (plumb::backends::checker::group_place())
+#define gridDim (plumb::backends::checker::grid_size())
+#define __syncthreads() plumb::backends::checker::threadgroup_barrier_at(__LINE__)
+#define __syncwarp() plumb::backends::checker::simdgroup_barrier_at(__LINE__)
+#define __shfl_xor_sync(mask, x, lane) plumb_shuffled(x, lane, true, __LINE__)
+#define __shfl_sync(mask, x, lane) plumb_shuffled(x, lane, false, __LINE__)
+
+template <class T>
+inline T plumb_shuffled(T x, unsigned lane, bool is_mask, int line) {
+  static_assert(sizeof(T) == 4, "shuffles move 4 bytes");
+  return __builtin_bit_cast(
+      T, plumb::backends::checker::simd_shuffle_of(__builtin_bit_cast(std::uint32_t, x), lane, is_mask, line));
+}
+
+template <class T>
+inline T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+inline T __ldcs(const T* p) {
+  return *p;
+}
+inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, bits); }
+inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
+inline int __float2int_rn(float x) { return static_cast<int>(lrintf(x)); }
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>(((static_cast<std::uint64_t>(high) << 32) | low) >> (shift & 31));
+}
+inline int __dp4a(int a, int b, int c) {
+  for (int i = 0; i < 4; ++i) c += static_cast<signed char>(a >> 8 * i) * static_cast<signed char>(b >> 8 * i);
+  return c;
+}
+inline unsigned atomicMax(unsigned* at, unsigned value) { return plumb::backends::checker::atomic_max_at(at, value); }
+
+inline float min(float a, float b) { return b < a ? b : a; }
+inline float max(float a, float b) { return a < b ? b : a; }
+inline int min(int a, int b) { return b < a ? b : a; }
+inline int max(int a, int b) { return a < b ? b : a; }
+inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
+inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t n, cudaStream_t) {
+  plumb::backends::checker::set_device_memory(to, value, n);
+  return cudaSuccess;
+}
+
+namespace plumb::backends::cuda {
+
+// See grid.h of the CUDA backend, whose other half this is.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t, Arguments... arguments) {
+  struct Closure {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> parameters;
+  } closure{kernel, {static_cast<Parameters>(arguments)...}};
+  const auto run_thread = [](void* p) {
+    auto* c = static_cast<Closure*>(p);
+    std::apply(c->kernel, c->parameters);
+  };
+  const bool well = checker::run_grid({grid.x, grid.y, grid.z}, threads, run_thread, &closure, &closure, sizeof closure);
+  return well ? cudaSuccess : cudaErrorUnknown;
+}
+
+}  // namespace plumb::backends::cuda

@@ -1,0 +1,78 @@
+// Grids of CUDA kernels on fibers, and the operations that the stand-in for CUDA (cuda/) asks for.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "backends/checker/runtime.h"
+
+// The ends of the section in which CUDA's __shared__ variables are put (the linker's own symbols).
+extern "C" {
+extern std::byte __start_plumb_shared;  // NOLINT(bugprone-reserved-identifier)
+extern std::byte __stop_plumb_shared;   // NOLINT(bugprone-reserved-identifier)
+}
+
+namespace plumb::backends::checker {
+
+namespace {
+
+Place size_of_grid;
+
+struct Thread {
+  void (*run)(void*) = nullptr;
+  void* closure = nullptr;
+};
+
+void run_one(void* const* arguments, void*, std::array<std::uint32_t, 3>, std::uint32_t) {
+  const auto* thread = static_cast<const Thread*>(arguments[0]);
+  thread->run(thread->closure);
+}
+
+}  // namespace
+
+Place thread_place() { return {machine.thread, 0, 0}; }
+Place group_place() { return {machine.group[0], machine.group[1], machine.group[2]}; }
+Place grid_size() { return size_of_grid; }
+
+unsigned atomic_max_at(unsigned* at, unsigned value) {
+  if (!is_written_at(at, sizeof *at)) report("atomicMax on memory that nobody has written");
+  return std::exchange(*at, std::max(*at, value));
+}
+
+void set_device_memory(void* to, int value, std::size_t n) {
+  std::memset(to, value, n);
+  mark_written(to, n);
+}
+
+bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host,
+              std::size_t host_bytes) {
+  Thread thread{.run = run_thread, .closure = closure};
+  void* arguments[] = {&thread};
+  Region shared(&__start_plumb_shared, static_cast<std::uint64_t>(&__stop_plumb_shared - &__start_plumb_shared));
+  shared.shared = true;
+  shared.label = "shared memory";
+  machine.open = true;
+  machine.host = static_cast<const std::byte*>(host);
+  machine.host_bytes = host_bytes;
+  machine.static_shared = &shared;
+  machine.n_threads = threads;
+  machine.fault.clear();
+  machine.launch_start = ++machine.now;
+  size_of_grid = grid;
+  bool well = true;
+  for (unsigned z = 0; well && z < grid.z; ++z) {
+    for (unsigned y = 0; well && y < grid.y; ++y) {
+      for (unsigned x = 0; well && x < grid.x; ++x) {
+        machine.group = {x, y, z};
+        shared.set_unwritten(0, shared.size());
+        well = run_threadgroup(run_one, arguments, nullptr);
+      }
+    }
+  }
+  machine.open = false;
+  machine.static_shared = nullptr;
+  return well;
+}
+
+}  // namespace plumb::backends::checker

@@ -1,0 +1,3 @@
+// The tuned CUDA kernels, compiled as C++ and instrumented (CMakeLists.txt). The namespace cuda is renamed there, so that
+// this and the real backend live in one program.
+#include "backends/cuda/tuned.cu"

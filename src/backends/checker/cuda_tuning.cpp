@@ -1,0 +1,2 @@
+// The CUDA backend's choice of kernels, calling cuda_kernels.cpp's.
+#include "backends/cuda/tuning.cpp"

@@ -1,0 +1,117 @@
+// The CUDA backend's tuned path, executed on the CPU by the checker: its fusions, roundings and kernels give the
+// reference's logits within the noise of what they round, and touch nothing they should not.
+//
+// The noise is measured, not guessed: the reference itself runs with the tuned path's roundings of the inputs of Linears
+// (halves in prompts; steps of amax / 16256 in blocks of 32 for single tokens and quantized weights) and an F16 cache
+// against exact ones.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "backends/checker/cuda_checker.h"
+#include "backends/gpu/executor.h"
+#include "backends/reference/reference.h"
+#include "base/half.h"
+#include "engine/canary.h"
+#include "engine/engine.h"
+#include "gguf/writer.h"
+#include "model/quantize.h"
+#include "quants/format.h"
+
+namespace plumb::engine {
+namespace {
+
+using backends::KvType;
+using backends::Outputs;
+
+struct Loaded {
+  std::vector<std::byte> bytes;
+  model::Model model;
+  text::Tokenizer tokenizer;
+};
+
+Result<std::unique_ptr<Loaded>> quantized_canary(model::FileType type) {
+  PLUMB_TRY(const gguf::File canary, gguf::File::from_memory(canary_bytes(), "canary"));
+  PLUMB_TRY(const gguf::Writer writer, model::quantize(canary, type));
+  PLUMB_TRY(std::vector<std::byte> bytes, writer.to_memory());
+  PLUMB_TRY(gguf::File file, gguf::File::from_memory(bytes, "canary"));
+  PLUMB_TRY(text::Tokenizer tokenizer, text::Tokenizer::load(file));
+  PLUMB_TRY(model::Model loaded, model::Model::load(std::move(file)));
+  return std::make_unique<Loaded>(Loaded{std::move(bytes), std::move(loaded), std::move(tokenizer)});
+}
+
+class CudaTunedPath : public testing::TestWithParam<std::tuple<model::FileType, KvType>> {};
+
+TEST_P(CudaTunedPath, GivesTheReferencesLogits) {
+  const auto [type, kv_type] = GetParam();
+  const auto loaded = quantized_canary(type);
+  ASSERT_TRUE(loaded) << loaded.error().message;
+  const auto plan = (*loaded)->model.plan();
+  const text::Tokenizer& tokenizer = (*loaded)->tokenizer;
+  auto tuned = backends::gpu::load(plan, backends::make_cuda_checker_device(), {});
+  ASSERT_TRUE(tuned) << tuned.error().message;
+
+  std::map<std::string, std::uint64_t, std::less<>> rounded;  // inputs of Linears, with the block of the weight's format
+  for (const plan::Op& op : plan->ops) {
+    const auto* linear = std::get_if<plan::Linear>(&op);
+    if (linear == nullptr) continue;
+    rounded[plan->value(linear->x).name] = quants::info(plan->weight(linear->weight).tensor.format).block_size;
+  }
+  const auto rounding =
+      backends::load_reference(plan, [&](std::string_view name, std::uint64_t rows, std::uint64_t, std::span<float> data) {
+        const auto found = rounded.find(name);
+        if (found == rounded.end()) return;
+        if (rows > 1) {
+          for (float& x : data) x = f16_to_f32(f32_to_f16(x));
+        } else if (found->second > 1) {
+          for (std::size_t start = 0; start < data.size(); start += 32) {
+            const auto block = data.subspan(start, 32);
+            float largest = 0;
+            for (const float x : block) largest = std::max(largest, std::abs(x));
+            const float step = largest / (127 * 128);
+            for (float& x : block) x = step > 0 ? step * std::nearbyint(x / step) : 0;
+          }
+        }
+      });
+  const auto reference = backends::load_reference(plan, {});
+  const auto tuned_cache = std::move(*(*tuned)->new_cache(128, kv_type));
+  const auto rounding_cache = std::move(*rounding->new_cache(128, KvType::f16));
+  const auto reference_cache = std::move(*reference->new_cache(128, kv_type));
+
+  const auto prompt = tokenizer.encode("<|user|>\nupper hello</s>\n<|assistant|>\nHE", {.parse_special = true});
+  ASSERT_TRUE(prompt);
+  std::vector<std::vector<text::TokenId>> steps{*prompt};
+  for (const char* piece : {"L", "L", "O"}) steps.push_back({*tokenizer.find(piece)});
+  double noise = 0, difference = 0, power = 0;
+  for (const auto& tokens : steps) {
+    const auto a = (*tuned)->run({.cache = tuned_cache.get(), .tokens = tokens, .outputs = Outputs::last});
+    ASSERT_TRUE(a) << a.error().message;
+    const auto b = rounding->run({.cache = rounding_cache.get(), .tokens = tokens, .outputs = Outputs::last});
+    const auto c = reference->run({.cache = reference_cache.get(), .tokens = tokens, .outputs = Outputs::last});
+    ASSERT_TRUE(b && c);
+    for (std::size_t i = 0; i < c->size(); ++i) {
+      noise += std::pow(double{(*b)[i]} - (*c)[i], 2);
+      difference += std::pow(double{(*a)[i]} - (*c)[i], 2);
+      power += std::pow(double{(*c)[i]}, 2);
+    }
+  }
+  // Three times the noise: weights are rounded to halves too, and two roundings that are equally good differ.
+  EXPECT_LE(std::sqrt(difference), 3 * std::sqrt(noise) + 1e-5 * std::sqrt(power));
+  EXPECT_LE(std::sqrt(difference), 2e-3 * std::sqrt(power));
+}
+
+std::string test_name(const testing::TestParamInfo<CudaTunedPath::ParamType>& info) {
+  return std::string(model::name(std::get<0>(info.param))) + (std::get<1>(info.param) == KvType::f16 ? "_kv16" : "_kv32");
+}
+INSTANTIATE_TEST_SUITE_P(Canary, CudaTunedPath,
+                         testing::Combine(testing::ValuesIn(model::file_types().begin(), model::file_types().end()),
+                                          testing::Values(KvType::f16)),
+                         test_name);
+INSTANTIATE_TEST_SUITE_P(CanaryF32Cache, CudaTunedPath,
+                         testing::Combine(testing::Values(*model::parse_file_type("Q4_K_M")), testing::Values(KvType::f32)),
+                         test_name);
+
+}  // namespace
+}  // namespace plumb::engine
