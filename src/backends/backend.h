@@ -90,8 +90,9 @@ class Executor {
 enum class Activations : std::uint8_t { int16, int8 };
 
 struct LoadOptions {
-  std::uint32_t n_threads = 0;    // 0: the cores this process may use
-  std::uint32_t max_batch = 512;  // most tokens a step will have; longer prompts are cut by the caller (0: the backend's choice)
+  std::uint32_t n_threads = 0;  // 0: the cores this process may use
+  std::uint32_t max_batch =
+      512;  // most tokens a step will have; longer prompts are cut by the caller (0: the backend's choice)
   Activations activations = Activations::int16;
   bool shared_kernels = false;  // GPUs: only the kernels that all targets share, none tuned for one
 };

@@ -70,8 +70,10 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   }
   engine->context_ = settings.context > 0 ? settings.context : std::min(plan.context, default_context);
   PLUMB_TRY(engine->backend_, backends::make(settings.backend));
-  const backends::LoadOptions options{
-      .n_threads = settings.n_threads, .max_batch = 0, .activations = settings.activations, .shared_kernels = settings.shared_kernels};
+  const backends::LoadOptions options{.n_threads = settings.n_threads,
+                                      .max_batch = 0,
+                                      .activations = settings.activations,
+                                      .shared_kernels = settings.shared_kernels};
   PLUMB_TRY(engine->executor_, engine->backend_->load(engine->model_.plan(), options));
   return engine;
 }

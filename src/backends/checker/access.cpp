@@ -145,7 +145,7 @@ Region::Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t slot
 Region::~Region() {
   if (n_slots_ == 0) return;
   const std::uint64_t mapped = (size_ + page - 1) / page * page;
-  mmap(data_, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  (void)mmap(data_, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   if (written_ != nullptr) munmap(written_, size_);
   if (cells_ != nullptr) munmap(cells_, cell_bytes_);
   for (std::uint64_t i = 0; i < n_slots_; ++i) {

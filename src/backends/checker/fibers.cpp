@@ -71,8 +71,8 @@ std::uint32_t lanes_of(std::uint32_t simd) { return std::min(simd_width, machine
 void switch_to(std::uint32_t to) {
   const std::uint32_t self = machine.thread;
   machine.thread = to;
-  const auto back = context::jump_fcontext(all.fibers[to].context, reinterpret_cast<void*>(std::uintptr_t{self}));
-  all.fibers[reinterpret_cast<std::uintptr_t>(back.data)].context = back.fctx;
+  const auto back = context::jump_fcontext(all.fibers[to].context, &all.fibers[self]);
+  static_cast<Fiber*>(back.data)->context = back.fctx;
 }
 
 // Goes on with the next thread that can; with main when there is none.
@@ -88,7 +88,7 @@ void switch_away() {
 }
 
 [[noreturn]] void fiber_main(context::transfer_t from) {
-  all.fibers[reinterpret_cast<std::uintptr_t>(from.data)].context = from.fctx;
+  static_cast<Fiber*>(from.data)->context = from.fctx;
   for (;;) {
     all.body(all.arguments, all.shared, machine.group, machine.thread);
     all.fibers[machine.thread].state = State::done;

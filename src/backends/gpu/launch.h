@@ -46,9 +46,9 @@ using namespace dialect;
 #define PLUMB_HOST_PARAMS(i, T) \
   T p;                          \
   using Params = T;
-#define PLUMB_HOST_ADD_IN(i, T, name) arguments.push_back({name.view, Access::in, sizeof(T), #name});
-#define PLUMB_HOST_ADD_OUT(i, T, name) arguments.push_back({name.view, Access::out, sizeof(T), #name});
-#define PLUMB_HOST_ADD_INOUT(i, T, name) arguments.push_back({name.view, Access::inout, sizeof(T), #name});
+#define PLUMB_HOST_ADD_IN(i, T, name) arguments.push_back({(name).view, Access::in, sizeof(T), #name});
+#define PLUMB_HOST_ADD_OUT(i, T, name) arguments.push_back({(name).view, Access::out, sizeof(T), #name});
+#define PLUMB_HOST_ADD_INOUT(i, T, name) arguments.push_back({(name).view, Access::inout, sizeof(T), #name});
 #define PLUMB_HOST_NOTHING(...)
 
 #define PLUMB_HOST_SIGNATURE(signature)                                                                                  \

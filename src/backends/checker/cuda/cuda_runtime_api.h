@@ -1,5 +1,6 @@
-// What Plumb's tuned CUDA kernels need of CUDA, for a C++ compiler: the checker compiles them as they stand against this header
-// and runs them on the CPU. Facts are those of the CUDA C++ Programming Guide; inexact device functions are the host's.
+// What Plumb's tuned CUDA kernels need of CUDA, for a C++ compiler: the checker compiles them as they stand against this
+// header and runs them on the CPU. Facts are those of the CUDA C++ Programming Guide; inexact device functions are the
+// host's.
 #pragma once
 
 #include <math.h>
@@ -21,7 +22,8 @@ Place group_place();
 Place grid_size();
 unsigned atomic_max_at(unsigned* at, unsigned value);
 // Runs a grid; false where a fault was found. `host` is memory that kernels may read: their parameters.
-bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host, std::size_t host_bytes);
+bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host,
+              std::size_t host_bytes);
 // cudaMemsetAsync.
 void set_device_memory(void* to, int value, std::size_t n);
 float half_to_float(std::uint16_t bits);

@@ -190,8 +190,9 @@ struct q3_k_format {
     return g;
   }
 };
-// The 6-bit scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin, 12 packed ones.
-INLINE void load_scale_min(uint4 header, uint i, THREAD uint &scale, THREAD uint &min) {
+// The 6-bit scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin, 12 packed
+// ones.
+INLINE void load_scale_min(uint4 header, uint i, THREAD uint& scale, THREAD uint& min) {
   const uint shift = 8 * (i & 3u);
   const uint a = header.y >> shift;
   const uint b = header.z >> shift;

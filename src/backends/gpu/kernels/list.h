@@ -3,10 +3,10 @@
 #pragma once
 
 // The formats that kernels read, with quants::Format's enumerators.
-#define PLUMB_KERNEL_FORMATS(X)                                                                                      \
-  X(f32)                                                                                                             \
-  X(f16) X(bf16) X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs) \
-      X(mxfp4)
+#define PLUMB_KERNEL_FORMATS(X) \
+  X(f32)                        \
+  X(f16)                        \
+  X(bf16) X(q4_0) X(q4_1) X(q5_0) X(q5_1) X(q8_0) X(q2_k) X(q3_k) X(q4_k) X(q5_k) X(q6_k) X(iq4_nl) X(iq4_xs) X(mxfp4)
 
 #define PLUMB_EMBED_THREADS 64
 #define PLUMB_REDUCE_THREADS 256

@@ -58,9 +58,9 @@ using ulong = unsigned long;
 // n words at a multiple of 2 bytes, by loads of 4: where the address is no multiple of 4, words are put together from the
 // halves of neighbours. May touch up to 2 bytes on either side, which the upload of weights leaves room for.
 template <uint n>
-INLINE void load_words_at_2(const uchar *p, uint *words) {
+INLINE void load_words_at_2(const uchar* p, uint* words) {
   const uint odd = static_cast<uint>(reinterpret_cast<ulong>(p)) & 2u;
-  const uint *aligned = reinterpret_cast<const uint *>(p - odd);
+  const uint* aligned = reinterpret_cast<const uint*>(p - odd);
   uint previous = aligned[0];
 #pragma unroll
   for (uint k = 0; k + 1 < n; ++k) {

@@ -31,14 +31,14 @@
 
 // partial [T, n_heads, n_splits, head_dim + 2]: the weighted sum of values, the largest score and the sum of weights of
 // each part of the cache; parts that hold no position of a token are written as empty.
-#define SIGNATURE_attention_f16(IN, OUT, INOUT, SHARED, PARAMS)                                           \
-  IN(0, StepState, step)                                                                                  \
-  IN(1, float, q) IN(2, half, keys) IN(3, half, values) OUT(4, float, partial) SHARED(AttentionShared, s) \
-      PARAMS(5, AttentionParams)
-#define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS)                                             \
-  IN(0, StepState, step)                                                                                    \
-  IN(1, float, q) IN(2, float, keys) IN(3, float, values) OUT(4, float, partial) SHARED(AttentionShared, s) \
-      PARAMS(5, AttentionParams)
+#define SIGNATURE_attention_f16(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, StepState, step)                                        \
+  IN(1, float, q)                                               \
+  IN(2, half, keys) IN(3, half, values) OUT(4, float, partial) SHARED(AttentionShared, s) PARAMS(5, AttentionParams)
+#define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, StepState, step)                                        \
+  IN(1, float, q)                                               \
+  IN(2, float, keys) IN(3, float, values) OUT(4, float, partial) SHARED(AttentionShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, partial) OUT(1, float, y) PARAMS(2, AttentionParams)
 // The softmax itself, [n_heads, T, S], for who watches it.
