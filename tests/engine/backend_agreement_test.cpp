@@ -19,10 +19,7 @@
 #include "backends/cpu/cpu.h"
 #include "backends/reference/reference.h"
 #include "base/half.h"
-#include "engine/canary.h"
-#include "engine/engine.h"
-#include "gguf/writer.h"
-#include "model/quantize.h"
+#include "engine/quantized_canary.h"
 #include "quants/format.h"
 
 namespace plumb::engine {
@@ -213,22 +210,6 @@ class OpChecker {
   Tally tally_;
   std::size_t n_checked_ = 0;
 };
-
-struct Loaded {
-  std::vector<std::byte> bytes;
-  model::Model model;
-  text::Tokenizer tokenizer;
-};
-
-Result<std::unique_ptr<Loaded>> quantized_canary(model::FileType type) {
-  PLUMB_TRY(const gguf::File canary, gguf::File::from_memory(canary_bytes(), "canary"));
-  PLUMB_TRY(const gguf::Writer writer, model::quantize(canary, type));
-  PLUMB_TRY(std::vector<std::byte> bytes, writer.to_memory());
-  PLUMB_TRY(gguf::File file, gguf::File::from_memory(bytes, "canary"));
-  PLUMB_TRY(text::Tokenizer tokenizer, text::Tokenizer::load(file));
-  PLUMB_TRY(model::Model loaded, model::Model::load(std::move(file)));
-  return std::make_unique<Loaded>(Loaded{std::move(bytes), std::move(loaded), std::move(tokenizer)});
-}
 
 // A prompt pass and two decode steps.
 std::vector<std::vector<text::TokenId>> steps_for(const text::Tokenizer& tokenizer) {

@@ -14,10 +14,7 @@
 #include "backends/gpu/executor.h"
 #include "backends/reference/reference.h"
 #include "base/half.h"
-#include "engine/canary.h"
-#include "engine/engine.h"
-#include "gguf/writer.h"
-#include "model/quantize.h"
+#include "engine/quantized_canary.h"
 #include "quants/format.h"
 
 namespace plumb::engine {
@@ -25,22 +22,6 @@ namespace {
 
 using backends::KvType;
 using backends::Outputs;
-
-struct Loaded {
-  std::vector<std::byte> bytes;
-  model::Model model;
-  text::Tokenizer tokenizer;
-};
-
-Result<std::unique_ptr<Loaded>> quantized_canary(model::FileType type) {
-  PLUMB_TRY(const gguf::File canary, gguf::File::from_memory(canary_bytes(), "canary"));
-  PLUMB_TRY(const gguf::Writer writer, model::quantize(canary, type));
-  PLUMB_TRY(std::vector<std::byte> bytes, writer.to_memory());
-  PLUMB_TRY(gguf::File file, gguf::File::from_memory(bytes, "canary"));
-  PLUMB_TRY(text::Tokenizer tokenizer, text::Tokenizer::load(file));
-  PLUMB_TRY(model::Model loaded, model::Model::load(std::move(file)));
-  return std::make_unique<Loaded>(Loaded{std::move(bytes), std::move(loaded), std::move(tokenizer)});
-}
 
 class CudaTunedPath : public testing::TestWithParam<std::tuple<model::FileType, KvType>> {};
 
@@ -102,16 +83,16 @@ TEST_P(CudaTunedPath, GivesTheReferencesLogits) {
   EXPECT_LE(std::sqrt(difference), 2e-3 * std::sqrt(power));
 }
 
-std::string test_name(const testing::TestParamInfo<CudaTunedPath::ParamType>& info) {
+std::string tuned_test_name(const testing::TestParamInfo<CudaTunedPath::ParamType>& info) {
   return std::string(model::name(std::get<0>(info.param))) + (std::get<1>(info.param) == KvType::f16 ? "_kv16" : "_kv32");
 }
 INSTANTIATE_TEST_SUITE_P(Canary, CudaTunedPath,
                          testing::Combine(testing::ValuesIn(model::file_types().begin(), model::file_types().end()),
                                           testing::Values(KvType::f16)),
-                         test_name);
+                         tuned_test_name);
 INSTANTIATE_TEST_SUITE_P(CanaryF32Cache, CudaTunedPath,
                          testing::Combine(testing::Values(*model::parse_file_type("Q4_K_M")), testing::Values(KvType::f32)),
-                         test_name);
+                         tuned_test_name);
 
 }  // namespace
 }  // namespace plumb::engine

@@ -52,7 +52,7 @@ std::string other_thread(Touch touch) {
 
 std::string element(const Region::Binding& binding, std::uint64_t offset) {
   return fmt::format("element {} of argument '{}'",
-                     static_cast<std::int64_t>(offset - binding.begin) / binding.element_bytes, binding.name);
+                     static_cast<std::int64_t>(offset - binding.begin) >> binding.element_shift, binding.name);
 }
 
 // True where the earlier touch by another thread is not ordered before this access.
@@ -65,22 +65,25 @@ bool races(const Region& region, Touch touch) {
 }
 
 void enter(Region& region, const Region::Binding& binding, std::uint64_t offset, std::uint64_t n, bool write) {
-  Cell* cells = region.cells(binding.element_bytes);
-  const std::uint64_t first = offset / binding.element_bytes;
-  const std::uint64_t last = (offset + n - 1) / binding.element_bytes;
+  Cell* cells = region.cells(binding.element_shift);
+  const std::uint64_t first = offset >> binding.element_shift;
+  const std::uint64_t last = (offset + n - 1) >> binding.element_shift;
+  const Touch now = Touch::of(machine.now, machine.thread);
   for (std::uint64_t i = first; i <= last; ++i) {
     Cell& cell = cells[i];
     const auto conflict = [&](Touch other, std::string_view did) {
       report(fmt::format("{} {} while {} {} it with no barrier between: a race", verb(write),
-                         element(binding, i * binding.element_bytes), other_thread(other), did));
+                         element(binding, i << binding.element_shift), other_thread(other), did));
     };
+    if (!write && region.shared && cell.write.stamp() < machine.group_start) {
+      report(fmt::format("reads {}, which nobody has written", element(binding, i << binding.element_shift)));
+    }
     if (races(region, cell.write)) conflict(cell.write, "writes");
     if (write) {
       if (races(region, cell.read)) conflict(cell.read, "reads");
-      cell.write = Touch::of(machine.now, machine.thread);
+      cell.write = now;
     } else {
-      const bool shares = races(region, cell.read);
-      cell.read = Touch::of(machine.now, shares ? Touch::many : machine.thread);
+      cell.read = races(region, cell.read) ? Touch::of(machine.now, Touch::many) : now;
     }
   }
 }
@@ -102,7 +105,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - region->data());
   const Region::Binding* found = nullptr;
   const Region::Binding whole{
-      .begin = 0, .end = region->size(), .element_bytes = 1, .access = gpu::Access::inout, .name = region->label};
+      .begin = 0, .end = region->size(), .element_shift = 0, .access = gpu::Access::inout, .name = region->label};
   if (machine.open) {
     if (offset + n > region->size()) {
       report(fmt::format("{} byte {} of {}, which has {}", verb(write), static_cast<std::int64_t>(offset), region->label,
@@ -121,7 +124,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
     if (region->bindings.empty()) report(fmt::format("{} memory that is none of its arguments", verb(write)));
     const Region::Binding& nearest = region->bindings.front();
     report(fmt::format("{} {}, which has {}", verb(write), element(nearest, offset),
-                       (nearest.end - nearest.begin) / nearest.element_bytes));
+                       (nearest.end - nearest.begin) >> nearest.element_shift));
   }
   if (write && found->access == gpu::Access::in)
     report(fmt::format("writes {}, which is read-only", element(*found, offset)));
@@ -129,10 +132,10 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
     report(fmt::format("{} {} bytes at {}, byte {}: not a multiple of {}", verb(write), n, element(*found, offset),
                        offset - found->begin, n));
   }
-  if (!write && !region->is_written(offset, n))
+  if (!write && !region->shared && !region->is_written(offset, n))
     report(fmt::format("reads {}, which nobody has written", element(*found, offset)));
   if (region->raced) enter(*region, *found, offset, n, write);
-  if (write) region->set_written(offset, n);
+  if (write && !region->shared) region->set_written(offset, n);
 }
 
 }  // namespace
@@ -143,11 +146,11 @@ Region::Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t slot
 }
 
 Region::~Region() {
+  if (written_ != nullptr) munmap(written_, size_);
+  if (cells_ != nullptr) munmap(cells_, cell_bytes_);
   if (n_slots_ == 0) return;
   const std::uint64_t mapped = (size_ + page - 1) / page * page;
   (void)mmap(data_, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  if (written_ != nullptr) munmap(written_, size_);
-  if (cells_ != nullptr) munmap(cells_, cell_bytes_);
   for (std::uint64_t i = 0; i < n_slots_; ++i) {
     addresses.regions[first_slot_ + i] = nullptr;
     addresses.taken[first_slot_ + i] = false;
@@ -201,11 +204,20 @@ void Region::set_unwritten(std::uint64_t offset, std::uint64_t n) {
 bool Region::is_written(std::uint64_t offset, std::uint64_t n) const {
   if (all_written_) return true;
   if (written_ == nullptr) return false;
-  return std::find(written_ + offset, written_ + offset + n, 0) == written_ + offset + n;
+  const std::uint8_t* at = written_ + offset;
+  for (; n >= 4; n -= 4, at += 4) {
+    std::uint32_t four;
+    std::memcpy(&four, at, 4);
+    if (four != 0x01010101u) return false;
+  }
+  for (; n > 0; --n, ++at) {
+    if (*at == 0) return false;
+  }
+  return true;
 }
 
-Cell* Region::cells(std::uint64_t element_bytes) {
-  const std::uint64_t needed = (size_ + element_bytes - 1) / element_bytes * sizeof(Cell);
+Cell* Region::cells(std::uint32_t element_shift) {
+  const std::uint64_t needed = ((size_ >> element_shift) + 1) * sizeof(Cell);
   if (needed > cell_bytes_) {
     if (cells_ != nullptr) munmap(cells_, cell_bytes_);
     cells_ = static_cast<Cell*>(map(needed, PROT_READ | PROT_WRITE));

@@ -65,7 +65,6 @@ bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* clo
     for (unsigned y = 0; well && y < grid.y; ++y) {
       for (unsigned x = 0; well && x < grid.x; ++x) {
         machine.group = {x, y, z};
-        shared.set_unwritten(0, shared.size());
         well = run_threadgroup(run_one, arguments, nullptr);
       }
     }

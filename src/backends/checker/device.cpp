@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -35,15 +37,18 @@ class CheckedMemory final : public gpu::Memory {
 
 Region& region_of(const View& view) { return static_cast<CheckedMemory*>(view.memory)->region(); }
 
+// Accesses are entered for elements of a power of two of bytes.
+std::uint32_t shift_of(std::uint64_t bytes) { return static_cast<std::uint32_t>(std::countr_zero(bytes)); }
+
 // Binds a launch's arguments for as long as it lives.
 class Bound {
  public:
-  Bound(const Launch& launch, Region* params, Region* shared) {
+  Bound(const Launch& launch, Region* params, Region* shared, std::uint64_t alignment) {
     for (const Argument& argument : launch.arguments) {
       Region& region = region_of(argument.view);
       bind(region, {.begin = argument.view.offset,
                     .end = argument.view.offset + argument.view.bytes,
-                    .element_bytes = argument.element_bytes,
+                    .element_shift = shift_of(argument.element_bytes),
                     .access = argument.access,
                     .name = argument.name});
       addresses_.push_back(region.data() + argument.view.offset);
@@ -51,13 +56,16 @@ class Bound {
     if (params != nullptr) {
       std::memcpy(params->data(), launch.params.data(), launch.params.size());
       params->set_written(0, params->size());
-      bind(*params, {.begin = 0, .end = launch.params.size(), .element_bytes = 4, .access = Access::in, .name = "p"});
+      bind(*params, {.begin = 0, .end = launch.params.size(), .element_shift = 2, .access = Access::in, .name = "p"});
       addresses_.push_back(params->data());
     }
     if (shared != nullptr) {
       shared->shared = true;
-      bind(*shared,
-           {.begin = 0, .end = shared->size(), .element_bytes = 2, .access = Access::inout, .name = "shared memory"});
+      bind(*shared, {.begin = 0,
+                     .end = shared->size(),
+                     .element_shift = shift_of(alignment),
+                     .access = Access::inout,
+                     .name = "shared memory"});
     }
     for (const Argument& argument : launch.arguments) {
       if (argument.access != Access::out || read_too(launch, argument)) continue;
@@ -95,7 +103,7 @@ Result<void> check_outputs(const Launch& launch) {
   for (const Argument& argument : launch.arguments) {
     if (argument.access != Access::out) continue;
     Region& region = region_of(argument.view);
-    const Cell* cells = region.cells(argument.element_bytes);
+    const Cell* cells = region.cells(shift_of(argument.element_bytes));
     const std::uint64_t first = argument.view.offset / argument.element_bytes;
     const std::uint64_t n = argument.view.bytes / argument.element_bytes;
     for (std::uint64_t i = 0; i < n; ++i) {
@@ -149,7 +157,7 @@ class CheckerDevice final : public gpu::Device {
     const gpu::KernelInfo& info = gpu::kernel_infos()[index];
     const auto params = launch.params.empty() ? nullptr : make_region(launch.params.size());
     const auto shared = entry.shared_bytes == 0 ? nullptr : make_region(entry.shared_bytes);
-    const Bound bound(launch, params.get(), shared.get());
+    const Bound bound(launch, params.get(), shared.get(), entry.shared_alignment);
     machine.kernel = info.name;
     machine.n_threads = info.threads;
     machine.fault.clear();
@@ -158,7 +166,6 @@ class CheckerDevice final : public gpu::Device {
       for (std::uint32_t y = 0; y < launch.grid[1]; ++y) {
         for (std::uint32_t x = 0; x < launch.grid[0]; ++x) {
           machine.group = {x, y, z};
-          if (shared) shared->set_unwritten(0, shared->size());
           if (!run_threadgroup(entry.body, bound.addresses(), shared ? shared->data() : nullptr))
             return fail("{}", machine.fault);
         }

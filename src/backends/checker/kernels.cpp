@@ -38,8 +38,12 @@ PLUMB_KERNEL_LIST(PLUMB_CALL)
 __attribute__((no_sanitize("thread"))) std::span<const KernelEntry> kernel_entries() {
 #define PLUMB_NOTHING(...)
 #define PLUMB_SHARED_SIZE(T, name) +sizeof(T)
-#define PLUMB_ENTRY(signature, name, n) \
-  {call_##name, 0 SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_SHARED_SIZE, PLUMB_NOTHING)},
+// Elements of at most 4 bytes: a struct of floats may have lanes write neighbouring words, one of halves neighbouring
+// halves.
+#define PLUMB_SHARED_ALIGNMENT(T, name) +(alignof(T) < 4 ? alignof(T) : 4)
+#define PLUMB_ENTRY(signature, name, n)                                                                                 \
+  {call_##name, 0 SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_SHARED_SIZE, PLUMB_NOTHING), \
+   0 SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_SHARED_ALIGNMENT, PLUMB_NOTHING)},
   static constexpr KernelEntry entries[] = {PLUMB_KERNEL_LIST(PLUMB_ENTRY)};
   return entries;
 }

@@ -42,12 +42,12 @@ class Region {
   void set_written(std::uint64_t offset, std::uint64_t n);
   void set_unwritten(std::uint64_t offset, std::uint64_t n);
   [[nodiscard]] bool is_written(std::uint64_t offset, std::uint64_t n) const;
-  // The cells of elements of so many bytes.
-  Cell* cells(std::uint64_t element_bytes);
+  // The cells of elements of 1 << element_shift bytes.
+  Cell* cells(std::uint32_t element_shift);
 
   struct Binding {
     std::uint64_t begin = 0, end = 0;
-    std::uint32_t element_bytes = 1;
+    std::uint32_t element_shift = 0;  // elements of 1 << element_shift bytes
     gpu::Access access = gpu::Access::in;
     std::string_view name;
   };
@@ -109,6 +109,7 @@ bool on_stack(const void* address);
 struct KernelEntry {
   Body body = nullptr;
   std::uint64_t shared_bytes = 0;
+  std::uint64_t shared_alignment = 4;
 };
 // By KernelId; kernels.cpp makes it from the list.
 std::span<const KernelEntry> kernel_entries();

@@ -9,7 +9,9 @@ namespace {
 using std::uint32_t;
 
 constexpr uint32_t ceil_div(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
-constexpr uint32_t linear_tile = 32;  // LINEAR_TILE of kernels/linear.h
+// LINEAR_TILE_OUT and LINEAR_TILE_ROWS of kernels/linear.h.
+constexpr uint32_t tile_outputs = 64;
+constexpr uint32_t tile_rows = 32;
 
 // The kernel of a family for a format. The formats are those of PLUMB_KERNEL_FORMATS, which has every format of quants.
 #define PLUMB_KERNEL_FOR(family)                            \
@@ -79,7 +81,7 @@ void linear(Launches& to, const WeightView& w, View bias, View x, uint32_t n_row
     to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
                         {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
   } else {
-    to.push_back(launch(linear_mat_for(w.format), {ceil_div(w.n_out, linear_tile), ceil_div(n_rows, linear_tile)},
+    to.push_back(launch(linear_mat_for(w.format), {ceil_div(w.n_out, tile_outputs), ceil_div(n_rows, tile_rows)},
                         {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
   }
 }

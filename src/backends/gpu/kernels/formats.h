@@ -20,6 +20,8 @@ struct Group {
 
 INLINE uint load_u16(DEVICE const uchar* p) { return *(DEVICE const ushort*)p; }
 INLINE float load_half(DEVICE const uchar* p) { return float(as_type<half>(*(DEVICE const ushort*)p)); }
+INLINE float low_half(uint word) { return float(as_type<half>(ushort(word & 0xffffu))); }
+INLINE float high_half(uint word) { return float(as_type<half>(ushort(word >> 16))); }
 // Four bytes at a multiple of 2.
 INLINE uint load_u32_at_2(DEVICE const uchar* p) { return load_u16(p) | (load_u16(p + 2) << 16); }
 INLINE uint load_u32_at_4(DEVICE const uchar* p) { return *(DEVICE const uint*)p; }
@@ -55,22 +57,56 @@ INLINE uint look_up(CONSTANT_POINTER(uint) table, uint nibbles) {
   return bytes;
 }
 
+// Float formats, whose rows may have any length: whole groups of rows of a multiple of 8 elements, which begin at multiples
+// of 16 bytes, are loaded 16 bytes at a time.
 struct f32_format {
   static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
-    DEVICE const float* values = (DEVICE const float*)row;
-    for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? values[32 * group + i] : 0.0f;
+    DEVICE const float* values = (DEVICE const float*)row + 32 * group;
+    if (n % 8 == 0 && 32 * group + 32 <= n) {
+      for (uint k = 0; k < 8; ++k) {
+        const float4 v = ((DEVICE const float4*)values)[k];
+        w[4 * k] = v.x;
+        w[4 * k + 1] = v.y;
+        w[4 * k + 2] = v.z;
+        w[4 * k + 3] = v.w;
+      }
+    } else {
+      for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? values[i] : 0.0f;
+    }
   }
 };
 struct f16_format {
   static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
-    DEVICE const half* values = (DEVICE const half*)row;
-    for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? float(values[32 * group + i]) : 0.0f;
+    DEVICE const half* values = (DEVICE const half*)row + 32 * group;
+    if (n % 8 == 0 && 32 * group + 32 <= n) {
+      for (uint k = 0; k < 4; ++k) {
+        const uint4 v = ((DEVICE const uint4*)values)[k];
+        const uint words[4] = {v.x, v.y, v.z, v.w};
+        for (uint i = 0; i < 4; ++i) {
+          w[8 * k + 2 * i] = low_half(words[i]);
+          w[8 * k + 2 * i + 1] = high_half(words[i]);
+        }
+      }
+    } else {
+      for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? float(values[i]) : 0.0f;
+    }
   }
 };
 struct bf16_format {
   static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
-    DEVICE const ushort* values = (DEVICE const ushort*)row;
-    for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? as_type<float>(uint(values[32 * group + i]) << 16) : 0.0f;
+    DEVICE const ushort* values = (DEVICE const ushort*)row + 32 * group;
+    if (n % 8 == 0 && 32 * group + 32 <= n) {
+      for (uint k = 0; k < 4; ++k) {
+        const uint4 v = ((DEVICE const uint4*)values)[k];
+        const uint words[4] = {v.x, v.y, v.z, v.w};
+        for (uint i = 0; i < 4; ++i) {
+          w[8 * k + 2 * i] = as_type<float>(words[i] << 16);
+          w[8 * k + 2 * i + 1] = as_type<float>(words[i] & 0xffff0000u);
+        }
+      }
+    } else {
+      for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? as_type<float>(uint(values[i]) << 16) : 0.0f;
+    }
   }
 };
 
@@ -200,8 +236,6 @@ INLINE void load_scale_min(uint4 header, uint i, THREAD uint& scale, THREAD uint
   scale = i < 4 ? a & 63u : (c & 15u) | ((a >> 2) & 0x30u);
   min = i < 4 ? b & 63u : ((c >> 4) & 15u) | ((b >> 2) & 0x30u);
 }
-INLINE float low_half(uint word) { return float(as_type<half>(ushort(word & 0xffffu))); }
-INLINE float high_half(uint word) { return float(as_type<half>(ushort(word >> 16))); }
 struct q4_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 144 * (group >> 3);

@@ -1,6 +1,6 @@
 // Products of rows of x with a weight [n_out, n_in] in any format; activations stay float.
-// linear_vec is for few rows: a SIMD-group an output, its lanes along n_in. linear_mat is for many: a threadgroup a tile of
-// LINEAR_TILE rows by LINEAR_TILE outputs, 32 of n_in at a time through shared memory.
+// linear_vec is for few rows: a SIMD-group an output, its lanes along n_in. linear_mat is for many: a threadgroup a tile,
+// 32 of n_in at a time through shared memory.
 #pragma once
 
 #include "backends/gpu/kernels/formats.h"
@@ -11,8 +11,16 @@ INLINE float dot_row(DEVICE const uchar* row, DEVICE const float* x, uint n, uin
   for (uint group = lane; group < (n + 31) / 32; group += 32) {
     float w[32];
     load_weights<Format>(row, group, n, w);
-    for (uint i = 0; i < 32; ++i) {
-      if (32 * group + i < n) sum = fma(w[i], x[32 * group + i], sum);
+    if (n % 32 == 0) {
+      for (uint k = 0; k < 8; ++k) {
+        const float4 v = ((DEVICE const float4*)(x + 32 * group))[k];
+        sum = fma(w[4 * k], v.x, sum);
+        sum = fma(w[4 * k + 1], v.y, sum);
+        sum = fma(w[4 * k + 2], v.z, sum);
+        sum = fma(w[4 * k + 3], v.w, sum);
+      }
+    } else {
+      for (uint i = 0; i < 32 && 32 * group + i < n; ++i) sum = fma(w[i], x[32 * group + i], sum);
     }
   }
   return sum;
@@ -29,50 +37,65 @@ INLINE float dot_row(DEVICE const uchar* row, DEVICE const float* x, uint n, uin
   }
 PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_VEC)
 
-#define LINEAR_TILE 32
-// Tiles of 32 x 32 with a column to spare, so that neither rows nor columns fall on one bank.
+// A tile is 64 outputs by 32 rows; a thread computes 4 by 4 of them. Both operands lie in shared memory with n_in
+// outermost, so that four neighbours are one load; 4 elements to spare a line keep columns off one bank.
+#define LINEAR_TILE_OUT 64
+#define LINEAR_TILE_ROWS 32
+#define LINEAR_STRIDE_W (LINEAR_TILE_OUT + 4)
+#define LINEAR_STRIDE_X (LINEAR_TILE_ROWS + 4)
 struct LinearTiles {
-  float w[LINEAR_TILE * 33];
-  float x[LINEAR_TILE * 33];
+  float4 w[32 * LINEAR_STRIDE_W / 4];
+  float4 x[32 * LINEAR_STRIDE_X / 4];
 };
 
-// Threads are 4 SIMD-groups; lane l of SIMD-group g computes output l of rows 8g .. 8g + 7.
 template <class Format>
 INLINE void multiply_tile(DEVICE const uchar* w, DEVICE const float* x, DEVICE const float* bias, DEVICE float* y,
-                          SHARED LinearTiles* s, CONSTANT_PARAMS(LinearParams) p, uint first_out, uint first_row, uint lane,
-                          uint simd) {
-  float sums[8];
-  for (uint r = 0; r < 8; ++r) sums[r] = 0.0f;
+                          SHARED LinearTiles* s, CONSTANT_PARAMS(LinearParams) p, uint first_out, uint first_row,
+                          uint thread_index) {
+  SHARED float* tile_w = (SHARED float*)s->w;
+  SHARED float* tile_x = (SHARED float*)s->x;
+  const uint out_of_thread = 4 * (thread_index % (LINEAR_TILE_OUT / 4));
+  const uint row_of_thread = 4 * (thread_index / (LINEAR_TILE_OUT / 4));
+  float sums[16];
+  for (uint i = 0; i < 16; ++i) sums[i] = 0.0f;
   for (uint group = 0; group < (p.n_in + 31) / 32; ++group) {
-    if (simd == 0) {
-      const uint out = min(first_out + lane, p.n_out - 1);
+    if (thread_index < LINEAR_TILE_OUT) {
+      const uint out = min(first_out + thread_index, p.n_out - 1);
       float values[32];
       load_weights<Format>(w + ulong(out) * p.row_bytes, group, p.n_in, values);
-      for (uint i = 0; i < 32; ++i) s->w[33 * lane + i] = values[i];
+      for (uint i = 0; i < 32; ++i) tile_w[LINEAR_STRIDE_W * i + thread_index] = values[i];
     }
-    const uint column = 32 * group + lane;
-    for (uint r = simd; r < LINEAR_TILE; r += PLUMB_LINEAR_MAT_THREADS / 32) {
+    const uint column = 32 * group + thread_index % 32;
+    for (uint r = thread_index / 32; r < LINEAR_TILE_ROWS; r += PLUMB_LINEAR_MAT_THREADS / 32) {
       const bool inside = first_row + r < p.n_rows && column < p.n_in;
-      s->x[33 * r + lane] = inside ? x[ulong(first_row + r) * p.n_in + column] : 0.0f;
+      tile_x[LINEAR_STRIDE_X * (thread_index % 32) + r] = inside ? x[ulong(first_row + r) * p.n_in + column] : 0.0f;
     }
     BARRIER();
     for (uint i = 0; i < 32; ++i) {
-      const float value = s->w[33 * lane + i];
-      for (uint r = 0; r < 8; ++r) sums[r] = fma(value, s->x[33 * (8 * simd + r) + i], sums[r]);
+      const float4 a = s->w[(LINEAR_STRIDE_W * i + out_of_thread) / 4];
+      const float4 b = s->x[(LINEAR_STRIDE_X * i + row_of_thread) / 4];
+      const float outs[4] = {a.x, a.y, a.z, a.w};
+      const float rows[4] = {b.x, b.y, b.z, b.w};
+      for (uint r = 0; r < 4; ++r) {
+        for (uint j = 0; j < 4; ++j) sums[4 * r + j] = fma(outs[j], rows[r], sums[4 * r + j]);
+      }
     }
     BARRIER();
   }
-  const uint out = first_out + lane;
-  for (uint r = 0; r < 8; ++r) {
-    const uint row = first_row + 8 * simd + r;
-    if (out < p.n_out && row < p.n_rows) {
-      y[ulong(row) * p.n_out + out] = p.has_bias != 0 ? sums[r] + bias[out] : sums[r];
+  for (uint r = 0; r < 4; ++r) {
+    const uint row = first_row + row_of_thread + r;
+    for (uint j = 0; j < 4; ++j) {
+      const uint out = first_out + out_of_thread + j;
+      if (out < p.n_out && row < p.n_rows) {
+        y[ulong(row) * p.n_out + out] = p.has_bias != 0 ? sums[4 * r + j] + bias[out] : sums[4 * r + j];
+      }
     }
   }
 }
 
-#define PLUMB_LINEAR_MAT(format)                                                                                         \
-  KERNEL(linear_mat, linear_mat_##format, PLUMB_LINEAR_MAT_THREADS) {                                                    \
-    multiply_tile<format##_format>(w, x, bias, y, s, p, LINEAR_TILE * GROUP_X, LINEAR_TILE * GROUP_Y, LANE, SIMD_INDEX); \
+#define PLUMB_LINEAR_MAT(format)                                                                               \
+  KERNEL(linear_mat, linear_mat_##format, PLUMB_LINEAR_MAT_THREADS) {                                          \
+    multiply_tile<format##_format>(w, x, bias, y, s, p, LINEAR_TILE_OUT * GROUP_X, LINEAR_TILE_ROWS * GROUP_Y, \
+                                   THREAD_INDEX);                                                              \
   }
 PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_MAT)
