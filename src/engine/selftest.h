@@ -21,7 +21,7 @@ struct SelftestRow {
 struct SelftestSettings {
   std::vector<std::string> backends;  // names; empty: every one that is present
   std::vector<std::string> quants;    // names; empty: every one that can be written
-  std::size_t n_inputs = 0;           // spread over the list, the seed's "1" first; 0: all
+  std::size_t n_inputs = 0;  // spread over the list, the seed's "1" first (of which the slow checker takes 2); 0: all
 };
 
 // Calls `on_row` with each row as it is known; (done, total) counts rows. Returning false stops. A backend that cannot load
