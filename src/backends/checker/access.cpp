@@ -19,10 +19,11 @@ namespace plumb::backends::checker {
 
 namespace {
 
-// Addresses are given out in slots; an allocation is followed by at least half a slot of nothing.
-constexpr std::uint64_t slot_bits = 32;
+// Addresses are given out in slots; an allocation has at least half a slot of nothing before and behind it: as far as an
+// index of 32 bits can go wrong with elements of 4 bytes.
+constexpr std::uint64_t slot_bits = 35;
 constexpr std::uint64_t slot_bytes = std::uint64_t{1} << slot_bits;
-constexpr std::uint64_t n_slots = 4096;
+constexpr std::uint64_t n_slots = 2048;
 constexpr std::uint64_t page = 4096;
 
 struct Addresses {
@@ -37,16 +38,19 @@ void* map(std::uint64_t bytes, int protection) {
   return p == MAP_FAILED ? nullptr : p;
 }
 
+// The allocation that is nearest to an address.
 Region* region_at(const void* address) {
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - addresses.base);
-  return offset < slot_bytes * n_slots ? addresses.regions[offset >> slot_bits] : nullptr;
+  if (offset >= slot_bytes * n_slots - slot_bytes / 2) return nullptr;
+  Region* region = addresses.regions[(offset + slot_bytes / 2) >> slot_bits];
+  return region != nullptr ? region : addresses.regions[offset >> slot_bits];
 }
 
 constexpr std::string_view verb(bool write) { return write ? "writes" : "reads"; }
 
 std::string other_thread(Touch touch) {
   if (touch.stamp() < machine.group_start) return "another threadgroup";
-  if (touch.thread() == Touch::many) return "several other threads";
+  if (touch.several()) return "another thread";
   return fmt::format("thread {}", touch.thread());
 }
 
@@ -61,7 +65,14 @@ bool races(const Region& region, Touch touch) {
   if (!region.shared) return touch.stamp() < machine.group_start || touch.thread() != machine.thread;
   if (touch.thread() == machine.thread) return false;
   const std::uint32_t simd = machine.thread / 32;
-  return touch.thread() == Touch::many || touch.thread() / 32 != simd || touch.stamp() >= machine.simd_sync[simd];
+  return !touch.is_of_simd(simd) || touch.stamp() >= machine.simd_sync[simd];
+}
+
+// A read after one that is not ordered before it.
+Touch joined(Touch before) {
+  const std::uint32_t simd = machine.thread / 32;
+  const bool same = before.stamp() >= machine.group_start && before.is_of_simd(simd);
+  return Touch::of(machine.now, same ? Touch::lanes + simd : Touch::many);
 }
 
 void enter(Region& region, const Region::Binding& binding, std::uint64_t offset, std::uint64_t n, bool write) {
@@ -76,14 +87,15 @@ void enter(Region& region, const Region::Binding& binding, std::uint64_t offset,
                          element(binding, i << binding.element_shift), other_thread(other), did));
     };
     if (!write && region.shared && cell.write.stamp() < machine.group_start) {
-      report(fmt::format("reads {}, which nobody has written", element(binding, i << binding.element_shift)));
+      report(fmt::format("reads {}, which nobody has written so far in the threadgroup: never, or with no barrier between",
+                         element(binding, i << binding.element_shift)));
     }
     if (races(region, cell.write)) conflict(cell.write, "writes");
     if (write) {
       if (races(region, cell.read)) conflict(cell.read, "reads");
       cell.write = now;
     } else {
-      cell.read = races(region, cell.read) ? Touch::of(machine.now, Touch::many) : now;
+      cell.read = races(region, cell.read) ? joined(cell.read) : now;
     }
   }
 }
@@ -107,7 +119,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   const Region::Binding whole{
       .begin = 0, .end = region->size(), .element_shift = 0, .access = gpu::Access::inout, .name = region->label};
   if (machine.open) {
-    if (offset + n > region->size()) {
+    if (offset >= region->size() || n > region->size() - offset) {
       report(fmt::format("{} byte {} of {}, which has {}", verb(write), static_cast<std::int64_t>(offset), region->label,
                          region->size()));
     }
@@ -116,7 +128,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
     if (write) region->constant = false;
   }
   for (const Region::Binding& binding : region->bindings) {
-    if (machine.open || offset < binding.begin || offset + n > binding.end) continue;
+    if (machine.open || offset < binding.begin || offset >= binding.end || n > binding.end - offset) continue;
     found = &binding;
     if (!write || binding.access != gpu::Access::in) break;
   }
@@ -161,7 +173,7 @@ std::unique_ptr<Region> make_region(std::uint64_t bytes) {
   if (addresses.base == nullptr) addresses.base = static_cast<std::byte*>(map(slot_bytes * n_slots, PROT_NONE));
   if (addresses.base == nullptr) return nullptr;
   const std::uint64_t slots = (bytes + slot_bytes / 2) / slot_bytes + 1;
-  for (std::uint64_t first = 0; first + slots <= n_slots; ++first) {
+  for (std::uint64_t first = 1; first + slots < n_slots; ++first) {
     std::uint64_t free = 0;
     while (free < slots && !addresses.taken[first + free]) ++free;
     if (free < slots) {

@@ -146,36 +146,37 @@ class CheckerDevice final : public gpu::Device {
 
   Result<void> run(std::span<const Launch> launches, std::uint64_t) override {
     const std::lock_guard guard(lock);
-    for (const Launch& launch : launches) PLUMB_CHECK(run_one(launch));
-    return {};
-  }
-
- private:
-  static Result<void> run_one(const Launch& launch) {
-    const auto index = static_cast<std::size_t>(launch.kernel);
-    const KernelEntry& entry = kernel_entries()[index];
-    const gpu::KernelInfo& info = gpu::kernel_infos()[index];
-    const auto params = launch.params.empty() ? nullptr : make_region(launch.params.size());
-    const auto shared = entry.shared_bytes == 0 ? nullptr : make_region(entry.shared_bytes);
-    const Bound bound(launch, params.get(), shared.get(), entry.shared_alignment);
-    machine.kernel = info.name;
-    machine.n_threads = info.threads;
-    machine.fault.clear();
-    machine.launch_start = ++machine.now;
-    for (std::uint32_t z = 0; z < launch.grid[2]; ++z) {
-      for (std::uint32_t y = 0; y < launch.grid[1]; ++y) {
-        for (std::uint32_t x = 0; x < launch.grid[0]; ++x) {
-          machine.group = {x, y, z};
-          if (!run_threadgroup(entry.body, bound.addresses(), shared ? shared->data() : nullptr))
-            return fail("{}", machine.fault);
-        }
-      }
+    for (const Launch& launch : launches) {
+      const auto index = static_cast<std::size_t>(launch.kernel);
+      const gpu::KernelInfo& info = gpu::kernel_infos()[index];
+      PLUMB_CHECK(run_kernel(kernel_entries()[index], info.name, info.threads, launch));
     }
-    return check_outputs(launch);
+    return {};
   }
 };
 
 }  // namespace
+
+Result<void> run_kernel(const KernelEntry& entry, std::string_view name, std::uint32_t n_threads, const Launch& launch) {
+  const std::lock_guard guard(lock);
+  const auto params = launch.params.empty() ? nullptr : make_region(launch.params.size());
+  const auto shared = entry.shared_bytes == 0 ? nullptr : make_region(entry.shared_bytes);
+  const Bound bound(launch, params.get(), shared.get(), entry.shared_alignment);
+  machine.kernel = name;
+  machine.n_threads = n_threads;
+  machine.fault.clear();
+  machine.launch_start = ++machine.now;
+  for (std::uint32_t z = 0; z < launch.grid[2]; ++z) {
+    for (std::uint32_t y = 0; y < launch.grid[1]; ++y) {
+      for (std::uint32_t x = 0; x < launch.grid[0]; ++x) {
+        machine.group = {x, y, z};
+        if (!run_threadgroup(entry.body, bound.addresses(), shared ? shared->data() : nullptr))
+          return fail("{}", machine.fault);
+      }
+    }
+  }
+  return check_outputs(launch);
+}
 
 std::byte* address_of(const View& view) { return view.memory == nullptr ? nullptr : region_of(view).data() + view.offset; }
 

@@ -14,13 +14,18 @@
 
 namespace plumb::backends::checker {
 
-// Who touched an element last: the stamp of the moment, and the thread's place in its threadgroup. Stamps only grow; a
-// stamp before the launch (or the barrier) began is as good as none.
+// Who touched an element last: the stamp of the moment, and the thread's place in its threadgroup, or that it was several
+// threads. Stamps only grow; a stamp before the launch (or the barrier) began is as good as none.
 struct Touch {
-  std::uint64_t packed = 0;  // stamp << 11 | thread
-  static constexpr std::uint64_t many = 2047;
+  std::uint64_t packed = 0;                     // stamp << 11 | thread
+  static constexpr std::uint32_t lanes = 1024;  // lanes + k: several of SIMD-group k
+  static constexpr std::uint32_t many = 2047;   // of several SIMD-groups
   [[nodiscard]] std::uint64_t stamp() const { return packed >> 11; }
   [[nodiscard]] std::uint32_t thread() const { return static_cast<std::uint32_t>(packed & many); }
+  [[nodiscard]] bool several() const { return thread() >= lanes; }
+  [[nodiscard]] bool is_of_simd(std::uint32_t simd) const {
+    return several() ? thread() == lanes + simd : thread() / 32 == simd;
+  }
   static Touch of(std::uint64_t stamp, std::uint64_t thread) { return {stamp << 11 | thread}; }
 };
 struct Cell {
@@ -113,5 +118,9 @@ struct KernelEntry {
 };
 // By KernelId; kernels.cpp makes it from the list.
 std::span<const KernelEntry> kernel_entries();
+
+// Runs a kernel that need not be in the list (launch.kernel is not looked at): tests plant defects this way.
+Result<void> run_kernel(const KernelEntry& entry, std::string_view name, std::uint32_t n_threads,
+                        const gpu::Launch& launch);
 
 }  // namespace plumb::backends::checker
