@@ -322,7 +322,7 @@ RC_GTEST_PROP(ChatTemplateProperty, PiecesOfTextMakeTheText, ()) {
   for (const char* same : {"t", "t[:n] ~ t[n:]", "t[::-1][::-1]", "t | list | join", "t | reverse | list | reverse | join",
                            "t.partition('a') | join", "t.split('a') | join('a')", "t.splitlines(true) | join",
                            "(t ~ 'x')[:-1]", "t.rpartition('\u00e9') | join", "'%s' % t", "'{}'.format(t)",
-                           "(t | length * 'a') and t or t", "t.zfill(3)[-(t | length):] if t else t"}) {
+                           "(t | length * 'a') and t or t", "t.rjust((t | length) + 3, '*')[3:]"}) {
     const auto made = rendered(fmt::format("{{{{ {} }}}}", same), variables);
     RC_ASSERT(made.has_value());
     RC_ASSERT(*made == text.get<std::string>());

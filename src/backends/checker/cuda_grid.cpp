@@ -7,10 +7,11 @@
 
 #include "backends/checker/runtime.h"
 
-// The ends of the section in which CUDA's __shared__ variables are put (the linker's own symbols).
+// The ends of the program's uninitialized statics (the linker's own symbols), among which CUDA's __shared__ variables lie.
+// An access beyond one of them that hits another is not seen.
 extern "C" {
-extern std::byte __start_plumb_shared;  // NOLINT(bugprone-reserved-identifier)
-extern std::byte __stop_plumb_shared;   // NOLINT(bugprone-reserved-identifier)
+extern std::byte __bss_start;  // NOLINT(bugprone-reserved-identifier)
+extern std::byte end;
 }
 
 namespace plumb::backends::checker {
@@ -49,7 +50,7 @@ bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* clo
               std::size_t host_bytes) {
   Thread thread{.run = run_thread, .closure = closure};
   void* arguments[] = {&thread};
-  Region shared(&__start_plumb_shared, static_cast<std::uint64_t>(&__stop_plumb_shared - &__start_plumb_shared));
+  static Region shared(&__bss_start, static_cast<std::uint64_t>(&::end - &__bss_start));
   shared.shared = true;
   shared.label = "shared memory";
   machine.open = true;

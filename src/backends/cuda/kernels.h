@@ -1,6 +1,7 @@
 // What the host calls of the files that nvcc compiles. Plain types only. All work is queued on `stream`.
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 namespace plumb::backends::cuda {
@@ -58,6 +59,22 @@ struct RopeWrite {
   bool halves = false, f16 = true;
 };
 cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
+
+// Attention of one token over a cache of halves, in n_splits parts of the cache.
+struct DecodeAttention {
+  const unsigned* step = nullptr;                   // StepState: the token's position comes first
+  const float* q = nullptr;                         // [n_heads, head_dim]
+  const __half *keys = nullptr, *values = nullptr;  // [n_kv_heads, capacity, head_dim]
+  float* partial = nullptr;                         // [n_heads, n_splits, head_dim + 2], as the shared kernel's
+  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0, n_splits = 1;
+  float scale = 0;
+};
+bool decode_attention_takes(unsigned head_dim);
+// Blocks a part of the cache is worked on by.
+unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads);
+cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stream);
+// y [n_heads * head_dim], and the same rounded.
+cudaError_t attention_merge_round(const DecodeAttention& arguments, float* y, Rounded rounded, cudaStream_t stream);
 
 // Prompts: a weight of any format as half, [n_out, n_in].
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,

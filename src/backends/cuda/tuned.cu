@@ -7,6 +7,7 @@
 
 #include "backends/cuda/grid.h"
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/rounding.cuh"
 #include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/formats.h"
 #include "backends/gpu/kernels/list.h"
@@ -19,39 +20,8 @@ namespace {
 
 using quants::Format;
 
-constexpr unsigned full = 0xffffffffu;
 constexpr unsigned norm_threads = 1024;
 constexpr unsigned product_warps = 4;
-
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, __shfl_xor_sync(full, x, mask));
-  return x;
-}
-__device__ __forceinline__ int half_warp_sum(int x) {
-#pragma unroll
-  for (int mask = 8; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);
-  return x;
-}
-
-// A warp rounds group `group` of n_groups, a lane an element.
-__device__ __forceinline__ void round_group(float x, unsigned group, unsigned n_groups, unsigned lane,
-                                            const Rounded& rounded) {
-  const float amax = warp_max(fabsf(x));
-  const float step = amax / (127.0f * 128.0f);
-  const int q = step > 0.0f ? __float2int_rn(x / step) : 0;
-  const int high = (q + 64) >> 7;
-  const int low = q - 128 * high;
-  auto* bytes = reinterpret_cast<signed char*>(rounded.words);
-  const unsigned half_group = lane >> 4;
-  bytes[16 * (half_group * n_groups + group) + (lane & 15)] = static_cast<signed char>(high);
-  bytes[16 * ((2 + half_group) * n_groups + group) + (lane & 15)] = static_cast<signed char>(low);
-  const int sum = half_warp_sum(q);
-  const int other = __shfl_xor_sync(full, sum, 16);
-  if (lane == 0) {
-    rounded.scales[group] = make_float4(step, step * static_cast<float>(sum), step * static_cast<float>(other), 0.0f);
-  }
-}
 
 __global__ void __launch_bounds__(norm_threads)
     norm_round_kernel(const float* __restrict__ x, const float* __restrict__ weight, unsigned n, float eps,

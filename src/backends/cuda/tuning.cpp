@@ -28,6 +28,7 @@ class CudaTuning final : public Tuning {
   Result<bool> prepare(const StepContext& step) override {
     if (readers_.empty()) count_readers(step.plan());
     converted_.reset();
+    rounded_.reset();
     std::uint64_t widest = 0, largest_weight = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* linear = std::get_if<plan::Linear>(&op);
@@ -40,6 +41,13 @@ class CudaTuning final : public Tuning {
     }
     bool moved = false;
     PLUMB_CHECK(grow(words_, rounded_words_bytes(static_cast<unsigned>(widest)), moved));
+    std::uint64_t partial = 0;
+    for (const plan::Op& op : step.plan().ops) {
+      const auto* attention = std::get_if<plan::Attention>(&op);
+      if (attention == nullptr || step.n_tokens() != 1 || !decode_attention_takes(attention->head_dim)) continue;
+      partial = std::max(partial, gpu::attention_partial_bytes(*attention, 1, splits(step, *attention)));
+    }
+    PLUMB_CHECK(grow(partial_, partial, moved));
     PLUMB_CHECK(grow(scales_, rounded_scales_bytes(static_cast<unsigned>(widest)), moved));
     if (step.n_tokens() >= least_prompt && cublas_) {
       PLUMB_CHECK(grow(half_x_, widest * step.n_tokens() * 2, moved));
@@ -70,6 +78,7 @@ class CudaTuning final : public Tuning {
       linears.push_back(linear);
     }
     if (linears.empty()) return 0;
+    rounded_.reset();
     const float* x = floats(step.value(norm.x));
     float* y = floats(step.value(norm.out));
     const float* w = floats(weight.view);
@@ -124,10 +133,11 @@ class CudaTuning final : public Tuning {
       }
     }
     const float* x = floats(step.value(linear.x));
-    if (takes_rounded(products.format)) {
+    if (takes_rounded(products.format) && rounded_ != linear.x) {
       add(to, "round_row",
           [=, n = w.n_in, rounded = rounded()](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
     }
+    rounded_.reset();
     add_products(to, products, x);
     return covered;
   }
@@ -162,6 +172,39 @@ class CudaTuning final : public Tuning {
     a.f16 = cache.type == KvType::f16;
     add(to, "rope_write", [a](cudaStream_t stream) { return rope_write(a, stream); });
     return 3;
+  }
+
+  std::size_t emit_op(const StepContext& step, std::size_t, const plan::Attention& op, Launches& to) {
+    const gpu::CacheView cache = step.cache(op.layer);
+    if (step.n_tokens() != 1 || cache.type != KvType::f16 || !decode_attention_takes(op.head_dim)) return 0;
+    DecodeAttention a;
+    a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
+    a.q = floats(step.value(op.q));
+    a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
+    a.values = reinterpret_cast<const __half*>(address_(cache.values));
+    a.partial = floats(whole(partial_));
+    a.n_heads = op.n_heads;
+    a.n_kv_heads = op.n_kv_heads;
+    a.head_dim = op.head_dim;
+    a.capacity = cache.capacity;
+    a.window = op.window;
+    a.n_splits = splits(step, op);
+    a.scale = op.scale;
+    add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
+    add(to, "attention_merge_round", [a, y = floats(step.value(op.out)), rounded = rounded()](cudaStream_t stream) {
+      return attention_merge_round(a, y, rounded, stream);
+    });
+    rounded_ = op.out;
+    return 1;
+  }
+
+  // Parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the length through
+  // gpu::attention_splits alone, so that one recording serves as many steps as the executor believes.
+  [[nodiscard]] static std::uint32_t splits(const StepContext& step, const plan::Attention& op) {
+    constexpr std::uint32_t wanted_blocks = 528;  // 4 for each multiprocessor of a large GPU
+    const std::uint32_t blocks = decode_attention_blocks(op.head_dim, op.n_heads, op.n_kv_heads);
+    const std::uint32_t most = std::max(1u, wanted_blocks / blocks);
+    return std::min(most, 2 * gpu::attention_splits(op.n_heads, 1, step.end()));
   }
 
   // Prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.
@@ -268,7 +311,8 @@ class CudaTuning final : public Tuning {
   std::function<std::byte*(const View&)> address_;
   std::unique_ptr<CublasLt> cublas_;
   std::vector<std::uint32_t> readers_;  // by ValueId
-  std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_;
+  std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_, partial_;
+  std::optional<ValueId> rounded_;    // the value that words_ and scales_ will hold there, for the op that follows
   std::optional<ValueId> converted_;  // what half_x_ will hold where the emitted launches end
 };
 

@@ -35,7 +35,8 @@ std::uint16_t float_to_half(float x);
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static __attribute__((section("plumb_shared")))
+// Uninitialized statics: cuda_grid.cpp takes them for shared memory, threadgroups running one after another.
+#define __shared__ static
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorUnknown };
 using cudaStream_t = void*;
