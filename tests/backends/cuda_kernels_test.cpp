@@ -1,0 +1,151 @@
+// Tuned CUDA kernels one by one, executed by the checker, against plain loops in double. (The whole of the tuned path is
+// held by tests/engine/cuda_tuned_test.cpp.)
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "backends/checker/checker.h"
+#include "backends/checker/runtime.h"
+#include "backends/cuda/kernels.h"
+#include "base/half.h"
+
+namespace plumb::backends {
+namespace {
+
+class OnDevice {
+ public:
+  template <class T>
+  T* give(const std::vector<T>& values, std::string_view what) {
+    T* p = room<T>(values.size(), what);
+    const auto uploaded =
+        device_->upload({memories_.back().get(), 0, values.size() * sizeof(T)}, std::as_bytes(std::span(values)));
+    EXPECT_TRUE(uploaded);
+    return p;
+  }
+  template <class T>
+  T* room(std::size_t n, std::string_view what) {
+    memories_.push_back(*device_->allocate(n * sizeof(T), what));
+    return reinterpret_cast<T*>(checker::address_of({memories_.back().get(), 0, n * sizeof(T)}));
+  }
+  template <class T>
+  std::vector<T> take(std::size_t memory) {
+    std::vector<T> values(memories_[memory]->size() / sizeof(T));
+    const auto downloaded = device_->download({memories_[memory].get(), 0, memories_[memory]->size()},
+                                              std::as_writable_bytes(std::span(values)));
+    EXPECT_TRUE(downloaded) << downloaded.error().message;
+    return values;
+  }
+  [[nodiscard]] std::size_t last() const { return memories_.size() - 1; }
+
+ private:
+  std::unique_ptr<gpu::Device> device_ = make_checker_device();
+  std::vector<std::unique_ptr<gpu::Memory>> memories_;
+};
+
+struct Shape {
+  unsigned n_heads, n_kv_heads, head_dim, position, capacity, window, n_splits;
+};
+void PrintTo(const Shape& s, std::ostream* out) {
+  *out << s.n_heads << " heads, " << s.n_kv_heads << " kv heads of " << s.head_dim << ", position " << s.position
+       << ", window " << s.window << ", " << s.n_splits << " splits";
+}
+
+class CudaDecodeAttention : public testing::TestWithParam<Shape> {};
+
+TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
+  const Shape& shape = GetParam();
+  std::mt19937 random(shape.position * 31 + shape.n_heads);
+  std::normal_distribution<float> normal;
+  const unsigned width = shape.n_heads * shape.head_dim;
+  std::vector<float> q(width);
+  for (float& x : q) x = 2 * normal(random);
+  // Positions after the token's are NaN: whoever reads them shows it.
+  const std::size_t n_cached = std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim;
+  std::vector<std::uint16_t> keys(n_cached, 0x7e00), values(n_cached, 0x7e00);
+  for (std::size_t i = 0; i < n_cached; ++i) {
+    if (i / shape.head_dim % shape.capacity > shape.position) continue;
+    keys[i] = f32_to_f16(normal(random));
+    values[i] = f32_to_f16(normal(random));
+  }
+
+  OnDevice device;
+  cuda::DecodeAttention a;
+  a.step = device.give<unsigned>({shape.position, 1}, "step");
+  a.q = device.give(q, "q");
+  a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
+  a.values = reinterpret_cast<const __half*>(device.give(values, "values"));
+  a.partial = device.room<float>(std::size_t{shape.n_heads} * shape.n_splits * (shape.head_dim + 2), "partial");
+  a.n_heads = shape.n_heads;
+  a.n_kv_heads = shape.n_kv_heads;
+  a.head_dim = shape.head_dim;
+  a.capacity = shape.capacity;
+  a.window = shape.window;
+  a.n_splits = shape.n_splits;
+  a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  auto* y = device.room<float>(width, "y");
+  const std::size_t y_at = device.last();
+  cuda::Rounded rounded;
+  rounded.words = reinterpret_cast<uint4*>(device.room<std::byte>(cuda::rounded_words_bytes(width), "words"));
+  const std::size_t words_at = device.last();
+  rounded.scales = reinterpret_cast<float4*>(device.room<std::byte>(cuda::rounded_scales_bytes(width), "scales"));
+  const std::size_t scales_at = device.last();
+  ASSERT_TRUE(cuda::decode_attention_takes(shape.head_dim));
+  checker::machine.kernel = "decode_attention";
+  ASSERT_EQ(cuda::decode_attention(a, nullptr), cudaSuccess) << checker::machine.fault;
+  ASSERT_EQ(cuda::attention_merge_round(a, y, rounded, nullptr), cudaSuccess) << checker::machine.fault;
+
+  const auto actual = device.take<float>(y_at);
+  const auto planes = device.take<signed char>(words_at);
+  const auto scales = device.take<float>(scales_at);
+  const unsigned n_groups = width / 32;
+  const unsigned first = shape.window > 0 && shape.position + 1 > shape.window ? shape.position + 1 - shape.window : 0;
+  for (unsigned h = 0; h < shape.n_heads; ++h) {
+    const std::size_t base = std::size_t{h} * shape.n_kv_heads / shape.n_heads * shape.capacity * shape.head_dim;
+    std::vector<double> p;
+    double largest = -HUGE_VAL, magnitude = 0, total = 0;
+    for (unsigned s = first; s <= shape.position; ++s) {
+      double dot = 0, absolute = 0;
+      for (unsigned i = 0; i < shape.head_dim; ++i) {
+        const double product = double{q[h * shape.head_dim + i]} * f16_to_f32(keys[base + s * shape.head_dim + i]);
+        dot += product;
+        absolute += std::abs(product);
+      }
+      p.push_back(dot * a.scale);
+      largest = std::max(largest, p.back());
+      magnitude = std::max(magnitude, absolute * a.scale);
+    }
+    for (double& x : p) total += x = std::exp(x - largest);
+    for (unsigned i = 0; i < shape.head_dim; ++i) {
+      double expected = 0, sum = 0;
+      for (std::size_t s = 0; s < p.size(); ++s) {
+        const double value = f16_to_f32(values[base + (first + s) * shape.head_dim + i]);
+        expected += p[s] / total * value;
+        sum += p[s] / total * std::abs(value);
+      }
+      // As in tests/engine/backend_agreement_test.cpp: rounding of a score, through exp twice, and float sums.
+      const double allowed =
+          (2 * (shape.head_dim + 8) * magnitude + 2 * (static_cast<double>(p.size()) + 16)) * 0x1p-24 * sum + 1e-37;
+      const unsigned at = h * shape.head_dim + i;
+      ASSERT_NEAR(actual[at], expected, allowed) << "head " << h << ", element " << i;
+      // What the next product reads: 128 * high + low steps, off by at most half a step, and what a float quotient of up to
+      // 16256 is off by.
+      const unsigned group = at / 32, in_half = at % 16, half = at / 16 % 2;
+      const int multiple =
+          128 * planes[16 * (half * n_groups + group) + in_half] + planes[16 * ((2 + half) * n_groups + group) + in_half];
+      const float step = scales[4 * group];
+      ASSERT_NEAR(multiple * double{step}, actual[at], 0.505 * step);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAttention,
+                         testing::Values(Shape{4, 2, 64, 0, 8, 0, 1}, Shape{4, 2, 64, 5, 8, 0, 1},
+                                         Shape{9, 3, 64, 70, 128, 0, 4}, Shape{14, 2, 64, 33, 64, 0, 2},
+                                         Shape{32, 4, 64, 100, 128, 0, 8}, Shape{8, 2, 128, 300, 320, 0, 4},
+                                         Shape{8, 8, 128, 17, 32, 0, 8}, Shape{16, 2, 128, 40, 64, 0, 2},
+                                         Shape{4, 2, 128, 200, 256, 64, 4}, Shape{4, 2, 64, 200, 256, 7, 8},
+                                         Shape{6, 2, 128, 95, 96, 0, 16}));
+
+}  // namespace
+}  // namespace plumb::backends
