@@ -1,0 +1,190 @@
+// Compares the next-token distributions of two backends over greedy answers:
+//
+//   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--shared-kernels]
+//
+// PROMPTS has one a line ("\n" for a line break), asked through the model's chat template. The first backend answers each
+// with n greedy tokens, one step a token; the second then reads the same tokens in one go. Printed for every prompt, and
+// for all: the mean and largest Kullback-Leibler divergence KL(against || backend) in nats, in double; the largest
+// difference of two logits of one position; and how many positions have another most likely token, with the widest margin
+// by which the second backend preferred its own. A margin above twice the largest difference of logits there would be a
+// fault, as no rounding of that size explains it: exit code 1. --part 0/4 takes every fourth prompt, so that several
+// processes share the work.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace {
+
+using namespace plumb;
+
+struct Position {
+  double kl = 0, difference = 0, margin = 0;
+  bool same = true;
+};
+
+// margin: by how much `a` prefers its best token to b's.
+Position compare(std::span<const float> a, std::span<const float> b) {
+  const auto log_sum = [](std::span<const float> logits) {
+    const double largest = *std::max_element(logits.begin(), logits.end());
+    double sum = 0;
+    for (const float x : logits) sum += std::exp(x - largest);
+    return largest + std::log(sum);
+  };
+  const double norm_a = log_sum(a), norm_b = log_sum(b);
+  Position position;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double log_p = a[i] - norm_a;
+    position.kl += std::exp(log_p) * (log_p - (b[i] - norm_b));
+    position.difference = std::max(position.difference, std::abs(double{a[i]} - b[i]));
+  }
+  const auto best_a = std::max_element(a.begin(), a.end()) - a.begin();
+  const auto best_b = std::max_element(b.begin(), b.end()) - b.begin();
+  position.same = best_a == best_b;
+  position.margin = double{a[best_a]} - a[best_b];
+  return position;
+}
+
+struct Summary {
+  double kl_sum = 0, kl_largest = 0, difference = 0, margin = 0;
+  std::size_t n = 0, n_other = 0, n_faults = 0;
+  void add(const Position& p) {
+    kl_sum += p.kl;
+    kl_largest = std::max(kl_largest, p.kl);
+    difference = std::max(difference, p.difference);
+    ++n;
+    if (p.same) return;
+    ++n_other;
+    margin = std::max(margin, p.margin);
+    if (p.margin > 2 * p.difference) ++n_faults;
+  }
+  void add(const Summary& s) {
+    kl_sum += s.kl_sum;
+    kl_largest = std::max(kl_largest, s.kl_largest);
+    difference = std::max(difference, s.difference);
+    margin = std::max(margin, s.margin);
+    n += s.n;
+    n_other += s.n_other;
+    n_faults += s.n_faults;
+  }
+  void print(const std::string& label) const {
+    fmt::print(
+        "{:<12} {:>5} positions  mean KL {:.3e}  largest {:.3e}  logits differ by {:.3e}  other token {} (margin {:.3e})\n",
+        label, n, n > 0 ? kl_sum / static_cast<double>(n) : 0, kl_largest, difference, n_other, margin);
+    std::fflush(stdout);
+  }
+};
+
+Result<Summary> ask(engine::Engine& engine, engine::Engine& against, const std::string& prompt, std::size_t n) {
+  PLUMB_TRY(std::vector<engine::TokenId> tokens, engine.chat_tokens(engine::conversation("", prompt)));
+  const std::size_t n_prompt = tokens.size();
+  PLUMB_TRY(const auto cache, engine.new_cache());
+  std::vector<std::vector<float>> logits;
+  PLUMB_TRY(std::span<const float> last, engine.prefill(*cache, tokens));
+  for (;;) {
+    logits.emplace_back(last.begin(), last.end());
+    const auto best = static_cast<engine::TokenId>(std::max_element(last.begin(), last.end()) - last.begin());
+    if (logits.size() == n || engine.tokenizer().ends_generation(best)) break;
+    tokens.push_back(best);
+    PLUMB_TRY(last, engine.executor().run({.cache = cache.get(), .tokens = std::span(&tokens.back(), 1)}));
+  }
+  PLUMB_TRY(const auto other_cache, against.new_cache());
+  Summary summary;
+  const std::uint64_t vocab = engine.model().plan()->vocab;
+  for (std::size_t done = 0; done < tokens.size();) {
+    const std::size_t count = std::min<std::size_t>(tokens.size() - done, against.executor().max_batch());
+    PLUMB_TRY(const std::span<const float> all, against.executor().run({.cache = other_cache.get(),
+                                                                        .tokens = std::span(tokens).subspan(done, count),
+                                                                        .outputs = backends::Outputs::all}));
+    for (std::size_t i = 0; i < count; ++i) {
+      if (done + i + 1 < n_prompt) continue;
+      summary.add(compare(all.subspan(i * vocab, vocab), logits[done + i + 1 - n_prompt]));
+    }
+    done += count;
+  }
+  return summary;
+}
+
+struct Arguments {
+  std::string model, prompts, backend = "cuda", against = "reference";
+  std::size_t n = 64, part = 0, parts = 1;
+  bool shared_kernels = false;
+};
+
+Result<Arguments> parse(int argc, char** argv) {
+  Arguments arguments;
+  std::vector<std::string> files;
+  for (int i = 1; i < argc; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--shared-kernels") {
+      arguments.shared_kernels = true;
+    } else if (flag.starts_with("-")) {
+      if (i + 1 == argc) return fail("{} wants a value", flag);
+      const std::string value = argv[++i];
+      if (flag == "--backend") {
+        arguments.backend = value;
+      } else if (flag == "--against") {
+        arguments.against = value;
+      } else if (flag == "-n") {
+        arguments.n = std::max(1, std::atoi(value.c_str()));
+      } else if (flag == "--part") {
+        if (std::sscanf(value.c_str(), "%zu/%zu", &arguments.part, &arguments.parts) != 2 || arguments.parts == 0) {
+          return fail("--part wants I/N, such as 0/4");
+        }
+      } else {
+        return fail("{} is no option", flag);
+      }
+    } else {
+      files.push_back(flag);
+    }
+  }
+  if (files.size() != 2) return fail("usage: compare_backends MODEL PROMPTS [options]; see tools/compare_backends.cpp");
+  arguments.model = files[0];
+  arguments.prompts = files[1];
+  return arguments;
+}
+
+Result<bool> run(int argc, char** argv) {
+  PLUMB_TRY(const Arguments arguments, parse(argc, argv));
+  const auto load = [&](const std::string& backend) -> Result<std::unique_ptr<engine::Engine>> {
+    PLUMB_TRY(gguf::File file, gguf::File::open(arguments.model));
+    engine::EngineSettings settings;
+    settings.backend = backend;
+    settings.context = 1024;
+    settings.shared_kernels = arguments.shared_kernels;
+    return engine::Engine::load(std::move(file), settings);
+  };
+  PLUMB_TRY(const auto engine, load(arguments.backend));
+  PLUMB_TRY(const auto against, load(arguments.against));
+  std::ifstream lines(arguments.prompts);
+  if (!lines) return fail("{} cannot be read", arguments.prompts);
+  Summary total;
+  std::size_t number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || number++ % arguments.parts != arguments.part) continue;
+    for (std::size_t at = 0; (at = line.find("\\n", at)) != std::string::npos;) line.replace(at, 2, "\n");
+    PLUMB_TRY(const Summary summary, ask(*engine, *against, line, arguments.n));
+    summary.print(fmt::format("prompt {}", number));
+    total.add(summary);
+  }
+  total.print("all");
+  return total.n_faults == 0 && total.n > 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const plumb::Result<bool> well = run(argc, argv);
+  if (!well) {
+    fmt::print(stderr, "compare_backends: {}\n", well.error().message);
+    return 2;
+  }
+  return *well ? 0 : 1;
+}
