@@ -9,6 +9,7 @@
 // by which the second backend preferred its own. A margin above twice the largest difference of logits there would be a
 // fault, as no rounding of that size explains it: exit code 1. --part 0/4 takes every fourth prompt, so that several
 // processes share the work.
+// The backend "cuda-on-checker" is the CUDA backend's tuned path, executed on the CPU by the checker.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,11 +20,15 @@
 #include <string>
 #include <vector>
 
+#include "backends/checker/cuda_checker.h"
+#include "backends/gpu/executor.h"
 #include "engine/engine.h"
 
 namespace {
 
 using namespace plumb;
+
+constexpr std::uint32_t context = 1024;
 
 struct Position {
   double kl = 0, difference = 0, margin = 0;
@@ -82,22 +87,27 @@ struct Summary {
   }
 };
 
-Result<Summary> ask(engine::Engine& engine, engine::Engine& against, const std::string& prompt, std::size_t n) {
-  PLUMB_TRY(std::vector<engine::TokenId> tokens, engine.chat_tokens(engine::conversation("", prompt)));
+Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const std::string& prompt, std::size_t n) {
+  PLUMB_TRY(std::vector<engine::TokenId> tokens, against.chat_tokens(engine::conversation("", prompt)));
   const std::size_t n_prompt = tokens.size();
-  PLUMB_TRY(const auto cache, engine.new_cache());
+  PLUMB_TRY(const auto cache, executor.new_cache(context, backends::KvType::f16));
   std::vector<std::vector<float>> logits;
-  PLUMB_TRY(std::span<const float> last, engine.prefill(*cache, tokens));
+  std::span<const float> last;
+  for (std::size_t done = 0; done < n_prompt;) {
+    const std::size_t count = std::min<std::size_t>(n_prompt - done, executor.max_batch());
+    PLUMB_TRY(last, executor.run({.cache = cache.get(), .tokens = std::span(tokens).subspan(done, count)}));
+    done += count;
+  }
   for (;;) {
     logits.emplace_back(last.begin(), last.end());
     const auto best = static_cast<engine::TokenId>(std::max_element(last.begin(), last.end()) - last.begin());
-    if (logits.size() == n || engine.tokenizer().ends_generation(best)) break;
+    if (logits.size() == n || against.tokenizer().ends_generation(best)) break;
     tokens.push_back(best);
-    PLUMB_TRY(last, engine.executor().run({.cache = cache.get(), .tokens = std::span(&tokens.back(), 1)}));
+    PLUMB_TRY(last, executor.run({.cache = cache.get(), .tokens = std::span(&tokens.back(), 1)}));
   }
   PLUMB_TRY(const auto other_cache, against.new_cache());
   Summary summary;
-  const std::uint64_t vocab = engine.model().plan()->vocab;
+  const std::uint64_t vocab = against.model().plan()->vocab;
   for (std::size_t done = 0; done < tokens.size();) {
     const std::size_t count = std::min<std::size_t>(tokens.size() - done, against.executor().max_batch());
     PLUMB_TRY(const std::span<const float> all, against.executor().run({.cache = other_cache.get(),
@@ -157,12 +167,19 @@ Result<bool> run(int argc, char** argv) {
     PLUMB_TRY(gguf::File file, gguf::File::open(arguments.model));
     engine::EngineSettings settings;
     settings.backend = backend;
-    settings.context = 1024;
+    settings.context = context;
     settings.shared_kernels = arguments.shared_kernels;
     return engine::Engine::load(std::move(file), settings);
   };
-  PLUMB_TRY(const auto engine, load(arguments.backend));
   PLUMB_TRY(const auto against, load(arguments.against));
+  std::unique_ptr<engine::Engine> engine;
+  std::unique_ptr<backends::Executor> checked;
+  if (arguments.backend == "cuda-on-checker") {
+    PLUMB_TRY(checked, backends::gpu::load(against->model().plan(), backends::make_cuda_checker_device(), {}));
+  } else {
+    PLUMB_TRY(engine, load(arguments.backend));
+  }
+  backends::Executor& executor = checked ? *checked : engine->executor();
   std::ifstream lines(arguments.prompts);
   if (!lines) return fail("{} cannot be read", arguments.prompts);
   Summary total;
@@ -170,7 +187,7 @@ Result<bool> run(int argc, char** argv) {
   for (std::string line; std::getline(lines, line);) {
     if (line.empty() || number++ % arguments.parts != arguments.part) continue;
     for (std::size_t at = 0; (at = line.find("\\n", at)) != std::string::npos;) line.replace(at, 2, "\n");
-    PLUMB_TRY(const Summary summary, ask(*engine, *against, line, arguments.n));
+    PLUMB_TRY(const Summary summary, ask(executor, *against, line, arguments.n));
     summary.print(fmt::format("prompt {}", number));
     total.add(summary);
   }
