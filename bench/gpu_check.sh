@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# What a GPU must show before a figure of it is believed: the canary in every quantization with tuned and with shared kernels, the op tests,
+# SmolLM2 against the reference, no growth of memory over many loads, and compute-sanitizer's four tools on the op tests.
+# usage: bench/gpu_check.sh [FOLDER OF BINARIES] [SMOLLM2.gguf]
+set -uo pipefail
+bin=${1:-build/bin}
+model=${2:-}
+here=$(cd "$(dirname "$0")/.." && pwd)
+failed=0
+step() {
+  echo "== $1"
+  shift
+  "$@" || { echo "FAILED: $*"; failed=1; }
+}
+selftest() { "$bin/plumb" selftest --backend cuda --all | tail -1; return "${PIPESTATUS[0]}"; }
+shared() { [ "$("$bin/plumb" run canary -p 1 --temp 0 --backend cuda --shared-kernels 2>/dev/null)" = 1 ]; }
+loads() {
+  local before after
+  before=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits)
+  for _ in $(seq 20); do "$bin/plumb" run canary -p 1 --temp 0 --backend cuda >/dev/null 2>&1 || return 1; done
+  after=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits)
+  echo "memory in use: $before MiB before, $after MiB after"
+}
+step 'canary, every quantization, every known answer' selftest
+step 'canary, shared kernels' shared
+step 'loads' loads
+if [ -x "$bin/backends_tests" ]; then
+  step 'op tests' "$bin/backends_tests" --gtest_filter='*cuda*' --gtest_brief=1
+  for tool in memcheck racecheck initcheck synccheck; do
+    command -v compute-sanitizer >/dev/null || break
+    step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$bin/plumb" run canary -p 1 --temp 0 --backend cuda
+  done
+fi
+if [ -n "$model" ] && [ -x "$bin/compare_backends" ]; then
+  n=$(nproc)
+  agree() {
+    local i pids=() status=0
+    for i in $(seq 0 $((n - 1))); do
+      "$bin/compare_backends" "$model" "$here/tools/compare_prompts.txt" --backend cuda -n 64 --part "$i/$n" | grep '^all' &
+      pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+    return $status
+  }
+  step 'SmolLM2 against the reference, 50 prompts, 64 tokens' agree
+fi
+exit $failed
