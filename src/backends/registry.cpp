@@ -27,7 +27,9 @@ constexpr std::array<BackendEntry, 5> entries{{
     {"cuda", make_cuda},
     {"metal",
      []() -> Result<std::unique_ptr<Backend>> {
-       return fail("the backend 'metal' is not part of this build: Plumb has no Metal kernels yet; use --backend cpu");
+       return fail(
+           "the backend 'metal' is not part of this build: its kernels exist, what runs them on a Mac does not yet; use "
+           "--backend cpu");
      }},
     {"cpu", []() -> Result<std::unique_ptr<Backend>> { return make_cpu(); }},
     {"reference", []() -> Result<std::unique_ptr<Backend>> { return make_reference(); }},

@@ -13,13 +13,18 @@ Result<int> run_devices(bool json, bool measure) {
   const Machine machine = this_machine();
   const double bandwidth = measure ? measure_read_bandwidth(machine.n_cores) : 0;
   Json backends = Json::array();
-  std::string lines;
+  Json gpus = Json::array();
+  std::string lines, gpu_lines;
   for (const auto& entry : backends::all()) {
     const auto backend = entry.make();
     Json item{{"name", entry.name}, {"present", backend.has_value()}};
     item[backend ? "description" : "reason"] = backend ? (*backend)->description() : backend.error().message;
     lines += fmt::format("  {:<10} {}\n", entry.name, backend ? (*backend)->description() : backend.error().message);
     backends.push_back(std::move(item));
+    if (backend && (entry.name == "cuda" || entry.name == "metal")) {
+      gpus.push_back((*backend)->description());
+      gpu_lines += fmt::format("GPU        {}\n", (*backend)->description());
+    }
   }
   if (json) {
     Json document{{"processor", machine.processor},
@@ -28,7 +33,7 @@ Result<int> run_devices(bool json, bool measure) {
                   {"memory_bytes", machine.memory_bytes},
                   {"available_bytes", machine.available_bytes}};
     if (measure) document["read_bandwidth_gbs"] = bandwidth / 1e9;
-    document["gpus"] = Json::array();
+    document["gpus"] = std::move(gpus);
     document["backends"] = std::move(backends);
     PLUMB_CHECK(print_json(document));
     return 0;
@@ -42,7 +47,8 @@ Result<int> run_devices(bool json, bool measure) {
     PLUMB_CHECK(print(fmt::format("bandwidth  {:.1f} GB/s read from memory by {} threads, measured now\n", bandwidth / 1e9,
                                   machine.n_cores)));
   }
-  PLUMB_CHECK(print("GPUs       none that this build could use: it has no GPU backend\nbackends\n" + lines));
+  if (gpu_lines.empty()) gpu_lines = "GPU        none that this build can use\n";
+  PLUMB_CHECK(print(gpu_lines + "backends\n" + lines));
   return 0;
 }
 
