@@ -24,7 +24,7 @@ Result<std::unique_ptr<Backend>> make_cuda() {
 }
 
 constexpr std::array<BackendEntry, 5> entries{{
-    {"cuda", make_cuda},
+    {"cuda", make_cuda, true},  // has not run on a GPU yet
     {"metal",
      []() -> Result<std::unique_ptr<Backend>> {
        return fail(
@@ -38,7 +38,8 @@ constexpr std::array<BackendEntry, 5> entries{{
        return gpu::make_backend(
            "checker", []() -> Result<std::unique_ptr<gpu::Device>> { return make_checker_device(); },
            make_checker_device()->description());
-     }},
+     },
+     true},
 }};
 
 }  // namespace
@@ -49,6 +50,7 @@ Result<std::unique_ptr<Backend>> make(std::string_view name) {
   std::vector<std::string_view> names{"auto"};
   for (const BackendEntry& entry : entries) {
     if (name == "auto") {
+      if (entry.by_name_only) continue;
       if (auto backend = entry.make()) return backend;
     } else if (entry.name == name) {
       return entry.make();

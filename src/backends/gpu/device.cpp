@@ -1,13 +1,24 @@
 #include "backends/gpu/device.h"
 
+#include "backends/gpu/launch.h"
+
 namespace plumb::backends::gpu {
 
+namespace dialect {
+#include "backends/gpu/kernels/shared.h"
+}  // namespace dialect
+
 std::span<const KernelInfo> kernel_infos() {
-  static constexpr KernelInfo infos[] = {
-#define PLUMB_KERNEL_INFO(signature, name, n) {#name, n},
-      PLUMB_KERNEL_LIST(PLUMB_KERNEL_INFO)
+  using namespace dialect;
+#define PLUMB_NO_SHARED(...)
+#define PLUMB_SHARED_BYTES(T, name) +sizeof(T)
+#define PLUMB_KERNEL_INFO(signature, name, n) \
+  {#name, n,                                  \
+   0 SIGNATURE_##signature(PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_SHARED_BYTES, PLUMB_NO_SHARED)},
+  static constexpr KernelInfo infos[] = {PLUMB_KERNEL_LIST(PLUMB_KERNEL_INFO)};
 #undef PLUMB_KERNEL_INFO
-  };
+#undef PLUMB_SHARED_BYTES
+#undef PLUMB_NO_SHARED
   return infos;
 }
 

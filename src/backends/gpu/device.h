@@ -30,7 +30,8 @@ enum class KernelId : std::uint16_t {
 
 struct KernelInfo {
   std::string_view name;
-  std::uint32_t threads = 0;  // a threadgroup
+  std::uint32_t threads = 0;       // a threadgroup
+  std::uint32_t shared_bytes = 0;  // what a threadgroup shares
 };
 // By KernelId.
 std::span<const KernelInfo> kernel_infos();

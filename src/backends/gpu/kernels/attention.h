@@ -7,15 +7,7 @@
 
 #include "backends/gpu/kernels/reduce.h"
 
-#define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
-#define MAX_HEAD_DIM 256
 #define MOST_OF_LANE (MAX_HEAD_DIM / 32)
-
-struct AttentionShared {
-  float values[ATTENTION_SIMDS * MAX_HEAD_DIM];
-  float largest[ATTENTION_SIMDS];
-  float sum[ATTENTION_SIMDS];
-};
 
 INLINE float smallest_float() { return -3.402823466e38f; }
 

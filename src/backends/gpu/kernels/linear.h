@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backends/gpu/kernels/formats.h"
+#include "backends/gpu/kernels/shared.h"
 
 template <class Format>
 INLINE float dot_row(DEVICE const uchar* row, DEVICE const float* x, uint n, uint lane) {
@@ -37,17 +38,7 @@ INLINE float dot_row(DEVICE const uchar* row, DEVICE const float* x, uint n, uin
   }
 PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_VEC)
 
-// A tile is 64 outputs by 32 rows; a thread computes 4 by 4 of them. Both operands lie in shared memory with n_in
-// outermost, so that four neighbours are one load; 4 elements to spare a line keep columns off one bank.
-#define LINEAR_TILE_OUT 64
-#define LINEAR_TILE_ROWS 32
-#define LINEAR_STRIDE_W (LINEAR_TILE_OUT + 4)
-#define LINEAR_STRIDE_X (LINEAR_TILE_ROWS + 4)
-struct LinearTiles {
-  float4 w[32 * LINEAR_STRIDE_W / 4];
-  float4 x[32 * LINEAR_STRIDE_X / 4];
-};
-
+// A thread computes 4 by 4 of a tile.
 template <class Format>
 INLINE void multiply_tile(DEVICE const uchar* w, DEVICE const float* x, DEVICE const float* bias, DEVICE float* y,
                           SHARED LinearTiles* s, CONSTANT_PARAMS(LinearParams) p, uint first_out, uint first_row,

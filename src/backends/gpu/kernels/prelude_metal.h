@@ -6,9 +6,11 @@
 #define DEVICE device
 #define SHARED threadgroup
 #define THREAD thread
-#define CONSTANT_TABLE constant
-#define CONSTANT_POINTER(T) constant T*
-#define CONSTANT_PARAMS(T) constant T&
+// `constant` says where, `const` says it again for the type: a pointer to one and the array it points into then have the
+// same type, whatever a compiler makes of `constant` alone.
+#define CONSTANT_TABLE constant const
+#define CONSTANT_POINTER(T) constant const T*
+#define CONSTANT_PARAMS(T) constant const T&
 #define INLINE static inline
 #define INLINE_MEMBER inline
 #define INLINE_SPECIALIZATION inline
@@ -16,7 +18,7 @@
 #define PLUMB_METAL_IN(i, T, name) device const T *name [[buffer(i)]],
 #define PLUMB_METAL_OUT(i, T, name) device T *name [[buffer(i)]],
 #define PLUMB_METAL_SHARED(T, name) threadgroup T *name [[threadgroup(0)]],
-#define PLUMB_METAL_PARAMS(i, T) constant T &p [[buffer(i)]],
+#define PLUMB_METAL_PARAMS(i, T) constant const T &p [[buffer(i)]],
 
 #define KERNEL(signature, name, n)                                                                                    \
   [[max_total_threads_per_threadgroup(n)]] kernel void name(                                                          \

@@ -2,11 +2,7 @@
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"
-
-struct ReduceShared {
-  float values[PLUMB_REDUCE_THREADS / 32];
-  uint indices[PLUMB_REDUCE_THREADS / 32];
-};
+#include "backends/gpu/kernels/shared.h"
 
 INLINE float reduce_sum(float x, SHARED ReduceShared* s, uint lane, uint simd) {
   x = simd_sum(x);

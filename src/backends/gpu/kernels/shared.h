@@ -1,0 +1,29 @@
+// What a threadgroup shares while it runs: the SHARED arguments of kernels/signatures.h. One definition for host, Metal,
+// CUDA and checker; the host asks for their sizes (KernelInfo::shared_bytes), since Metal is told of them at each launch.
+// Only 4-byte fields and float4, so that the sizes are the same on all.
+#pragma once
+
+struct ReduceShared {
+  float values[PLUMB_REDUCE_THREADS / 32];
+  uint indices[PLUMB_REDUCE_THREADS / 32];
+};
+
+// What each SIMD-group has found in its positions.
+#define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
+#define MAX_HEAD_DIM 256
+struct AttentionShared {
+  float values[ATTENTION_SIMDS * MAX_HEAD_DIM];
+  float largest[ATTENTION_SIMDS];
+  float sum[ATTENTION_SIMDS];
+};
+
+// A tile of a product: 64 outputs by 32 rows. Both operands have n_in outermost, so that four neighbours are one load; 4
+// elements to spare a line keep columns off one bank.
+#define LINEAR_TILE_OUT 64
+#define LINEAR_TILE_ROWS 32
+#define LINEAR_STRIDE_W (LINEAR_TILE_OUT + 4)
+#define LINEAR_STRIDE_X (LINEAR_TILE_ROWS + 4)
+struct LinearTiles {
+  float4 w[32 * LINEAR_STRIDE_W / 4];
+  float4 x[32 * LINEAR_STRIDE_X / 4];
+};
