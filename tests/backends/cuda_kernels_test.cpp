@@ -147,5 +147,94 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAttention,
                                          Shape{4, 2, 128, 200, 256, 64, 4}, Shape{4, 2, 64, 200, 256, 7, 8},
                                          Shape{6, 2, 128, 95, 96, 0, 16}));
 
+struct Prompt {
+  unsigned n_heads, n_kv_heads, head_dim, first, n_tokens, capacity, window;
+};
+void PrintTo(const Prompt& s, std::ostream* out) {
+  *out << s.n_heads << " heads, " << s.n_kv_heads << " kv heads of " << s.head_dim << ", " << s.n_tokens << " tokens after "
+       << s.first << ", window " << s.window;
+}
+
+class CudaPromptAttention : public testing::TestWithParam<Prompt> {};
+
+TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
+  const Prompt& shape = GetParam();
+  std::mt19937 random(shape.n_tokens * 31 + shape.first);
+  std::normal_distribution<float> normal;
+  std::vector<float> q(std::size_t{shape.n_tokens} * shape.n_heads * shape.head_dim);
+  for (float& x : q) x = 2 * normal(random);
+  // Positions that no token attends to are NaN: whoever reads them shows it.
+  const std::size_t n_cached = std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim;
+  std::vector<std::uint16_t> keys(n_cached, 0x7e00), values(n_cached, 0x7e00);
+  for (std::size_t i = 0; i < n_cached; ++i) {
+    if (i / shape.head_dim % shape.capacity >= shape.first + shape.n_tokens) continue;
+    keys[i] = f32_to_f16(normal(random));
+    values[i] = f32_to_f16(normal(random));
+  }
+  OnDevice device;
+  cuda::PromptAttention a;
+  a.step = device.give<unsigned>({shape.first, shape.n_tokens}, "step");
+  a.q = device.give(q, "q");
+  a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
+  a.values = reinterpret_cast<const __half*>(device.give(values, "values"));
+  a.n_heads = shape.n_heads;
+  a.n_kv_heads = shape.n_kv_heads;
+  a.head_dim = shape.head_dim;
+  a.capacity = shape.capacity;
+  a.window = shape.window;
+  a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  a.y = device.room<float>(q.size(), "y");
+  const std::size_t y_at = device.last();
+  ASSERT_TRUE(cuda::prompt_attention_takes(shape.head_dim));
+  checker::machine.kernel = "prompt_attention";
+  ASSERT_EQ(cuda::prompt_attention(a, shape.n_tokens, nullptr), cudaSuccess) << checker::machine.fault;
+
+  const auto actual = device.take<float>(y_at);
+  for (unsigned token = 0; token < shape.n_tokens; ++token) {
+    const unsigned position = shape.first + token;
+    const unsigned first = shape.window > 0 && position + 1 > shape.window ? position + 1 - shape.window : 0;
+    for (unsigned h = 0; h < shape.n_heads; ++h) {
+      const std::size_t base = std::size_t{h} * shape.n_kv_heads / shape.n_heads * shape.capacity * shape.head_dim;
+      const std::size_t row = (std::size_t{token} * shape.n_heads + h) * shape.head_dim;
+      std::vector<double> p;
+      double largest = -HUGE_VAL, magnitude = 0, total = 0;
+      for (unsigned s = first; s <= position; ++s) {
+        double dot = 0, absolute = 0;
+        for (unsigned i = 0; i < shape.head_dim; ++i) {
+          const double product = double{q[row + i]} * f16_to_f32(keys[base + s * shape.head_dim + i]);
+          dot += product;
+          absolute += std::abs(product);
+        }
+        p.push_back(dot * a.scale);
+        largest = std::max(largest, p.back());
+        magnitude = std::max(magnitude, absolute * a.scale);
+      }
+      for (double& x : p) total += x = std::exp(x - largest);
+      for (unsigned i = 0; i < shape.head_dim; ++i) {
+        double expected = 0, sum = 0;
+        for (std::size_t s = 0; s < p.size(); ++s) {
+          const double value = f16_to_f32(values[base + (first + s) * shape.head_dim + i]);
+          expected += p[s] / total * value;
+          sum += p[s] / total * std::abs(value);
+        }
+        // Queries rounded to half move a score by 2^-11 of its terms' magnitudes at most, and that both a weight and the
+        // sum of weights; weights rounded to half add 2^-11; float sums as in decode attention. Weights below half's
+        // smallest normal number, 2^-14, are off by at most 2^-25, values by all of them.
+        const double of_float = (2 * (shape.head_dim + 8) * magnitude + 2 * (static_cast<double>(p.size()) + 16)) * 0x1p-24;
+        const double allowed = (2 * magnitude * 0x1p-11 + 0x1p-11 + of_float) * sum +
+                               static_cast<double>(p.size()) * 0x1p-25 * 6 / total + 1e-37;
+        ASSERT_NEAR(actual[row + i], expected, allowed) << "token " << token << ", head " << h << ", element " << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaPromptAttention,
+                         testing::Values(Prompt{2, 1, 64, 0, 1, 8, 0}, Prompt{2, 2, 64, 0, 64, 64, 0},
+                                         Prompt{3, 1, 64, 0, 65, 80, 0}, Prompt{2, 1, 128, 0, 100, 128, 0},
+                                         Prompt{2, 1, 128, 77, 30, 128, 0}, Prompt{1, 1, 128, 64, 64, 128, 0},
+                                         Prompt{2, 1, 96, 5, 70, 96, 0}, Prompt{2, 2, 64, 90, 70, 192, 40},
+                                         Prompt{1, 1, 64, 150, 33, 192, 3}, Prompt{2, 1, 128, 10, 90, 128, 64}));
+
 }  // namespace
 }  // namespace plumb::backends

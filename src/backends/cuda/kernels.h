@@ -76,6 +76,18 @@ cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stre
 // y [n_heads * head_dim], and the same rounded.
 cudaError_t attention_merge_round(const DecodeAttention& arguments, float* y, Rounded rounded, cudaStream_t stream);
 
+// Attention of n_tokens tokens over a cache of halves in which their keys and values are.
+struct PromptAttention {
+  const unsigned* step = nullptr;                   // StepState: the first token's position, then the number of tokens
+  const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
+  const __half *keys = nullptr, *values = nullptr;  // [n_kv_heads, capacity, head_dim]
+  float* y = nullptr;                               // as q
+  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
+  float scale = 0;
+};
+bool prompt_attention_takes(unsigned head_dim);
+cudaError_t prompt_attention(const PromptAttention& arguments, unsigned n_tokens, cudaStream_t stream);
+
 // Prompts: a weight of any format as half, [n_out, n_in].
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,
                             void* half, cudaStream_t stream);
