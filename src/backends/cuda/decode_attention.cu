@@ -36,7 +36,9 @@ __device__ __forceinline__ void load_eight_halves(const __half* from, float* to)
 }
 
 template <unsigned head_dim, unsigned n_queries>
-__global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(const __grid_constant__ DecodeAttention a) {
+__global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(const __grid_constant__ DecodeAttention given) {
+  DecodeAttention a = given;
+  wait_for_previous(a.q, a.keys, a.values);
   constexpr unsigned of_lane = head_dim / lanes_a_position;
   __shared__ float merged[decode_warps * n_queries * (head_dim + 2)];
   const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -144,9 +146,10 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
 }
 
 // A warp merges 32 elements of a head and rounds them.
-__global__ void __launch_bounds__(128) attention_merge_round_kernel(const float* __restrict__ partial, unsigned n_heads,
+__global__ void __launch_bounds__(128) attention_merge_round_kernel(const float* partial, unsigned n_heads,
                                                                     unsigned head_dim, unsigned n_splits, float* __restrict__ y,
                                                                     Rounded rounded) {
+  wait_for_previous(partial);
   const unsigned lane = threadIdx.x & 31;
   const unsigned group = blockIdx.x * 4 + (threadIdx.x >> 5);
   const unsigned n_groups = n_heads * head_dim / 32;
@@ -170,7 +173,7 @@ __global__ void __launch_bounds__(128) attention_merge_round_kernel(const float*
 
 template <unsigned head_dim, unsigned n_queries>
 cudaError_t decode_of(const DecodeAttention& a, cudaStream_t stream) {
-  return launch(decode_attention_kernel<head_dim, n_queries>, dim3(a.n_heads / n_queries, a.n_splits), 32 * decode_warps, stream,
+  return launch_overlapping(decode_attention_kernel<head_dim, n_queries>, dim3(a.n_heads / n_queries, a.n_splits), 32 * decode_warps, stream,
                 a);
 }
 
@@ -221,7 +224,7 @@ unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n
 
 cudaError_t attention_merge_round(const DecodeAttention& a, float* y, Rounded rounded, cudaStream_t stream) {
   const unsigned n_groups = a.n_heads * a.head_dim / 32;
-  return launch(attention_merge_round_kernel, (n_groups + 3) / 4, 128, stream, a.partial, a.n_heads, a.head_dim, a.n_splits, y,
+  return launch_overlapping(attention_merge_round_kernel, (n_groups + 3) / 4, 128, stream, a.partial, a.n_heads, a.head_dim, a.n_splits, y,
                 rounded);
 }
 

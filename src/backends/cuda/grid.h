@@ -13,6 +13,60 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, c
   kernel<<<grid, threads, 0, stream>>>(static_cast<Parameters>(arguments)...);
   return cudaGetLastError();
 }
+
+// Programmatic dependent launch, from compute capability 9.0 on: a kernel launched by launch_overlapping() may begin while
+// the kernel before it ends. Each of its threads calls wait_for_previous() before it reads what a kernel wrote, and before it
+// returns; what lies before that call may read weights alone.
+inline bool can_overlap() {
+  static const bool can = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return can;
+}
+template <class... Parameters, class... Arguments>
+cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t stream,
+                               Arguments... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = can_overlap() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+// The pointers pass through it, so that no load from them is moved ahead.
+template <class... T>
+__device__ __forceinline__ void wait_for_previous(T*&... pointers) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  (void(([&] { asm volatile("" : "+l"(pointers)::"memory"); }())), ...);
+}
+
+// Copies to shared memory that go on while others are computed with; `to` and `from` are multiples of 16 or 4 bytes.
+template <unsigned bytes>
+__device__ __forceinline__ void copy_later(unsigned char* to, const unsigned char* from) {
+  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  if constexpr (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  } else {
+    static_assert(bytes == 4, "4 or 16 bytes");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(at), "l"(from) : "memory");
+  }
+}
+__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most n of this thread's groups of copies are under way.
+template <int n>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
+}
+__device__ __forceinline__ void prefetch(const unsigned char* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif
 
 }  // namespace plumb::backends::cuda
