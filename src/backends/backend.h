@@ -112,8 +112,7 @@ struct BackendEntry {
   std::string_view name;
   // Makes it, or says why it is not here and what would provide it.
   Result<std::unique_ptr<Backend>> (*make)();
-  // `auto` does not take it: the checker, which is for finding faults, and what has not been shown to be right where it
-  // runs.
+  // `auto` does not take it: the checker, which is for finding faults.
   bool by_name_only = false;
 };
 

@@ -24,7 +24,7 @@ Result<std::unique_ptr<Backend>> make_cuda() {
 }
 
 constexpr std::array<BackendEntry, 5> entries{{
-    {"cuda", make_cuda, true},  // has not run on a GPU yet
+    {"cuda", make_cuda},
     {"metal",
      []() -> Result<std::unique_ptr<Backend>> {
        return fail(

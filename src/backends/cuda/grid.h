@@ -66,7 +66,6 @@ template <int n>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
-__device__ __forceinline__ void prefetch(const unsigned char* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif
 
 }  // namespace plumb::backends::cuda

@@ -421,9 +421,6 @@ __global__ void __launch_bounds__(32 * product_warps)
       sums[g][r] = 0.0f;
       row[g][r] = reinterpret_cast<const T*>(p.product[index + g].w +
                                              static_cast<size_t>(min(first + r, product.n_out - 1)) * p.row_bytes);
-      const auto* bytes = reinterpret_cast<const unsigned char*>(row[g][r]);
-      if (128 * lane < p.row_bytes) prefetch(bytes + 128 * lane);
-      if (128 * (lane + 32) < p.row_bytes) prefetch(bytes + 128 * (lane + 32));
     }
   }
   wait_for_previous(x);

@@ -163,6 +163,5 @@ inline void copy_later(unsigned char* to, const unsigned char* from) {
 inline void end_of_copies() {}
 template <int n>
 inline void wait_for_copies() {}
-inline void prefetch(const unsigned char*) {}
 
 }  // namespace plumb::backends::cuda
