@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
 
 #include "backends/checker/checker.h"
 #include "backends/checker/runtime.h"
 #include "backends/cuda/kernels.h"
 #include "base/half.h"
+#include "quants/format.h"
 
 namespace plumb::backends {
 namespace {
@@ -235,6 +237,138 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaPromptAttention,
                                          Prompt{2, 1, 128, 77, 30, 128, 0}, Prompt{1, 1, 128, 64, 64, 128, 0},
                                          Prompt{2, 1, 96, 5, 70, 96, 0}, Prompt{2, 2, 64, 90, 70, 192, 40},
                                          Prompt{1, 1, 64, 150, 33, 192, 3}, Prompt{2, 1, 128, 10, 90, 128, 64}));
+
+// Random blocks: every pattern of bits but in the block's float scales, which stay small and finite.
+std::vector<std::byte> random_rows(const quants::FormatInfo& info, unsigned n_in, unsigned n_out, std::mt19937& random) {
+  std::vector<std::byte> rows(n_out * info.row_bytes(n_in));
+  for (std::byte& b : rows) b = static_cast<std::byte>(random());
+  using quants::Format;
+  std::vector<unsigned> scales{0};  // where a block's halves lie
+  if (info.format == Format::q4_1 || info.format == Format::q5_1 || info.format == Format::q4_k ||
+      info.format == Format::q5_k) {
+    scales = {0, 2};
+  } else if (info.format == Format::q2_k) {
+    scales = {80, 82};
+  } else if (info.format == Format::q3_k) {
+    scales = {108};
+  } else if (info.format == Format::q6_k) {
+    scales = {208};
+  }
+  std::uniform_real_distribution<float> scale(-0.01F, 0.01F);
+  for (std::size_t block = 0; block < rows.size(); block += info.block_bytes) {
+    if (info.format == Format::mxfp4) {
+      rows[block] = static_cast<std::byte>(110 + random() % 20);  // an exponent
+      continue;
+    }
+    for (const unsigned at : scales) {
+      const std::uint16_t half = f32_to_f16(scale(random));
+      std::memcpy(&rows[block + at], &half, sizeof half);
+    }
+  }
+  return rows;
+}
+
+class CudaProducts : public testing::TestWithParam<quants::Format> {};
+
+// Rows of one block, of an odd number of them (which lie at multiples of 2 bytes), of less and more than the 64 groups that
+// a warp copies at a time; few and many outputs; two products in one launch, with bias and residual; gated pairs.
+TEST_P(CudaProducts, AreSumsOfProducts) {
+  const quants::FormatInfo& info = quants::info(GetParam());
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  const bool small = info.block_size == 32;
+  for (const unsigned n_blocks :
+       small ? std::vector<unsigned>{1, 3, 4, 64, 65, 70, 132} : std::vector<unsigned>{1, 2, 8, 9, 18}) {
+    for (const bool gated : {false, true}) {
+      const unsigned n_in = n_blocks * info.block_size;
+      const std::vector<unsigned> n_outs = gated ? std::vector<unsigned>{21, 21} : std::vector<unsigned>{37, 1};
+      SCOPED_TRACE(std::string(info.name) + ", " + std::to_string(n_in) + (gated ? " inputs, gated" : " inputs"));
+      OnDevice device;
+      cuda::Products p;
+      p.n_products = 2;
+      p.format = static_cast<unsigned>(info.format);
+      p.n_in = n_in;
+      p.row_bytes = static_cast<unsigned>(info.row_bytes(n_in));
+      p.gated = gated;
+      std::vector<float> x(n_in);
+      for (float& v : x) v = normal(random);
+      std::vector<std::vector<float>> weights, biases, residuals;
+      std::vector<std::size_t> y_at;
+      for (unsigned k = 0; k < 2; ++k) {
+        auto rows = random_rows(info, n_in, n_outs[k], random);
+        weights.emplace_back(std::size_t{n_in} * n_outs[k]);
+        info.decode(rows.data(), weights[k].data(), std::size_t{n_blocks} * n_outs[k]);
+        biases.emplace_back(n_outs[k]);
+        residuals.emplace_back(n_outs[k]);
+        for (float& v : biases[k]) v = normal(random);
+        for (float& v : residuals[k]) v = normal(random);
+        rows.resize(rows.size() + 2);  // as an upload leaves room for loads of 4 bytes at multiples of 2
+        p.product[k].w = reinterpret_cast<const unsigned char*>(device.give(rows, "weights"));
+        p.product[k].bias = device.give(biases[k], "bias");
+        if (!gated) p.product[k].residual = device.give(residuals[k], "residual");
+        if (!gated || k == 0) p.product[k].y = device.room<float>(n_outs[k], "y"), y_at.push_back(device.last());
+        p.product[k].n_out = n_outs[k];
+      }
+      const float* x_there = device.give(x, "x");
+      cuda::Rounded rounded;
+      rounded.words = reinterpret_cast<uint4*>(device.room<std::byte>(cuda::rounded_words_bytes(n_in), "words"));
+      rounded.scales = reinterpret_cast<float4*>(device.room<std::byte>(cuda::rounded_scales_bytes(n_in), "scales"));
+      ASSERT_TRUE(cuda::takes_rounded(p.format));
+      checker::machine.kernel = "multiply";
+      ASSERT_EQ(cuda::round_row(x_there, n_in, rounded, nullptr), cudaSuccess) << checker::machine.fault;
+      ASSERT_EQ(cuda::multiply(p, x_there, rounded, nullptr), cudaSuccess) << checker::machine.fault;
+
+      const auto sum_of = [&](unsigned k, unsigned row, double& allowed) {
+        double sum = biases[k][row];
+        allowed = 0;
+        for (unsigned g = 0; g < n_in / 32; ++g) {
+          double amax = 0, of_x = 0, of_w = 0, most = 0;
+          for (unsigned i = 32 * g; i < 32 * g + 32; ++i) {
+            const double w = weights[k][std::size_t{row} * n_in + i];
+            sum += w * x[i];
+            amax = std::max<double>(amax, std::abs(x[i]));
+            of_x += std::abs(x[i]);
+            of_w += std::abs(w);
+            most = std::max(most, std::abs(w));
+          }
+          // Half a step of rounding for each activation; float sums of terms, of which those of a scale and a minimum may
+          // cancel.
+          allowed += 0.51 * amax / (127.0 * 128) * of_w + 4 * most * of_x * (n_in / 64.0 + 64) * 0x1p-24;
+        }
+        return sum;
+      };
+      if (gated) {
+        const auto y = device.take<float>(y_at[0]);
+        for (unsigned row = 0; row < n_outs[0]; ++row) {
+          double of_gate = 0, of_up = 0;
+          const double gate = sum_of(0, row, of_gate), up = sum_of(1, row, of_up);
+          const double activated = gate / (1 + std::exp(-gate));
+          // The derivative of x sigmoid(x) is at most 1.1.
+          const double allowed = 1.1 * of_gate * (std::abs(up) + of_up) + std::abs(activated) * of_up +
+                                 1e-6 * std::abs(activated * up) + 1e-30;
+          ASSERT_NEAR(y[row], activated * up, allowed) << "row " << row;
+        }
+      } else {
+        for (unsigned k = 0; k < 2; ++k) {
+          const auto y = device.take<float>(y_at[k]);
+          for (unsigned row = 0; row < n_outs[k]; ++row) {
+            double allowed = 0;
+            const double sum = sum_of(k, row, allowed) + residuals[k][row];
+            ASSERT_NEAR(y[row], sum, allowed + 0x1p-22 * (std::abs(sum) + 4)) << "product " << k << ", row " << row;
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
+                         testing::Values(quants::Format::q4_0, quants::Format::q4_1, quants::Format::q5_0,
+                                         quants::Format::q5_1, quants::Format::q8_0, quants::Format::q2_k,
+                                         quants::Format::q3_k, quants::Format::q4_k, quants::Format::q5_k,
+                                         quants::Format::q6_k, quants::Format::iq4_nl, quants::Format::iq4_xs,
+                                         quants::Format::mxfp4),
+                         [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 }  // namespace
 }  // namespace plumb::backends
