@@ -28,7 +28,11 @@ if [ -x "$bin/backends_tests" ]; then
   step 'op tests' "$bin/backends_tests" --gtest_filter='*cuda*' --gtest_brief=1
   for tool in memcheck racecheck initcheck synccheck; do
     command -v compute-sanitizer >/dev/null || break
-    step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$bin/plumb" run canary -p 1 --temp 0 --backend cuda
+    # Once with our own kernels alone: what is reported only without --shared-kernels is of tuned kernels or of cuBLASLt.
+    for kernels in '' --shared-kernels; do
+      step "compute-sanitizer $tool $kernels" compute-sanitizer --tool "$tool" --print-limit 3 --error-exitcode 1 \
+        "$bin/plumb" run canary -p 1 --temp 0 --backend cuda $kernels
+    done
   done
 fi
 if [ -n "$model" ] && [ -x "$bin/compare_backends" ]; then

@@ -15,8 +15,8 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, c
 }
 
 // Programmatic dependent launch, from compute capability 9.0 on: a kernel launched by launch_overlapping() may begin while
-// the kernel before it ends. Each of its threads calls wait_for_previous() before it reads what a kernel wrote, and before it
-// returns; what lies before that call may read weights alone.
+// the kernel before it ends. Each of its threads calls wait_for_previous() before it reads what a kernel wrote, and before
+// it returns; what lies before that call may read weights alone.
 inline bool can_overlap() {
   static const bool can = [] {
     int device = 0, major = 0;

@@ -1,7 +1,7 @@
 // Kernels tuned for NVIDIA GPUs. Each does what shared kernels do, and is checked against them and the reference.
 //
-// Decode is bound by the bytes of the weights. A warp takes 2 rows (4 of float formats); its lanes take groups of 32
-// weights, which formats.h unpacks to signed bytes; activations are rounded to two planes of bytes (kernels.h), so that 4
+// Decode is bound by the bytes of the weights. A warp takes 2 or 4 rows; its lanes take groups of 32 weights, which
+// formats.h unpacks to signed bytes; activations are rounded to two planes of bytes (kernels.h), so that 4
 // weights cost two dp4a. Sums over a group are exact in int32.
 #include <cuda_fp16.h>
 

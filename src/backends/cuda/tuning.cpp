@@ -190,8 +190,7 @@ class CudaTuning final : public Tuning {
       a.capacity = cache.capacity;
       a.window = op.window;
       a.scale = op.scale;
-      add(to, "prompt_attention",
-          [a, n = step.n_tokens()](cudaStream_t stream) { return prompt_attention(a, n, stream); });
+      add(to, "prompt_attention", [a, n = step.n_tokens()](cudaStream_t stream) { return prompt_attention(a, n, stream); });
       return 1;
     }
     if (step.n_tokens() != 1 || !decode_attention_takes(op.head_dim)) return 0;

@@ -28,7 +28,8 @@ inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, uns
   for (unsigned p = 0; p < 8; ++p) {
     unsigned rows[2], columns[2];
     for (unsigned r = 0; r < 2; ++r) rows[r] = __shfl_sync(0xffffffffu, a[r + 2 * (p / 4)], (lane & 28) + p % 4);
-    for (unsigned c = 0; c < 2; ++c) columns[c] = __shfl_sync(0xffffffffu, p < 4 ? b0 : b1, 4 * (2 * (lane % 4) + c) + p % 4);
+    for (unsigned c = 0; c < 2; ++c)
+      columns[c] = __shfl_sync(0xffffffffu, p < 4 ? b0 : b1, 4 * (2 * (lane % 4) + c) + p % 4);
     for (unsigned j = 0; j < 4; ++j) {
       for (unsigned i = 0; i < 2; ++i) d[j] += plumb_half_of(rows[j / 2], i) * plumb_half_of(columns[j % 2], i);
     }
