@@ -9,8 +9,8 @@
 #include "backends/checker/checker.h"
 #include "backends/checker/runtime.h"
 #include "backends/cuda/kernels.h"
+#include "backends/random_rows.h"
 #include "base/half.h"
-#include "quants/format.h"
 
 namespace plumb::backends {
 namespace {
@@ -237,36 +237,6 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaPromptAttention,
                                          Prompt{2, 1, 128, 77, 30, 128, 0}, Prompt{1, 1, 128, 64, 64, 128, 0},
                                          Prompt{2, 1, 96, 5, 70, 96, 0}, Prompt{2, 2, 64, 90, 70, 192, 40},
                                          Prompt{1, 1, 64, 150, 33, 192, 3}, Prompt{2, 1, 128, 10, 90, 128, 64}));
-
-// Random blocks: every pattern of bits but in the block's float scales, which stay small and finite.
-std::vector<std::byte> random_rows(const quants::FormatInfo& info, unsigned n_in, unsigned n_out, std::mt19937& random) {
-  std::vector<std::byte> rows(n_out * info.row_bytes(n_in));
-  for (std::byte& b : rows) b = static_cast<std::byte>(random());
-  using quants::Format;
-  std::vector<unsigned> scales{0};  // where a block's halves lie
-  if (info.format == Format::q4_1 || info.format == Format::q5_1 || info.format == Format::q4_k ||
-      info.format == Format::q5_k) {
-    scales = {0, 2};
-  } else if (info.format == Format::q2_k) {
-    scales = {80, 82};
-  } else if (info.format == Format::q3_k) {
-    scales = {108};
-  } else if (info.format == Format::q6_k) {
-    scales = {208};
-  }
-  std::uniform_real_distribution<float> scale(-0.01F, 0.01F);
-  for (std::size_t block = 0; block < rows.size(); block += info.block_bytes) {
-    if (info.format == Format::mxfp4) {
-      rows[block] = static_cast<std::byte>(110 + random() % 20);  // an exponent
-      continue;
-    }
-    for (const unsigned at : scales) {
-      const std::uint16_t half = f32_to_f16(scale(random));
-      std::memcpy(&rows[block + at], &half, sizeof half);
-    }
-  }
-  return rows;
-}
 
 class CudaProducts : public testing::TestWithParam<quants::Format> {};
 
