@@ -25,9 +25,11 @@ step 'canary, every quantization, every known answer' selftest
 step 'canary, shared kernels' shared
 step 'loads' loads
 if [ -x "$bin/backends_tests" ]; then
-  step 'op tests' "$bin/backends_tests" --gtest_filter='*cuda*' --gtest_brief=1
+  step 'op tests' "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1
   for tool in memcheck racecheck initcheck synccheck; do
     command -v compute-sanitizer >/dev/null || break
+    step "compute-sanitizer $tool, op tests" compute-sanitizer --tool "$tool" --print-limit 3 --error-exitcode 1 \
+      "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1
     # Once with our own kernels alone: what is reported only without --shared-kernels is of tuned kernels or of cuBLASLt.
     for kernels in '' --shared-kernels; do
       step "compute-sanitizer $tool $kernels" compute-sanitizer --tool "$tool" --print-limit 3 --error-exitcode 1 \
