@@ -1,5 +1,7 @@
 #include "backends/gpu/device.h"
 
+#include <initializer_list>
+
 #include "backends/gpu/launch.h"
 
 namespace plumb::backends::gpu {
@@ -8,13 +10,24 @@ namespace dialect {
 #include "backends/gpu/kernels/shared.h"
 }  // namespace dialect
 
+namespace {
+
+constexpr std::uint32_t sum_of(std::initializer_list<std::size_t> sizes) {
+  std::size_t sum = 0;
+  for (const std::size_t size : sizes) sum += size;
+  return static_cast<std::uint32_t>(sum);
+}
+
+}  // namespace
+
 std::span<const KernelInfo> kernel_infos() {
   using namespace dialect;
 #define PLUMB_NO_SHARED(...)
-#define PLUMB_SHARED_BYTES(T, name) +sizeof(T)
+#define PLUMB_SHARED_BYTES(T, name) sizeof(T),
 #define PLUMB_KERNEL_INFO(signature, name, n) \
   {#name, n,                                  \
-   0 SIGNATURE_##signature(PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_SHARED_BYTES, PLUMB_NO_SHARED)},
+   sum_of(                                    \
+       {SIGNATURE_##signature(PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_SHARED_BYTES, PLUMB_NO_SHARED)})},
   static constexpr KernelInfo infos[] = {PLUMB_KERNEL_LIST(PLUMB_KERNEL_INFO)};
 #undef PLUMB_KERNEL_INFO
 #undef PLUMB_SHARED_BYTES
