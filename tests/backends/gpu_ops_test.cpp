@@ -49,6 +49,12 @@ class GpuOps : public testing::TestWithParam<std::string_view> {
     EXPECT_TRUE(uploaded);
     return {memories_.back().get(), 0, bytes};
   }
+  // Weights may be read by 4 bytes up to the end of that room (a compiler joins loads of 2 bytes too).
+  View give_weight(const std::vector<std::byte>& rows) {
+    View view = give(rows);
+    view.bytes += 2;
+    return view;
+  }
   View room(std::size_t n_floats) {
     memories_.push_back(*device_->allocate(n_floats * sizeof(float), "an output"));
     return {memories_.back().get(), 0, n_floats * sizeof(float)};
@@ -133,7 +139,7 @@ TEST_P(GpuOps, ProductsInEveryFormat) {
       for (const bool has_bias : {false, true}) {
         const View y = room(std::size_t{s.n_out} * s.n_rows);
         gpu::Launches launches;
-        gpu::linear(launches, {.view = give(rows), .format = info.format, .n_in = n_in, .n_out = s.n_out},
+        gpu::linear(launches, {.view = give_weight(rows), .format = info.format, .n_in = n_in, .n_out = s.n_out},
                     has_bias ? give(bias) : View{}, give(x), s.n_rows, y);
         const auto actual = run(launches, y);
         for (unsigned r = 0; r < s.n_rows; ++r) {
@@ -169,8 +175,8 @@ TEST_P(GpuOps, EmbeddingsInEveryFormat) {
     const std::vector<std::int32_t> tokens{4, 0, 4, 2};
     const View y = room(tokens.size() * width);
     gpu::Launches launches;
-    gpu::embed(launches, {.view = give(rows), .format = info.format, .n_in = width, .n_out = n_vocab}, give(tokens), 4,
-               3.0F, y);
+    gpu::embed(launches, {.view = give_weight(rows), .format = info.format, .n_in = width, .n_out = n_vocab}, give(tokens),
+               4, 3.0F, y);
     const auto actual = run(launches, y);
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       for (unsigned i = 0; i < width; ++i) {
