@@ -9,6 +9,7 @@
 #include "backends/checker/checker.h"
 #include "backends/checker/runtime.h"
 #include "backends/cuda/kernels.h"
+#include "backends/exact_attention.h"
 #include "backends/random_rows.h"
 #include "base/half.h"
 
@@ -45,6 +46,42 @@ class OnDevice {
   std::vector<std::unique_ptr<gpu::Memory>> memories_;
 };
 
+// Keys and values of the positions before `end`; those after are NaN, so that whoever reads them shows it.
+struct RandomCache {
+  template <class Shape>
+  RandomCache(const Shape& shape, std::size_t end, std::mt19937& random)
+      : keys(std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim, 0x7e00), values(keys) {
+    std::normal_distribution<float> normal;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (i / shape.head_dim % shape.capacity >= end) continue;
+      keys[i] = f32_to_f16(normal(random));
+      values[i] = f32_to_f16(normal(random));
+    }
+  }
+  // All arguments but the step's, the queries and where results go.
+  template <class Shape>
+  void give(OnDevice& device, const Shape& shape, cuda::CacheAttention& a) const {
+    a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
+    a.values = reinterpret_cast<const __half*>(device.give(values, "values"));
+    a.n_heads = shape.n_heads;
+    a.n_kv_heads = shape.n_kv_heads;
+    a.head_dim = shape.head_dim;
+    a.capacity = shape.capacity;
+    a.window = shape.window;
+    a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  }
+  [[nodiscard]] ExactAttention exact(std::span<const float> q, unsigned head, unsigned position,
+                                     const cuda::CacheAttention& a) const {
+    const std::size_t base = std::size_t{head} * a.n_kv_heads / a.n_heads * a.capacity * a.head_dim;
+    const auto of = [&](const std::vector<std::uint16_t>& plane) {
+      return [&plane, base, &a](std::size_t s, std::size_t i) { return f16_to_f32(plane[base + s * a.head_dim + i]); };
+    };
+    return exact_attention(q, position, a.window, a.scale, of(keys), of(values));
+  }
+
+  std::vector<std::uint16_t> keys, values;
+};
+
 struct Shape {
   unsigned n_heads, n_kv_heads, head_dim, position, capacity, window, n_splits;
 };
@@ -62,29 +99,15 @@ TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
   const unsigned width = shape.n_heads * shape.head_dim;
   std::vector<float> q(width);
   for (float& x : q) x = 2 * normal(random);
-  // Positions after the token's are NaN: whoever reads them shows it.
-  const std::size_t n_cached = std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim;
-  std::vector<std::uint16_t> keys(n_cached, 0x7e00), values(n_cached, 0x7e00);
-  for (std::size_t i = 0; i < n_cached; ++i) {
-    if (i / shape.head_dim % shape.capacity > shape.position) continue;
-    keys[i] = f32_to_f16(normal(random));
-    values[i] = f32_to_f16(normal(random));
-  }
+  const RandomCache cache(shape, shape.position + 1, random);
 
   OnDevice device;
   cuda::DecodeAttention a;
   a.step = device.give<unsigned>({shape.position, 1}, "step");
   a.q = device.give(q, "q");
-  a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
-  a.values = reinterpret_cast<const __half*>(device.give(values, "values"));
+  cache.give(device, shape, a);
   a.partial = device.room<float>(std::size_t{shape.n_heads} * shape.n_splits * (shape.head_dim + 2), "partial");
-  a.n_heads = shape.n_heads;
-  a.n_kv_heads = shape.n_kv_heads;
-  a.head_dim = shape.head_dim;
-  a.capacity = shape.capacity;
-  a.window = shape.window;
   a.n_splits = shape.n_splits;
-  a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
   auto* y = device.room<float>(width, "y");
   const std::size_t y_at = device.last();
   cuda::Rounded rounded;
@@ -101,35 +124,13 @@ TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
   const auto planes = device.take<signed char>(words_at);
   const auto scales = device.take<float>(scales_at);
   const unsigned n_groups = width / 32;
-  const unsigned first = shape.window > 0 && shape.position + 1 > shape.window ? shape.position + 1 - shape.window : 0;
   for (unsigned h = 0; h < shape.n_heads; ++h) {
-    const std::size_t base = std::size_t{h} * shape.n_kv_heads / shape.n_heads * shape.capacity * shape.head_dim;
-    std::vector<double> p;
-    double largest = -HUGE_VAL, magnitude = 0, total = 0;
-    for (unsigned s = first; s <= shape.position; ++s) {
-      double dot = 0, absolute = 0;
-      for (unsigned i = 0; i < shape.head_dim; ++i) {
-        const double product = double{q[h * shape.head_dim + i]} * f16_to_f32(keys[base + s * shape.head_dim + i]);
-        dot += product;
-        absolute += std::abs(product);
-      }
-      p.push_back(dot * a.scale);
-      largest = std::max(largest, p.back());
-      magnitude = std::max(magnitude, absolute * a.scale);
-    }
-    for (double& x : p) total += x = std::exp(x - largest);
+    const ExactAttention exact =
+        cache.exact(std::span(q).subspan(std::size_t{h} * shape.head_dim, shape.head_dim), h, shape.position, a);
     for (unsigned i = 0; i < shape.head_dim; ++i) {
-      double expected = 0, sum = 0;
-      for (std::size_t s = 0; s < p.size(); ++s) {
-        const double value = f16_to_f32(values[base + (first + s) * shape.head_dim + i]);
-        expected += p[s] / total * value;
-        sum += p[s] / total * std::abs(value);
-      }
-      // As in tests/engine/backend_agreement_test.cpp: rounding of a score, through exp twice, and float sums.
-      const double allowed =
-          (2 * (shape.head_dim + 8) * magnitude + 2 * (static_cast<double>(p.size()) + 16)) * 0x1p-24 * sum + 1e-37;
       const unsigned at = h * shape.head_dim + i;
-      ASSERT_NEAR(actual[at], expected, allowed) << "head " << h << ", element " << i;
+      ASSERT_NEAR(actual[at], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
+          << "head " << h << ", element " << i;
       // What the next product reads: 128 * high + low steps, off by at most half a step, and what a float quotient of up to
       // 16256 is off by.
       const unsigned group = at / 32, in_half = at % 16, half = at / 16 % 2;
@@ -165,26 +166,12 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
   std::normal_distribution<float> normal;
   std::vector<float> q(std::size_t{shape.n_tokens} * shape.n_heads * shape.head_dim);
   for (float& x : q) x = 2 * normal(random);
-  // Positions that no token attends to are NaN: whoever reads them shows it.
-  const std::size_t n_cached = std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim;
-  std::vector<std::uint16_t> keys(n_cached, 0x7e00), values(n_cached, 0x7e00);
-  for (std::size_t i = 0; i < n_cached; ++i) {
-    if (i / shape.head_dim % shape.capacity >= shape.first + shape.n_tokens) continue;
-    keys[i] = f32_to_f16(normal(random));
-    values[i] = f32_to_f16(normal(random));
-  }
+  const RandomCache cache(shape, shape.first + shape.n_tokens, random);
   OnDevice device;
   cuda::PromptAttention a;
   a.step = device.give<unsigned>({shape.first, shape.n_tokens}, "step");
   a.q = device.give(q, "q");
-  a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
-  a.values = reinterpret_cast<const __half*>(device.give(values, "values"));
-  a.n_heads = shape.n_heads;
-  a.n_kv_heads = shape.n_kv_heads;
-  a.head_dim = shape.head_dim;
-  a.capacity = shape.capacity;
-  a.window = shape.window;
-  a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
+  cache.give(device, shape, a);
   a.y = device.room<float>(q.size(), "y");
   const std::size_t y_at = device.last();
   ASSERT_TRUE(cuda::prompt_attention_takes(shape.head_dim));
@@ -193,39 +180,16 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
 
   const auto actual = device.take<float>(y_at);
   for (unsigned token = 0; token < shape.n_tokens; ++token) {
-    const unsigned position = shape.first + token;
-    const unsigned first = shape.window > 0 && position + 1 > shape.window ? position + 1 - shape.window : 0;
     for (unsigned h = 0; h < shape.n_heads; ++h) {
-      const std::size_t base = std::size_t{h} * shape.n_kv_heads / shape.n_heads * shape.capacity * shape.head_dim;
       const std::size_t row = (std::size_t{token} * shape.n_heads + h) * shape.head_dim;
-      std::vector<double> p;
-      double largest = -HUGE_VAL, magnitude = 0, total = 0;
-      for (unsigned s = first; s <= position; ++s) {
-        double dot = 0, absolute = 0;
-        for (unsigned i = 0; i < shape.head_dim; ++i) {
-          const double product = double{q[row + i]} * f16_to_f32(keys[base + s * shape.head_dim + i]);
-          dot += product;
-          absolute += std::abs(product);
-        }
-        p.push_back(dot * a.scale);
-        largest = std::max(largest, p.back());
-        magnitude = std::max(magnitude, absolute * a.scale);
-      }
-      for (double& x : p) total += x = std::exp(x - largest);
+      const ExactAttention exact = cache.exact(std::span(q).subspan(row, shape.head_dim), h, shape.first + token, a);
       for (unsigned i = 0; i < shape.head_dim; ++i) {
-        double expected = 0, sum = 0;
-        for (std::size_t s = 0; s < p.size(); ++s) {
-          const double value = f16_to_f32(values[base + (first + s) * shape.head_dim + i]);
-          expected += p[s] / total * value;
-          sum += p[s] / total * std::abs(value);
-        }
         // Queries rounded to half move a score by 2^-11 of its terms' magnitudes at most, and that both a weight and the
         // sum of weights; weights rounded to half add 2^-11; float sums as in decode attention. Weights below half's
         // smallest normal number, 2^-14, are off by at most 2^-25, values by all of them.
-        const double of_float = (2 * (shape.head_dim + 8) * magnitude + 2 * (static_cast<double>(p.size()) + 16)) * 0x1p-24;
-        const double allowed = (2 * magnitude * 0x1p-11 + 0x1p-11 + of_float) * sum +
-                               static_cast<double>(p.size()) * 0x1p-25 * 6 / total + 1e-37;
-        ASSERT_NEAR(actual[row + i], expected, allowed) << "token " << token << ", head " << h << ", element " << i;
+        const double allowed = (2 * exact.magnitude * 0x1p-11 + 0x1p-11 + exact.of_float()) * exact.absolute[i] +
+                               static_cast<double>(exact.n_positions) * 0x1p-25 * 6 / exact.total + 1e-37;
+        ASSERT_NEAR(actual[row + i], exact.out[i], allowed) << "token " << token << ", head " << h << ", element " << i;
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <functional>
 
 #include "backends/checker/checker.h"
+#include "backends/exact_attention.h"
 #include "backends/gpu/operations.h"
 #include "backends/random_rows.h"
 #include "gguf/file.h"
@@ -310,35 +311,17 @@ TEST_P(GpuOps, AttentionOverACache) {
       const auto cached = [&](float x) { return double{type == KvType::f16 ? f16_to_f32(f32_to_f16(x)) : x}; };
       for (std::uint32_t t = 0; t < s.n_tokens; ++t) {
         const std::uint32_t position = s.first + t;
-        const std::uint32_t first = s.window > 0 && position + 1 > s.window ? position + 1 - s.window : 0;
         for (std::uint32_t h = 0; h < s.n_heads; ++h) {
           const std::size_t row = (std::size_t{t} * s.n_heads + h) * s.head_dim;
           const std::size_t head = std::size_t{h / (s.n_heads / s.n_kv_heads)} * s.head_dim;
-          std::vector<double> p;
-          double largest = -HUGE_VAL, magnitude = 0, total = 0;
-          for (std::uint32_t at = first; at <= position; ++at) {
-            double dot = 0, absolute = 0;
-            for (std::uint32_t i = 0; i < s.head_dim; ++i) {
-              const double product = q[row + i] * cached(k[std::size_t{at} * width + head + i]);
-              dot += product;
-              absolute += std::abs(product);
-            }
-            p.push_back(dot * op.scale);
-            largest = std::max(largest, p.back());
-            magnitude = std::max(magnitude, absolute * op.scale);
-          }
-          for (double& x : p) total += x = std::exp(x - largest);
+          const auto of = [&](const std::vector<float>& all) {
+            return [&, head](std::size_t at, std::size_t i) { return cached(all[at * width + head + i]); };
+          };
+          const ExactAttention exact =
+              exact_attention(std::span(q).subspan(row, s.head_dim), position, s.window, op.scale, of(k), of(v));
           for (std::uint32_t i = 0; i < s.head_dim; ++i) {
-            double expected = 0, sum = 0;
-            for (std::size_t n = 0; n < p.size(); ++n) {
-              const double value = cached(v[(first + n) * width + head + i]);
-              expected += p[n] / total * value;
-              sum += p[n] / total * std::abs(value);
-            }
-            // Rounding of a score, through exp twice, and float sums, as in tests/engine/backend_agreement_test.cpp.
-            const double allowed =
-                (2 * (s.head_dim + 8) * magnitude + 2 * (static_cast<double>(p.size()) + 16)) * ulp * sum + 1e-37;
-            ASSERT_NEAR(actual[row + i], expected, allowed) << "token " << t << ", head " << h << ", element " << i;
+            ASSERT_NEAR(actual[row + i], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
+                << "token " << t << ", head " << h << ", element " << i;
           }
         }
       }

@@ -60,14 +60,19 @@ struct RopeWrite {
 };
 cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
 
-// Attention of one token over a cache of halves, in n_splits parts of the cache.
-struct DecodeAttention {
-  const unsigned* step = nullptr;                   // StepState: the token's position comes first
-  const float* q = nullptr;                         // [n_heads, head_dim]
+// Attention over a cache of halves in which the keys and values of the step's tokens are.
+struct CacheAttention {
+  const unsigned* step = nullptr;                   // StepState: the first token's position, then the number of tokens
+  const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
   const __half *keys = nullptr, *values = nullptr;  // [n_kv_heads, capacity, head_dim]
-  float* partial = nullptr;                         // [n_heads, n_splits, head_dim + 2], as the shared kernel's
-  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0, n_splits = 1;
+  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
   float scale = 0;
+};
+
+// Of one token, in n_splits parts of the cache.
+struct DecodeAttention : CacheAttention {
+  float* partial = nullptr;  // [n_heads, n_splits, head_dim + 2], as the shared kernel's
+  unsigned n_splits = 1;
 };
 bool decode_attention_takes(unsigned head_dim);
 // Blocks a part of the cache is worked on by.
@@ -76,14 +81,9 @@ cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stre
 // y [n_heads * head_dim], and the same rounded.
 cudaError_t attention_merge_round(const DecodeAttention& arguments, float* y, Rounded rounded, cudaStream_t stream);
 
-// Attention of n_tokens tokens over a cache of halves in which their keys and values are.
-struct PromptAttention {
-  const unsigned* step = nullptr;                   // StepState: the first token's position, then the number of tokens
-  const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
-  const __half *keys = nullptr, *values = nullptr;  // [n_kv_heads, capacity, head_dim]
-  float* y = nullptr;                               // as q
-  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
-  float scale = 0;
+// Of many tokens.
+struct PromptAttention : CacheAttention {
+  float* y = nullptr;  // as q
 };
 bool prompt_attention_takes(unsigned head_dim);
 cudaError_t prompt_attention(const PromptAttention& arguments, unsigned n_tokens, cudaStream_t stream);

@@ -175,44 +175,39 @@ class CudaTuning final : public Tuning {
   }
 
   std::size_t emit_op(const StepContext& step, std::size_t, const plan::Attention& op, Launches& to) {
-    const gpu::CacheView cache = step.cache(op.layer);
-    if (cache.type != KvType::f16) return 0;
+    if (step.cache(op.layer).type != KvType::f16) return 0;
     if (step.n_tokens() >= least_prompt && prompt_attention_takes(op.head_dim)) {
       PromptAttention a;
-      a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
-      a.q = floats(step.value(op.q));
-      a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
-      a.values = reinterpret_cast<const __half*>(address_(cache.values));
+      fill(a, step, op);
       a.y = floats(step.value(op.out));
-      a.n_heads = op.n_heads;
-      a.n_kv_heads = op.n_kv_heads;
-      a.head_dim = op.head_dim;
-      a.capacity = cache.capacity;
-      a.window = op.window;
-      a.scale = op.scale;
       add(to, "prompt_attention", [a, n = step.n_tokens()](cudaStream_t stream) { return prompt_attention(a, n, stream); });
       return 1;
     }
     if (step.n_tokens() != 1 || !decode_attention_takes(op.head_dim)) return 0;
     DecodeAttention a;
-    a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
-    a.q = floats(step.value(op.q));
-    a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
-    a.values = reinterpret_cast<const __half*>(address_(cache.values));
+    fill(a, step, op);
     a.partial = floats(whole(partial_));
-    a.n_heads = op.n_heads;
-    a.n_kv_heads = op.n_kv_heads;
-    a.head_dim = op.head_dim;
-    a.capacity = cache.capacity;
-    a.window = op.window;
     a.n_splits = splits(step, op);
-    a.scale = op.scale;
     add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
     add(to, "attention_merge_round", [a, y = floats(step.value(op.out)), rounded = rounded()](cudaStream_t stream) {
       return attention_merge_round(a, y, rounded, stream);
     });
     rounded_ = op.out;
     return 1;
+  }
+
+  void fill(CacheAttention& a, const StepContext& step, const plan::Attention& op) const {
+    const gpu::CacheView cache = step.cache(op.layer);
+    a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
+    a.q = floats(step.value(op.q));
+    a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
+    a.values = reinterpret_cast<const __half*>(address_(cache.values));
+    a.n_heads = op.n_heads;
+    a.n_kv_heads = op.n_kv_heads;
+    a.head_dim = op.head_dim;
+    a.capacity = cache.capacity;
+    a.window = op.window;
+    a.scale = op.scale;
   }
 
   // Parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the length through
