@@ -112,8 +112,6 @@ struct BackendEntry {
   std::string_view name;
   // Makes it, or says why it is not here and what would provide it.
   Result<std::unique_ptr<Backend>> (*make)();
-  // `auto` does not take it: the checker, which is for finding faults.
-  bool by_name_only = false;
 };
 
 // Every name of cli.md but `auto`, in the order in which `auto` prefers them; those not built in fail with the reason.

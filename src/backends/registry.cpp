@@ -38,8 +38,7 @@ constexpr std::array<BackendEntry, 5> entries{{
        return gpu::make_backend(
            "checker", []() -> Result<std::unique_ptr<gpu::Device>> { return make_checker_device(); },
            make_checker_device()->description());
-     },
-     true},
+     }},
 }};
 
 }  // namespace
@@ -50,7 +49,6 @@ Result<std::unique_ptr<Backend>> make(std::string_view name) {
   std::vector<std::string_view> names{"auto"};
   for (const BackendEntry& entry : entries) {
     if (name == "auto") {
-      if (entry.by_name_only) continue;
       if (auto backend = entry.make()) return backend;
     } else if (entry.name == name) {
       return entry.make();
