@@ -18,7 +18,8 @@ template <class... Visitors>
 Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 constexpr std::array<std::string_view, std::variant_size_v<Op>> op_names{
-    "embed", "rms_norm", "linear", "rope", "kv_write", "attention", "gated_activation", "add"};
+    "embed", "rms_norm", "linear", "rope",           "kv_write",      "attention", "gated_activation",
+    "add",   "soft_cap", "top_k",  "expert_weights", "expert_linear", "expert_sum"};
 
 std::string describe(const Weight& weight) {
   const auto& tensor = weight.tensor;
@@ -49,6 +50,16 @@ std::vector<ValueId> inputs(const Op& op) {
                                },
                                [](const Add& o) {
                                  return Ids{o.a, o.b};
+                               },
+                               [](const SoftCap& o) { return Ids{o.x}; }, [](const TopK& o) { return Ids{o.x}; },
+                               [](const ExpertWeights& o) {
+                                 return Ids{o.logits, o.experts};
+                               },
+                               [](const ExpertLinear& o) {
+                                 return Ids{o.x, o.experts};
+                               },
+                               [](const ExpertSum& o) {
+                                 return Ids{o.x, o.weights};
                                }},
                     op);
 }
@@ -60,7 +71,11 @@ std::vector<WeightId> weights(const Op& op) {
                  [](const Linear& o) {
                    return o.bias ? Ids{o.weight, *o.bias} : Ids{o.weight};
                  },
-                 [](const Rope& o) { return o.factors ? Ids{*o.factors} : Ids{}; }, [](const auto&) { return Ids{}; }},
+                 [](const ExpertLinear& o) {
+                   return o.bias ? Ids{o.weight, *o.bias} : Ids{o.weight};
+                 },
+                 [](const Rope& o) { return o.factors ? Ids{*o.factors} : Ids{}; },
+                 [](const Attention& o) { return o.sinks ? Ids{*o.sinks} : Ids{}; }, [](const auto&) { return Ids{}; }},
       op);
 }
 
@@ -175,6 +190,13 @@ ValueId Builder::attention(std::string value, ValueId q, Attention parameters) {
          "attention", value, "the cache was made for another shape");
   expect(std::isfinite(parameters.scale) && parameters.scale > 0, "attention", value,
          "the scale must be a positive number");
+  expect(std::isfinite(parameters.soft_cap) && parameters.soft_cap >= 0, "attention", value,
+         "the soft cap must be a positive number, or 0 for none");
+  if (parameters.sinks) {
+    const Weight& w = plan_.weight(*parameters.sinks);
+    expect(w.tensor.n_dims == 1 && w.in() == parameters.n_heads, "attention", value,
+           fmt::format("the sinks {} must be one vector of {} values", describe(w), parameters.n_heads));
+  }
   parameters.q = q;
   parameters.out = make(std::move(value), Rows::tokens, input.width);
   plan_.ops.emplace_back(parameters);
@@ -198,6 +220,73 @@ ValueId Builder::add(std::string value, ValueId a, ValueId b) {
          fmt::format("'{}' and '{}' must have one shape", left.name, right.name));
   const ValueId out = make(std::move(value), left.rows, left.width);
   plan_.ops.emplace_back(Add{a, b, out});
+  return out;
+}
+
+ValueId Builder::soft_cap(std::string value, ValueId x, float cap) {
+  const Value input = plan_.value(x);
+  expect(std::isfinite(cap) && cap > 0, "soft_cap", value, "the cap must be a positive number");
+  const ValueId out = make(std::move(value), input.rows, input.width);
+  plan_.ops.emplace_back(SoftCap{x, out, cap});
+  return out;
+}
+
+ValueId Builder::top_k(std::string value, ValueId x, std::uint32_t k) {
+  const Value input = plan_.value(x);
+  expect(k > 0 && k <= input.width && input.width < (1u << 24), "top_k", value,
+         fmt::format("k = {} must be between 1 and {}, the width of '{}', which must be below 2^24", k, input.width,
+                     input.name));
+  const ValueId out = make(std::move(value), input.rows, k);
+  plan_.ops.emplace_back(TopK{x, out, k});
+  return out;
+}
+
+ValueId Builder::expert_weights(std::string value, ValueId logits, ValueId experts, Gating gating, float scale) {
+  const Value all = plan_.value(logits);
+  const Value chosen = plan_.value(experts);
+  expect(all.rows == chosen.rows && chosen.width <= all.width, "expert_weights", value,
+         fmt::format("'{}' must choose among the {} of '{}'", chosen.name, all.width, all.name));
+  expect(std::isfinite(scale), "expert_weights", value, "the scale must be a number");
+  const ValueId out = make(std::move(value), chosen.rows, chosen.width);
+  plan_.ops.emplace_back(ExpertWeights{logits, experts, out, gating, scale});
+  return out;
+}
+
+ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, WeightId weight,
+                               std::optional<WeightId> bias) {
+  const Value input = plan_.value(x);
+  const Value chosen = plan_.value(experts);
+  const Weight& w = plan_.weight(weight);
+  expect(
+      w.tensor.n_dims == 3 && (w.in() == input.width || w.in() * chosen.width == input.width) && input.rows == chosen.rows,
+      "expert_linear", value,
+      fmt::format("the weight {} must be [n_experts, out, in] with in = {}, the width of '{}', or its {}th part",
+                  describe(w), input.width, input.name, chosen.width));
+  for (const Op& op : plan_.ops) {
+    const auto* top = std::get_if<TopK>(&op);
+    if (top == nullptr || !(top->out == experts)) continue;
+    expect(plan_.value(top->x).width == w.n_experts(), "expert_linear", value,
+           fmt::format("the weight {} must have {} experts, as many as '{}' has logits", describe(w),
+                       plan_.value(top->x).width, plan_.value(top->x).name));
+  }
+  if (bias) {
+    const Weight& b = plan_.weight(*bias);
+    expect(b.tensor.n_dims == 2 && b.in() == w.out() && b.out() == w.n_experts(), "expert_linear", value,
+           fmt::format("the bias {} must be [{}, {}]", describe(b), w.n_experts(), w.out()));
+  }
+  const ValueId out = make(std::move(value), input.rows, chosen.width * w.out());
+  plan_.ops.emplace_back(ExpertLinear{x, experts, weight, bias, out});
+  return out;
+}
+
+ValueId Builder::expert_sum(std::string value, ValueId x, ValueId weights) {
+  const Value input = plan_.value(x);
+  const Value chosen = plan_.value(weights);
+  expect(input.rows == chosen.rows && input.width % chosen.width == 0, "expert_sum", value,
+         fmt::format("the width {} of '{}' must be a multiple of {}, that of '{}'", input.width, input.name, chosen.width,
+                     chosen.name));
+  const ValueId out = make(std::move(value), input.rows, input.width / chosen.width);
+  plan_.ops.emplace_back(ExpertSum{x, weights, out});
   return out;
 }
 

@@ -48,6 +48,7 @@ struct Weight {
   gguf::Tensor tensor;
   [[nodiscard]] std::uint64_t in() const { return tensor.dims[0]; }   // contiguous
   [[nodiscard]] std::uint64_t out() const { return tensor.dims[1]; }  // rows
+  [[nodiscard]] std::uint64_t n_experts() const { return tensor.dims[2]; }
 };
 
 // out[t] = table[token[t]] * scale                                   table [vocab, d]
@@ -112,7 +113,10 @@ struct KvWrite {
 
 // ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)], s <= position(t), kv(h) = h * n_kv_heads /
 // n_heads over the layer's cache, in which KvWrite has put this step's tokens. `window` > 0 limits s to the last `window`
-// positions, that of t included. `probs`, when watched, is the softmax, [n_heads, T, S] as n_heads * T rows of S.
+// positions, that of t included. `soft_cap` > 0 bounds scores before the softmax: score becomes soft_cap * tanh(score /
+// soft_cap) (Gemma 2, https://arxiv.org/abs/2408.00118). `sinks` [n_heads] adds exp(sinks[h]) to the softmax's sum, so that
+// a head's weights may add up to less than 1 (gpt-oss, https://arxiv.org/abs/2309.17453). `probs`, when watched, is the
+// softmax without the sink's share, [n_heads, T, S] as n_heads * T rows of S.
 struct Attention {
   ValueId q;
   ValueId out;
@@ -122,6 +126,8 @@ struct Attention {
   std::uint32_t head_dim = 0;
   float scale = 0.0f;
   std::uint32_t window = 0;
+  float soft_cap = 0.0f;
+  std::optional<WeightId> sinks;
 };
 
 enum class Activation : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
@@ -139,7 +145,58 @@ struct Add {
   ValueId out;
 };
 
-using Op = std::variant<Embed, RmsNorm, Linear, Rope, KvWrite, Attention, GatedActivation, Add>;
+// out = cap * tanh(x / cap)
+struct SoftCap {
+  ValueId x;
+  ValueId out;
+  float cap = 0.0f;
+};
+
+// Mixture of experts: a router's Linear gives each token a logit an expert; TopK chooses experts, ExpertWeights weighs
+// them, ExpertLinear multiplies by the chosen experts' weights, and ExpertSum adds up what they gave.
+
+// out[t, :] = the indices of the k largest of x[t, :], largest first, the lower index first among equals; as float, which
+// is exact below 2^24. NaN counts as the smallest.
+struct TopK {
+  ValueId x;
+  ValueId out;
+  std::uint32_t k = 0;
+};
+
+enum class Gating : std::uint8_t {
+  softmax,            // over all experts
+  softmax_of_chosen,  // over those that were chosen: Mixtral, Qwen 3
+  sigmoid,
+  sigmoid_normalized,  // the chosen ones' add up to 1
+};
+// out[t, j] = scale * gating(logits[t, :])[experts[t, j]]
+struct ExpertWeights {
+  ValueId logits;
+  ValueId experts;
+  ValueId out;
+  Gating gating = Gating::softmax_of_chosen;
+  float scale = 1.0f;
+};
+
+// out[t, j * n_out + o] = W[e] x' + bias[e] with e = experts[t, j] and x' = x[t], or the j-th of k parts of x[t] where x is
+// k times as wide as the weight's rows.                                weight [n_experts, out, in], bias [n_experts, out]
+struct ExpertLinear {
+  ValueId x;
+  ValueId experts;
+  WeightId weight;
+  std::optional<WeightId> bias;
+  ValueId out;
+};
+
+// out[t, i] = sum_j weights[t, j] * x[t, j * width + i]
+struct ExpertSum {
+  ValueId x;
+  ValueId weights;
+  ValueId out;
+};
+
+using Op = std::variant<Embed, RmsNorm, Linear, Rope, KvWrite, Attention, GatedActivation, Add, SoftCap, TopK,
+                        ExpertWeights, ExpertLinear, ExpertSum>;
 
 // "linear", "rms_norm", …: in the order of Op.
 std::string_view name(const Op& op);
@@ -187,6 +244,11 @@ class Builder {
   ValueId attention(std::string name, ValueId q, Attention parameters);
   ValueId gated(std::string name, ValueId gate, ValueId up, Activation activation);
   ValueId add(std::string name, ValueId a, ValueId b);
+  ValueId soft_cap(std::string name, ValueId x, float cap);
+  ValueId top_k(std::string name, ValueId x, std::uint32_t k);
+  ValueId expert_weights(std::string name, ValueId logits, ValueId experts, Gating gating, float scale = 1.0f);
+  ValueId expert_linear(std::string name, ValueId x, ValueId experts, WeightId weight, std::optional<WeightId> bias = {});
+  ValueId expert_sum(std::string name, ValueId x, ValueId weights);
 
   Result<Plan> finish(ValueId logits, std::uint32_t context);
 

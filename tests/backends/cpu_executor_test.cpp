@@ -6,11 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <deque>
-#include <random>
 
 #include "backends/cpu/cpu.h"
 #include "backends/reference/reference.h"
+#include "backends/small_model.h"
 #include "quants/format.h"
 
 namespace plumb::backends {
@@ -18,160 +17,12 @@ namespace {
 
 using testing::HasSubstr;
 
-struct Shape {
-  std::uint32_t vocab = 40;
-  std::uint32_t d = 48;
-  std::uint32_t n_layers = 2;
-  std::uint32_t n_heads = 6;
-  std::uint32_t n_kv_heads = 2;
-  std::uint32_t head_dim = 10;
-  std::uint32_t n_rot = 6;
-  std::uint32_t d_ff = 80;
-  std::uint32_t window = 0;
-  plan::RopePairing pairing = plan::RopePairing::adjacent;
-  plan::Activation activation = plan::Activation::silu;
-  bool bias = false;
-  bool yarn = false;
-  quants::Format format = quants::Format::f32;  // of the matrices
-};
-
-// A plan over weights of its own, of a transformer's shape but for what Shape varies.
-class SmallModel {
- public:
-  explicit SmallModel(const Shape& shape, std::uint32_t seed = 1) : random_(seed) {
-    plan::Builder builder({shape.n_layers, shape.n_kv_heads, shape.head_dim});
-    const std::uint32_t q_width = shape.n_heads * shape.head_dim;
-    const std::uint32_t kv_width = shape.n_kv_heads * shape.head_dim;
-    const auto matrix = [&](std::string name, std::uint32_t out, std::uint32_t in) {
-      return builder.weight(tensor(std::move(name), shape.format, {in, out}, 1.0f / std::sqrt(static_cast<float>(in))));
-    };
-    const auto vector = [&](std::string name, std::uint32_t n) {
-      return builder.weight(tensor(std::move(name), quants::Format::f32, {n}, 1.0f));
-    };
-    plan::ValueId x = builder.embed(
-        "token_embd", builder.weight(tensor("token_embd.weight", quants::Format::f16, {shape.d, shape.vocab}, 1.0f)), 1.5f);
-    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
-      const std::string blk = fmt::format("blk.{}.", layer);
-      const auto bias = [&](const std::string& name, std::uint32_t n) {
-        return shape.bias ? std::optional(vector(name, n)) : std::nullopt;
-      };
-      plan::Rope rope;
-      rope.head_dim = shape.head_dim;
-      rope.n_rot = shape.n_rot;
-      rope.pairing = shape.pairing;
-      rope.theta = 1000.0f;
-      if (shape.yarn) {
-        rope.position_scale = 0.25f;
-        rope.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1f};
-        rope.factors = builder.weight(tensor("rope_freqs.weight", quants::Format::f32, {shape.n_rot / 2}, 0.0f, 1.5f));
-      }
-      const auto norm = builder.rms_norm(blk + "attn_norm", x, vector(blk + "attn_norm.weight", shape.d), 1e-5f);
-      const auto q = builder.linear(blk + "attn_q", norm, matrix(blk + "attn_q.weight", q_width, shape.d),
-                                    bias(blk + "attn_q.bias", q_width));
-      const auto k = builder.linear(blk + "attn_k", norm, matrix(blk + "attn_k.weight", kv_width, shape.d),
-                                    bias(blk + "attn_k.bias", kv_width));
-      const auto v = builder.linear(blk + "attn_v", norm, matrix(blk + "attn_v.weight", kv_width, shape.d));
-      const auto q_norm = builder.rms_norm(blk + "attn_q_norm", q, vector(blk + "q_norm.weight", shape.head_dim), 1e-6f);
-      const auto q_rope = builder.rope(blk + "attn_q_rope", q_norm, rope);
-      const auto k_rope = builder.rope(blk + "attn_k_rope", k, rope);
-      builder.kv_write(layer, k_rope, v);
-      plan::Attention attention;
-      attention.layer = layer;
-      attention.n_heads = shape.n_heads;
-      attention.n_kv_heads = shape.n_kv_heads;
-      attention.head_dim = shape.head_dim;
-      attention.scale = 0.3f;
-      attention.window = shape.window;
-      const auto ctx = builder.attention(blk + "attn_ctx", q_rope, attention);
-      const auto out = builder.linear(blk + "attn_out", ctx, matrix(blk + "attn_output.weight", shape.d, q_width));
-      x = builder.add(blk + "attn_resid", x, out);
-      const auto ffn_norm = builder.rms_norm(blk + "ffn_norm", x, vector(blk + "ffn_norm.weight", shape.d), 1e-5f);
-      const auto gate = builder.linear(blk + "ffn_gate", ffn_norm, matrix(blk + "ffn_gate.weight", shape.d_ff, shape.d));
-      const auto up = builder.linear(blk + "ffn_up", ffn_norm, matrix(blk + "ffn_up.weight", shape.d_ff, shape.d));
-      const auto act = builder.gated(blk + "ffn_act", gate, up, shape.activation);
-      const auto down = builder.linear(blk + "ffn_down", act, matrix(blk + "ffn_down.weight", shape.d, shape.d_ff));
-      x = builder.add(blk + "output", x, down);
-    }
-    const auto norm = builder.rms_norm("output_norm", x, vector("output_norm.weight", shape.d), 1e-5f);
-    const auto logits =
-        builder.linear("logits", norm, matrix("output.weight", shape.vocab, shape.d), {}, plan::Rows::outputs);
-    auto made = builder.finish(logits, 512);
-    EXPECT_TRUE(made) << (made ? "" : made.error().message);
-    plan = std::make_shared<plan::Plan>(std::move(*made));
-  }
-
-  std::shared_ptr<const plan::Plan> plan;
-
- private:
-  gguf::Tensor tensor(std::string name, quants::Format format, std::vector<std::uint64_t> dims, float deviation,
-                      float mean = 0) {
-    const quants::FormatInfo& info = quants::info(format);
-    std::uint64_t n = 1;
-    for (const std::uint64_t dim : dims) n *= dim;
-    std::normal_distribution<float> normal(mean, deviation > 0 ? deviation : 0.1f);
-    std::vector<float> values(n);
-    for (float& value : values) value = normal(random_);
-    auto& bytes = bytes_.emplace_back(info.row_bytes(n));
-    info.encode(values.data(), bytes.data(), n / info.block_size);
-    gguf::Tensor result;
-    result.name = names_.emplace_back(std::move(name));
-    result.format = format;
-    result.n_dims = static_cast<std::uint32_t>(dims.size());
-    std::copy(dims.begin(), dims.end(), result.dims.begin());
-    result.data = bytes;
-    return result;
-  }
-
-  std::mt19937 random_;
-  std::deque<std::string> names_;
-  std::deque<std::vector<std::byte>> bytes_;
-};
-
-std::unique_ptr<Executor> load(const SmallModel& model, Backend& backend, std::uint32_t n_threads = 2) {
-  auto executor = backend.load(model.plan, {.n_threads = n_threads, .max_batch = 256});
-  EXPECT_TRUE(executor) << (executor ? "" : executor.error().message);
-  return std::move(*executor);
-}
-
-std::unique_ptr<KvCache> cache_for(Executor& executor, std::uint32_t capacity = 400, KvType type = KvType::f32) {
-  return std::move(*executor.new_cache(capacity, type));
-}
-
-std::vector<TokenId> some_tokens(std::size_t n) {
-  std::vector<TokenId> tokens(n);
-  for (std::size_t i = 0; i < n; ++i) tokens[i] = static_cast<TokenId>((i * i + 3 * i + 1) % 40);
-  return tokens;
-}
-
-// The logits of the tokens fed in steps of the given lengths, one row a token.
-std::vector<float> logits_of(Executor& executor, KvCache& cache, std::span<const TokenId> tokens,
-                             const std::vector<std::size_t>& steps) {
-  std::vector<float> all;
-  std::size_t at = 0;
-  for (const std::size_t n : steps) {
-    const auto logits = executor.run({&cache, tokens.subspan(at, n), Outputs::all});
-    EXPECT_TRUE(logits) << (logits ? "" : logits.error().message);
-    all.insert(all.end(), logits->begin(), logits->end());
-    at += n;
-  }
-  return all;
-}
-
-void expect_close(const std::vector<float>& actual, const std::vector<float>& expected, double relative) {
-  ASSERT_EQ(actual.size(), expected.size());
-  double largest = 0;
-  for (const float value : expected) largest = std::max(largest, std::abs(double{value}));
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    ASSERT_NEAR(actual[i], expected[i], relative * largest) << i << " of " << actual.size();
-  }
-}
-
 class CpuExecutor : public testing::TestWithParam<Isa> {
  protected:
   std::unique_ptr<Backend> cpu = make_cpu(GetParam());
   std::unique_ptr<Backend> reference = make_reference();
 
-  void compare(const Shape& shape, const std::vector<std::size_t>& steps, KvType type = KvType::f32) {
+  void compare(const ModelShape& shape, const std::vector<std::size_t>& steps, KvType type = KvType::f32) {
     const SmallModel model(shape);
     std::size_t n = 0;
     for (const std::size_t step : steps) n += step;
@@ -192,7 +43,7 @@ class CpuExecutor : public testing::TestWithParam<Isa> {
 TEST_P(CpuExecutor, AgreesWithTheReferenceOnSmallPlans) {
   compare({}, {1, 1, 2, 5, 17, 1, 3});
   compare({}, {200, 1, 1, 4, 100});
-  Shape shape;
+  ModelShape shape;
   shape.pairing = plan::RopePairing::halves;
   shape.window = 5;
   shape.bias = true;
@@ -211,35 +62,58 @@ TEST_P(CpuExecutor, AgreesWithTheReferenceOnSmallPlans) {
   compare(shape, {2, 129, 1}, KvType::f16);
 }
 
+TEST_P(CpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
+  ModelShape shape;
+  shape.soft_cap = 2;
+  compare(shape, {1, 9, 3, 140, 1});
+  shape.sinks = true;
+  shape.window = 40;
+  compare(shape, {1, 9, 3, 140, 1});
+  shape.soft_cap = 0;
+  compare(shape, {1, 9, 3, 140, 1});
+  shape.n_experts = 8;
+  shape.n_used = 3;
+  for (const auto gating :
+       {plan::Gating::softmax, plan::Gating::softmax_of_chosen, plan::Gating::sigmoid, plan::Gating::sigmoid_normalized}) {
+    shape.gating = gating;
+    shape.bias = !shape.bias;
+    compare(shape, {1, 9, 3, 20, 1});
+  }
+}
+
 TEST_P(CpuExecutor, AgreesWithTheReferenceOnQuantizedWeightsWithinTheRoundingOfActivations) {
   for (const quants::FormatInfo& format : quants::formats()) {
     if (format.encode == nullptr) continue;
-    SCOPED_TRACE(format.name);
-    Shape shape;
-    shape.d = shape.d_ff = 256;
-    shape.n_heads = 4;
-    shape.n_kv_heads = 2;
-    shape.head_dim = 64;
-    shape.n_rot = 64;
-    shape.n_layers = 1;
-    shape.format = format.format;
-    const SmallModel model(shape);
-    const std::vector<TokenId> tokens = some_tokens(25);
-    const auto executor = load(model, *cpu);
-    const auto cache = cache_for(*executor);
-    const auto expected_by = load(model, *reference);
-    const auto expected_cache = cache_for(*expected_by);
-    const std::vector<std::size_t> steps{1, 20, 3, 1};
-    // Steps of amax/127 have a standard deviation of amax/440, about 1 % of a normal variable's; seven products follow each
-    // other, each adding to the variance.
-    expect_close(logits_of(*executor, *cache, tokens, steps), logits_of(*expected_by, *expected_cache, tokens, steps),
-                 0.06);
+    for (const std::uint32_t n_experts : {0U, 4U}) {
+      SCOPED_TRACE(std::string(format.name) + (n_experts > 0 ? " with experts" : ""));
+      ModelShape shape;
+      shape.n_experts = n_experts;
+      shape.n_used = 2;
+      shape.d = shape.d_ff = 256;
+      shape.n_heads = 4;
+      shape.n_kv_heads = 2;
+      shape.head_dim = 64;
+      shape.n_rot = 64;
+      shape.n_layers = 1;
+      shape.format = format.format;
+      const SmallModel model(shape);
+      const std::vector<TokenId> tokens = some_tokens(25);
+      const auto executor = load(model, *cpu);
+      const auto cache = cache_for(*executor);
+      const auto expected_by = load(model, *reference);
+      const auto expected_cache = cache_for(*expected_by);
+      const std::vector<std::size_t> steps{1, 20, 3, 1};
+      // Steps of amax/127 have a standard deviation of amax/440, about 1 % of a normal variable's; seven products follow
+      // each other, each adding to the variance.
+      expect_close(logits_of(*executor, *cache, tokens, steps), logits_of(*expected_by, *expected_cache, tokens, steps),
+                   0.06);
+    }
   }
 }
 
 TEST_P(CpuExecutor, BitsDoNotDependOnTheNumberOfThreads) {
   for (const quants::Format format : {quants::Format::f32, quants::Format::q8_0, quants::Format::q6_k}) {
-    Shape shape;
+    ModelShape shape;
     shape.d = shape.d_ff = 256;
     shape.n_heads = 4;
     shape.head_dim = 64;
@@ -262,7 +136,7 @@ TEST_P(CpuExecutor, BitsDoNotDependOnTheNumberOfThreads) {
 
 TEST_P(CpuExecutor, TheLastRowOfAStepIsTheSameAskedForAlone) {
   for (const quants::Format format : {quants::Format::f32, quants::Format::q8_0, quants::Format::q6_k}) {
-    Shape shape;
+    ModelShape shape;
     shape.d = shape.d_ff = 256;
     shape.n_heads = 4;
     shape.head_dim = 64;
@@ -313,7 +187,7 @@ std::vector<Seen> watch(Executor& executor, std::span<const TokenId> tokens, Out
 }
 
 TEST_P(CpuExecutor, ShowsTheValuesThatTheReferenceShows) {
-  Shape shape;
+  ModelShape shape;
   shape.window = 8;
   const SmallModel model(shape);
   const auto executor = load(model, *cpu);

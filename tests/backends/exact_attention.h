@@ -22,10 +22,11 @@ struct ExactAttention {
   }
 };
 
-// Of a token at `position`; key(s, i) and value(s, i) are the cache's. window: 0, or how many positions it sees at most.
+// Of a token at `position`; key(s, i) and value(s, i) are the cache's. window: 0, or how many positions it sees at most;
+// soft_cap and sink as plan::Attention has them for a head.
 template <class Key, class Value>
 ExactAttention exact_attention(std::span<const float> q, std::size_t position, std::size_t window, double scale, Key key,
-                               Value value) {
+                               Value value, double soft_cap = 0, double sink = -HUGE_VAL) {
   ExactAttention exact;
   const std::size_t first = window > 0 && position + 1 > window ? position + 1 - window : 0;
   std::vector<double> p;
@@ -37,10 +38,13 @@ ExactAttention exact_attention(std::span<const float> q, std::size_t position, s
       dot += product;
       absolute += std::abs(product);
     }
-    p.push_back(dot * scale);
+    p.push_back(soft_cap > 0 ? soft_cap * std::tanh(dot * scale / soft_cap) : dot * scale);
     largest = std::max(largest, p.back());
-    exact.magnitude = std::max(exact.magnitude, absolute * scale);
+    // A cap's tanh is right to some units of its largest value, and does not enlarge what comes in.
+    exact.magnitude = std::max(exact.magnitude, absolute * scale + soft_cap);
   }
+  largest = std::max(largest, sink);
+  exact.total = std::exp(sink - largest);
   for (double& x : p) exact.total += x = std::exp(x - largest);
   exact.n_positions = p.size();
   exact.out.resize(q.size());

@@ -265,9 +265,13 @@ TEST_P(GpuOps, RotationsOfPairs) {
 TEST_P(GpuOps, AttentionOverACache) {
   struct Shape {
     std::uint32_t n_heads, n_kv_heads, head_dim, first, n_tokens, window, n_splits;
+    float soft_cap = 0;
+    bool sinks = false;
   };
-  constexpr Shape shapes[] = {{1, 1, 64, 0, 1, 0, 1},   {4, 2, 80, 7, 3, 0, 2},   {3, 3, 96, 0, 9, 4, 1},
-                              {6, 2, 128, 30, 1, 0, 8}, {2, 1, 256, 20, 2, 5, 4}, {2, 1, 64, 300, 1, 0, 8}};
+  constexpr Shape shapes[] = {
+      {1, 1, 64, 0, 1, 0, 1},        {4, 2, 80, 7, 3, 0, 2},           {3, 3, 96, 0, 9, 4, 1},
+      {6, 2, 128, 30, 1, 0, 8},      {2, 1, 256, 20, 2, 5, 4},         {2, 1, 64, 300, 1, 0, 8},
+      {4, 2, 64, 10, 3, 0, 2, 1.5F}, {4, 2, 64, 20, 1, 6, 4, 0, true}, {2, 2, 96, 3, 2, 0, 1, 30, true}};
   for (const Shape& s : shapes) {
     for (const KvType type : {KvType::f16, KvType::f32}) {
       SCOPED_TRACE(std::to_string(s.n_heads) + " heads of " + std::to_string(s.head_dim) + " after " +
@@ -293,6 +297,9 @@ TEST_P(GpuOps, AttentionOverACache) {
       op.head_dim = s.head_dim;
       op.scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
       op.window = s.window;
+      op.soft_cap = s.soft_cap;
+      if (s.sinks) op.sinks = plan::WeightId{0};
+      const auto sinks = make(s.n_heads);
       const View y = room(q.size());
       const View partial = room(gpu::attention_partial_bytes(op, s.n_tokens, s.n_splits) / 4);
       gpu::Launches launches;
@@ -306,7 +313,8 @@ TEST_P(GpuOps, AttentionOverACache) {
         return std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(std::size_t{s.first} * width), all.end());
       };
       gpu::kv_write(launches, step, give(from(k)), give(from(v)), width, s.head_dim, s.n_tokens, cache);
-      gpu::attention(launches, step, op, s.n_tokens, s.n_splits, give(q), cache, partial, y);
+      gpu::attention(launches, step, op, s.n_tokens, s.n_splits, give(q), cache, s.sinks ? give(sinks) : View{}, partial,
+                     y);
       const auto actual = run(launches, y);
       const auto cached = [&](float x) { return double{type == KvType::f16 ? f16_to_f32(f32_to_f16(x)) : x}; };
       for (std::uint32_t t = 0; t < s.n_tokens; ++t) {
@@ -317,8 +325,8 @@ TEST_P(GpuOps, AttentionOverACache) {
           const auto of = [&](const std::vector<float>& all) {
             return [&, head](std::size_t at, std::size_t i) { return cached(all[at * width + head + i]); };
           };
-          const ExactAttention exact =
-              exact_attention(std::span(q).subspan(row, s.head_dim), position, s.window, op.scale, of(k), of(v));
+          const ExactAttention exact = exact_attention(std::span(q).subspan(row, s.head_dim), position, s.window, op.scale,
+                                                       of(k), of(v), s.soft_cap, s.sinks ? sinks[h] : -HUGE_VAL);
           for (std::uint32_t i = 0; i < s.head_dim; ++i) {
             ASSERT_NEAR(actual[row + i], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
                 << "token " << t << ", head " << h << ", element " << i;
@@ -390,6 +398,138 @@ TEST_P(GpuOps, SumsAndTheLargest) {
     launches.clear();
     gpu::argmax(launches, give(equal), n, index);
     ASSERT_EQ(run<std::uint32_t>(launches, index)[0], 0U);
+  }
+}
+
+TEST_P(GpuOps, SoftCaps) {
+  for (const float cap : {0.5F, 30.0F, 1e4F}) {
+    const auto x = activations(1000);
+    const View y = room(x.size());
+    gpu::Launches launches;
+    gpu::soft_cap(launches, give(x), static_cast<std::uint32_t>(x.size()), cap, y);
+    const auto actual = run(launches, y);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double expected = double{cap} * std::tanh(double{x[i]} / cap);
+      ASSERT_NEAR(actual[i], expected, 16 * ulp * std::abs(expected) + 1e-37) << "element " << i << ", " << x[i];
+    }
+  }
+}
+
+TEST_P(GpuOps, TheLargestOfRows) {
+  for (const unsigned n : {1U, 8U, 60U, 1000U}) {
+    for (const unsigned k : {1U, 4U, 40U}) {
+      if (k > n) continue;
+      SCOPED_TRACE(std::to_string(k) + " of " + std::to_string(n));
+      constexpr unsigned n_rows = 5;
+      auto x = activations(std::size_t{n} * n_rows);
+      for (unsigned i = 0; i < n; ++i) x[i] = static_cast<float>(i % 3);  // equals
+      for (unsigned i = n; i < 2 * n; ++i) x[i] = -HUGE_VALF;
+      for (unsigned i = 2 * n; i < 3 * n; i += 2) x[i] = NAN;
+      const View indices = room(std::size_t{k} * n_rows);
+      gpu::Launches launches;
+      gpu::top_k(launches, give(x), n, n_rows, k, indices);
+      const auto actual = run(launches, indices);
+      for (unsigned r = 0; r < n_rows; ++r) {
+        std::vector<unsigned> order(n);
+        std::iota(order.begin(), order.end(), 0U);
+        const auto rank = [&](unsigned i) {
+          const float v = x[std::size_t{r} * n + i];
+          return v > -HUGE_VALF ? v : -HUGE_VALF;
+        };
+        std::stable_sort(order.begin(), order.end(), [&](unsigned a, unsigned b) { return rank(a) > rank(b); });
+        for (unsigned j = 0; j < k; ++j) ASSERT_EQ(actual[std::size_t{r} * k + j], static_cast<float>(order[j])) << r;
+      }
+    }
+  }
+}
+
+TEST_P(GpuOps, WeightsOfExperts) {
+  constexpr unsigned n = 40, k = 6, n_rows = 3;
+  std::vector<float> logits(std::size_t{n} * n_rows), experts;
+  std::normal_distribution<float> normal;
+  for (float& x : logits) x = 5 * normal(random_);
+  for (unsigned i = 0; i < k * n_rows; ++i) experts.push_back(static_cast<float>(i * 7 % n));
+  for (const auto gating :
+       {plan::Gating::softmax, plan::Gating::softmax_of_chosen, plan::Gating::sigmoid, plan::Gating::sigmoid_normalized}) {
+    SCOPED_TRACE(static_cast<int>(gating));
+    const View y = room(experts.size());
+    gpu::Launches launches;
+    gpu::expert_weights(launches, give(logits), n, give(experts), k, n_rows, gating, 2.5F, y);
+    const auto actual = run(launches, y);
+    const bool softmax = gating == plan::Gating::softmax || gating == plan::Gating::softmax_of_chosen;
+    const auto gate = [&](double x) { return softmax ? std::exp(x) : 1 / (1 + std::exp(-x)); };
+    for (unsigned r = 0; r < n_rows; ++r) {
+      const auto logit = [&](unsigned j) { return logits[r * n + static_cast<unsigned>(experts[r * k + j])]; };
+      double total = gating == plan::Gating::sigmoid ? 1 : 0;
+      if (gating == plan::Gating::softmax) {
+        for (unsigned e = 0; e < n; ++e) total += gate(logits[r * n + e]);
+      } else if (gating != plan::Gating::sigmoid) {
+        for (unsigned j = 0; j < k; ++j) total += gate(logit(j));
+      }
+      for (unsigned j = 0; j < k; ++j) {
+        const double expected = 2.5 * gate(logit(j)) / total;
+        // Logits up to some 20 apart: exp of a difference is off by that many units, twice.
+        ASSERT_NEAR(actual[r * k + j], expected, 100 * ulp * expected) << "row " << r << ", expert " << j;
+      }
+    }
+  }
+}
+
+TEST_P(GpuOps, ProductsWithExpertsAndTheirSum) {
+  constexpr unsigned n_experts = 5, k = 3, n_rows = 4, n_out = 9;
+  for (const quants::FormatInfo& info : quants::formats()) {
+    for (const bool in_parts : {false, true}) {
+      SCOPED_TRACE(std::string(info.name) + (in_parts ? ", a part of x for each" : ", one x for all"));
+      const unsigned n_in = info.block_size == 1 ? 45 : 2 * info.block_size;
+      const auto rows = random_rows(info, n_in, n_out * n_experts, random_);
+      std::vector<float> weights(std::size_t{n_in} * n_out * n_experts);
+      info.decode(rows.data(), weights.data(), weights.size() / info.block_size);
+      std::normal_distribution<float> normal;
+      const auto make = [&](std::size_t n) {
+        std::vector<float> values(n);
+        for (float& v : values) v = normal(random_);
+        return values;
+      };
+      const auto x = make(std::size_t{n_rows} * n_in * (in_parts ? k : 1)), bias = make(n_experts * n_out);
+      const auto shares = make(n_rows * k);
+      std::vector<float> experts;
+      for (unsigned i = 0; i < n_rows * k; ++i) experts.push_back(static_cast<float>((3 * i + i / k) % n_experts));
+      const View y = room(n_rows * k * n_out), sum = room(n_rows * n_out);
+      gpu::Launches launches;
+      const gpu::WeightView w{
+          .view = give_weight(rows), .format = info.format, .n_in = n_in, .n_out = n_out, .n_experts = n_experts};
+      gpu::expert_linear(launches, w, give(bias), give(experts), give(x), in_parts ? 1 : k, n_rows * k, y);
+      gpu::expert_sum(launches, y, give(shares), n_out, k, n_rows, sum);
+      const auto summed = run(launches, sum);
+      const auto actual = run({}, y);
+      for (unsigned i = 0; i < n_rows * k; ++i) {
+        const auto expert = static_cast<unsigned>(experts[i]);
+        const float* of_row = x.data() + std::size_t{in_parts ? i : i / k} * n_in;
+        for (unsigned o = 0; o < n_out; ++o) {
+          double expected = bias[expert * n_out + o], magnitude = std::abs(expected), largest = 0, of_x = 0;
+          for (unsigned c = 0; c < n_in; ++c) {
+            const double weight = weights[(std::size_t{expert} * n_out + o) * n_in + c];
+            expected += weight * of_row[c];
+            magnitude += std::abs(weight * of_row[c]);
+            largest = std::max(largest, std::abs(weight));
+            of_x += std::abs(of_row[c]);
+          }
+          ASSERT_NEAR(actual[i * n_out + o], expected, (n_in + 4) * ulp * magnitude + 8 * ulp * largest * of_x + 1e-37)
+              << "product " << i << ", output " << o;
+        }
+      }
+      for (unsigned r = 0; r < n_rows; ++r) {
+        for (unsigned o = 0; o < n_out; ++o) {
+          double expected = 0, magnitude = 0;
+          for (unsigned j = 0; j < k; ++j) {
+            const double term = double{shares[r * k + j]} * actual[(r * k + j) * n_out + o];
+            expected += term;
+            magnitude += std::abs(term);
+          }
+          ASSERT_NEAR(summed[r * n_out + o], expected, (k + 2) * ulp * magnitude + 1e-37) << "row " << r << ", " << o;
+        }
+      }
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -53,23 +54,27 @@ Result<void> grow(Scratch& scratch, std::size_t size, std::string_view what) {
   return {};
 }
 
-// The one-dimensional weights that the plan's ops use, as float, by WeightId.
+// The norms, biases, factors and sinks that the plan's ops use, as float, by WeightId.
 Result<std::vector<std::vector<float>>> decode_vectors(const Plan& plan) {
   std::vector<std::vector<float>> vectors(plan.weights.size());
   const auto decode = [&](plan::WeightId id) -> Result<void> {
     const gguf::Tensor& tensor = plan.weight(id).tensor;
     const quants::FormatInfo& format = quants::info(tensor.format);
-    if (tensor.data.size() < format.row_bytes(tensor.dims[0])) {
-      return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(),
-                  format.row_bytes(tensor.dims[0]));
+    const std::uint64_t n = tensor.n_elements();  // of one vector, or of one for each expert
+    if (tensor.data.size() < format.row_bytes(n)) {
+      return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(), format.row_bytes(n));
     }
-    vectors[id.index].resize(tensor.dims[0]);
-    format.decode(tensor.data.data(), vectors[id.index].data(), tensor.dims[0] / format.block_size);
+    vectors[id.index].resize(n);
+    format.decode(tensor.data.data(), vectors[id.index].data(), n / format.block_size);
     return {};
   };
   for (const plan::Op& op : plan.ops) {
     if (const auto* norm = std::get_if<plan::RmsNorm>(&op)) PLUMB_CHECK(decode(norm->weight));
     if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias) PLUMB_CHECK(decode(*linear->bias));
+    if (const auto* linear = std::get_if<plan::ExpertLinear>(&op); linear && linear->bias)
+      PLUMB_CHECK(decode(*linear->bias));
+    if (const auto* attention = std::get_if<plan::Attention>(&op); attention && attention->sinks)
+      PLUMB_CHECK(decode(*attention->sinks));
     if (const auto* rope = std::get_if<plan::Rope>(&op); rope && rope->factors) PLUMB_CHECK(decode(*rope->factors));
   }
   return vectors;
@@ -215,9 +220,13 @@ class CpuExecutor final : public Executor, private Program {
     const std::uint64_t width = plan_->value(op.x).width;
     const std::uint32_t skipped = plan_->value(op.x).rows == op.rows ? 0 : n_tokens_ - n_outputs_;
     const float* x = row_of(op.x, row + skipped);
-    const Sign sign = n_rows(op.rows) >= kernels_.packs_from ? Sign::biased : Sign::plain;
-    std::byte* out = at(schedule_.buffers[op.buffer]) + row * operand_bytes(op.kind, width, planes_);
-    (op.kind == Operand::x128 ? rounded_.round_128 : rounded_.round_256)(x, width, out, sign);
+    const Sign sign = !op.alone && n_rows(op.rows) >= kernels_.packs_from ? Sign::biased : Sign::plain;
+    const std::uint64_t part = width / op.n_parts;
+    const std::size_t bytes = operand_bytes(op.kind, part, planes_);
+    std::byte* out = at(schedule_.buffers[op.buffer]) + std::size_t{row} * op.n_parts * bytes;
+    for (std::uint32_t i = 0; i < op.n_parts; ++i) {
+      (op.kind == Operand::x128 ? rounded_.round_128 : rounded_.round_256)(x + i * part, part, out + i * bytes, sign);
+    }
   }
 
   void run_row(const Turn& op, std::uint32_t row) {
@@ -244,12 +253,18 @@ class CpuExecutor final : public Executor, private Program {
         const Partial part = partial(op, block, row, head);
         kernels_.merge(*part.largest, *part.total, part.context, head_stride(), into.largest, into.total, into.context);
       }
-      finish_head(op, *into.total, into.context, out + head * op.head_dim);
+      finish_head(op, head, *into.largest, *into.total, into.context, out + head * op.head_dim);
     }
   }
 
-  static void finish_head(const plan::Attention& op, float total, const float* context, float* out) {
-    const float share = 1.0f / total;
+  void finish_head(const plan::Attention& op, std::uint32_t head, float largest, float total, const float* context,
+                   float* out) const {
+    float share = 1.0f / total;
+    if (op.sinks) {
+      const float sink = vectors_[op.sinks->index][head];
+      const float most = std::max(largest, sink);
+      share = std::exp(largest - most) / (total * std::exp(largest - most) + std::exp(sink - most));
+    }
     for (std::uint32_t d = 0; d < op.head_dim; ++d) out[d] = context[d] * share;
   }
 
@@ -312,8 +327,61 @@ class CpuExecutor final : public Executor, private Program {
   void run_plan_op(const plan::Add& op, std::uint32_t, std::uint32_t row) {
     kernels_.add(row_of(op.a, row), row_of(op.b, row), plan_->value(op.out).width, row_of(op.out, row));
   }
+  void run_plan_op(const plan::SoftCap& op, std::uint32_t, std::uint32_t row) {
+    const float* x = row_of(op.x, row);
+    float* out = row_of(op.out, row);
+    for (std::uint64_t i = 0; i < plan_->value(op.x).width; ++i) out[i] = op.cap * std::tanh(x[i] / op.cap);
+  }
+  void run_plan_op(const plan::TopK& op, std::uint32_t, std::uint32_t row) {
+    const float* x = row_of(op.x, row);
+    const auto width = static_cast<std::uint32_t>(plan_->value(op.x).width);
+    float* out = row_of(op.out, row);
+    // The best that comes after the one before, in the order of plan::TopK.
+    const auto rank = [&](std::uint32_t i) { return std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i]; };
+    const auto before = [&](std::uint32_t a, std::uint32_t b) {
+      return rank(a) > rank(b) || (rank(a) == rank(b) && a < b);
+    };
+    for (std::uint32_t j = 0; j < op.k; ++j) {
+      std::uint32_t best = width;
+      for (std::uint32_t i = 0; i < width; ++i) {
+        if (j > 0 && !before(static_cast<std::uint32_t>(out[j - 1]), i)) continue;
+        if (best == width || before(i, best)) best = i;
+      }
+      out[j] = static_cast<float>(best);
+    }
+  }
+  void run_plan_op(const plan::ExpertWeights& op, std::uint32_t, std::uint32_t row) {
+    const float* logits = row_of(op.logits, row);
+    const float* experts = row_of(op.experts, row);
+    float* out = row_of(op.out, row);
+    const std::uint64_t n = plan_->value(op.logits).width, k = plan_->value(op.experts).width;
+    const bool softmax = op.gating == plan::Gating::softmax || op.gating == plan::Gating::softmax_of_chosen;
+    const float largest = *std::max_element(logits, logits + n);
+    const auto gate = [&](float x) { return softmax ? std::exp(x - largest) : 1 / (1 + std::exp(-x)); };
+    for (std::uint64_t j = 0; j < k; ++j) out[j] = gate(logits[expert_of(experts[j])]);
+    float total = 1;
+    if (op.gating == plan::Gating::softmax) {
+      total = std::accumulate(logits, logits + n, 0.0f, [&](float sum, float x) { return sum + gate(x); });
+    } else if (op.gating != plan::Gating::sigmoid) {
+      total = std::accumulate(out, out + k, 0.0f);
+    }
+    for (std::uint64_t j = 0; j < k; ++j) out[j] *= op.scale / total;
+  }
+  void run_plan_op(const plan::ExpertSum& op, std::uint32_t, std::uint32_t row) {
+    const float* weights = row_of(op.weights, row);
+    const float* x = row_of(op.x, row);
+    float* out = row_of(op.out, row);
+    const std::uint64_t k = plan_->value(op.weights).width, width = plan_->value(op.out).width;
+    std::fill(out, out + width, 0.0f);
+    for (std::uint64_t j = 0; j < k; ++j) {
+      for (std::uint64_t i = 0; i < width; ++i) out[i] += weights[j] * x[j * width + i];
+    }
+  }
+  static std::uint64_t expert_of(float expert) { return static_cast<std::uint64_t>(expert); }
+
   // These have stages of their own.
   void run_plan_op(const plan::Linear&, std::uint32_t, std::uint32_t) {}
+  void run_plan_op(const plan::ExpertLinear&, std::uint32_t, std::uint32_t) {}
   void run_plan_op(const plan::Attention&, std::uint32_t, std::uint32_t) {}
 
   // Linear stages
@@ -372,6 +440,49 @@ class CpuExecutor final : public Executor, private Program {
       float* y = dot.y + t * dot.y_stride + dot.row_begin;
       kernels_.add(y, bias, dot.row_end - dot.row_begin, y);
     }
+  }
+
+  // Expert stages: an item is some rows of one expert's weight, for one token.
+
+  [[nodiscard]] std::uint32_t chunks_of(const plan::Weight& weight) const {
+    const std::uint64_t rows = rows_of_item(weight, 1);
+    return static_cast<std::uint32_t>((weight.out() + rows - 1) / rows);
+  }
+  std::uint32_t begin_stage(const ExpertStage& stage) {
+    const auto& op = std::get<plan::ExpertLinear>(plan_->ops[stage.part.op]);
+    const auto n_experts = static_cast<std::uint32_t>(plan_->value(op.experts).width);
+    return n_rows(plan_->value(op.out).rows) * n_experts * chunks_of(plan_->weight(op.weight));
+  }
+  void run_item(const ExpertStage& stage, std::uint32_t item, std::uint32_t thread) {
+    const auto& op = std::get<plan::ExpertLinear>(plan_->ops[stage.part.op]);
+    const plan::Weight& weight = plan_->weight(op.weight);
+    const std::uint32_t n_chunks = chunks_of(weight);
+    const auto k = static_cast<std::uint32_t>(plan_->value(op.experts).width);
+    const std::uint32_t row = item / n_chunks / k, slot = item / n_chunks % k;
+    const std::uint64_t expert = expert_of(row_of(op.experts, row)[slot]);
+    const std::uint64_t n_parts = plan_->value(op.x).width / weight.in();
+    const std::uint64_t part = n_parts > 1 ? slot : 0;
+    const Operand kind = operand(stage.part.format);
+    Dot dot;
+    dot.row_bytes = quants::info(weight.tensor.format).row_bytes(weight.in());
+    dot.weights = reinterpret_cast<const std::uint8_t*>(weight.tensor.data.data()) + expert * weight.out() * dot.row_bytes;
+    dot.n_in = weight.in();
+    dot.x_stride = operand_bytes(kind, weight.in(), planes_);
+    if (kind == Operand::f32) {
+      dot.x = row_of(op.x, row) + part * weight.in();
+    } else {
+      dot.x = at(schedule_.buffers[stage.part.buffer]) + (row * n_parts + part) * dot.x_stride;
+    }
+    dot.n_tokens = 1;
+    dot.y = row_of(op.out, row) + slot * weight.out();
+    dot.y_stride = weight.out();
+    dot.row_begin = item % n_chunks * rows_of_item(weight, 1);
+    dot.row_end = std::min(dot.row_begin + rows_of_item(weight, 1), weight.out());
+    dot.scratch = reinterpret_cast<std::uint8_t*>(scratch_[thread].bytes.get());
+    rounded_.dot[static_cast<std::size_t>(stage.part.format)](dot);
+    if (!op.bias) return;
+    const float* bias = vectors_[op.bias->index].data() + expert * weight.out() + dot.row_begin;
+    kernels_.add(dot.y + dot.row_begin, bias, dot.row_end - dot.row_begin, dot.y + dot.row_begin);
   }
 
   // Attention
@@ -469,6 +580,7 @@ class CpuExecutor final : public Executor, private Program {
     job.total = scratch.total;
     job.context = scratch.context;
     job.scratch = scratch.kernel;
+    job.soft_cap = op.soft_cap;
     return job;
   }
   void run_block(const plan::Attention& op, AttendBlock& job, std::uint32_t kv_head, std::uint32_t block,
@@ -525,8 +637,8 @@ class CpuExecutor final : public Executor, private Program {
     std::size_t r = 0;
     for (std::uint32_t token = begin; token < end; ++token) {
       for (std::uint32_t head = head_begin; head < head_begin + n_heads; ++head, ++r) {
-        finish_head(op, scratch.running_total[r], scratch.running_context + r * head_stride(),
-                    row_of(op.out, token) + std::size_t{head} * op.head_dim);
+        finish_head(op, head, scratch.running_largest[r], scratch.running_total[r],
+                    scratch.running_context + r * head_stride(), row_of(op.out, token) + std::size_t{head} * op.head_dim);
       }
     }
   }
@@ -565,10 +677,12 @@ class CpuExecutor final : public Executor, private Program {
           load_key(op, kv_head, s, key);
           float score = 0;
           for (std::uint32_t d = 0; d < op.head_dim; ++d) score += q[d] * op.scale * key[d];
+          if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
           p[s] = score;
           largest = std::max(largest, score);
         }
-        float total = 0;
+        if (op.sinks) largest = std::max(largest, vectors_[op.sinks->index][head]);
+        float total = op.sinks ? std::exp(vectors_[op.sinks->index][head] - largest) : 0;
         for (std::uint32_t s = first; s <= position; ++s) total += p[s] = std::exp(p[s] - largest);
         for (std::uint32_t s = first; s <= position; ++s) p[s] /= total;
       }
@@ -589,7 +703,7 @@ class CpuExecutor final : public Executor, private Program {
   int planes_;
   const KernelTable::Rounded& rounded_;
   Schedule schedule_;
-  std::vector<std::vector<float>> vectors_;  // the one-dimensional weights, by WeightId
+  std::vector<std::vector<float>> vectors_;  // decode_vectors, by WeightId
   std::uint32_t max_batch_;
   std::shared_ptr<const CacheShape> cache_shape_;
 

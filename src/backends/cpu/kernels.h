@@ -92,6 +92,7 @@ struct AttendBlock {
   float* total;    // [n_rows]
   float* context;  // [n_rows][head_stride]
   std::uint8_t* scratch;
+  float soft_cap;  // 0, or scores become soft_cap * tanh(score / soft_cap)
 };
 
 enum class ActivationKind : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };

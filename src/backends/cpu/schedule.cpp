@@ -73,7 +73,8 @@ class Planner {
     }
     for (std::size_t i = 0; i < buffers_.size(); ++i) {
       const Buffer& buffer = buffers_[i];
-      const std::size_t bytes = operand_bytes(buffer.kind, plan_.value(buffer.x).width, planes_);
+      const std::size_t bytes =
+          buffer.n_parts * operand_bytes(buffer.kind, plan_.value(buffer.x).width / buffer.n_parts, planes_);
       lifetimes.push_back({buffer.made_in, buffer.used_in, bytes, buffer.rows, &schedule_.buffers[i]});
     }
     place_all(lifetimes, static_cast<std::uint32_t>(schedule_.stages.size()), schedule_);
@@ -86,6 +87,8 @@ class Planner {
     Operand kind;
     Rows rows;
     std::uint32_t made_in, used_in;
+    std::uint32_t n_parts = 1;
+    bool alone = false;
   };
 
   [[nodiscard]] std::uint32_t last_stage() const { return static_cast<std::uint32_t>(schedule_.stages.size()) - 1; }
@@ -105,6 +108,10 @@ class Planner {
   Result<void> add(const plan::RmsNorm& op) { return add_row_op(op.out); }
   Result<void> add(const plan::GatedActivation& op) { return add_row_op(op.out); }
   Result<void> add(const plan::Add& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::SoftCap& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::TopK& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::ExpertWeights& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::ExpertSum& op) { return add_row_op(op.out); }
   Result<void> add(const plan::KvWrite&) { return add_row_op(PlanOp{op_}, Rows::tokens); }
 
   Result<void> add(const plan::Rope& op) {
@@ -126,13 +133,39 @@ class Planner {
     return add_row_op(op.out);
   }
 
+  Result<void> expect_bytes(const gguf::Tensor& tensor) {
+    const std::uint64_t bytes = quants::info(tensor.format).row_bytes(tensor.dims[0]) * tensor.n_rows();
+    if (tensor.data.size() >= bytes) return {};
+    return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(), bytes);
+  }
+
+  // Each expert's operand is rounded for itself, as it is multiplied alone.
+  Result<void> add(const plan::ExpertLinear& op) {
+    const plan::Weight& weight = plan_.weight(op.weight);
+    PLUMB_CHECK(expect_bytes(weight.tensor));
+    LinearStage::Part part{op_, 0, weight_format(weight.tensor.format)};
+    if (const Operand kind = operand(part.format); kind != Operand::f32) {
+      const auto n_parts = static_cast<std::uint32_t>(plan_.value(op.x).width / weight.in());
+      const Rows rows = plan_.value(op.x).rows;
+      const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
+        return buffer.alone && buffer.x == op.x && buffer.kind == kind && buffer.n_parts == n_parts;
+      });
+      part.buffer = static_cast<std::uint32_t>(found - buffers_.begin());
+      if (found == buffers_.end()) {
+        PLUMB_CHECK(add_row_op(Quantize{op.x, kind, part.buffer, rows, n_parts, true}, rows));
+        used_in_[op.x.index] = last_stage();
+        buffers_.push_back({op.x, kind, rows, last_stage(), last_stage(), n_parts, true});
+      }
+    }
+    schedule_.stages.emplace_back(ExpertStage{part});
+    if (operand(part.format) != Operand::f32) buffers_[part.buffer].used_in = last_stage();
+    return {};
+  }
+
   Result<void> add(const plan::Linear& op) {
     const plan::Weight& weight = plan_.weight(op.weight);
     const WeightFormat format = weight_format(weight.tensor.format);
-    const std::uint64_t bytes = quants::info(weight.tensor.format).row_bytes(weight.in()) * weight.out();
-    if (weight.tensor.data.size() < bytes) {
-      return fail("tensor '{}' has {} bytes; its shape needs {}", weight.tensor.name, weight.tensor.data.size(), bytes);
-    }
+    PLUMB_CHECK(expect_bytes(weight.tensor));
     LinearStage::Part part{op_, 0, format};
     if (const Operand kind = operand(format); kind != Operand::f32) {
       PLUMB_CHECK(add_quantize(op, kind, part.buffer));
@@ -149,7 +182,7 @@ class Planner {
   Result<void> add_quantize(const plan::Linear& op, Operand kind, std::uint32_t& buffer) {
     const Rows rows = plan_.value(op.out).rows;
     for (std::size_t i = buffers_.size(); i-- > 0;) {
-      if (buffers_[i].x == op.x && buffers_[i].kind == kind && buffers_[i].rows == rows) {
+      if (buffers_[i].x == op.x && buffers_[i].kind == kind && buffers_[i].rows == rows && !buffers_[i].alone) {
         buffer = static_cast<std::uint32_t>(i);
         return {};
       }

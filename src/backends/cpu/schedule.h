@@ -23,6 +23,8 @@ struct Quantize {
   Operand kind = Operand::x128;
   std::uint32_t buffer = 0;
   plan::Rows rows = plan::Rows::tokens;
+  std::uint32_t n_parts = 1;  // a row is rounded in so many parts, each an operand of its own
+  bool alone = false;         // operands are multiplied one by one
 };
 // Fills the angles of the step's positions.
 struct Turn {
@@ -50,10 +52,14 @@ struct LinearStage {
   };
   std::vector<Part> parts;
 };
+// The products of each token with each of its experts.
+struct ExpertStage {
+  LinearStage::Part part;
+};
 struct AttentionStage {
   std::uint32_t op = 0;
 };
-using Stage = std::variant<RowStage, LinearStage, AttentionStage>;
+using Stage = std::variant<RowStage, LinearStage, ExpertStage, AttentionStage>;
 
 // Bytes from the start of its arena for each row of the step that the arena holds: an offset is multiplied by the rows.
 struct Place {

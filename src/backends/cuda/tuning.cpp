@@ -175,7 +175,7 @@ class CudaTuning final : public Tuning {
   }
 
   std::size_t emit_op(const StepContext& step, std::size_t, const plan::Attention& op, Launches& to) {
-    if (step.cache(op.layer).type != KvType::f16) return 0;
+    if (step.cache(op.layer).type != KvType::f16 || op.soft_cap > 0 || op.sinks) return 0;
     if (step.n_tokens() >= least_prompt && prompt_attention_takes(op.head_dim)) {
       PromptAttention a;
       fill(a, step, op);

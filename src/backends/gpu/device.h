@@ -86,6 +86,7 @@ struct WeightView {
   View view;
   quants::Format format = quants::Format::f32;
   std::uint32_t n_in = 0, n_out = 0;
+  std::uint32_t n_experts = 1;  // [n_experts, n_out, n_in]
 };
 
 // One layer's keys and values, [n_kv_heads, capacity, head_dim] each.

@@ -155,7 +155,7 @@ class GpuExecutor final : public Executor, private StepContext {
     return {};
   }
 
-  // Which of the plan's weights are read as float vectors, by WeightId.
+  // Which of the plan's weights are read as float: norms, biases, factors, sinks. By WeightId.
   [[nodiscard]] std::vector<bool> vectors() const {
     std::vector<bool> is_vector(plan_->weights.size());
     for (const plan::Op& op : plan_->ops) {
@@ -163,6 +163,10 @@ class GpuExecutor final : public Executor, private StepContext {
       if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias)
         is_vector[linear->bias->index] = true;
       if (const auto* rope = std::get_if<plan::Rope>(&op); rope && rope->factors) is_vector[rope->factors->index] = true;
+      if (const auto* experts = std::get_if<plan::ExpertLinear>(&op); experts && experts->bias)
+        is_vector[experts->bias->index] = true;
+      if (const auto* attention = std::get_if<plan::Attention>(&op); attention && attention->sinks)
+        is_vector[attention->sinks->index] = true;
     }
     return is_vector;
   }
@@ -176,21 +180,21 @@ class GpuExecutor final : public Executor, private StepContext {
     for (std::size_t i = 0; i < plan_->weights.size(); ++i) {
       const gguf::Tensor& tensor = plan_->weights[i].tensor;
       const quants::FormatInfo& format = quants::info(tensor.format);
-      const std::uint64_t rows = is_vector[i] ? 1 : tensor.dims[1];
-      const std::uint64_t bytes = format.row_bytes(tensor.dims[0]) * rows;
+      const std::uint64_t bytes = format.row_bytes(tensor.dims[0]) * tensor.n_rows();
       if (tensor.data.size() < bytes) {
         return fail("tensor '{}' has {} bytes; its shape needs {}", tensor.name, tensor.data.size(), bytes);
       }
       std::span<const std::byte> source = tensor.data.first(bytes);
       if (is_vector[i]) {
-        decoded_[i].resize(tensor.dims[0]);
-        format.decode(tensor.data.data(), decoded_[i].data(), tensor.dims[0] / format.block_size);
+        decoded_[i].resize(tensor.n_elements());
+        format.decode(tensor.data.data(), decoded_[i].data(), tensor.n_elements() / format.block_size);
         source = bytes_of(decoded_[i]);
       }
       weights_[i] = {.view = {nullptr, total, source.size()},
                      .format = is_vector[i] ? quants::Format::f32 : tensor.format,
                      .n_in = static_cast<std::uint32_t>(tensor.dims[0]),
-                     .n_out = static_cast<std::uint32_t>(rows)};
+                     .n_out = static_cast<std::uint32_t>(tensor.dims[1]),
+                     .n_experts = static_cast<std::uint32_t>(tensor.dims[2])};
       sources.push_back(source);
       total += aligned(source.size());
     }
@@ -385,13 +389,34 @@ class GpuExecutor final : public Executor, private StepContext {
   void emit_op(const plan::Attention& op, Launches& to) {
     const std::uint32_t n_splits = splits(op);
     const View partial{partial_memory_.get(), 0, attention_partial_bytes(op, n_tokens_, n_splits)};
-    attention(to, step_view(), op, n_tokens_, n_splits, value(op.q), cache_->layer(op.layer), partial, value(op.out));
+    attention(to, step_view(), op, n_tokens_, n_splits, value(op.q), cache_->layer(op.layer), sinks(op), partial,
+              value(op.out));
   }
+  [[nodiscard]] View sinks(const plan::Attention& op) const { return op.sinks ? vector(*op.sinks) : View{}; }
   void emit_op(const plan::GatedActivation& op, Launches& to) {
     gated(to, value(op.gate), value(op.up), n_rows(op.out) * width(op.out), op.activation, value(op.out));
   }
   void emit_op(const plan::Add& op, Launches& to) {
     add(to, value(op.a), value(op.b), n_rows(op.out) * width(op.out), value(op.out));
+  }
+  void emit_op(const plan::SoftCap& op, Launches& to) {
+    soft_cap(to, value(op.x), n_rows(op.out) * width(op.out), op.cap, value(op.out));
+  }
+  void emit_op(const plan::TopK& op, Launches& to) {
+    top_k(to, value(op.x), width(op.x), n_rows(op.x), op.k, value(op.out));
+  }
+  void emit_op(const plan::ExpertWeights& op, Launches& to) {
+    expert_weights(to, value(op.logits), width(op.logits), value(op.experts), width(op.experts), n_rows(op.out), op.gating,
+                   op.scale, value(op.out));
+  }
+  void emit_op(const plan::ExpertLinear& op, Launches& to) {
+    const WeightView& w = weights_[op.weight.index];
+    const std::uint32_t k = width(op.experts);
+    expert_linear(to, w, op.bias ? vector(*op.bias) : View{}, value(op.experts), value(op.x), width(op.x) == w.n_in ? k : 1,
+                  n_rows(op.out) * k, value(op.out));
+  }
+  void emit_op(const plan::ExpertSum& op, Launches& to) {
+    expert_sum(to, value(op.x), value(op.weights), width(op.out), width(op.weights), n_rows(op.out), value(op.out));
   }
 
   // The launches of a one-token step on this cache; those of an earlier step of the same shape serve again.
@@ -436,7 +461,7 @@ class GpuExecutor final : public Executor, private StepContext {
     PLUMB_TRY(const auto memory, device_->allocate(rows * end_ * sizeof(float), name));
     const View probs{memory.get(), 0, memory->size()};
     Launches launches;
-    attention_probs(launches, step_view(), op, n_tokens_, value(op.q), cache_->layer(op.layer), probs);
+    attention_probs(launches, step_view(), op, n_tokens_, value(op.q), cache_->layer(op.layer), sinks(op), probs);
     PLUMB_CHECK(device_->run(launches, 0));
     return show(name, rows, end_, probs);
   }
@@ -447,7 +472,7 @@ class GpuExecutor final : public Executor, private StepContext {
   bool tuned_;
   std::vector<std::unique_ptr<Memory>> weight_memory_;
   std::vector<WeightView> weights_;          // by WeightId
-  std::vector<std::vector<float>> decoded_;  // by WeightId: the one-dimensional ones
+  std::vector<std::vector<float>> decoded_;  // by WeightId: those of vectors()
   std::vector<View> turns_;                  // by op: of a Rope
   std::vector<Place> places_;                // by ValueId
   std::uint64_t token_row_bytes_ = 0, output_row_bytes_ = 0;

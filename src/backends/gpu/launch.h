@@ -78,6 +78,10 @@ PLUMB_HOST_SIGNATURE(attention_probs_f32)
 PLUMB_HOST_SIGNATURE(gated)
 PLUMB_HOST_SIGNATURE(add)
 PLUMB_HOST_SIGNATURE(argmax)
+PLUMB_HOST_SIGNATURE(soft_cap)
+PLUMB_HOST_SIGNATURE(top_k)
+PLUMB_HOST_SIGNATURE(expert_weights)
+PLUMB_HOST_SIGNATURE(expert_sum)
 }  // namespace sig
 
 // A kernel that takes the arguments of Signature.

@@ -49,7 +49,9 @@ sig::AttentionParams attention_params(const plan::Attention& op, uint32_t n_spli
           .capacity = capacity,
           .window = op.window,
           .n_splits = n_splits,
-          .scale = op.scale};
+          .scale = op.scale,
+          .soft_cap = op.soft_cap,
+          .has_sinks = op.sinks ? 1u : 0u};
 }
 
 }  // namespace
@@ -73,17 +75,38 @@ void linear(Launches& to, const WeightView& w, View bias, View x, uint32_t n_row
                             .n_out = w.n_out,
                             .row_bytes = row_bytes(w),
                             .n_rows = n_rows,
-                            .has_bias = bias.memory != nullptr ? 1u : 0u};
+                            .has_bias = bias.memory != nullptr ? 1u : 0u,
+                            .n_experts = 0,
+                            .rows_a_x = 1};
   const auto weight = of<sig::uchar>(w.view);
   const auto b = of<float>(bias.memory != nullptr ? bias : x);
   if (n_rows <= most_vector_rows) {
     constexpr uint32_t outputs = PLUMB_LINEAR_VEC_THREADS / 32;
     to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
-                        {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
+                        {.w = weight, .x = of<float>(x), .bias = b, .experts = of<float>(x), .y = of<float>(y), .p = p}));
   } else {
     to.push_back(launch(linear_mat_for(w.format), {ceil_div(w.n_out, tile_outputs), ceil_div(n_rows, tile_rows)},
                         {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
   }
+}
+
+void expert_linear(Launches& to, const WeightView& w, View bias, View experts, View x, uint32_t rows_a_x, uint32_t n_rows,
+                   View y) {
+  constexpr uint32_t outputs = PLUMB_LINEAR_VEC_THREADS / 32;
+  const bool has_bias = bias.memory != nullptr;
+  to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
+                      {.w = of<sig::uchar>(w.view),
+                       .x = of<float>(x),
+                       .bias = of<float>(has_bias ? bias : x),
+                       .experts = of<float>(experts),
+                       .y = of<float>(y),
+                       .p = {.n_in = w.n_in,
+                             .n_out = w.n_out,
+                             .row_bytes = row_bytes(w),
+                             .n_rows = n_rows,
+                             .has_bias = has_bias ? 1u : 0u,
+                             .n_experts = w.n_experts,
+                             .rows_a_x = rows_a_x}}));
 }
 
 void rope(Launches& to, View step, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x, View y) {
@@ -132,7 +155,7 @@ std::uint64_t attention_partial_bytes(const plan::Attention& op, uint32_t n_toke
 }
 
 void attention(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
-               const CacheView& cache, View partial, View y) {
+               const CacheView& cache, View sinks, View partial, View y) {
   const sig::AttentionParams p = attention_params(op, n_splits, cache.capacity);
   const Grid grid{op.n_heads, n_tokens, n_splits};
   const auto attend = [&]<class T>(auto kernel) {
@@ -149,12 +172,13 @@ void attention(Launches& to, View step, const plan::Attention& op, uint32_t n_to
   } else {
     attend.operator()<float>(kernel::attention_f32);
   }
-  to.push_back(launch(kernel::attention_merge, {op.n_heads, n_tokens, 1},
-                      {.partial = of<float>(partial), .y = of<float>(y), .p = p}));
+  to.push_back(
+      launch(kernel::attention_merge, {op.n_heads, n_tokens, 1},
+             {.partial = of<float>(partial), .sinks = of<float>(op.sinks ? sinks : partial), .y = of<float>(y), .p = p}));
 }
 
 void attention_probs(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, View q, const CacheView& cache,
-                     View probs) {
+                     View sinks, View probs) {
   const sig::AttentionParams p = attention_params(op, 1, cache.capacity);
   const Grid grid{op.n_heads, n_tokens, 1};
   const auto watch = [&]<class T>(auto kernel) {
@@ -162,6 +186,7 @@ void attention_probs(Launches& to, View step, const plan::Attention& op, uint32_
                         {.step = of<sig::StepState>(step),
                          .q = of<float>(q),
                          .keys = of<T>(cache.keys),
+                         .sinks = of<float>(op.sinks ? sinks : q),
                          .probs = of<float>(probs),
                          .p = p}));
   };
@@ -183,6 +208,30 @@ void gated(Launches& to, View gate, View up, uint32_t n, plan::Activation activa
 void add(Launches& to, View a, View b, uint32_t n, View y) {
   to.push_back(launch(kernel::add, {ceil_div(n, PLUMB_FLAT_THREADS)},
                       {.a = of<float>(a), .b = of<float>(b), .y = of<float>(y), .p = {.n = n}}));
+}
+
+void soft_cap(Launches& to, View x, uint32_t n, float cap, View y) {
+  to.push_back(launch(kernel::soft_cap, {ceil_div(n, PLUMB_FLAT_THREADS)},
+                      {.x = of<float>(x), .y = of<float>(y), .p = {.n = n, .cap = cap}}));
+}
+
+void top_k(Launches& to, View x, uint32_t n, uint32_t n_rows, uint32_t k, View indices) {
+  to.push_back(launch(kernel::top_k, {n_rows}, {.x = of<float>(x), .indices = of<float>(indices), .p = {.n = n, .k = k}}));
+}
+
+void expert_weights(Launches& to, View logits, uint32_t n, View experts, uint32_t k, uint32_t n_rows, plan::Gating gating,
+                    float scale, View y) {
+  to.push_back(launch(kernel::expert_weights, {n_rows},
+                      {.logits = of<float>(logits),
+                       .experts = of<float>(experts),
+                       .y = of<float>(y),
+                       .p = {.n = n, .k = k, .gating = static_cast<uint32_t>(gating), .scale = scale}}));
+}
+
+void expert_sum(Launches& to, View x, View weights, uint32_t width, uint32_t k, uint32_t n_rows, View y) {
+  to.push_back(
+      launch(kernel::expert_sum, {ceil_div(width, PLUMB_FLAT_THREADS), n_rows},
+             {.x = of<float>(x), .weights = of<float>(weights), .y = of<float>(y), .p = {.width = width, .k = k}}));
 }
 
 void argmax(Launches& to, View x, uint32_t n, View index) {

@@ -19,6 +19,9 @@ void embed(Launches& to, const WeightView& table, View tokens, std::uint32_t n_t
 void rms_norm(Launches& to, View x, View weight, std::uint32_t group, std::uint32_t n_groups, float eps, View y);
 // bias: no memory where there is none.
 void linear(Launches& to, const WeightView& w, View bias, View x, std::uint32_t n_rows, View y);
+// y [n_rows, n_out]: row r is row r / rows_a_x of x times the weight of expert experts[r] of w.n_experts.
+void expert_linear(Launches& to, const WeightView& w, View bias, View experts, View x, std::uint32_t rows_a_x,
+                   std::uint32_t n_rows, View y);
 void rope(Launches& to, View step, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
           View y);
 
@@ -29,13 +32,22 @@ void kv_write(Launches& to, View step, View k, View v, std::uint32_t width, std:
 std::uint32_t attention_splits(std::uint32_t n_heads, std::uint32_t n_tokens, std::uint32_t end);
 // Bytes of the partial results.
 std::uint64_t attention_partial_bytes(const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits);
+// sinks: no memory where the op has none.
 void attention(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits, View q,
-               const CacheView& cache, View partial, View y);
+               const CacheView& cache, View sinks, View partial, View y);
 void attention_probs(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, View q,
-                     const CacheView& cache, View probs);
+                     const CacheView& cache, View sinks, View probs);
 
 void gated(Launches& to, View gate, View up, std::uint32_t n, plan::Activation activation, View y);
 void add(Launches& to, View a, View b, std::uint32_t n, View y);
+void soft_cap(Launches& to, View x, std::uint32_t n, float cap, View y);
+// Rows of n elements; the indices, [n_rows, k] of float, in the order of plan::TopK.
+void top_k(Launches& to, View x, std::uint32_t n, std::uint32_t n_rows, std::uint32_t k, View indices);
+// logits [n_rows, n], experts [n_rows, k].
+void expert_weights(Launches& to, View logits, std::uint32_t n, View experts, std::uint32_t k, std::uint32_t n_rows,
+                    plan::Gating gating, float scale, View y);
+// x [n_rows, k * width], weights [n_rows, k].
+void expert_sum(Launches& to, View x, View weights, std::uint32_t width, std::uint32_t k, std::uint32_t n_rows, View y);
 void argmax(Launches& to, View x, std::uint32_t n, View index);
 
 }  // namespace plumb::backends::gpu

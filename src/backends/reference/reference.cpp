@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
+#include <span>
 #include <utility>
 
 #include "base/half.h"
@@ -22,6 +24,16 @@ std::vector<float> decode_row(const gguf::Tensor& tensor, std::uint64_t row) {
   std::vector<float> values(n);
   format.decode(tensor.data.data() + row * format.row_bytes(n), values.data(), n / format.block_size);
   return values;
+}
+
+// Indices of the k largest, as plan::TopK says.
+std::vector<std::uint32_t> largest_of(std::span<const float> x, std::uint32_t k) {
+  std::vector<std::uint32_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto rank = [&](std::uint32_t i) { return std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i]; };
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return rank(a) > rank(b); });
+  order.resize(k);
+  return order;
 }
 
 // Rotary angles of one position. Pair i turns by cos/sin[i]; both carry the magnitude that YaRN asks for.
@@ -231,6 +243,7 @@ class ReferenceExecutor final : public Executor {
     const std::string probs_name = "blk." + std::to_string(op.layer) + ".attn_probs";
     std::vector<float> probs;
     if (wants(probs_name)) probs.assign(op.n_heads * n_tokens() * n_positions, 0.0f);
+    const std::vector<float> sinks = op.sinks ? decode_row(plan_->weight(*op.sinks).tensor, 0) : std::vector<float>();
     const float* q = in(op.q);
     float* y = out(op.out);
     for (std::uint64_t t = 0; t < n_tokens(); ++t) {
@@ -246,9 +259,11 @@ class ReferenceExecutor final : public Executor {
           double dot = 0;
           for (std::uint32_t i = 0; i < op.head_dim; ++i) dot += double{query[i]} * key[i];
           p[s] = dot * op.scale;
+          if (op.soft_cap > 0) p[s] = op.soft_cap * std::tanh(p[s] / op.soft_cap);
           largest = std::max(largest, p[s]);
         }
-        double total = 0;
+        if (op.sinks) largest = std::max(largest, double{sinks[h]});
+        double total = op.sinks ? std::exp(sinks[h] - largest) : 0;
         for (std::uint64_t s = first; s <= position; ++s) total += p[s] = std::exp(p[s] - largest);
         std::vector<double> context(op.head_dim, 0.0);
         for (std::uint64_t s = first; s <= position; ++s) {
@@ -279,6 +294,82 @@ class ReferenceExecutor final : public Executor {
     const std::uint64_t n = n_rows(op.a) * plan_->value(op.a).width;
     float* y = out(op.out);
     for (std::uint64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+  }
+
+  void execute(const plan::SoftCap& op) {
+    const float* x = in(op.x);
+    const std::uint64_t n = n_rows(op.x) * plan_->value(op.x).width;
+    float* y = out(op.out);
+    for (std::uint64_t i = 0; i < n; ++i) y[i] = static_cast<float>(op.cap * std::tanh(double{x[i]} / op.cap));
+  }
+
+  void execute(const plan::TopK& op) {
+    const std::uint64_t width = plan_->value(op.x).width;
+    const float* x = in(op.x);
+    float* y = out(op.out);
+    for (std::uint64_t r = 0; r < n_rows(op.x); ++r) {
+      for (const std::uint32_t i : largest_of({x + r * width, width}, op.k)) *y++ = static_cast<float>(i);
+    }
+  }
+
+  void execute(const plan::ExpertWeights& op) {
+    const std::uint64_t n = plan_->value(op.logits).width, k = plan_->value(op.experts).width;
+    const float* logits = in(op.logits);
+    const float* experts = in(op.experts);
+    float* y = out(op.out);
+    for (std::uint64_t r = 0; r < n_rows(op.experts); ++r, logits += n, experts += k, y += k) {
+      const bool softmax = op.gating == plan::Gating::softmax || op.gating == plan::Gating::softmax_of_chosen;
+      const double largest = *std::max_element(logits, logits + n);
+      std::vector<double> gates;
+      for (std::uint64_t e = 0; e < n; ++e) {
+        gates.push_back(softmax ? std::exp(logits[e] - largest) : 1 / (1 + std::exp(-double{logits[e]})));
+      }
+      double total = op.gating == plan::Gating::softmax ? std::accumulate(gates.begin(), gates.end(), 0.0) : 0;
+      for (std::uint64_t j = 0; op.gating != plan::Gating::softmax && j < k; ++j) total += gates[index(experts[j], n)];
+      if (op.gating == plan::Gating::sigmoid) total = 1;
+      for (std::uint64_t j = 0; j < k; ++j) y[j] = static_cast<float>(op.scale * gates[index(experts[j], n)] / total);
+    }
+  }
+
+  void execute(const plan::ExpertLinear& op) {
+    const plan::Weight& weight = plan_->weight(op.weight);
+    const std::uint64_t k = plan_->value(op.experts).width;
+    const std::uint64_t width = plan_->value(op.x).width;
+    const bool in_parts = width != weight.in();
+    const float* x = in(op.x);
+    const float* experts = in(op.experts);
+    float* y = out(op.out);
+    for (std::uint64_t i = 0; i < n_rows(op.out) * k; ++i) {
+      const float* part = x + i / k * width + (in_parts ? i % k * weight.in() : 0);
+      const std::uint64_t expert = index(experts[i], weight.n_experts());
+      const std::vector<float> bias =
+          op.bias ? decode_row(plan_->weight(*op.bias).tensor, expert) : std::vector<float>(weight.out());
+      for (std::uint64_t j = 0; j < weight.out(); ++j) {
+        const std::vector<float> w = decode_row(weight.tensor, expert * weight.out() + j);
+        double sum = bias[j];
+        for (std::uint64_t c = 0; c < weight.in(); ++c) sum += double{w[c]} * part[c];
+        *y++ = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void execute(const plan::ExpertSum& op) {
+    const std::uint64_t k = plan_->value(op.weights).width, width = plan_->value(op.out).width;
+    const float* x = in(op.x);
+    const float* weights = in(op.weights);
+    float* y = out(op.out);
+    for (std::uint64_t r = 0; r < n_rows(op.out); ++r, x += k * width, weights += k) {
+      for (std::uint64_t i = 0; i < width; ++i) {
+        double sum = 0;
+        for (std::uint64_t j = 0; j < k; ++j) sum += double{weights[j]} * x[j * width + i];
+        *y++ = static_cast<float>(sum);
+      }
+    }
+  }
+
+  // An expert of n as TopK gives it. Who substitutes values may give anything.
+  static std::uint64_t index(float expert, std::uint64_t n) {
+    return expert >= 0 && expert < static_cast<float>(n) ? static_cast<std::uint64_t>(expert) : 0;
   }
 
   std::shared_ptr<const Plan> plan_;

@@ -32,6 +32,20 @@ INLINE float erf_of(float x) {
   return x >= 0.0f ? 1.0f - tail : tail - 1.0f;
 }
 
+// To float accuracy: Taylor's series near 0, and no overflow far from it (Metal's tanh has one).
+INLINE float tanh_of(float x) {
+  const float z = abs(x);
+  if (z < 0.25f) {
+    const float t = x * x;
+    return x * (1.0f - t * (0.33333333333f - t * (0.13333333333f - t * (0.053968253968f - t * 0.021869488536f))));
+  }
+  const float e = exp(-2.0f * z);
+  return x >= 0.0f ? (1.0f - e) / (1.0f + e) : (e - 1.0f) / (1.0f + e);
+}
+
+// cap * tanh(x / cap); x where there is no cap.
+INLINE float soft_capped(float x, float cap) { return cap > 0.0f ? cap * tanh_of(x / cap) : x; }
+
 // plan::Activation's values: silu, gelu by tanh, gelu by erf, relu.
 INLINE float activate(uint activation, float x) {
   if (activation == 0) return silu(x);

@@ -9,6 +9,7 @@
 #include "backends/gpu/kernels/attention.h"
 #include "backends/gpu/kernels/elementwise.h"
 #include "backends/gpu/kernels/embed.h"
+#include "backends/gpu/kernels/experts.h"
 #include "backends/gpu/kernels/linear.h"
 #include "backends/gpu/kernels/norm.h"
 #include "backends/gpu/kernels/rope.h"

@@ -5,6 +5,7 @@
 // are merged by attention_merge. The cache's length comes from StepState: a grid made for the longest cache runs for all.
 #pragma once
 
+#include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/reduce.h"
 
 #define MOST_OF_LANE (MAX_HEAD_DIM / 32)
@@ -60,7 +61,7 @@ INLINE void attend(DEVICE const StepState* step, DEVICE const float* q, DEVICE c
       const uint i = lane + 32 * k;
       if (i < p.head_dim) dot = fma(query[k], float(key[i]), dot);
     }
-    const float score = simd_sum(dot);
+    const float score = soft_capped(simd_sum(dot), p.soft_cap);
     const float now_largest = max(largest, score);
     const float shrink = exp(largest - now_largest);
     const float weight = exp(score - now_largest);
@@ -117,7 +118,8 @@ KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
   partial += row * p.n_splits * stride;
   float largest = smallest_float();
   for (uint k = 0; k < p.n_splits; ++k) largest = max(largest, partial[k * stride + p.head_dim]);
-  float total = 0.0f;
+  if (p.has_sinks != 0) largest = max(largest, sinks[GROUP_X]);
+  float total = p.has_sinks != 0 ? exp(sinks[GROUP_X] - largest) : 0.0f;
   for (uint k = 0; k < p.n_splits; ++k) {
     total += partial[k * stride + p.head_dim + 1] * exp(partial[k * stride + p.head_dim] - largest);
   }
@@ -130,9 +132,10 @@ KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
 
 // Grid: [n_heads, T]. S = first + T.
 template <class T>
-INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys, DEVICE float* probs,
-                        SHARED ReduceShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head, uint token,
-                        uint thread_index, uint lane, uint simd) {
+INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys,
+                        DEVICE const float* sinks, DEVICE float* probs, SHARED ReduceShared* s,
+                        CONSTANT_PARAMS(AttentionParams) p, uint head, uint token, uint thread_index, uint lane,
+                        uint simd) {
   const uint position = step->first + token;
   const uint n_positions = step->first + step->n_tokens;
   const uint first = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
@@ -144,12 +147,14 @@ INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEV
     float dot = 0.0f;
     if (at >= first && at <= position) {
       for (uint i = 0; i < p.head_dim; ++i) dot = fma(q[i] * p.scale, float(keys[ulong(at) * p.head_dim + i]), dot);
+      dot = soft_capped(dot, p.soft_cap);
       largest = max(largest, dot);
     }
     probs[at] = dot;
   }
+  if (p.has_sinks != 0) largest = max(largest, sinks[head]);
   largest = reduce_max(largest, s, lane, simd);
-  float sum = 0.0f;
+  float sum = p.has_sinks != 0 && thread_index == 0 ? exp(sinks[head] - largest) : 0.0f;
   for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
     if (at >= first && at <= position) sum += exp(probs[at] - largest);
   }
@@ -159,9 +164,9 @@ INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEV
   }
 }
 
-#define PLUMB_ATTENTION_PROBS(type, T)                                                            \
-  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                  \
-    softmax_row<T>(step, q, keys, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
+#define PLUMB_ATTENTION_PROBS(type, T)                                                                   \
+  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                         \
+    softmax_row<T>(step, q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
   }
 PLUMB_ATTENTION_PROBS(f16, half)
 PLUMB_ATTENTION_PROBS(f32, float)

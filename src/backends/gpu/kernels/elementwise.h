@@ -14,6 +14,11 @@ KERNEL(add, add, PLUMB_FLAT_THREADS) {
   if (i < p.n) y[i] = a[i] + b[i];
 }
 
+KERNEL(soft_cap, soft_cap, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  if (i < p.n) y[i] = soft_capped(x[i], p.cap);
+}
+
 // One threadgroup.
 KERNEL(argmax, argmax, PLUMB_REDUCE_THREADS) {
   float best = -3.402823466e38f;

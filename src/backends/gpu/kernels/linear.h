@@ -27,14 +27,27 @@ INLINE float dot_row(DEVICE const uchar* row, DEVICE const float* x, uint n, uin
   return sum;
 }
 
-#define PLUMB_LINEAR_VEC(format)                                                                                          \
-  KERNEL(linear_vec, linear_vec_##format, PLUMB_LINEAR_VEC_THREADS) {                                                     \
-    const uint out = GROUP_X * (PLUMB_LINEAR_VEC_THREADS / 32) + SIMD_INDEX;                                              \
-    const ulong row = GROUP_Y;                                                                                            \
-    if (out < p.n_out) {                                                                                                  \
-      const float sum = simd_sum(dot_row<format##_format>(w + ulong(out) * p.row_bytes, x + row * p.n_in, p.n_in, LANE)); \
-      if (LANE == 0) y[row * p.n_out + out] = p.has_bias != 0 ? sum + bias[out] : sum;                                    \
-    }                                                                                                                     \
+template <class Format>
+INLINE void multiply_row(DEVICE const uchar* w, DEVICE const float* x, DEVICE const float* bias,
+                         DEVICE const float* experts, DEVICE float* y, CONSTANT_PARAMS(LinearParams) p, uint out, ulong row,
+                         uint lane) {
+  if (out >= p.n_out) return;
+  if (p.n_experts != 0) {
+    const ulong expert = min(uint(experts[row]), p.n_experts - 1);
+    w += expert * p.n_out * p.row_bytes;
+    bias += p.has_bias != 0 ? expert * p.n_out : 0;
+    x += row / p.rows_a_x * p.n_in;
+  } else {
+    x += row * p.n_in;
+  }
+  const float sum = simd_sum(dot_row<Format>(w + ulong(out) * p.row_bytes, x, p.n_in, lane));
+  if (lane == 0) y[row * p.n_out + out] = p.has_bias != 0 ? sum + bias[out] : sum;
+}
+
+#define PLUMB_LINEAR_VEC(format)                                                                                     \
+  KERNEL(linear_vec, linear_vec_##format, PLUMB_LINEAR_VEC_THREADS) {                                                \
+    multiply_row<format##_format>(w, x, bias, experts, y, p, GROUP_X * (PLUMB_LINEAR_VEC_THREADS / 32) + SIMD_INDEX, \
+                                  GROUP_Y, LANE);                                                                    \
   }
 PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_VEC)
 

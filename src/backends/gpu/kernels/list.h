@@ -14,6 +14,7 @@
 #define PLUMB_LINEAR_MAT_THREADS 128
 #define PLUMB_ATTENTION_THREADS 128
 #define PLUMB_FLAT_THREADS 128
+#define PLUMB_SIMD_THREADS 32
 
 // The kernels that exist once for each format.
 #define PLUMB_FORMAT_KERNELS(X, format)                        \
@@ -49,4 +50,8 @@
   X(attention_probs_f32, attention_probs_f32, PLUMB_REDUCE_THREADS) \
   X(gated, gated, PLUMB_FLAT_THREADS)                               \
   X(add, add, PLUMB_FLAT_THREADS)                                   \
-  X(argmax, argmax, PLUMB_REDUCE_THREADS)
+  X(argmax, argmax, PLUMB_REDUCE_THREADS)                           \
+  X(soft_cap, soft_cap, PLUMB_FLAT_THREADS)                         \
+  X(top_k, top_k, PLUMB_REDUCE_THREADS)                             \
+  X(expert_weights, expert_weights, PLUMB_SIMD_THREADS)             \
+  X(expert_sum, expert_sum, PLUMB_FLAT_THREADS)

@@ -25,8 +25,12 @@ struct LinearParams {
   uint n_in;
   uint n_out;
   uint row_bytes;  // of the weight
-  uint n_rows;     // rows of x and y
+  uint n_rows;     // rows of y
   uint has_bias;   // 0: `bias` is not read
+  // linear_vec: with experts, row r of y is made of row r / rows_a_x of x and the weight [n_out, n_in] and bias [n_out] of
+  // expert experts[r] of n_experts. 0 experts: `experts` is not read.
+  uint n_experts;
+  uint rows_a_x;
 };
 
 struct RopeParams {
@@ -50,6 +54,8 @@ struct AttentionParams {
   uint window;    // 0: none
   uint n_splits;  // parts that the cache is cut into
   float scale;
+  float soft_cap;  // 0: none
+  uint has_sinks;  // 0: `sinks` is not read
 };
 
 struct GatedParams {
@@ -59,4 +65,28 @@ struct GatedParams {
 
 struct CountParams {
   uint n;
+};
+
+struct SoftCapParams {
+  uint n;
+  float cap;
+};
+
+// Of rows of n elements.
+struct TopKParams {
+  uint n;
+  uint k;
+};
+
+struct ExpertWeightsParams {
+  uint n;       // experts
+  uint k;       // chosen for a row
+  uint gating;  // plan::Gating
+  float scale;
+};
+
+// y[r, i] = sum_j weights[r, j] * x[r, j * width + i]
+struct ExpertSumParams {
+  uint width;
+  uint k;
 };

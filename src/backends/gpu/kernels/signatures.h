@@ -14,7 +14,8 @@
   IN(0, float, x) IN(1, float, weight) OUT(2, float, y) SHARED(ReduceShared, s) PARAMS(3, NormParams)
 
 #define SIGNATURE_linear_vec(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, uchar, w) IN(1, float, x) IN(2, float, bias) OUT(3, float, y) PARAMS(4, LinearParams)
+  IN(0, uchar, w)                                            \
+  IN(1, float, x) IN(2, float, bias) IN(3, float, experts) OUT(4, float, y) PARAMS(5, LinearParams)
 
 #define SIGNATURE_linear_mat(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, uchar, w) IN(1, float, x) IN(2, float, bias) OUT(3, float, y) SHARED(LinearTiles, s) PARAMS(4, LinearParams)
@@ -40,14 +41,16 @@
   IN(1, float, q)                                               \
   IN(2, float, keys) IN(3, float, values) OUT(4, float, partial) SHARED(AttentionShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, float, partial) OUT(1, float, y) PARAMS(2, AttentionParams)
+  IN(0, float, partial) IN(1, float, sinks) OUT(2, float, y) PARAMS(3, AttentionParams)
 // The softmax itself, [n_heads, T, S], for who watches it.
 #define SIGNATURE_attention_probs_f16(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, StepState, step)                                              \
-  IN(1, float, q) IN(2, half, keys) OUT(3, float, probs) SHARED(ReduceShared, s) PARAMS(4, AttentionParams)
+  IN(1, float, q)                                                     \
+  IN(2, half, keys) IN(3, float, sinks) OUT(4, float, probs) SHARED(ReduceShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_probs_f32(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, StepState, step)                                              \
-  IN(1, float, q) IN(2, float, keys) OUT(3, float, probs) SHARED(ReduceShared, s) PARAMS(4, AttentionParams)
+  IN(1, float, q)                                                     \
+  IN(2, float, keys) IN(3, float, sinks) OUT(4, float, probs) SHARED(ReduceShared, s) PARAMS(5, AttentionParams)
 
 #define SIGNATURE_gated(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, GatedParams)
@@ -57,3 +60,12 @@
 // The index of the largest of n values, the first of equals.
 #define SIGNATURE_argmax(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, x) OUT(1, int, index) SHARED(ReduceShared, s) PARAMS(2, CountParams)
+
+#define SIGNATURE_soft_cap(IN, OUT, INOUT, SHARED, PARAMS) IN(0, float, x) OUT(1, float, y) PARAMS(2, SoftCapParams)
+// The indices of the k largest of each row of n, as plan::TopK orders and writes them.
+#define SIGNATURE_top_k(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, x) OUT(1, float, indices) SHARED(ReduceShared, s) PARAMS(2, TopKParams)
+#define SIGNATURE_expert_weights(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, logits) IN(1, float, experts) OUT(2, float, y) PARAMS(3, ExpertWeightsParams)
+#define SIGNATURE_expert_sum(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, x) IN(1, float, weights) OUT(2, float, y) PARAMS(3, ExpertSumParams)

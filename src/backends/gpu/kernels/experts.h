@@ -1,0 +1,94 @@
+// Choosing experts and adding up what they gave (their products: linear.h).
+#pragma once
+
+#include "backends/gpu/kernels/reduce.h"
+
+// What a value counts for: NaN as the smallest.
+INLINE float rank_of(float x) { return x > -3.402823466e38f ? x : -3.402823466e38f; }
+
+// A threadgroup a row. Each round finds the first in order (larger, then lower index) of those that come after the one
+// found last, so that nothing need be marked.
+KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
+  const ulong row = GROUP_X;
+  x += row * p.n;
+  indices += row * p.k;
+  float last = 0.0f;
+  uint last_at = 0xffffffffu;
+  for (uint round = 0; round < p.k; ++round) {
+    float best = 0.0f;
+    uint best_at = 0xffffffffu;
+    for (uint i = THREAD_INDEX; i < p.n; i += PLUMB_REDUCE_THREADS) {
+      const float value = rank_of(x[i]);
+      const bool left = round == 0 || value < last || (value == last && i > last_at);
+      if (left && (best_at == 0xffffffffu || value > best)) {
+        best = value;
+        best_at = i;
+      }
+    }
+    for (ushort mask = 16; mask > 0; mask >>= 1) {
+      const float other = simd_shuffle_xor(best, mask);
+      const uint other_at = simd_shuffle_xor(best_at, mask);
+      if (other_at != 0xffffffffu && (best_at == 0xffffffffu || other > best || (other == best && other_at < best_at))) {
+        best = other;
+        best_at = other_at;
+      }
+    }
+    if (LANE == 0) {
+      s->values[SIMD_INDEX] = best;
+      s->indices[SIMD_INDEX] = best_at;
+    }
+    BARRIER();
+    best = s->values[0];
+    best_at = s->indices[0];
+    for (uint i = 1; i < PLUMB_REDUCE_THREADS / 32; ++i) {
+      const float other = s->values[i];
+      const uint other_at = s->indices[i];
+      if (other_at != 0xffffffffu && (best_at == 0xffffffffu || other > best || (other == best && other_at < best_at))) {
+        best = other;
+        best_at = other_at;
+      }
+    }
+    BARRIER();
+    last = best;
+    last_at = best_at;
+    if (THREAD_INDEX == 0) indices[round] = float(best_at);
+  }
+}
+
+// A SIMD-group a row.
+KERNEL(expert_weights, expert_weights, PLUMB_SIMD_THREADS) {
+  const ulong row = GROUP_X;
+  logits += row * p.n;
+  experts += row * p.k;
+  y += row * p.k;
+  const bool softmax = p.gating <= 1;
+  float largest = -3.402823466e38f;
+  for (uint e = LANE; e < p.n; e += 32) largest = max(largest, logits[e]);
+  largest = simd_max(largest);
+  float total = 0.0f;
+  if (p.gating == 0) {
+    for (uint e = LANE; e < p.n; e += 32) total += exp(logits[e] - largest);
+  } else {
+    for (uint j = LANE; j < p.k; j += 32) {
+      const float logit = logits[uint(experts[j])];
+      total += softmax ? exp(logit - largest) : 1.0f / (1.0f + exp(-logit));
+    }
+  }
+  total = p.gating == 2 ? 1.0f : simd_sum(total);
+  for (uint j = LANE; j < p.k; j += 32) {
+    const float logit = logits[uint(experts[j])];
+    const float gate = softmax ? exp(logit - largest) : 1.0f / (1.0f + exp(-logit));
+    y[j] = p.scale * (gate / total);
+  }
+}
+
+// Grid: [width / threads, rows].
+KERNEL(expert_sum, expert_sum, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  const ulong row = GROUP_Y;
+  if (i < p.width) {
+    float sum = 0.0f;
+    for (uint j = 0; j < p.k; ++j) sum = fma(weights[row * p.k + j], x[(row * p.k + j) * p.width + i], sum);
+    y[row * p.width + i] = sum;
+  }
+}

@@ -1,0 +1,87 @@
+// Plans on GPU devices against the reference: whole steps of small models, so that what an executor makes of ops (memory,
+// which kernel, batches, recordings) is held too. "tuned" is the CUDA backend's tuned path on the checker.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "backends/checker/checker.h"
+#include "backends/checker/cuda_checker.h"
+#include "backends/gpu/executor.h"
+#include "backends/reference/reference.h"
+#include "backends/small_model.h"
+#ifdef PLUMB_WITH_CUDA
+#include "backends/cuda/cuda.h"
+#endif
+
+namespace plumb::backends {
+namespace {
+
+Result<std::unique_ptr<gpu::Device>> make_device(std::string_view name) {
+  if (name == "checker") return make_checker_device();
+  if (name == "tuned") return make_cuda_checker_device();
+#ifdef PLUMB_WITH_CUDA
+  return make_cuda_device();
+#else
+  return fail("this build has no CUDA");
+#endif
+}
+
+class GpuExecutor : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (const auto device = make_device(GetParam()); !device) GTEST_SKIP() << device.error().message;
+  }
+
+  void compare(const ModelShape& shape, const std::vector<std::size_t>& steps, KvType type = KvType::f32) {
+    const SmallModel model(shape);
+    auto device = make_device(GetParam());
+    ASSERT_TRUE(device) << device.error().message;
+    auto executor = gpu::load(model.plan, std::move(*device), {.max_batch = 256});
+    ASSERT_TRUE(executor) << executor.error().message;
+    std::size_t n = 0;
+    for (const std::size_t step : steps) n += step;
+    const std::vector<TokenId> tokens = some_tokens(n);
+    const auto cache = cache_for(**executor, 400, type);
+    const auto reference = make_reference();
+    const auto expected_by = load(model, *reference);
+    const auto expected_cache = cache_for(*expected_by, 400, type);
+    const auto actual = logits_of(**executor, *cache, tokens, steps);
+    const auto expected = logits_of(*expected_by, *expected_cache, tokens, steps);
+    // Float sums through two layers; tuned kernels also round activations to 16 bits and, in prompts, to halves.
+    expect_close(actual, expected, std::string_view(GetParam()) == "checker" ? 2e-5 : 2e-3);
+  }
+};
+
+TEST_P(GpuExecutor, AgreesWithTheReferenceOnSmallPlans) {
+  compare({}, {1, 1, 2, 5, 17, 1});
+  ModelShape shape;
+  shape.pairing = plan::RopePairing::halves;
+  shape.window = 5;
+  shape.bias = true;
+  shape.activation = plan::Activation::gelu_tanh;
+  compare(shape, {1, 9, 3, 1});
+}
+
+TEST_P(GpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
+  ModelShape shape;
+  shape.soft_cap = 2;
+  compare(shape, {1, 9, 3, 1});
+  shape.sinks = true;
+  shape.window = 8;
+  compare(shape, {1, 9, 3, 1});
+  shape.soft_cap = 0;
+  compare(shape, {9, 1, 20, 1});
+  shape.n_experts = 8;
+  shape.n_used = 3;
+  for (const auto gating :
+       {plan::Gating::softmax, plan::Gating::softmax_of_chosen, plan::Gating::sigmoid, plan::Gating::sigmoid_normalized}) {
+    shape.gating = gating;
+    shape.bias = !shape.bias;
+    compare(shape, {1, 9, 3, 1});
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, GpuExecutor, testing::Values("checker", "tuned", "cuda"),
+                         [](const auto& device) { return std::string(device.param); });
+
+}  // namespace
+}  // namespace plumb::backends
