@@ -112,7 +112,7 @@ struct BackendEntry {
   std::string_view name;
   // Makes it, or says why it is not here and what would provide it.
   Result<std::unique_ptr<Backend>> (*make)();
-  // `auto` does not take it: the checker, which is for finding faults.
+  // `auto` does not take it: the checker, which is for finding faults, and Metal, which has yet to run on a Mac.
   bool by_name_only = false;
 };
 
