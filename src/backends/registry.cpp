@@ -32,9 +32,8 @@ Result<std::unique_ptr<Backend>> make_metal() {
   return gpu::make_backend("metal", make_metal_device, description);
 #elif defined(__APPLE__)
   return fail(
-      "the backend 'metal' is not part of this build: metal-cpp was not found when Plumb was built, or PLUMB_METAL was "
-      "off; "
-      "use --backend cpu");
+      "the backend 'metal' is not part of this build: PLUMB_METAL was off when Plumb was built, or metal-cpp was not "
+      "found; use --backend cpu");
 #else
   return fail("the backend 'metal' is not part of this build: it is for Macs; use --backend cpu");
 #endif
