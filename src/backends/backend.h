@@ -1,4 +1,4 @@
-// What runs a Plan. A Backend is a way to run (reference, cpu, later cuda, metal, checker); an Executor is one Plan loaded
+// What runs a Plan. A Backend is a way to run (reference, cpu, cuda, metal, checker); an Executor is one Plan loaded
 // on it: it takes the weights, runs steps, and gives any named value back. The interface is small on purpose.
 //
 // An Executor and its caches belong to one thread at a time. Same plan, tokens and batches: the same bits.
