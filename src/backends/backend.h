@@ -1,4 +1,4 @@
-// What runs a Plan. A Backend is a way to run (reference, cpu, later cuda, metal, checker); an Executor is one Plan loaded
+// What runs a Plan. A Backend is a way to run (reference, cpu, cuda, metal, checker); an Executor is one Plan loaded
 // on it: it takes the weights, runs steps, and gives any named value back. The interface is small on purpose.
 //
 // An Executor and its caches belong to one thread at a time. Same plan, tokens and batches: the same bits.
@@ -112,6 +112,8 @@ struct BackendEntry {
   std::string_view name;
   // Makes it, or says why it is not here and what would provide it.
   Result<std::unique_ptr<Backend>> (*make)();
+  // `auto` does not take it: the checker, which is for finding faults, and Metal, which has yet to run on a Mac.
+  bool by_name_only = false;
 };
 
 // Every name of cli.md but `auto`, in the order in which `auto` prefers them; those not built in fail with the reason.

@@ -9,6 +9,9 @@
 #ifdef PLUMB_WITH_CUDA
 #include "backends/cuda/cuda.h"
 #endif
+#ifdef PLUMB_WITH_METAL
+#include "backends/metal/metal.h"
+#endif
 
 namespace plumb::backends {
 
@@ -23,14 +26,22 @@ Result<std::unique_ptr<Backend>> make_cuda() {
 #endif
 }
 
+Result<std::unique_ptr<Backend>> make_metal() {
+#if defined(PLUMB_WITH_METAL)
+  PLUMB_TRY(const std::string description, describe_metal_device());
+  return gpu::make_backend("metal", make_metal_device, description);
+#elif defined(__APPLE__)
+  return fail(
+      "the backend 'metal' is not part of this build: PLUMB_METAL was off when Plumb was built, or metal-cpp was not "
+      "found; use --backend cpu");
+#else
+  return fail("the backend 'metal' is not part of this build: it is for Macs; use --backend cpu");
+#endif
+}
+
 constexpr std::array<BackendEntry, 5> entries{{
     {"cuda", make_cuda},
-    {"metal",
-     []() -> Result<std::unique_ptr<Backend>> {
-       return fail(
-           "the backend 'metal' is not part of this build: its kernels exist, what runs them on a Mac does not yet; use "
-           "--backend cpu");
-     }},
+    {"metal", make_metal, true},
     {"cpu", []() -> Result<std::unique_ptr<Backend>> { return make_cpu(); }},
     {"reference", []() -> Result<std::unique_ptr<Backend>> { return make_reference(); }},
     {"checker",
@@ -38,7 +49,8 @@ constexpr std::array<BackendEntry, 5> entries{{
        return gpu::make_backend(
            "checker", []() -> Result<std::unique_ptr<gpu::Device>> { return make_checker_device(); },
            make_checker_device()->description());
-     }},
+     },
+     true},
 }};
 
 }  // namespace
@@ -49,6 +61,7 @@ Result<std::unique_ptr<Backend>> make(std::string_view name) {
   std::vector<std::string_view> names{"auto"};
   for (const BackendEntry& entry : entries) {
     if (name == "auto") {
+      if (entry.by_name_only) continue;
       if (auto backend = entry.make()) return backend;
     } else if (entry.name == name) {
       return entry.make();

@@ -16,6 +16,9 @@
 #ifdef PLUMB_WITH_CUDA
 #include "backends/cuda/cuda.h"
 #endif
+#ifdef PLUMB_WITH_METAL
+#include "backends/metal/metal.h"
+#endif
 
 namespace plumb::backends {
 namespace {
@@ -28,6 +31,9 @@ Result<std::unique_ptr<gpu::Device>> device_of(std::string_view name) {
   if (name == "checker") return make_checker_device();
 #ifdef PLUMB_WITH_CUDA
   if (name == "cuda") return make_cuda_device();
+#endif
+#ifdef PLUMB_WITH_METAL
+  if (name == "metal") return make_metal_device();
 #endif
   return fail("{} is not part of this build", name);
 }
@@ -533,7 +539,7 @@ TEST_P(GpuOps, ProductsWithExpertsAndTheirSum) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, GpuOps, testing::Values("checker", "cuda"),
+INSTANTIATE_TEST_SUITE_P(Devices, GpuOps, testing::Values("checker", "cuda", "metal"),
                          [](const auto& device) { return std::string(device.param); });
 
 }  // namespace
