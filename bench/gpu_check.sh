@@ -14,16 +14,9 @@ step() {
 }
 selftest() { "$bin/plumb" selftest --backend cuda --all | tail -1; return "${PIPESTATUS[0]}"; }
 shared() { [ "$("$bin/plumb" run canary -p 1 --temp 0 --backend cuda --shared-kernels 2>/dev/null)" = 1 ]; }
-loads() {
-  local before after
-  before=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits)
-  for _ in $(seq 20); do "$bin/plumb" run canary -p 1 --temp 0 --backend cuda >/dev/null 2>&1 || return 1; done
-  after=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits)
-  echo "memory in use: $before MiB before, $after MiB after"
-}
 step 'canary, every quantization, every known answer' selftest
 step 'canary, shared kernels' shared
-step 'loads' loads
+[ ! -x "$bin/load_cycles" ] || step '1,000 loads' "$bin/load_cycles" "$here/models/canary-f16.gguf" 1000
 if [ -x "$bin/backends_tests" ]; then
   step 'op tests' "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1
   for tool in memcheck racecheck initcheck synccheck; do

@@ -11,6 +11,9 @@
 #ifdef PLUMB_WITH_CUDA
 #include "backends/cuda/cuda.h"
 #endif
+#ifdef PLUMB_WITH_METAL
+#include "backends/metal/metal.h"
+#endif
 
 namespace plumb::backends {
 namespace {
@@ -19,10 +22,12 @@ Result<std::unique_ptr<gpu::Device>> make_device(std::string_view name) {
   if (name == "checker") return make_checker_device();
   if (name == "tuned") return make_cuda_checker_device();
 #ifdef PLUMB_WITH_CUDA
-  return make_cuda_device();
-#else
-  return fail("this build has no CUDA");
+  if (name == "cuda") return make_cuda_device();
 #endif
+#ifdef PLUMB_WITH_METAL
+  if (name == "metal") return make_metal_device();
+#endif
+  return fail("this build has no {}", name);
 }
 
 class GpuExecutor : public testing::TestWithParam<const char*> {
@@ -80,7 +85,7 @@ TEST_P(GpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, GpuExecutor, testing::Values("checker", "tuned", "cuda"),
+INSTANTIATE_TEST_SUITE_P(Devices, GpuExecutor, testing::Values("checker", "tuned", "cuda", "metal"),
                          [](const auto& device) { return std::string(device.param); });
 
 }  // namespace
