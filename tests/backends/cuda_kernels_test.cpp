@@ -46,6 +46,42 @@ class OnDevice {
   std::vector<std::unique_ptr<gpu::Memory>> memories_;
 };
 
+// A row that a kernel rounds.
+class RoundedRow {
+ public:
+  cuda::Rounded room(OnDevice& device, unsigned n) {
+    cuda::Rounded rounded;
+    rounded.words = reinterpret_cast<uint4*>(device.room<std::byte>(cuda::rounded_words_bytes(n), "words"));
+    words_ = device.last();
+    rounded.scales = reinterpret_cast<float4*>(device.room<std::byte>(cuda::rounded_scales_bytes(n), "scales"));
+    scales_ = device.last();
+    return rounded;
+  }
+  // What the next product reads is x: 128 * high + low steps, off by at most half a step and what a float quotient of up to
+  // 16256 is off by; and the sums of multiples.
+  void expect(OnDevice& device, const std::vector<float>& x) const {
+    const auto planes = device.take<signed char>(words_);
+    const auto scales = device.take<float>(scales_);
+    const std::size_t n_groups = x.size() / 32;
+    for (std::size_t group = 0; group < n_groups; ++group) {
+      const float step = scales[4 * group];
+      for (const std::size_t half : {0U, 1U}) {
+        int sum = 0;
+        for (std::size_t i = 0; i < 16; ++i) {
+          const int multiple =
+              128 * planes[16 * (half * n_groups + group) + i] + planes[16 * ((2 + half) * n_groups + group) + i];
+          sum += multiple;
+          ASSERT_NEAR(multiple * double{step}, x[32 * group + 16 * half + i], 0.505 * step) << "group " << group;
+        }
+        ASSERT_EQ(scales[4 * group + 1 + half], step * static_cast<float>(sum)) << "group " << group;
+      }
+    }
+  }
+
+ private:
+  std::size_t words_ = 0, scales_ = 0;
+};
+
 // Keys and values of the positions before `end`; those after are NaN, so that whoever reads them shows it.
 struct RandomCache {
   template <class Shape>
@@ -108,22 +144,17 @@ TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
   cache.give(device, shape, a);
   a.partial = device.room<float>(std::size_t{shape.n_heads} * shape.n_splits * (shape.head_dim + 2), "partial");
   a.n_splits = shape.n_splits;
-  auto* y = device.room<float>(width, "y");
+  a.y = device.room<float>(width, "y");
   const std::size_t y_at = device.last();
-  cuda::Rounded rounded;
-  rounded.words = reinterpret_cast<uint4*>(device.room<std::byte>(cuda::rounded_words_bytes(width), "words"));
-  const std::size_t words_at = device.last();
-  rounded.scales = reinterpret_cast<float4*>(device.room<std::byte>(cuda::rounded_scales_bytes(width), "scales"));
-  const std::size_t scales_at = device.last();
+  RoundedRow rounded;
+  a.rounded = rounded.room(device, width);
   ASSERT_TRUE(cuda::decode_attention_takes(shape.head_dim));
   checker::machine.kernel = "decode_attention";
   ASSERT_EQ(cuda::decode_attention(a, nullptr), cudaSuccess) << checker::machine.fault;
-  ASSERT_EQ(cuda::attention_merge_round(a, y, rounded, nullptr), cudaSuccess) << checker::machine.fault;
+  ASSERT_EQ(cuda::attention_merge_round(a, nullptr), cudaSuccess) << checker::machine.fault;
 
   const auto actual = device.take<float>(y_at);
-  const auto planes = device.take<signed char>(words_at);
-  const auto scales = device.take<float>(scales_at);
-  const unsigned n_groups = width / 32;
+  rounded.expect(device, actual);
   for (unsigned h = 0; h < shape.n_heads; ++h) {
     const ExactAttention exact =
         cache.exact(std::span(q).subspan(std::size_t{h} * shape.head_dim, shape.head_dim), h, shape.position, a);
@@ -131,13 +162,6 @@ TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
       const unsigned at = h * shape.head_dim + i;
       ASSERT_NEAR(actual[at], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
           << "head " << h << ", element " << i;
-      // What the next product reads: 128 * high + low steps, off by at most half a step, and what a float quotient of up to
-      // 16256 is off by.
-      const unsigned group = at / 32, in_half = at % 16, half = at / 16 % 2;
-      const int multiple =
-          128 * planes[16 * (half * n_groups + group) + in_half] + planes[16 * ((2 + half) * n_groups + group) + in_half];
-      const float step = scales[4 * group];
-      ASSERT_NEAR(multiple * double{step}, actual[at], 0.505 * step);
     }
   }
 }
@@ -148,7 +172,38 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAttention,
                                          Shape{32, 4, 64, 100, 128, 0, 8}, Shape{8, 2, 128, 300, 320, 0, 4},
                                          Shape{8, 8, 128, 17, 32, 0, 8}, Shape{16, 2, 128, 40, 64, 0, 2},
                                          Shape{4, 2, 128, 200, 256, 64, 4}, Shape{4, 2, 64, 200, 256, 7, 8},
-                                         Shape{6, 2, 128, 95, 96, 0, 16}));
+                                         Shape{6, 2, 128, 95, 96, 0, 16}, Shape{4, 4, 64, 150, 160, 0, 70}));
+
+// Rows of less and more than what a block keeps in registers, and of a last round that is not full.
+TEST(CudaNorms, AreScaledAndRounded) {
+  for (const unsigned n : {32U, 576U, 1024U, 2048U, 4096U, 8192U, 8288U, 20000U}) {
+    SCOPED_TRACE(n);
+    std::mt19937 random(n);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(n), weight(n);
+    for (float& v : x) v = normal(random);
+    for (float& v : weight) v = normal(random);
+    OnDevice device;
+    RoundedRow row;
+    const float* x_there = device.give(x, "x");
+    const float* weight_there = device.give(weight, "weight");
+    auto* y = device.room<float>(n, "y");
+    const std::size_t y_at = device.last();
+    const cuda::Rounded rounded = row.room(device, n);
+    checker::machine.kernel = "norm_round";
+    ASSERT_EQ(cuda::norm_round(x_there, weight_there, n, 1e-5F, y, rounded, nullptr), cudaSuccess)
+        << checker::machine.fault;
+    const auto actual = device.take<float>(y_at);
+    double squares = 0;
+    for (const float v : x) squares += double{v} * v;
+    const double scale = 1 / std::sqrt(squares / n + double{1e-5F});
+    for (unsigned i = 0; i < n; ++i) {
+      const double expected = x[i] * scale * weight[i];
+      ASSERT_NEAR(actual[i], expected, (n / 2.0 + 8) * 0x1p-24 * std::abs(expected) + 1e-37) << "element " << i;
+    }
+    row.expect(device, actual);
+  }
+}
 
 struct Prompt {
   unsigned n_heads, n_kv_heads, head_dim, first, n_tokens, capacity, window;

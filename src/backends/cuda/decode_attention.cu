@@ -145,30 +145,37 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
   }
 }
 
-// A warp merges 32 elements of a head and rounds them.
-__global__ void __launch_bounds__(128) attention_merge_round_kernel(const float* partial, unsigned n_heads,
-                                                                    unsigned head_dim, unsigned n_splits, float* __restrict__ y,
-                                                                    Rounded rounded) {
-  wait_for_previous(partial);
+// A warp merges 32 elements of a head and rounds them. A lane weighs the part of its number, and the weights go round.
+template <unsigned head_dim>
+__global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid_constant__ DecodeAttention given) {
+  DecodeAttention a = given;
+  wait_for_previous(a.partial);
   const unsigned lane = threadIdx.x & 31;
   const unsigned group = blockIdx.x * 4 + (threadIdx.x >> 5);
-  const unsigned n_groups = n_heads * head_dim / 32;
-  if (group >= n_groups) return;
+  if (group >= a.n_heads * head_dim / 32) return;
+  constexpr unsigned stride = head_dim + 2;
   const unsigned head = 32 * group / head_dim, element = 32 * group % head_dim + lane;
-  const unsigned stride = head_dim + 2;
-  const float* parts = partial + static_cast<size_t>(head) * n_splits * stride;
+  const float* parts = a.partial + static_cast<size_t>(head) * a.n_splits * stride;
   float largest = lowest;
-  for (unsigned k = lane; k < n_splits; k += 32) largest = fmaxf(largest, parts[k * stride + head_dim]);
+  for (unsigned k = lane; k < a.n_splits; k += 32) largest = fmaxf(largest, parts[k * stride + head_dim]);
   largest = warp_max(largest);
   float total = 0.0f, sum = 0.0f;
-  for (unsigned k = 0; k < n_splits; ++k) {
-    const float shrink = exp_difference(parts[k * stride + head_dim], largest);
-    total = fmaf(parts[k * stride + head_dim + 1], shrink, total);
-    sum = fmaf(parts[k * stride + element], shrink, sum);
+  for (unsigned first = 0; first < a.n_splits; first += 32) {
+    const unsigned mine = first + lane;
+    float shrink = 0.0f;
+    if (mine < a.n_splits) {
+      shrink = exp_difference(parts[mine * stride + head_dim], largest);
+      total = fmaf(parts[mine * stride + head_dim + 1], shrink, total);
+    }
+    const unsigned n = min(32u, a.n_splits - first);
+#pragma unroll 8
+    for (unsigned k = 0; k < n; ++k) {
+      sum = fmaf(parts[(first + k) * stride + element], __shfl_sync(full, shrink, k), sum);
+    }
   }
-  const float value = sum / total;
-  y[32 * group + lane] = value;
-  round_group(value, group, n_groups, lane, rounded);
+  const float value = sum / warp_sum(total);
+  a.y[32 * group + lane] = value;
+  round_group(value, group, a.n_heads * head_dim / 32, lane, a.rounded);
 }
 
 template <unsigned head_dim, unsigned n_queries>
@@ -218,14 +225,15 @@ cudaError_t decode_attention(const DecodeAttention& a, cudaStream_t stream) {
   return cudaErrorInvalidValue;
 }
 
-unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads) {
-  return n_heads / queries_of(head_dim, n_heads, n_kv_heads);
+cudaError_t attention_merge_round(const DecodeAttention& a, cudaStream_t stream) {
+  const unsigned blocks = (a.n_heads * a.head_dim / 32 + 3) / 4;
+  if (a.head_dim == 64) return launch_overlapping(attention_merge_round_kernel<64>, blocks, 128, stream, a);
+  if (a.head_dim == 128) return launch_overlapping(attention_merge_round_kernel<128>, blocks, 128, stream, a);
+  return cudaErrorInvalidValue;
 }
 
-cudaError_t attention_merge_round(const DecodeAttention& a, float* y, Rounded rounded, cudaStream_t stream) {
-  const unsigned n_groups = a.n_heads * a.head_dim / 32;
-  return launch_overlapping(attention_merge_round_kernel, (n_groups + 3) / 4, 128, stream, a.partial, a.n_heads, a.head_dim, a.n_splits, y,
-                rounded);
+unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads) {
+  return n_heads / queries_of(head_dim, n_heads, n_kv_heads);
 }
 
 }  // namespace plumb::backends::cuda

@@ -73,13 +73,14 @@ struct CacheAttention {
 struct DecodeAttention : CacheAttention {
   float* partial = nullptr;  // [n_heads, n_splits, head_dim + 2], as the shared kernel's
   unsigned n_splits = 1;
+  float* y = nullptr;  // [n_heads * head_dim], and the same rounded
+  Rounded rounded;
 };
 bool decode_attention_takes(unsigned head_dim);
 // Blocks a part of the cache is worked on by.
 unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads);
 cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stream);
-// y [n_heads * head_dim], and the same rounded.
-cudaError_t attention_merge_round(const DecodeAttention& arguments, float* y, Rounded rounded, cudaStream_t stream);
+cudaError_t attention_merge_round(const DecodeAttention& arguments, cudaStream_t stream);
 
 // Of many tokens.
 struct PromptAttention : CacheAttention {

@@ -14,6 +14,11 @@ __device__ __forceinline__ float warp_max(float x) {
   for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, __shfl_xor_sync(full, x, mask));
   return x;
 }
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);
+  return x;
+}
 __device__ __forceinline__ int half_warp_sum(int x) {
 #pragma unroll
   for (int mask = 8; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);

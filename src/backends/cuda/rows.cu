@@ -16,19 +16,19 @@ namespace {
 
 using quants::Format;
 
-constexpr unsigned norm_threads = 1024;
-
-// Rows of up to 4 * norm_registers * norm_threads elements stay in registers between the sum and the rounding.
+// Rows of up to 4 * norm_registers elements a thread stay in registers between the sum and the rounding.
 constexpr unsigned norm_registers = 2;
 
 __device__ __forceinline__ float sum_of_squares(float4 v, float sum) {
   return fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
 }
 
+// One block: a thread for each four elements, up to 1024, since each warp more or less shows in so short a kernel.
+template <unsigned norm_threads>
 __global__ void __launch_bounds__(norm_threads)
     norm_round_kernel(const float* x, const float* __restrict__ weight, unsigned n, float eps, float* __restrict__ y,
                       Rounded rounded) {
-  __shared__ float sums[32];
+  __shared__ float sums[norm_threads / 32];
   wait_for_previous(x);
   const auto* fours = reinterpret_cast<const float4*>(x);
   const auto* weights = reinterpret_cast<const float4*>(weight);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(norm_threads)
   sum = simd_sum(sum);
   if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = sum;
   __syncthreads();
-  sum = simd_sum(sums[threadIdx.x & 31]);
+  sum = simd_sum((threadIdx.x & 31) < norm_threads / 32 ? sums[threadIdx.x & 31] : 0.0f);
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
   const auto finish_four = [&](float4 v, float4 w, unsigned i) {
     const bool inside = i < n_fours;
@@ -176,7 +176,9 @@ __global__ void __launch_bounds__(256) bias_kernel(float* y, const float* __rest
 
 cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
                        cudaStream_t stream) {
-  return launch_overlapping(norm_round_kernel, 1, norm_threads, stream, x, weight, n, eps, y, rounded);
+  if (n <= 1024) return launch_overlapping(norm_round_kernel<256>, 1, 256, stream, x, weight, n, eps, y, rounded);
+  if (n <= 2048) return launch_overlapping(norm_round_kernel<512>, 1, 512, stream, x, weight, n, eps, y, rounded);
+  return launch_overlapping(norm_round_kernel<1024>, 1, 1024, stream, x, weight, n, eps, y, rounded);
 }
 
 cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream) {

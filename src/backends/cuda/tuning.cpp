@@ -40,7 +40,6 @@ class CudaTuning final : public Tuning {
       }
     }
     bool moved = false;
-    PLUMB_CHECK(grow(words_, rounded_words_bytes(static_cast<unsigned>(widest)), moved));
     std::uint64_t partial = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* attention = std::get_if<plan::Attention>(&op);
@@ -48,6 +47,7 @@ class CudaTuning final : public Tuning {
       partial = std::max(partial, gpu::attention_partial_bytes(*attention, 1, splits(step, *attention)));
     }
     PLUMB_CHECK(grow(partial_, partial, moved));
+    PLUMB_CHECK(grow(words_, rounded_words_bytes(static_cast<unsigned>(widest)), moved));
     PLUMB_CHECK(grow(scales_, rounded_scales_bytes(static_cast<unsigned>(widest)), moved));
     if (step.n_tokens() >= least_prompt && cublas_) {
       PLUMB_CHECK(grow(half_x_, widest * step.n_tokens() * 2, moved));
@@ -96,7 +96,7 @@ class CudaTuning final : public Tuning {
         products.n_products = 2;
         products.gated = true;
         products.activation = static_cast<unsigned>(gated->activation);
-        add_products(to, products, y);
+        add_products(to, products, y, rounded);
         return 4;
       }
     }
@@ -110,7 +110,7 @@ class CudaTuning final : public Tuning {
         products.product[products.n_products++] = product_of(step, *linears[j]);
         done[j] = true;
       }
-      add_products(to, products, y);
+      add_products(to, products, y, rounded);
     }
     return 1 + linears.size();
   }
@@ -133,12 +133,12 @@ class CudaTuning final : public Tuning {
       }
     }
     const float* x = floats(step.value(linear.x));
+    const Rounded rounded = this->rounded();
     if (takes_rounded(products.format) && rounded_ != linear.x) {
-      add(to, "round_row",
-          [=, n = w.n_in, rounded = rounded()](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
+      add(to, "round_row", [=, n = w.n_in](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
     }
     rounded_.reset();
-    add_products(to, products, x);
+    add_products(to, products, x, rounded);
     return covered;
   }
 
@@ -188,10 +188,10 @@ class CudaTuning final : public Tuning {
     fill(a, step, op);
     a.partial = floats(whole(partial_));
     a.n_splits = splits(step, op);
+    a.y = floats(step.value(op.out));
+    a.rounded = rounded();
     add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
-    add(to, "attention_merge_round", [a, y = floats(step.value(op.out)), rounded = rounded()](cudaStream_t stream) {
-      return attention_merge_round(a, y, rounded, stream);
-    });
+    add(to, "attention_merge_round", [a](cudaStream_t stream) { return attention_merge_round(a, stream); });
     rounded_ = op.out;
     return 1;
   }
@@ -279,8 +279,8 @@ class CudaTuning final : public Tuning {
     products.row_bytes = static_cast<unsigned>(quants::info(w.format).row_bytes(w.n_in));
     return products;
   }
-  void add_products(Launches& to, const Products& products, const float* x) {
-    add(to, "multiply", [=, rounded = rounded()](cudaStream_t stream) { return multiply(products, x, rounded, stream); });
+  static void add_products(Launches& to, const Products& products, const float* x, Rounded rounded) {
+    add(to, "multiply", [=](cudaStream_t stream) { return multiply(products, x, rounded, stream); });
   }
 
   template <class Run>
