@@ -95,6 +95,12 @@ struct LoadOptions {
       512;  // most tokens a step will have; longer prompts are cut by the caller (0: the backend's choice)
   Activations activations = Activations::int16;
   bool shared_kernels = false;  // GPUs: only the kernels that all targets share, none tuned for one
+  // GPUs: every value lies between zones of its own, and a step that writes to one is an error. In debug builds.
+#ifdef NDEBUG
+  bool guard_zones = false;
+#else
+  bool guard_zones = true;
+#endif
 };
 
 class Backend {

@@ -85,6 +85,52 @@ TEST_P(GpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
   }
 }
 
+// The checker, with kernels that write on before or after their last argument once asked to.
+class StrayDevice final : public gpu::Device {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "stray"; }
+  [[nodiscard]] std::string description() const override { return "for a test"; }
+  Result<std::unique_ptr<gpu::Memory>> allocate(std::uint64_t bytes, std::string_view what) override {
+    return checker_->allocate(bytes, what);
+  }
+  Result<void> upload(const gpu::View& to, std::span<const std::byte> from) override { return checker_->upload(to, from); }
+  Result<void> download(const gpu::View& from, std::span<std::byte> to) override { return checker_->download(from, to); }
+  Result<void> run(std::span<const gpu::Launch> launches, std::uint64_t tag) override {
+    PLUMB_CHECK(checker_->run(launches, tag));
+    if (stray == 0) return {};
+    gpu::View view = launches.back().arguments.back().view;
+    view.offset += stray > 0 ? view.bytes + static_cast<std::uint64_t>(stray) : static_cast<std::uint64_t>(stray);
+    return checker_->upload({view.memory, view.offset, 1}, std::array{std::byte{7}});
+  }
+  [[nodiscard]] std::uint32_t preferred_batch() const override { return 64; }
+
+  int stray = 0;  // bytes: before the argument if negative, else after its end
+
+ private:
+  std::unique_ptr<gpu::Device> checker_ = make_checker_device();
+};
+
+TEST(GuardZones, FindWhatIsWrittenBesideAValue) {
+  const SmallModel model({});
+  auto device = std::make_unique<StrayDevice>();
+  StrayDevice& stray = *device;
+  auto executor = gpu::load(model.plan, std::move(device), {.guard_zones = true});
+  ASSERT_TRUE(executor) << executor.error().message;
+  const auto cache = cache_for(**executor);
+  const auto tokens = some_tokens(5);
+  const auto fails = [&](int bytes, std::string_view says) {
+    stray.stray = bytes;
+    const auto ran = (*executor)->run({cache.get(), tokens, Outputs::all});
+    ASSERT_FALSE(ran);
+    EXPECT_THAT(ran.error().message, testing::HasSubstr(says));
+    EXPECT_EQ(cache->length(), 0);
+  };
+  fails(3, "wrote 3 bytes past the end of value 'logits'");
+  fails(-4, "wrote 4 bytes before value 'logits'");
+  stray.stray = 0;
+  EXPECT_TRUE((*executor)->run({cache.get(), tokens, Outputs::all}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, GpuExecutor, testing::Values("checker", "tuned", "cuda", "metal"),
                          [](const auto& device) { return std::string(device.param); });
 

@@ -1,6 +1,7 @@
 #include "backends/gpu/executor.h"
 
 #include <algorithm>
+#include <array>
 #include <numbers>
 #include <string>
 #include <utility>
@@ -21,6 +22,14 @@ using plan::ValueId;
 
 constexpr std::uint64_t alignment = 256;
 constexpr std::uint64_t aligned(std::uint64_t n) { return (n + alignment - 1) / alignment * alignment; }
+
+// Zones around values that nobody may write to, and what they hold.
+constexpr std::size_t guard_bytes = alignment;
+constexpr std::array<std::byte, guard_bytes> guard = [] {
+  std::array<std::byte, guard_bytes> bytes{};
+  for (std::byte& b : bytes) b = std::byte{0xa5};
+  return bytes;
+}();
 
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
@@ -87,7 +96,8 @@ class GpuExecutor final : public Executor, private StepContext {
       : plan_(std::move(plan)),
         device_(std::move(device)),
         max_batch_(options.max_batch == 0 ? device_->preferred_batch() : options.max_batch),
-        tuned_(!options.shared_kernels) {}
+        tuned_(!options.shared_kernels),
+        guards_(options.guard_zones) {}
 
   Result<void> load() {
     for (const plan::Op& op : plan_->ops) PLUMB_CHECK(check(op));
@@ -124,9 +134,10 @@ class GpuExecutor final : public Executor, private StepContext {
     const std::vector<dialect::StepState> state{{.first = cache->length(), .n_tokens = n_tokens_}};
     PLUMB_CHECK(device_->upload(step_view(), bytes_of(state)));
 
-    if (device_->isolates_values()) {
+    if (isolates()) {
       for (std::size_t i = 0; i < plan_->values.size(); ++i) device_->forget(value({static_cast<std::uint32_t>(i)}));
     }
+    if (guards_) PLUMB_CHECK(set_guards());
     if (observer_) {
       PLUMB_CHECK(run_op_by_op());
     } else if (n_tokens_ == 1) {
@@ -137,6 +148,7 @@ class GpuExecutor final : public Executor, private StepContext {
       emit_all(launches);
       PLUMB_CHECK(device_->run(launches, 0));
     }
+    if (guards_) PLUMB_CHECK(check_guards());
     const View logits = value(plan_->logits);
     logits_.resize(logits.bytes / sizeof(float));
     PLUMB_CHECK(device_->download(logits, std::as_writable_bytes(std::span(logits_))));
@@ -278,6 +290,35 @@ class GpuExecutor final : public Executor, private StepContext {
     output_row_bytes_ = logits.peak();
   }
 
+  [[nodiscard]] bool isolates() const { return guards_ || device_->isolates_values(); }
+
+  // A value's zones: before it, and after what this step has of it.
+  static std::array<View, 2> zones(const View& value) {
+    return {View{value.memory, value.offset - guard_bytes, guard_bytes},
+            View{value.memory, value.offset + value.bytes, guard_bytes}};
+  }
+  Result<void> set_guards() {
+    for (std::size_t i = 0; i < plan_->values.size(); ++i) {
+      for (const View& zone : zones(value({static_cast<std::uint32_t>(i)}))) PLUMB_CHECK(device_->upload(zone, guard));
+    }
+    return {};
+  }
+  Result<void> check_guards() {
+    for (std::size_t i = 0; i < plan_->values.size(); ++i) {
+      const auto around = zones(value({static_cast<std::uint32_t>(i)}));
+      for (const bool after : {false, true}) {
+        std::array<std::byte, guard_bytes> found{};
+        PLUMB_CHECK(device_->download(around[after ? 1 : 0], found));
+        const auto at = std::mismatch(found.begin(), found.end(), guard.begin()).first;
+        if (at == found.end()) continue;
+        const auto byte = static_cast<std::uint64_t>(at - found.begin());
+        return fail("a kernel wrote {} bytes {} value '{}', which no op of the step owns: this is a defect of Plumb",
+                    after ? byte : guard_bytes - byte, after ? "past the end of" : "before", plan_->values[i].name);
+      }
+    }
+    return {};
+  }
+
   // Memory for a step of n_tokens_ with n_outputs_.
   Result<void> reserve() {
     if (n_tokens_ > rows_reserved_ || n_outputs_ > outputs_reserved_) {
@@ -286,11 +327,12 @@ class GpuExecutor final : public Executor, private StepContext {
       const std::uint32_t rows = std::max(n_tokens_, rows_reserved_);
       const std::uint32_t outputs = std::max(n_outputs_, outputs_reserved_);
       rows_reserved_ = outputs_reserved_ = 0;
-      if (device_->isolates_values()) {
+      if (isolates()) {
         isolated_.resize(plan_->values.size());
         for (std::size_t i = 0; i < isolated_.size(); ++i) {
           const std::uint64_t n = plan_->values[i].rows == Rows::tokens ? rows : outputs;
-          PLUMB_TRY(isolated_[i], device_->allocate(n * plan_->values[i].width * sizeof(float), plan_->values[i].name));
+          const std::uint64_t bytes = n * plan_->values[i].width * sizeof(float) + (guards_ ? 2 * guard_bytes : 0);
+          PLUMB_TRY(isolated_[i], device_->allocate(bytes, plan_->values[i].name));
         }
       } else {
         token_arena_.reset();
@@ -340,7 +382,7 @@ class GpuExecutor final : public Executor, private StepContext {
   [[nodiscard]] View value(ValueId id) const override {
     const plan::Value& v = plan_->value(id);
     const std::uint64_t bytes = n_rows(id) * v.width * sizeof(float);
-    if (device_->isolates_values()) return {isolated_[id.index].get(), 0, bytes};
+    if (isolates()) return {isolated_[id.index].get(), guards_ ? guard_bytes : 0, bytes};
     const Place& place = places_[id.index];
     if (v.rows == Rows::tokens) return {token_arena_.get(), place.offset * n_tokens_, bytes};
     return {output_arena_.get(), place.offset * n_outputs_, bytes};
@@ -470,6 +512,7 @@ class GpuExecutor final : public Executor, private StepContext {
   std::unique_ptr<Device> device_;  // outlives all memory below
   std::uint32_t max_batch_;
   bool tuned_;
+  bool guards_;
   std::vector<std::unique_ptr<Memory>> weight_memory_;
   std::vector<WeightView> weights_;          // by WeightId
   std::vector<std::vector<float>> decoded_;  // by WeightId: those of vectors()
@@ -478,7 +521,7 @@ class GpuExecutor final : public Executor, private StepContext {
   std::uint64_t token_row_bytes_ = 0, output_row_bytes_ = 0;
   std::uint32_t rows_reserved_ = 0, outputs_reserved_ = 0;
   std::unique_ptr<Memory> step_memory_, tokens_memory_, token_arena_, output_arena_, partial_memory_;
-  std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, on a device that isolates values
+  std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, where isolates()
   std::vector<float> logits_;
   std::uint64_t n_caches_ = 0;
   std::uint64_t n_recorded_ = 0;  // layouts of memory so far
