@@ -7,8 +7,8 @@
 namespace plumb::model {
 namespace {
 
-constexpr const char* token_embd = "token_embd.weight";
-constexpr const char* output = "output.weight";
+constexpr const char* token_embd_weight = "token_embd.weight";
+constexpr const char* output_weight = "output.weight";
 constexpr const char* rope_freqs = "rope_freqs.weight";
 
 std::string dims_text(const gguf::Tensor& tensor) {
@@ -57,7 +57,7 @@ plan::WeightId Assembler::bind(const std::string& name, std::uint64_t out, std::
   return builder_.weight(stand_in);
 }
 
-plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix(token_embd, p_.vocab, p_.d_model)); }
+plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix(token_embd_weight, p_.vocab, p_.d_model)); }
 
 plan::ValueId Assembler::norm(const std::string& name, plan::ValueId x, std::uint64_t length) {
   return builder_.rms_norm(name, x, vector(name + ".weight", length), static_cast<float>(p_.rms_eps));
@@ -111,7 +111,7 @@ plan::ValueId Assembler::gated_feed_forward(std::uint32_t layer, plan::ValueId x
 
 plan::ValueId Assembler::logits(plan::ValueId x) {
   const plan::ValueId normed = norm("output_norm", x, p_.d_model);
-  const plan::WeightId weight = matrix(p_.tied_embeddings ? token_embd : output, p_.vocab, p_.d_model);
+  const plan::WeightId weight = matrix(p_.tied_embeddings ? token_embd_weight : output_weight, p_.vocab, p_.d_model);
   return builder_.linear("logits", normed, weight, {}, plan::Rows::outputs);
 }
 

@@ -25,7 +25,7 @@ struct Functions {
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
 };
 
-Result<void> check(cublasStatus_t status, const char* what) {
+Result<void> check_cublas(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return {};
   return fail("cuBLASLt: {} failed with status {}", what, static_cast<int>(status));
 }
@@ -48,7 +48,7 @@ class Opened final : public CublasLt {
   }
 
   Result<void> start() {
-    PLUMB_CHECK(check(f_.create(&handle_), "cublasLtCreate"));
+    PLUMB_CHECK(check_cublas(f_.create(&handle_), "cublasLtCreate"));
     if (cudaMalloc(&workspace_, workspace_bytes) != cudaSuccess || cudaMalloc(&zero_, sizeof(float)) != cudaSuccess ||
         cudaMemset(zero_, 0, sizeof(float)) != cudaSuccess) {
       return fail("no device memory for {} bytes of workspace", workspace_bytes);
@@ -59,7 +59,7 @@ class Opened final : public CublasLt {
   Result<void> multiply(const void* w, const void* x, const float* alpha, float* y, unsigned n_in, unsigned n_out,
                         unsigned n_rows, cudaStream_t stream) override {
     PLUMB_TRY(const Shape* shape, shape_of(n_in, n_out, n_rows));
-    return check(f_.matmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y, shape->y,
+    return check_cublas(f_.matmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y, shape->y,
                            &shape->algorithm, workspace_, workspace_bytes, stream),
                  "cublasLtMatmul");
   }
@@ -72,22 +72,22 @@ class Opened final : public CublasLt {
     Shape shape;
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cublasLtPointerMode_t on_device = CUBLASLT_POINTER_MODE_DEVICE;
-    PLUMB_CHECK(check(f_.desc_create(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
-    PLUMB_CHECK(check(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
+    PLUMB_CHECK(check_cublas(f_.desc_create(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
+    PLUMB_CHECK(check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
     PLUMB_CHECK(
-        check(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device), "POINTER_MODE"));
-    PLUMB_CHECK(check(f_.layout_create(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
-    PLUMB_CHECK(check(f_.layout_create(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
-    PLUMB_CHECK(check(f_.layout_create(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
+        check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device), "POINTER_MODE"));
+    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
+    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
+    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
     cublasLtMatmulPreference_t preference = nullptr;
-    PLUMB_CHECK(check(f_.preference_create(&preference), "cublasLtMatmulPreferenceCreate"));
-    PLUMB_CHECK(check(
+    PLUMB_CHECK(check_cublas(f_.preference_create(&preference), "cublasLtMatmulPreferenceCreate"));
+    PLUMB_CHECK(check_cublas(
         f_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof workspace_bytes),
         "MAX_WORKSPACE_BYTES"));
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
     PLUMB_CHECK(
-        check(f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
+        check_cublas(f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
               "cublasLtMatmulAlgoGetHeuristic"));
     if (n_found == 0) return fail("cuBLASLt has no algorithm for a product of {} x {} by {} rows", n_out, n_in, n_rows);
     shape.algorithm = result.algo;
