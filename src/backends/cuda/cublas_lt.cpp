@@ -60,8 +60,8 @@ class Opened final : public CublasLt {
                         unsigned n_rows, cudaStream_t stream) override {
     PLUMB_TRY(const Shape* shape, shape_of(n_in, n_out, n_rows));
     return check_cublas(f_.matmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y, shape->y,
-                           &shape->algorithm, workspace_, workspace_bytes, stream),
-                 "cublasLtMatmul");
+                                  &shape->algorithm, workspace_, workspace_bytes, stream),
+                        "cublasLtMatmul");
   }
 
  private:
@@ -73,9 +73,10 @@ class Opened final : public CublasLt {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cublasLtPointerMode_t on_device = CUBLASLT_POINTER_MODE_DEVICE;
     PLUMB_CHECK(check_cublas(f_.desc_create(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
-    PLUMB_CHECK(check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
     PLUMB_CHECK(
-        check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device), "POINTER_MODE"));
+        check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
+    PLUMB_CHECK(check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device),
+                             "POINTER_MODE"));
     PLUMB_CHECK(check_cublas(f_.layout_create(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
     PLUMB_CHECK(check_cublas(f_.layout_create(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
     PLUMB_CHECK(check_cublas(f_.layout_create(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
@@ -86,9 +87,9 @@ class Opened final : public CublasLt {
         "MAX_WORKSPACE_BYTES"));
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
-    PLUMB_CHECK(
-        check_cublas(f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
-              "cublasLtMatmulAlgoGetHeuristic"));
+    PLUMB_CHECK(check_cublas(
+        f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
+        "cublasLtMatmulAlgoGetHeuristic"));
     if (n_found == 0) return fail("cuBLASLt has no algorithm for a product of {} x {} by {} rows", n_out, n_in, n_rows);
     shape.algorithm = result.algo;
     return &shapes_.emplace(key, shape).first->second;
