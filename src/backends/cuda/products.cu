@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __gri
   wait_for_previous(x);
   if (mine.first >= mine.product->n_out) return;
   float sums[rows] = {};
-#pragma unroll 2
+#pragma unroll 4
   for (unsigned i = 8 * (threadIdx.x & 31); i < p.n_in; i += 256) {
     const float4 a = __ldg(reinterpret_cast<const float4*>(x + i)), b = __ldg(reinterpret_cast<const float4*>(x + i + 4));
     const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
