@@ -21,38 +21,39 @@ using TokenId = std::int32_t;
 
 enum class KvType : std::uint8_t { f16, f32 };
 
-// Keys and values of one sequence. Opaque but for its length; made by the Executor that uses it.
+// Keys and values of one sequence. Opaque but for its length; made by the Executor that uses it. Sequences run together
+// where their caches were made together, by one call of new_caches().
 class KvCache {
  public:
   virtual ~KvCache() = default;
+  [[nodiscard]] std::uint64_t pool() const { return pool_; }          // of the caches made together, in their executor
   [[nodiscard]] std::uint32_t length() const { return length_; }      // positions filled
   [[nodiscard]] std::uint32_t capacity() const { return capacity_; }  // positions there is room for
   // Forgets the positions from `length` on.
   void truncate(std::uint32_t length) { length_ = length < length_ ? length : length_; }
 
  protected:
-  explicit KvCache(std::uint32_t capacity) : capacity_(capacity) {}
+  KvCache(std::uint64_t pool, std::uint32_t capacity) : pool_(pool), capacity_(capacity) {}
   void extend(std::uint32_t n) { length_ += n; }
 
  private:
+  std::uint64_t pool_;
   std::uint32_t capacity_;
   std::uint32_t length_ = 0;
 };
 
 enum class Outputs : std::uint8_t { last, all };
 
-// One step: the tokens take positions cache.length() .. + T-1, and are added to the cache.
+// What one sequence adds in a step: the tokens take positions cache.length() .. + T-1, and are added to the cache.
 struct Step {
   KvCache* cache = nullptr;
   std::span<const TokenId> tokens;
   Outputs outputs = Outputs::last;
 };
 
-// What every executor demands of a step before it runs: tokens, all within the vocabulary, and room in the cache.
-Result<void> check_step(const plan::Plan& plan, const Step& step);
-
-// Receives values while a step runs, in op order. `data` is valid during the call only. For attention probabilities
-// ("blk.N.attn_probs") rows = n_heads * T and width = S.
+// Receives values while a step runs, in op order. `data` is valid during the call only. The rows of several sequences are
+// in the order of Batch (batch.h). For attention probabilities ("blk.N.attn_probs") rows = n_heads * T and width = S, the
+// longest of the sequences.
 using Observer =
     std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
 // Which values to hand to the observer.
@@ -63,13 +64,19 @@ class Executor {
   virtual ~Executor() = default;
 
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
-  // Most tokens of a step.
+  // Most tokens of a step, those of all its sequences together.
   [[nodiscard]] virtual std::uint32_t max_batch() const { return 512; }
-  [[nodiscard]] virtual Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) = 0;
+  // Caches of n sequences that may run together, each of `capacity` positions.
+  [[nodiscard]] virtual Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
+                                                                                 KvType type) = 0;
+  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type);
 
-  // Runs a step and returns the logits, [outputs, vocab], valid until the next run. Errors: a token outside the
-  // vocabulary, a cache that is full or another executor's, no tokens. On error the cache is as it was.
-  virtual Result<std::span<const float>> run(const Step& step) = 0;
+  // Runs one step of several sequences, each with a cache of its own out of one pool, and returns the logits, [outputs,
+  // vocab], in the order of the steps, valid until the next run. What a sequence gets differs from what it gets alone by
+  // rounding only. Errors: no steps or one without tokens, a token outside the vocabulary, more tokens than max_batch(), a
+  // cache that is full, another executor's, another pool's, or there twice. On error the caches are as they were.
+  virtual Result<std::span<const float>> run(std::span<const Step> steps) = 0;
+  Result<std::span<const float>> run(const Step& step) { return run(std::span(&step, 1)); }
 
   // From the next run on, hands the values that `wanted` names to `observer`. Watching may run ops unfused.
   void watch(Wanted wanted, Observer observer) {

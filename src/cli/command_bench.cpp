@@ -19,11 +19,13 @@ struct BenchOptions {
   std::uint32_t n_decode = 128;
   std::uint32_t repetitions = 5;
   std::uint32_t depth = 0;
+  std::uint32_t streams = 1;
   bool json = false;
 };
 
 struct Rates {
-  std::uint32_t tokens = 0;
+  std::uint32_t tokens = 0;   // of each stream
+  std::uint32_t streams = 1;  // sequences that run together
   std::vector<double> tps;
 
   [[nodiscard]] double median() const {
@@ -64,37 +66,45 @@ Result<int> run_bench(BenchOptions options) {
   const auto load_start = Clock::now();
   PLUMB_TRY(const auto engine, options.engine.load());
   const double load_seconds = std::chrono::duration<double>(Clock::now() - load_start).count();
-  PLUMB_TRY(const auto cache, engine->new_cache());
-  if (needed > cache->capacity())
-    return fail("--ctx {} is too short for this: at least {} positions", cache->capacity(), needed);
+  if (options.streams > engine->executor().max_batch()) {
+    return fail("--streams {} is more than the {} tokens that a step can have", options.streams,
+                engine->executor().max_batch());
+  }
+  PLUMB_TRY(const auto caches, engine->new_caches(options.streams));
+  if (needed > engine->context())
+    return fail("--ctx {} is too short for this: at least {} positions", engine->context(), needed);
   const std::uint32_t vocab = engine->model().plan()->vocab;
   const auto tokens = some_tokens(std::max(options.n_prompt, options.depth), vocab);
 
   catch_interrupts();
   Progress progress("bench");
-  Rates prefill{.tokens = options.n_prompt, .tps = {}};
-  Rates decode{.tokens = options.n_decode, .tps = {}};
-  if (options.depth > 0) PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.depth)));
+  Rates prefill{.tokens = options.n_prompt, .streams = 1, .tps = {}};
+  Rates decode{.tokens = options.n_decode, .streams = options.streams, .tps = {}};
+  for (const auto& cache : caches) {
+    if (options.depth > 0) PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.depth)));
+  }
   // Repetition 0 warms up: pages, caches, threads.
   for (std::uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
     const auto timed = [&](Rates& rates, auto&& work) -> Result<void> {
       if (rates.tokens == 0) return {};
-      cache->truncate(options.depth);
+      for (const auto& cache : caches) cache->truncate(options.depth);
       const auto start = Clock::now();
       PLUMB_CHECK(work());
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-      if (repetition > 0) rates.tps.push_back(rates.tokens / seconds);
+      if (repetition > 0) rates.tps.push_back(rates.tokens * rates.streams / seconds);
       return {};
     };
     const Result<void> prefilled = timed(prefill, [&]() -> Result<void> {
-      PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.n_prompt)));
+      PLUMB_CHECK(engine->prefill(*caches.front(), std::span(tokens).first(options.n_prompt)));
       return {};
     });
     PLUMB_CHECK(prefilled);
     const Result<void> decoded = timed(decode, [&]() -> Result<void> {
       for (std::uint32_t i = 0; i < options.n_decode; ++i) {
         const text::TokenId token = static_cast<text::TokenId>((i * 104729u + 7u) % vocab);
-        PLUMB_CHECK(engine->executor().run({.cache = cache.get(), .tokens = std::span(&token, 1)}));
+        std::vector<backends::Step> steps;
+        for (const auto& cache : caches) steps.push_back({.cache = cache.get(), .tokens = std::span(&token, 1)});
+        PLUMB_CHECK(engine->executor().run(steps));
         if (interrupted()) return fail("interrupted");
       }
       return {};
@@ -105,7 +115,8 @@ Result<int> run_bench(BenchOptions options) {
   }
 
   const std::uint64_t bytes = bytes_per_token(*engine->model().plan());
-  const double bandwidth = static_cast<double>(bytes) * decode.median() / 1e9;
+  // Streams share what is read.
+  const double bandwidth = static_cast<double>(bytes) * decode.median() / options.streams / 1e9;
   if (options.json) {
     PLUMB_CHECK(print_json({{"model", options.engine.model},
                             {"backend", engine->backend().name()},
@@ -113,6 +124,7 @@ Result<int> run_bench(BenchOptions options) {
                             {"threads", options.engine.settings.n_threads},
                             {"load_seconds", load_seconds},
                             {"depth", options.depth},
+                            {"streams", options.streams},
                             {"prefill", prefill.json()},
                             {"decode", decode.json()},
                             {"bytes_per_token", bytes},
@@ -126,7 +138,8 @@ Result<int> run_bench(BenchOptions options) {
   PLUMB_CHECK(print(
       fmt::format("{} on {}\nload     {:.3f} s\n", options.engine.model, engine->backend().description(), load_seconds)));
   PLUMB_CHECK(print(line("prefill", prefill) + line("decode", decode)));
-  PLUMB_CHECK(print(fmt::format("weights  {} a token, {:.1f} GB/s while decoding\n", format_bytes(bytes), bandwidth)));
+  if (options.streams > 1) PLUMB_CHECK(print(fmt::format("streams  {}, decoded together\n", options.streams)));
+  PLUMB_CHECK(print(fmt::format("weights  {} a step, {:.1f} GB/s while decoding\n", format_bytes(bytes), bandwidth)));
   return 0;
 }
 
@@ -146,6 +159,9 @@ Action setup_bench(CLI::App& app) {
       ->capture_default_str();
   app.add_option("-d,--depth", options->depth, "Positions in the cache before each")
       ->check(CLI::Range(0u, 1u << 20))
+      ->capture_default_str();
+  app.add_option("-s,--streams", options->streams, "Sequences to decode together")
+      ->check(CLI::Range(1u, 4096u))
       ->capture_default_str();
   app.add_flag("--json", options->json, "One JSON document");
   return [options] { return run_bench(*options); };

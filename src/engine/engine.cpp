@@ -102,6 +102,10 @@ Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& m
 
 Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }
 
+Result<std::vector<std::unique_ptr<backends::KvCache>>> Engine::new_caches(std::uint32_t n) {
+  return executor_->new_caches(n, context_, settings_.kv_type);
+}
+
 Result<std::span<const float>> Engine::prefill(backends::KvCache& cache, std::span<const TokenId> tokens) {
   if (tokens.empty()) return fail("the prompt has no tokens");
   const std::uint32_t length = cache.length();

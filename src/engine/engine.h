@@ -85,6 +85,8 @@ class Engine {
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }
 
   [[nodiscard]] Result<std::unique_ptr<backends::KvCache>> new_cache();
+  // Of n sequences that may run together.
+  [[nodiscard]] Result<std::vector<std::unique_ptr<backends::KvCache>>> new_caches(std::uint32_t n);
 
   // Runs tokens through the model in batches, after what the cache holds, and returns the logits after the last one,
   // [vocab].

@@ -2,7 +2,8 @@
 // hidden state but the KV cache. An architecture (src/model) emits one; backends (src/backends) run it; diagnosis
 // watches its values by name. Each op states its operands with their meaning, so a swapped m, n, k has no place to hide.
 //
-// A step feeds T tokens at consecutive positions of one sequence. Every value is a row-major matrix of float32 seen
+// A step feeds T tokens of one or more sequences. A token's position is that in its sequence, and a sequence sees its own
+// keys and values only; the tokens share the weights and nothing else. Every value is a row-major matrix of float32 seen
 // from outside, [rows, width] with rows = T or the number of output rows; features are contiguous.
 //
 // Builder checks every op's shape rule when the op is added. Errors name the op, the value and the tensor.

@@ -219,6 +219,50 @@ TEST_P(CpuExecutor, WatchingSelectsByNameAndChangesNoBits) {
   EXPECT_EQ(seen[0].data, std::vector<float>(expected.end() - 9 * 40, expected.end()));
 }
 
+TEST_P(CpuExecutor, RunsSequencesTogetherAsAlone) {
+  ModelShape shape;
+  for (const KvType type : {KvType::f32, KvType::f16}) {
+    for (const std::uint32_t window : {0u, 20u}) {
+      shape.window = window;
+      const SmallModel model(shape);
+      const auto executor = load(model, *cpu);
+      expect_batches_as_alone(*executor, *load(model, *reference), type, type == KvType::f32 ? 2e-5 : 5e-3);
+    }
+  }
+}
+
+// What sequences share is the weights: rows meet nowhere else, and the reference's sums have one order.
+TEST(Reference, RunsSequencesTogetherAsAlone) {
+  const SmallModel model({});
+  const auto reference = make_reference();
+  expect_batches_as_alone(*load(model, *reference), *load(model, *reference), KvType::f16, 0);
+}
+
+TEST_P(CpuExecutor, RefusesBatchesThatCannotBe) {
+  const SmallModel model({});
+  const auto executor = load(model, *cpu);
+  auto caches = *executor->new_caches(2, 100, KvType::f32);
+  const auto other = cache_for(*executor, 100);
+  const std::vector<TokenId> tokens = some_tokens(90);
+  const std::vector<TokenId> outside{40};
+  KvCache* a = caches[0].get();
+  KvCache* b = caches[1].get();
+  const auto fails = [&](const std::vector<Step>& steps, std::string_view says) {
+    const auto result = executor->run(steps);
+    ASSERT_FALSE(result);
+    EXPECT_THAT(result.error().message, HasSubstr(says));
+    for (const KvCache* cache : {a, b}) EXPECT_EQ(cache->length(), 0);
+  };
+  fails({}, "at least one sequence");
+  fails({{a, tokens}, {other.get(), tokens}}, "made together");
+  fails({{a, tokens}, {a, tokens}}, "the same KV cache");
+  fails({{a, tokens}, {b, outside}}, "vocabulary");
+  fails({{a, tokens}, {b, some_tokens(101)}}, "fit");
+  fails({{a, tokens}, {b, {}}}, "at least one token");
+  auto more = *executor->new_caches(3, 100, KvType::f32);
+  fails({{more[0].get(), tokens}, {more[1].get(), tokens}, {more[2].get(), tokens}}, "270 tokens is longer than the 256");
+}
+
 TEST_P(CpuExecutor, ErrorsLeaveTheCacheAsItWas) {
   const SmallModel model({});
   const auto executor = load(model, *cpu);

@@ -82,19 +82,20 @@ class RoundedRow {
   std::size_t words_ = 0, scales_ = 0;
 };
 
-// Keys and values of the positions before `end`; those after are NaN, so that whoever reads them shows it.
+// Keys and values of the positions before ends[slot]; those after are NaN, so that whoever reads them shows it.
 struct RandomCache {
   template <class Shape>
-  RandomCache(const Shape& shape, std::size_t end, std::mt19937& random)
-      : keys(std::size_t{shape.n_kv_heads} * shape.capacity * shape.head_dim, 0x7e00), values(keys) {
+  RandomCache(const Shape& shape, std::vector<std::size_t> ends, std::mt19937& random)
+      : keys(ends.size() * shape.n_kv_heads * shape.capacity * shape.head_dim, 0x7e00), values(keys) {
     std::normal_distribution<float> normal;
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      if (i / shape.head_dim % shape.capacity >= end) continue;
+      const std::size_t row = i / shape.head_dim;
+      if (row % shape.capacity >= ends[row / shape.capacity / shape.n_kv_heads]) continue;
       keys[i] = f32_to_f16(normal(random));
       values[i] = f32_to_f16(normal(random));
     }
   }
-  // All arguments but the step's, the queries and where results go.
+  // All arguments but the places, the queries and where results go.
   template <class Shape>
   void give(OnDevice& device, const Shape& shape, cuda::CacheAttention& a) const {
     a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
@@ -106,9 +107,10 @@ struct RandomCache {
     a.window = shape.window;
     a.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
   }
-  [[nodiscard]] ExactAttention exact(std::span<const float> q, unsigned head, unsigned position,
+  [[nodiscard]] ExactAttention exact(std::span<const float> q, unsigned head, unsigned slot, unsigned position,
                                      const cuda::CacheAttention& a) const {
-    const std::size_t base = std::size_t{head} * a.n_kv_heads / a.n_heads * a.capacity * a.head_dim;
+    const std::size_t kv_head = std::size_t{slot} * a.n_kv_heads + std::size_t{head} * a.n_kv_heads / a.n_heads;
+    const std::size_t base = kv_head * a.capacity * a.head_dim;
     const auto of = [&](const std::vector<std::uint16_t>& plane) {
       return [&plane, base, &a](std::size_t s, std::size_t i) { return f16_to_f32(plane[base + s * a.head_dim + i]); };
     };
@@ -128,40 +130,52 @@ void PrintTo(const Shape& s, std::ostream* out) {
 
 class CudaDecodeAttention : public testing::TestWithParam<Shape> {};
 
+// One token, whose result is rounded too; and three of two sequences, one of which is short.
 TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
   const Shape& shape = GetParam();
   std::mt19937 random(shape.position * 31 + shape.n_heads);
   std::normal_distribution<float> normal;
-  const unsigned width = shape.n_heads * shape.head_dim;
-  std::vector<float> q(width);
-  for (float& x : q) x = 2 * normal(random);
-  const RandomCache cache(shape, shape.position + 1, random);
+  const RandomCache cache(shape, {shape.position / 3 + 1, shape.position + 1}, random);
+  for (const bool one : {true, false}) {
+    const std::vector<unsigned> slots = one ? std::vector{1u} : std::vector{1u, 0u, 1u};
+    const std::vector<unsigned> positions =
+        one ? std::vector{shape.position} : std::vector{shape.position, shape.position / 3, shape.position / 2};
+    const auto n_tokens = static_cast<unsigned>(slots.size());
+    const unsigned width = shape.n_heads * shape.head_dim;
+    std::vector<float> q(std::size_t{n_tokens} * width);
+    for (float& x : q) x = 2 * normal(random);
+    std::vector<unsigned> places;
+    for (unsigned t = 0; t < n_tokens; ++t) places.insert(places.end(), {slots[t], positions[t]});
 
-  OnDevice device;
-  cuda::DecodeAttention a;
-  a.step = device.give<unsigned>({shape.position, 1}, "step");
-  a.q = device.give(q, "q");
-  cache.give(device, shape, a);
-  a.partial = device.room<float>(std::size_t{shape.n_heads} * shape.n_splits * (shape.head_dim + 2), "partial");
-  a.n_splits = shape.n_splits;
-  a.y = device.room<float>(width, "y");
-  const std::size_t y_at = device.last();
-  RoundedRow rounded;
-  a.rounded = rounded.room(device, width);
-  ASSERT_TRUE(cuda::decode_attention_takes(shape.head_dim));
-  checker::machine.kernel = "decode_attention";
-  ASSERT_EQ(cuda::decode_attention(a, nullptr), cudaSuccess) << checker::machine.fault;
-  ASSERT_EQ(cuda::attention_merge_round(a, nullptr), cudaSuccess) << checker::machine.fault;
+    OnDevice device;
+    cuda::DecodeAttention a;
+    a.places = reinterpret_cast<const uint2*>(device.give(places, "places"));
+    a.n_tokens = n_tokens;
+    a.q = device.give(q, "q");
+    cache.give(device, shape, a);
+    a.partial =
+        device.room<float>(std::size_t{n_tokens} * shape.n_heads * shape.n_splits * (shape.head_dim + 2), "partial");
+    a.n_splits = shape.n_splits;
+    a.y = device.room<float>(q.size(), "y");
+    const std::size_t y_at = device.last();
+    RoundedRow rounded;
+    if (one) a.rounded = rounded.room(device, width);
+    ASSERT_TRUE(cuda::decode_attention_takes(shape.head_dim));
+    checker::machine.kernel = "decode_attention";
+    ASSERT_EQ(cuda::decode_attention(a, nullptr), cudaSuccess) << checker::machine.fault;
+    ASSERT_EQ(cuda::attention_merge_round(a, nullptr), cudaSuccess) << checker::machine.fault;
 
-  const auto actual = device.take<float>(y_at);
-  rounded.expect(device, actual);
-  for (unsigned h = 0; h < shape.n_heads; ++h) {
-    const ExactAttention exact =
-        cache.exact(std::span(q).subspan(std::size_t{h} * shape.head_dim, shape.head_dim), h, shape.position, a);
-    for (unsigned i = 0; i < shape.head_dim; ++i) {
-      const unsigned at = h * shape.head_dim + i;
-      ASSERT_NEAR(actual[at], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
-          << "head " << h << ", element " << i;
+    const auto actual = device.take<float>(y_at);
+    if (one) rounded.expect(device, actual);
+    for (unsigned t = 0; t < n_tokens; ++t) {
+      for (unsigned h = 0; h < shape.n_heads; ++h) {
+        const std::size_t row = std::size_t{t} * width + std::size_t{h} * shape.head_dim;
+        const ExactAttention exact = cache.exact(std::span(q).subspan(row, shape.head_dim), h, slots[t], positions[t], a);
+        for (unsigned i = 0; i < shape.head_dim; ++i) {
+          ASSERT_NEAR(actual[row + i], exact.out[i], exact.of_float() * exact.absolute[i] + 1e-37)
+              << "token " << t << " of " << n_tokens << ", head " << h << ", element " << i;
+        }
+      }
     }
   }
 }
@@ -221,23 +235,24 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
   std::normal_distribution<float> normal;
   std::vector<float> q(std::size_t{shape.n_tokens} * shape.n_heads * shape.head_dim);
   for (float& x : q) x = 2 * normal(random);
-  const RandomCache cache(shape, shape.first + shape.n_tokens, random);
+  const RandomCache cache(shape, {0, shape.first + shape.n_tokens}, random);
   OnDevice device;
   cuda::PromptAttention a;
-  a.step = device.give<unsigned>({shape.first, shape.n_tokens}, "step");
+  a.places = reinterpret_cast<const uint2*>(device.give<unsigned>({1, shape.first}, "places"));
+  a.n_tokens = shape.n_tokens;
   a.q = device.give(q, "q");
   cache.give(device, shape, a);
   a.y = device.room<float>(q.size(), "y");
   const std::size_t y_at = device.last();
   ASSERT_TRUE(cuda::prompt_attention_takes(shape.head_dim));
   checker::machine.kernel = "prompt_attention";
-  ASSERT_EQ(cuda::prompt_attention(a, shape.n_tokens, nullptr), cudaSuccess) << checker::machine.fault;
+  ASSERT_EQ(cuda::prompt_attention(a, nullptr), cudaSuccess) << checker::machine.fault;
 
   const auto actual = device.take<float>(y_at);
   for (unsigned token = 0; token < shape.n_tokens; ++token) {
     for (unsigned h = 0; h < shape.n_heads; ++h) {
       const std::size_t row = (std::size_t{token} * shape.n_heads + h) * shape.head_dim;
-      const ExactAttention exact = cache.exact(std::span(q).subspan(row, shape.head_dim), h, shape.first + token, a);
+      const ExactAttention exact = cache.exact(std::span(q).subspan(row, shape.head_dim), h, 1, shape.first + token, a);
       for (unsigned i = 0; i < shape.head_dim; ++i) {
         // Queries rounded to half move a score by 2^-11 of its terms' magnitudes at most, and that both a weight and the
         // sum of weights; weights rounded to half add 2^-11; float sums as in decode attention. Weights below half's

@@ -85,6 +85,27 @@ TEST_P(GpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
   }
 }
 
+TEST_P(GpuExecutor, RunsSequencesTogetherAsAlone) {
+  for (const KvType type : {KvType::f32, KvType::f16}) {
+    for (const bool tuned_shape : {false, true}) {
+      ModelShape shape;
+      shape.window = tuned_shape ? 0 : 20;
+      if (tuned_shape) {
+        shape.d = shape.d_ff = 64;
+        shape.n_heads = 4;
+        shape.head_dim = shape.n_rot = 64;
+        shape.format = quants::Format::q8_0;
+      }
+      const SmallModel model(shape);
+      auto executor = gpu::load(model.plan, std::move(*make_device(GetParam())), {.max_batch = 256});
+      ASSERT_TRUE(executor) << executor.error().message;
+      const auto reference = make_reference();
+      const bool exact = std::string_view(GetParam()) == "checker" && type == KvType::f32;
+      expect_batches_as_alone(**executor, *load(model, *reference), type, exact ? 2e-5 : 5e-3);
+    }
+  }
+}
+
 // The checker, with kernels that write on before or after their last argument once asked to.
 class StrayDevice final : public gpu::Device {
  public:

@@ -38,6 +38,13 @@ Result<std::unique_ptr<gpu::Device>> device_of(std::string_view name) {
   return fail("{} is not part of this build", name);
 }
 
+// RowPlaces of n tokens of the sequence in `slot`.
+std::vector<std::uint32_t> places(std::uint32_t slot, std::uint32_t first, std::uint32_t n) {
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t i = 0; i < n; ++i) rows.insert(rows.end(), {slot, first + i});
+  return rows;
+}
+
 class GpuOps : public testing::TestWithParam<std::string_view> {
  protected:
   void SetUp() override {
@@ -245,7 +252,7 @@ TEST_P(GpuOps, RotationsOfPairs) {
       const auto x = activations(std::size_t{width} * n_tokens);
       const View y = room(x.size());
       gpu::Launches launches;
-      gpu::rope(launches, give(std::vector<std::uint32_t>{first, n_tokens}), give(turns), op, width, n_tokens, give(x), y);
+      gpu::rope(launches, give(places(1, first, n_tokens)), give(turns), op, width, n_tokens, give(x), y);
       const auto actual = run(launches, y);
       for (std::size_t t = 0; t < n_tokens; ++t) {
         for (std::size_t at = 0; at < width; at += 64) {
@@ -293,8 +300,8 @@ TEST_P(GpuOps, AttentionOverACache) {
       const auto k = make(std::size_t{capacity} * width), v = make(std::size_t{capacity} * width);
       const std::size_t element = type == KvType::f16 ? 2 : 4;
       const auto cache_memory = [&] {
-        memories_.push_back(*device_->allocate(element * capacity * width, "a cache"));
-        return View{memories_.back().get(), 0, element * capacity * width};
+        memories_.push_back(*device_->allocate(2 * element * capacity * width, "caches of two"));
+        return View{memories_.back().get(), 0, 2 * element * capacity * width};
       };
       const gpu::CacheView cache{.keys = cache_memory(), .values = cache_memory(), .type = type, .capacity = capacity};
       plan::Attention op;
@@ -311,15 +318,14 @@ TEST_P(GpuOps, AttentionOverACache) {
       gpu::Launches launches;
       // What came before is written as a step of its own; positions after the step are never written.
       if (s.first > 0) {
-        gpu::kv_write(launches, give(std::vector<std::uint32_t>{0, s.first}), give(k), give(v), width, s.head_dim, s.first,
-                      cache);
+        gpu::kv_write(launches, give(places(1, 0, s.first)), give(k), give(v), width, s.head_dim, s.first, cache);
       }
-      const View step = give(std::vector<std::uint32_t>{s.first, s.n_tokens});
+      const View rows = give(places(1, s.first, s.n_tokens));
       const auto from = [&](const std::vector<float>& all) {
         return std::vector<float>(all.begin() + static_cast<std::ptrdiff_t>(std::size_t{s.first} * width), all.end());
       };
-      gpu::kv_write(launches, step, give(from(k)), give(from(v)), width, s.head_dim, s.n_tokens, cache);
-      gpu::attention(launches, step, op, s.n_tokens, s.n_splits, give(q), cache, s.sinks ? give(sinks) : View{}, partial,
+      gpu::kv_write(launches, rows, give(from(k)), give(from(v)), width, s.head_dim, s.n_tokens, cache);
+      gpu::attention(launches, rows, op, s.n_tokens, s.n_splits, give(q), cache, s.sinks ? give(sinks) : View{}, partial,
                      y);
       const auto actual = run(launches, y);
       const auto cached = [&](float x) { return double{type == KvType::f16 ? f16_to_f32(f32_to_f16(x)) : x}; };

@@ -196,12 +196,54 @@ inline std::vector<float> logits_of(Executor& executor, KvCache& cache, std::spa
   return all;
 }
 
+inline std::vector<float> logits_of(Executor& executor, std::span<const Step> steps) {
+  const auto logits = executor.run(steps);
+  EXPECT_TRUE(logits) << (logits ? "" : logits.error().message);
+  return logits ? std::vector<float>(logits->begin(), logits->end()) : std::vector<float>();
+}
+
 inline void expect_close(const std::vector<float>& actual, const std::vector<float>& expected, double relative) {
   ASSERT_EQ(actual.size(), expected.size());
   double largest = 0;
   for (const float value : expected) largest = std::max(largest, std::abs(double{value}));
   for (std::size_t i = 0; i < actual.size(); ++i) {
     ASSERT_NEAR(actual[i], expected[i], relative * largest) << i << " of " << actual.size();
+  }
+}
+
+// Three sequences in one step after another: prompts of different lengths, one token each, a prompt beside single tokens,
+// one alone; against the same sequences run one by one by `expected_by`.
+inline void expect_batches_as_alone(Executor& executor, Executor& expected_by, KvType type, double relative) {
+  struct Part {
+    std::size_t sequence, n;
+    Outputs outputs;
+  };
+  const std::vector<std::vector<Part>> batches{{{0, 7, Outputs::last}, {1, 1, Outputs::last}, {2, 30, Outputs::last}},
+                                               {{0, 1, Outputs::last}, {1, 1, Outputs::last}, {2, 1, Outputs::last}},
+                                               {{2, 1, Outputs::last}, {0, 1, Outputs::last}},
+                                               {{2, 1, Outputs::last}, {0, 1, Outputs::last}},
+                                               {{0, 1, Outputs::last}, {1, 140, Outputs::last}, {2, 2, Outputs::all}},
+                                               {{1, 1, Outputs::last}},
+                                               {{1, 3, Outputs::all}, {0, 12, Outputs::all}}};
+  const auto tokens = some_tokens(200);
+  auto caches = executor.new_caches(3, 200, type);
+  ASSERT_TRUE(caches) << caches.error().message;
+  auto alone = expected_by.new_caches(3, 200, type);
+  ASSERT_TRUE(alone) << alone.error().message;
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    SCOPED_TRACE(fmt::format("batch {}", b));
+    std::vector<Step> steps;
+    std::vector<float> expected;
+    for (const Part& part : batches[b]) {
+      KvCache& cache = *(*caches)[part.sequence];
+      // Sequences begin at different tokens, so that no two are alike.
+      const auto fed = std::span(tokens).subspan(cache.length() + 5 * part.sequence, part.n);
+      steps.push_back({&cache, fed, part.outputs});
+      const auto one = logits_of(expected_by, std::vector<Step>{{(*alone)[part.sequence].get(), fed, part.outputs}});
+      expected.insert(expected.end(), one.begin(), one.end());
+    }
+    expect_close(logits_of(executor, steps), expected, relative);
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ((*caches)[i]->length(), (*alone)[i]->length());
   }
 }
 

@@ -193,6 +193,12 @@ class CommandLine(unittest.TestCase):
             self.assertLessEqual(document[phase]["tps_min"], document[phase]["tps_max"])
         self.assertGreater(document["bytes_per_token"], 1_000_000)
 
+    def test_bench_of_several_streams(self):
+        document = self.json("bench", "canary", "-p", "0", "-n", "8", "-r", "2", "--streams", "5", "--depth", "3")
+        self.assertEqual((document["streams"], document["depth"]), (5, 3))
+        self.assertGreater(document["decode"]["tps_median"], 0)
+        self.assertIn("streams  5", self.ok("bench", "canary", "-p", "0", "-n", "2", "-r", "1", "-s", "5"))
+
     def test_devices_json(self):
         document = json.loads(self.ok("devices", "--quick", "--json"))
         self.assertTrue({"cpu", "reference"} <= {b["name"] for b in document["backends"] if b["present"]})

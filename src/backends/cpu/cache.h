@@ -31,8 +31,8 @@ inline AlignedBytes allocate_aligned(std::size_t n) {
 
 class Cache final : public KvCache {
  public:
-  Cache(std::shared_ptr<const CacheShape> shape, std::uint32_t capacity, KvType type)
-      : KvCache(capacity), shape_(std::move(shape)), type_(type) {}
+  Cache(std::shared_ptr<const CacheShape> shape, std::uint64_t pool, std::uint32_t capacity, KvType type)
+      : KvCache(pool, capacity), shape_(std::move(shape)), type_(type) {}
 
   [[nodiscard]] bool belongs_to(const CacheShape* shape) const { return shape_.get() == shape; }
   [[nodiscard]] bool f16() const { return type_ == KvType::f16; }

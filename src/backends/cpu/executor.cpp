@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backends/batch.h"
 #include "backends/cpu/cache.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/pool.h"
@@ -23,7 +24,8 @@ using plan::Plan;
 using plan::Rows;
 using plan::ValueId;
 
-// Steps of up to so many tokens split attention over the cache's blocks (Merge adds them up); longer ones over tokens.
+// Steps of one sequence and up to so many tokens split attention over the cache's blocks (Merge adds them up); others over
+// tokens.
 constexpr std::uint32_t split_cache_up_to = 4;
 // Query rows that attention of longer steps works on together.
 constexpr std::uint32_t attention_rows = 96;
@@ -98,26 +100,29 @@ class CpuExecutor final : public Executor, private Program {
   [[nodiscard]] const Plan& plan() const override { return *plan_; }
   [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
 
-  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
-    return std::make_unique<Cache>(cache_shape_, capacity, type);
+  [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
+                                                                         KvType type) override {
+    ++n_pools_;
+    std::vector<std::unique_ptr<KvCache>> caches(n);
+    for (auto& cache : caches) cache = std::make_unique<Cache>(cache_shape_, n_pools_, capacity, type);
+    return caches;
   }
 
-  Result<std::span<const float>> run(const Step& step) override {
-    auto* cache = dynamic_cast<Cache*>(step.cache);
-    if (cache == nullptr || !cache->belongs_to(cache_shape_.get())) {
-      return fail("the step's KV cache belongs to another executor");
+  using Executor::run;
+  Result<std::span<const float>> run(std::span<const Step> steps) override {
+    caches_.clear();
+    for (const Step& step : steps) {
+      caches_.push_back(dynamic_cast<Cache*>(step.cache));
+      if (caches_.back() == nullptr || !caches_.back()->belongs_to(cache_shape_.get())) {
+        return fail("the step's KV cache belongs to another executor");
+      }
     }
-    PLUMB_CHECK(check_step(*plan_, step));
-    if (step.tokens.size() > max_batch_) {
-      return fail("a step of {} tokens is longer than the {} that the executor was loaded for", step.tokens.size(),
-                  max_batch_);
+    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch_));
+    n_tokens_ = batch_.n_rows();
+    n_outputs_ = batch_.n_outputs;
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      PLUMB_CHECK(caches_[i]->reserve(caches_[i]->length() + static_cast<std::uint32_t>(steps[i].tokens.size())));
     }
-    cache_ = cache;
-    tokens_ = step.tokens;
-    first_ = cache->length();
-    n_tokens_ = static_cast<std::uint32_t>(step.tokens.size());
-    n_outputs_ = step.outputs == Outputs::all ? n_tokens_ : 1;
-    PLUMB_CHECK(cache->reserve(first_ + n_tokens_));
     PLUMB_CHECK(prepare_memory());
     const std::uint32_t n = n_stages();
     if (!observer_) {
@@ -128,7 +133,7 @@ class CpuExecutor final : public Executor, private Program {
         show(stage);
       }
     }
-    cache->filled(n_tokens_);
+    for (std::size_t i = 0; i < steps.size(); ++i) caches_[i]->filled(static_cast<std::uint32_t>(steps[i].tokens.size()));
     return std::span<const float>(value(plan_->logits), std::size_t{n_outputs_} * plan_->value(plan_->logits).width);
   }
 
@@ -148,7 +153,9 @@ class CpuExecutor final : public Executor, private Program {
     return op.window > 0 && position + 1 > op.window ? (position + 1 - op.window) / static_cast<std::uint32_t>(kv_block)
                                                      : 0;
   }
-  [[nodiscard]] bool splits_cache() const { return n_tokens_ <= split_cache_up_to; }
+  [[nodiscard]] bool splits_cache() const { return n_tokens_ <= split_cache_up_to && batch_.runs.size() == 1; }
+  [[nodiscard]] std::uint32_t position(std::uint32_t row) const { return batch_.rows[row].position; }
+  [[nodiscard]] Cache& cache(std::uint32_t row) const { return *caches_[batch_.rows[row].sequence]; }
   // Query heads that share a KV head: [begin, end).
   static std::uint32_t heads_begin(const plan::Attention& op, std::uint32_t kv_head) {
     return static_cast<std::uint32_t>((std::uint64_t{kv_head} * op.n_heads + op.n_kv_heads - 1) / op.n_kv_heads);
@@ -178,7 +185,7 @@ class CpuExecutor final : public Executor, private Program {
                                (splits_cache() ? n_tokens_ : std::min(n_tokens_, tile_tokens(*attention)));
       scratch = std::max(scratch, AttentionScratch::bytes(rows, head_stride()));
       if (splits_cache()) {
-        const std::size_t n_blocks = (first_ + n_tokens_ + kv_block - 1) / kv_block;
+        const std::size_t n_blocks = (batch_.longest + kv_block - 1) / kv_block;
         partials = std::max(partials, n_blocks * n_tokens_ * attention->n_heads * (head_stride() + 2) * sizeof(float));
       }
     }
@@ -234,7 +241,7 @@ class CpuExecutor final : public Executor, private Program {
     const std::size_t pairs = angles.frequency.size();
     float* out = angles_[op.angles].data() + std::size_t{row} * angles.n_rot;
     for (std::size_t i = 0; i < pairs; ++i) {
-      const double angle = (first_ + row) * angles.frequency[i];
+      const double angle = position(row) * angles.frequency[i];
       out[i] = static_cast<float>(std::cos(angle) * double{angles.magnitude});
       out[pairs + i] = static_cast<float>(std::sin(angle) * double{angles.magnitude});
     }
@@ -243,7 +250,7 @@ class CpuExecutor final : public Executor, private Program {
   void run_row(const Merge& merge, std::uint32_t row) {
     if (!splits_cache()) return;
     const auto& op = std::get<plan::Attention>(plan_->ops[merge.op]);
-    const std::uint32_t position = first_ + row;
+    const std::uint32_t position = this->position(row);
     float* out = row_of(op.out, row);
     for (std::uint32_t head = 0; head < op.n_heads; ++head) {
       // The first visible block's partial result takes in the others.
@@ -277,7 +284,7 @@ class CpuExecutor final : public Executor, private Program {
     const quants::FormatInfo& format = quants::info(table.format);
     const std::uint64_t width = plan_->value(op.out).width;
     float* out = row_of(op.out, row);
-    format.decode(table.data.data() + static_cast<std::size_t>(tokens_[row]) * format.row_bytes(width), out,
+    format.decode(table.data.data() + static_cast<std::size_t>(batch_.rows[row].token) * format.row_bytes(width), out,
                   width / format.block_size);
     if (op.scale != 1.0f) std::for_each(out, out + width, [&](float& x) { x *= op.scale; });
   }
@@ -300,24 +307,25 @@ class CpuExecutor final : public Executor, private Program {
   }
 
   void run_plan_op(const plan::KvWrite& op, std::uint32_t, std::uint32_t row) {
-    const std::uint32_t position = first_ + row;
+    const Cache& cache = this->cache(row);
+    const std::uint32_t position = this->position(row);
     for (std::uint32_t head = 0; head < plan_->cache.n_kv_heads; ++head) {
       const std::size_t from = std::size_t{head} * plan_->cache.head_dim;
-      const std::size_t to = position % kv_block * cache_->row_bytes();
-      store_head(row_of(op.k, row) + from, cache_->keys(position / kv_block, op.layer, head) + to);
-      store_head(row_of(op.v, row) + from, cache_->values(position / kv_block, op.layer, head) + to);
+      const std::size_t to = position % kv_block * cache.row_bytes();
+      store_head(cache, row_of(op.k, row) + from, cache.keys(position / kv_block, op.layer, head) + to);
+      store_head(cache, row_of(op.v, row) + from, cache.values(position / kv_block, op.layer, head) + to);
     }
   }
-  void store_head(const float* from, std::byte* to) const {
+  void store_head(const Cache& cache, const float* from, std::byte* to) const {
     const std::size_t n = plan_->cache.head_dim;
     std::size_t written = n * sizeof(float);
-    if (cache_->f16()) {
+    if (cache.f16()) {
       kernels_.to_f16(from, n, reinterpret_cast<std::uint16_t*>(to));
       written = n * sizeof(std::uint16_t);
     } else {
       std::memcpy(to, from, written);
     }
-    std::memset(to + written, 0, cache_->row_bytes() - written);
+    std::memset(to + written, 0, cache.row_bytes() - written);
   }
 
   void run_plan_op(const plan::GatedActivation& op, std::uint32_t, std::uint32_t row) {
@@ -497,7 +505,7 @@ class CpuExecutor final : public Executor, private Program {
   [[nodiscard]] Partial partial(const plan::Attention& op, std::uint32_t block, std::uint32_t row,
                                 std::uint32_t head) const {
     auto* base = reinterpret_cast<float*>(partials_.bytes.get());
-    const std::size_t n_blocks = (first_ + n_tokens_ + kv_block - 1) / kv_block;
+    const std::size_t n_blocks = (batch_.longest + kv_block - 1) / kv_block;
     const std::size_t n = n_blocks * n_tokens_ * op.n_heads;
     const std::size_t i = (std::size_t{block} * n_tokens_ + row) * op.n_heads + head;
     return {base + n * head_stride() + i, base + n * head_stride() + n + i, base + i * head_stride()};
@@ -536,23 +544,39 @@ class CpuExecutor final : public Executor, private Program {
 
   std::uint32_t begin_stage(const AttentionStage& stage) {
     const auto& op = std::get<plan::Attention>(plan_->ops[stage.op]);
-    if (splits_cache()) return op.n_kv_heads * n_visible_blocks(op);
-    return op.n_kv_heads * ((n_tokens_ + tile_tokens(op) - 1) / tile_tokens(op));
+    return op.n_kv_heads * (splits_cache() ? n_visible_blocks(op) : n_tiles(op));
   }
-  // Blocks that any token of the step sees.
+  // Blocks that any token of a step of one sequence sees.
   [[nodiscard]] std::uint32_t n_visible_blocks(const plan::Attention& op) const {
-    return (first_ + n_tokens_ - 1) / static_cast<std::uint32_t>(kv_block) + 1 - first_block(op, first_);
+    return (batch_.longest - 1) / static_cast<std::uint32_t>(kv_block) + 1 - first_block(op, position(0));
+  }
+  // Tiles: up to tile_tokens tokens of a sequence.
+  static std::uint32_t tiles_of(const plan::Attention& op, const Run& run) {
+    return (run.n() + tile_tokens(op) - 1) / tile_tokens(op);
+  }
+  [[nodiscard]] std::uint32_t n_tiles(const plan::Attention& op) const {
+    std::uint32_t n = 0;
+    for (const Run& run : batch_.runs) n += tiles_of(op, run);
+    return n;
+  }
+  [[nodiscard]] Run tile(const plan::Attention& op, std::uint32_t index) const {
+    auto run = batch_.runs.begin();
+    for (std::uint32_t n = tiles_of(op, *run); index >= n; n = tiles_of(op, *run)) {
+      index -= n;
+      ++run;
+    }
+    const std::uint32_t begin = run->begin + index * tile_tokens(op);
+    return {begin, std::min(begin + tile_tokens(op), run->end)};
   }
 
   void run_item(const AttentionStage& stage, std::uint32_t item, std::uint32_t thread) {
     const auto& op = std::get<plan::Attention>(plan_->ops[stage.op]);
     const std::uint32_t kv_head = item % op.n_kv_heads;
     if (splits_cache()) {
-      attend_split(op, kv_head, first_block(op, first_) + item / op.n_kv_heads, thread);
+      attend_split(op, kv_head, first_block(op, position(0)) + item / op.n_kv_heads, thread);
     } else {
       // Late tokens see most of the cache: begin with them.
-      const std::uint32_t n_tiles = (n_tokens_ + tile_tokens(op) - 1) / tile_tokens(op);
-      attend_tokens(op, kv_head, (n_tiles - 1 - item / op.n_kv_heads) * tile_tokens(op), thread);
+      attend_tokens(op, kv_head, tile(op, n_tiles(op) - 1 - item / op.n_kv_heads), thread);
     }
   }
 
@@ -573,7 +597,7 @@ class CpuExecutor final : public Executor, private Program {
     job.q = scratch.q;
     job.n_rows = std::size_t{end - begin} * n_heads;
     job.head_stride = head_stride();
-    job.f16 = cache_->f16();
+    job.f16 = cache(begin).f16();
     job.first = scratch.first;
     job.last = scratch.last;
     job.largest = scratch.largest;
@@ -591,14 +615,14 @@ class CpuExecutor final : public Executor, private Program {
       return position < block_start ? 0 : std::min(position - block_start, static_cast<std::uint32_t>(kv_block));
     };
     std::uint32_t r = 0;
-    for (std::uint32_t position = first_ + begin; position < first_ + end; ++position) {
+    for (std::uint32_t position = this->position(begin); position <= this->position(end - 1); ++position) {
       for (std::uint32_t h = 0; h < n_heads; ++h, ++r) {
         scratch.first[r] = op.window > 0 && position + 1 > op.window ? in_block(position + 1 - op.window) : 0;
         scratch.last[r] = in_block(position + 1);
       }
     }
-    job.k = cache_->keys(block, op.layer, kv_head);
-    job.v = cache_->values(block, op.layer, kv_head);
+    job.k = cache(begin).keys(block, op.layer, kv_head);
+    job.v = cache(begin).values(block, op.layer, kv_head);
     kernels_.attend(job);
   }
 
@@ -619,15 +643,15 @@ class CpuExecutor final : public Executor, private Program {
     }
   }
 
-  void attend_tokens(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t begin, std::uint32_t thread) {
-    const std::uint32_t end = std::min(begin + tile_tokens(op), n_tokens_);
+  void attend_tokens(const plan::Attention& op, std::uint32_t kv_head, Run tile, std::uint32_t thread) {
+    const std::uint32_t begin = tile.begin, end = tile.end;
     const std::uint32_t head_begin = heads_begin(op, kv_head);
     const std::uint32_t n_heads = heads_begin(op, kv_head + 1) - head_begin;
     const AttentionScratch scratch(scratch_[thread].bytes.get(), std::size_t{n_heads} * (end - begin), head_stride());
     AttendBlock job = attention_job(op, kv_head, begin, end, scratch);
     std::fill(scratch.running_total, scratch.running_total + job.n_rows, 0.0f);
-    const std::uint32_t last = (first_ + end - 1) / static_cast<std::uint32_t>(kv_block);
-    for (std::uint32_t block = first_block(op, first_ + begin); block <= last; ++block) {
+    const std::uint32_t last = position(end - 1) / static_cast<std::uint32_t>(kv_block);
+    for (std::uint32_t block = first_block(op, position(begin)); block <= last; ++block) {
       run_block(op, job, kv_head, block, begin, end, scratch);
       for (std::size_t r = 0; r < job.n_rows; ++r) {
         kernels_.merge(job.largest[r], job.total[r], job.context + r * head_stride(), head_stride(),
@@ -662,19 +686,19 @@ class CpuExecutor final : public Executor, private Program {
   void show_probabilities(const plan::Attention& op) {
     const std::string name = fmt::format("blk.{}.attn_probs", op.layer);
     if (!wants(name)) return;
-    const std::size_t n_positions = first_ + n_tokens_;
+    const std::size_t n_positions = batch_.longest;
     std::vector<float> probabilities(std::size_t{op.n_heads} * n_tokens_ * n_positions, 0.0f);
     std::vector<float> key(op.head_dim);
     for (std::uint32_t head = 0; head < op.n_heads; ++head) {
       const std::uint32_t kv_head = static_cast<std::uint32_t>(std::uint64_t{head} * op.n_kv_heads / op.n_heads);
       for (std::uint32_t token = 0; token < n_tokens_; ++token) {
-        const std::uint32_t position = first_ + token;
+        const std::uint32_t position = this->position(token);
         const std::uint32_t first = op.window > 0 && position + 1 > op.window ? position + 1 - op.window : 0;
         const float* q = row_of(op.q, token) + std::size_t{head} * op.head_dim;
         float* p = probabilities.data() + (std::size_t{head} * n_tokens_ + token) * n_positions;
         float largest = -std::numeric_limits<float>::infinity();
         for (std::uint32_t s = first; s <= position; ++s) {
-          load_key(op, kv_head, s, key);
+          load_key(cache(token), op, kv_head, s, key);
           float score = 0;
           for (std::uint32_t d = 0; d < op.head_dim; ++d) score += q[d] * op.scale * key[d];
           if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
@@ -689,9 +713,10 @@ class CpuExecutor final : public Executor, private Program {
     }
     observer_(name, std::uint64_t{op.n_heads} * n_tokens_, n_positions, probabilities);
   }
-  void load_key(const plan::Attention& op, std::uint32_t kv_head, std::uint32_t position, std::vector<float>& key) const {
-    const std::byte* row = cache_->keys(position / kv_block, op.layer, kv_head) + position % kv_block * cache_->row_bytes();
-    if (cache_->f16()) {
+  static void load_key(const Cache& cache, const plan::Attention& op, std::uint32_t kv_head, std::uint32_t position,
+                       std::vector<float>& key) {
+    const std::byte* row = cache.keys(position / kv_block, op.layer, kv_head) + position % kv_block * cache.row_bytes();
+    if (cache.f16()) {
       quants::info(quants::Format::f16).decode(row, key.data(), key.size());
     } else {
       std::memcpy(key.data(), row, key.size() * sizeof(float));
@@ -706,11 +731,11 @@ class CpuExecutor final : public Executor, private Program {
   std::vector<std::vector<float>> vectors_;  // decode_vectors, by WeightId
   std::uint32_t max_batch_;
   std::shared_ptr<const CacheShape> cache_shape_;
+  std::uint64_t n_pools_ = 0;
 
   // The step that runs.
-  Cache* cache_ = nullptr;
-  std::span<const TokenId> tokens_;
-  std::uint32_t first_ = 0;  // position of its first token
+  std::vector<Cache*> caches_;  // by sequence
+  Batch batch_;
   std::uint32_t n_tokens_ = 0;
   std::uint32_t n_outputs_ = 0;
 

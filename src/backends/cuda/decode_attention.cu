@@ -1,4 +1,4 @@
-// Attention of one token over a cache of halves.
+// Attention of single tokens over a cache of halves.
 //
 // A block takes `n_queries` query heads of one key-value head and one part of the cache, so that grouped heads share what is read. Eight
 // lanes take a position: each holds head_dim / 8 elements of the queries and of the sums, loads 16 bytes at a time, and three
@@ -43,9 +43,10 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
   __shared__ float merged[decode_warps * n_queries * (head_dim + 2)];
   const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const unsigned sub = lane / lanes_a_position, part = lane % lanes_a_position;
-  const unsigned first_head = blockIdx.x * n_queries;
+  const unsigned first_head = blockIdx.x * n_queries, token = blockIdx.z;
   const unsigned kv_head = first_head / (a.n_heads / a.n_kv_heads);
-  const unsigned length = a.step[0] + 1;
+  const uint2 place = a.places[token];
+  const unsigned length = place.y + 1;
   const unsigned each = (length + a.n_splits - 1) / a.n_splits;
   unsigned first = blockIdx.y * each;
   const unsigned end = min(first + each, length);
@@ -56,13 +57,14 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
   for (unsigned h = 0; h < n_queries; ++h) {
 #pragma unroll
     for (unsigned i = 0; i < of_lane; ++i) {
-      query[h][i] = a.q[(first_head + h) * head_dim + part * of_lane + i] * a.scale;
+      query[h][i] =
+          a.q[(static_cast<size_t>(token) * a.n_heads + first_head + h) * head_dim + part * of_lane + i] * a.scale;
       context[h][i] = 0.0f;
     }
     largest[h] = lowest;
     sum[h] = 0.0f;
   }
-  const size_t base = static_cast<size_t>(kv_head) * a.capacity * head_dim + part * of_lane;
+  const size_t base = (static_cast<size_t>(place.x) * a.n_kv_heads + kv_head) * a.capacity * head_dim + part * of_lane;
   // All lanes of a warp stay in the loop together; those past the end weigh nothing.
   for (unsigned start = first + warp * (32 / lanes_a_position); start < end; start += positions_a_block) {
     const unsigned position = start + sub;
@@ -136,7 +138,8 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
       total += place[element] * shrink;
       weights += place[head_dim + 1] * shrink;
     }
-    float* out = a.partial + (static_cast<size_t>(first_head + h) * a.n_splits + blockIdx.y) * (head_dim + 2);
+    const size_t row = static_cast<size_t>(token) * a.n_heads + first_head + h;
+    float* out = a.partial + (row * a.n_splits + blockIdx.y) * (head_dim + 2);
     out[element] = total;
     if (element == 0) {
       out[head_dim] = of_all;
@@ -152,7 +155,7 @@ __global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid
   wait_for_previous(a.partial);
   const unsigned lane = threadIdx.x & 31;
   const unsigned group = blockIdx.x * 4 + (threadIdx.x >> 5);
-  if (group >= a.n_heads * head_dim / 32) return;
+  if (group >= a.n_tokens * a.n_heads * head_dim / 32) return;
   constexpr unsigned stride = head_dim + 2;
   const unsigned head = 32 * group / head_dim, element = 32 * group % head_dim + lane;
   const float* parts = a.partial + static_cast<size_t>(head) * a.n_splits * stride;
@@ -175,12 +178,12 @@ __global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid
   }
   const float value = sum / warp_sum(total);
   a.y[32 * group + lane] = value;
-  round_group(value, group, a.n_heads * head_dim / 32, lane, a.rounded);
+  if (a.rounded.words != nullptr) round_group(value, group, a.n_heads * head_dim / 32, lane, a.rounded);
 }
 
 template <unsigned head_dim, unsigned n_queries>
 cudaError_t decode_of(const DecodeAttention& a, cudaStream_t stream) {
-  return launch_overlapping(decode_attention_kernel<head_dim, n_queries>, dim3(a.n_heads / n_queries, a.n_splits), 32 * decode_warps, stream,
+  return launch_overlapping(decode_attention_kernel<head_dim, n_queries>, dim3(a.n_heads / n_queries, a.n_splits, a.n_tokens), 32 * decode_warps, stream,
                 a);
 }
 
@@ -226,7 +229,7 @@ cudaError_t decode_attention(const DecodeAttention& a, cudaStream_t stream) {
 }
 
 cudaError_t attention_merge_round(const DecodeAttention& a, cudaStream_t stream) {
-  const unsigned blocks = (a.n_heads * a.head_dim / 32 + 3) / 4;
+  const unsigned blocks = (a.n_tokens * a.n_heads * a.head_dim / 32 + 3) / 4;
   if (a.head_dim == 64) return launch_overlapping(attention_merge_round_kernel<64>, blocks, 128, stream, a);
   if (a.head_dim == 128) return launch_overlapping(attention_merge_round_kernel<128>, blocks, 128, stream, a);
   return cudaErrorInvalidValue;

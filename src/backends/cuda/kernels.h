@@ -47,34 +47,36 @@ struct Products {
 bool takes_rounded(unsigned format);
 cudaError_t multiply(const Products& products, const float* x, Rounded rounded, cudaStream_t stream);
 
-// Rotates q and k of one token and writes k and v to the cache, [n_kv_heads, capacity, head_dim] of half or float.
+// Rotates q and k of n_rows tokens and writes k and v to the cache, [n_slots, n_kv_heads, capacity, head_dim] of half or
+// float. `places`: the shared kernels' RowPlace of each row, slot and position.
 struct RopeWrite {
-  const unsigned* step = nullptr;  // StepState: the position comes first
+  const uint2* places = nullptr;
   const float4* q_turns = nullptr;
   const float4* k_turns = nullptr;
   const float *q = nullptr, *k = nullptr, *v = nullptr;
   float* q_out = nullptr;
   void *keys = nullptr, *values = nullptr;
-  unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0, capacity = 0;
+  unsigned n_rows = 1, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0, capacity = 0;
   bool halves = false, f16 = true;
 };
 cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
 
-// Attention over a cache of halves in which the keys and values of the step's tokens are.
+// Attention of n_tokens over a cache of halves in which their keys and values are.
 struct CacheAttention {
-  const unsigned* step = nullptr;                   // StepState: the first token's position, then the number of tokens
+  const uint2* places = nullptr;                    // [n_tokens], as RopeWrite's
   const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
-  const __half *keys = nullptr, *values = nullptr;  // [n_kv_heads, capacity, head_dim]
+  const __half *keys = nullptr, *values = nullptr;  // [n_slots, n_kv_heads, capacity, head_dim]
+  unsigned n_tokens = 1;
   unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
   float scale = 0;
 };
 
-// Of one token, in n_splits parts of the cache.
+// Of tokens that each go their own way, in n_splits parts of the cache.
 struct DecodeAttention : CacheAttention {
-  float* partial = nullptr;  // [n_heads, n_splits, head_dim + 2], as the shared kernel's
+  float* partial = nullptr;  // [n_tokens, n_heads, n_splits, head_dim + 2], as the shared kernel's
   unsigned n_splits = 1;
-  float* y = nullptr;  // [n_heads * head_dim], and the same rounded
-  Rounded rounded;
+  float* y = nullptr;  // as q
+  Rounded rounded;     // of one token: the same rounded. Not written where null.
 };
 bool decode_attention_takes(unsigned head_dim);
 // Blocks a part of the cache is worked on by.
@@ -82,12 +84,12 @@ unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n
 cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stream);
 cudaError_t attention_merge_round(const DecodeAttention& arguments, cudaStream_t stream);
 
-// Of many tokens.
+// Of many tokens at consecutive positions of one sequence.
 struct PromptAttention : CacheAttention {
   float* y = nullptr;  // as q
 };
 bool prompt_attention_takes(unsigned head_dim);
-cudaError_t prompt_attention(const PromptAttention& arguments, unsigned n_tokens, cudaStream_t stream);
+cudaError_t prompt_attention(const PromptAttention& arguments, cudaStream_t stream);
 
 // Prompts: a weight of any format as half, [n_out, n_in].
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
   const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const unsigned quad = lane / 4, in_quad = lane % 4;
   const unsigned head = blockIdx.y;
-  const unsigned first = a.step[0], n_tokens = a.step[1];
+  const unsigned slot = a.places[0].x, first = a.places[0].y, n_tokens = a.n_tokens;
   const unsigned tile = (gridDim.x - 1 - blockIdx.x) * tile_tokens;  // the longest first
   const unsigned tokens[2] = {tile + 16 * warp + quad, tile + 16 * warp + quad + 8};
 
@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
   const unsigned end = first + min(tile + tile_tokens, n_tokens);
   const unsigned earliest = first + tile;  // the position of the tile's first token
   const unsigned begin = a.window > 0 && earliest + 1 > a.window ? earliest + 1 - a.window : 0;
-  const size_t base = static_cast<size_t>(head / (a.n_heads / a.n_kv_heads)) * a.capacity * head_dim;
+  const unsigned kv_head = head / (a.n_heads / a.n_kv_heads);
+  const size_t base = (static_cast<size_t>(slot) * a.n_kv_heads + kv_head) * a.capacity * head_dim;
   const unsigned warp_first = earliest + 16 * warp, warp_last = warp_first + 15;
   for (unsigned s0 = begin - begin % tile_positions; s0 < end; s0 += tile_positions) {
     __syncthreads();
@@ -170,8 +171,8 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
 
 bool prompt_attention_takes(unsigned head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128; }
 
-cudaError_t prompt_attention(const PromptAttention& a, unsigned n_tokens, cudaStream_t stream) {
-  const dim3 grid((n_tokens + tile_tokens - 1) / tile_tokens, a.n_heads);
+cudaError_t prompt_attention(const PromptAttention& a, cudaStream_t stream) {
+  const dim3 grid((a.n_tokens + tile_tokens - 1) / tile_tokens, a.n_heads);
   if (a.head_dim == 64) return launch(prompt_attention_kernel<64>, grid, prompt_threads, stream, a);
   if (a.head_dim == 96) return launch(prompt_attention_kernel<96>, grid, prompt_threads, stream, a);
   if (a.head_dim == 128) return launch(prompt_attention_kernel<128>, grid, prompt_threads, stream, a);

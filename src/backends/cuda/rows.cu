@@ -84,14 +84,17 @@ __global__ void __launch_bounds__(128) rope_write_kernel(const __grid_constant__
   RopeWrite a = given;
   wait_for_previous(a.q, a.k, a.v);
   const unsigned half_head = a.head_dim / 2;
-  const unsigned position = a.step[0];
+  const unsigned row = blockIdx.y;
+  const unsigned slot = a.places[row].x, position = a.places[row].y;
+  const size_t q_row = static_cast<size_t>(row) * a.n_heads, kv_row = static_cast<size_t>(row) * a.n_kv_heads;
+  const size_t kv_slot = static_cast<size_t>(slot) * a.n_kv_heads;
   const unsigned i = blockIdx.x * 128 + threadIdx.x;
   const unsigned q_pairs = a.n_heads * half_head, kv_pairs = a.n_kv_heads * half_head;
   if (i < q_pairs + kv_pairs) {
     const bool is_q = i < q_pairs;
     const unsigned pair = is_q ? i : i - q_pairs;
     const unsigned head = pair / half_head, j = pair % half_head;
-    const float* x = (is_q ? a.q : a.k) + head * a.head_dim;
+    const float* x = (is_q ? a.q + q_row * a.head_dim : a.k + kv_row * a.head_dim) + head * a.head_dim;
     const unsigned n_pairs = a.n_rot / 2;
     unsigned at_a = 2 * j, at_b = 2 * j + 1;
     float out_a, out_b;
@@ -105,19 +108,19 @@ __global__ void __launch_bounds__(128) rope_write_kernel(const __grid_constant__
       out_b = x[at_b];
     }
     if (is_q) {
-      a.q_out[head * a.head_dim + at_a] = out_a;
-      a.q_out[head * a.head_dim + at_b] = out_b;
+      a.q_out[(q_row + head) * a.head_dim + at_a] = out_a;
+      a.q_out[(q_row + head) * a.head_dim + at_b] = out_b;
     } else {
-      T* key = static_cast<T*>(a.keys) + (static_cast<size_t>(head) * a.capacity + position) * a.head_dim;
+      T* key = static_cast<T*>(a.keys) + ((kv_slot + head) * a.capacity + position) * a.head_dim;
       key[at_a] = T(out_a);
       key[at_b] = T(out_b);
     }
   } else if (i < q_pairs + 2 * kv_pairs) {
     const unsigned pair = i - q_pairs - kv_pairs;
     const unsigned head = pair / half_head, j = 2 * (pair % half_head);
-    T* value = static_cast<T*>(a.values) + (static_cast<size_t>(head) * a.capacity + position) * a.head_dim;
-    value[j] = T(a.v[head * a.head_dim + j]);
-    value[j + 1] = T(a.v[head * a.head_dim + j + 1]);
+    T* value = static_cast<T*>(a.values) + ((kv_slot + head) * a.capacity + position) * a.head_dim;
+    value[j] = T(a.v[(kv_row + head) * a.head_dim + j]);
+    value[j + 1] = T(a.v[(kv_row + head) * a.head_dim + j + 1]);
   }
 }
 
@@ -187,8 +190,9 @@ cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t 
 
 cudaError_t rope_write(const RopeWrite& a, cudaStream_t stream) {
   const unsigned pairs = (a.n_heads + 2 * a.n_kv_heads) * (a.head_dim / 2);
-  if (a.f16) return launch_overlapping(rope_write_kernel<__half>, (pairs + 127) / 128, 128, stream, a);
-  return launch_overlapping(rope_write_kernel<float>, (pairs + 127) / 128, 128, stream, a);
+  const dim3 grid((pairs + 127) / 128, a.n_rows);
+  if (a.f16) return launch_overlapping(rope_write_kernel<__half>, grid, 128, stream, a);
+  return launch_overlapping(rope_write_kernel<float>, grid, 128, stream, a);
 }
 
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,

@@ -43,8 +43,9 @@ class CudaTuning final : public Tuning {
     std::uint64_t partial = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* attention = std::get_if<plan::Attention>(&op);
-      if (attention == nullptr || step.n_tokens() != 1 || !decode_attention_takes(attention->head_dim)) continue;
-      partial = std::max(partial, gpu::attention_partial_bytes(*attention, 1, splits(step, *attention)));
+      if (attention == nullptr || !decode_attention_takes(attention->head_dim)) continue;
+      const std::uint32_t n_rows = n_decoded(step);
+      partial = std::max(partial, gpu::attention_partial_bytes(*attention, n_rows, splits(step, *attention, n_rows)));
     }
     PLUMB_CHECK(grow(partial_, partial, moved));
     PLUMB_CHECK(grow(words_, rounded_words_bytes(static_cast<unsigned>(widest)), moved));
@@ -144,7 +145,7 @@ class CudaTuning final : public Tuning {
 
   std::size_t emit_op(const StepContext& step, std::size_t op, const plan::Rope& q, Launches& to) {
     const auto& ops = step.plan().ops;
-    if (step.n_tokens() != 1 || op + 2 >= ops.size()) return 0;
+    if (op + 2 >= ops.size()) return 0;
     const auto* k = std::get_if<plan::Rope>(&ops[op + 1]);
     const auto* write = std::get_if<plan::KvWrite>(&ops[op + 2]);
     if (k == nullptr || write == nullptr || write->k != k->out || readers_[k->out.index] != 1 ||
@@ -154,7 +155,8 @@ class CudaTuning final : public Tuning {
     }
     const gpu::CacheView cache = step.cache(write->layer);
     RopeWrite a;
-    a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
+    a.places = places(step);
+    a.n_rows = step.n_tokens();
     a.q_turns = reinterpret_cast<const float4*>(address_(step.turns(op)));
     a.k_turns = reinterpret_cast<const float4*>(address_(step.turns(op + 1)));
     a.q = floats(step.value(q.x));
@@ -174,32 +176,52 @@ class CudaTuning final : public Tuning {
     return 3;
   }
 
+  // Long runs of a sequence's tokens go through tensor cores; the others one by one, those beside each other in one launch.
   std::size_t emit_op(const StepContext& step, std::size_t, const plan::Attention& op, Launches& to) {
     if (step.cache(op.layer).type != KvType::f16 || op.soft_cap > 0 || op.sinks) return 0;
-    if (step.n_tokens() >= least_prompt && prompt_attention_takes(op.head_dim)) {
-      PromptAttention a;
-      fill(a, step, op);
-      a.y = floats(step.value(op.out));
-      add(to, "prompt_attention", [a, n = step.n_tokens()](cudaStream_t stream) { return prompt_attention(a, n, stream); });
-      return 1;
+    const auto takes = [&](const Run& run) {
+      return is_prompt(run) ? prompt_attention_takes(op.head_dim) : decode_attention_takes(op.head_dim);
+    };
+    const std::vector<Run>& runs = step.batch().runs;
+    if (!std::all_of(runs.begin(), runs.end(), takes)) return 0;
+    for (auto run = runs.begin(); run != runs.end();) {
+      Run rows = *run++;
+      if (is_prompt(rows)) {
+        PromptAttention a;
+        fill(a, step, op, rows);
+        a.y = row(step, op.out, rows.begin);
+        add(to, "prompt_attention", [a](cudaStream_t stream) { return prompt_attention(a, stream); });
+        continue;
+      }
+      for (; run != runs.end() && !is_prompt(*run); ++run) rows.end = run->end;
+      DecodeAttention a;
+      fill(a, step, op, rows);
+      a.partial = floats(whole(partial_));
+      a.n_splits = splits(step, op, n_decoded(step));
+      a.y = row(step, op.out, rows.begin);
+      if (step.n_tokens() == 1) {
+        a.rounded = rounded();
+        rounded_ = op.out;
+      }
+      add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
+      add(to, "attention_merge_round", [a](cudaStream_t stream) { return attention_merge_round(a, stream); });
     }
-    if (step.n_tokens() != 1 || !decode_attention_takes(op.head_dim)) return 0;
-    DecodeAttention a;
-    fill(a, step, op);
-    a.partial = floats(whole(partial_));
-    a.n_splits = splits(step, op);
-    a.y = floats(step.value(op.out));
-    a.rounded = rounded();
-    add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
-    add(to, "attention_merge_round", [a](cudaStream_t stream) { return attention_merge_round(a, stream); });
-    rounded_ = op.out;
     return 1;
   }
 
-  void fill(CacheAttention& a, const StepContext& step, const plan::Attention& op) const {
+  static bool is_prompt(const Run& run) { return run.n() >= least_prompt; }
+  // Rows that attention takes one by one, at most so many in a launch.
+  static std::uint32_t n_decoded(const StepContext& step) {
+    std::uint32_t n = 0;
+    for (const Run& run : step.batch().runs) n += is_prompt(run) ? 0 : run.n();
+    return n;
+  }
+
+  void fill(CacheAttention& a, const StepContext& step, const plan::Attention& op, const Run& rows) const {
     const gpu::CacheView cache = step.cache(op.layer);
-    a.step = reinterpret_cast<const unsigned*>(address_(step.step()));
-    a.q = floats(step.value(op.q));
+    a.places = places(step) + rows.begin;
+    a.n_tokens = rows.n();
+    a.q = row(step, op.q, rows.begin);
     a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
     a.values = reinterpret_cast<const __half*>(address_(cache.values));
     a.n_heads = op.n_heads;
@@ -212,11 +234,18 @@ class CudaTuning final : public Tuning {
 
   // Parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the length through
   // gpu::attention_splits alone, so that one recording serves as many steps as the executor believes.
-  [[nodiscard]] static std::uint32_t splits(const StepContext& step, const plan::Attention& op) {
+  [[nodiscard]] static std::uint32_t splits(const StepContext& step, const plan::Attention& op, std::uint32_t n_rows) {
     constexpr std::uint32_t wanted_blocks = 528;  // 4 for each multiprocessor of a large GPU
-    const std::uint32_t blocks = decode_attention_blocks(op.head_dim, op.n_heads, op.n_kv_heads);
-    const std::uint32_t most = std::max(1u, wanted_blocks / blocks);
-    return std::min(most, 2 * gpu::attention_splits(op.n_heads, 1, step.end()));
+    const std::uint32_t blocks = n_rows * decode_attention_blocks(op.head_dim, op.n_heads, op.n_kv_heads);
+    const std::uint32_t most = std::max(1u, wanted_blocks / std::max(1u, blocks));
+    return std::min(most, 2 * gpu::attention_splits(op.n_heads, step.n_tokens(), step.batch().longest));
+  }
+
+  [[nodiscard]] const uint2* places(const StepContext& step) const {
+    return reinterpret_cast<const uint2*>(address_(step.row_places()));
+  }
+  [[nodiscard]] float* row(const StepContext& step, ValueId value, std::uint32_t n) const {
+    return floats(step.value(value)) + n * step.plan().value(value).width;
   }
 
   // Prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/batch.h"
 #include "backends/gpu/kernels/list.h"
 #include "base/result.h"
 #include "plan/plan.h"
@@ -89,7 +90,7 @@ struct WeightView {
   std::uint32_t n_experts = 1;  // [n_experts, n_out, n_in]
 };
 
-// One layer's keys and values, [n_kv_heads, capacity, head_dim] each.
+// One layer's keys and values, [n_slots, n_kv_heads, capacity, head_dim] each: a slot a sequence.
 struct CacheView {
   View keys, values;
   KvType type = KvType::f16;
@@ -101,14 +102,14 @@ class StepContext {
  public:
   virtual ~StepContext() = default;
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
-  [[nodiscard]] virtual std::uint32_t n_tokens() const = 0;
+  [[nodiscard]] virtual const Batch& batch() const = 0;
+  [[nodiscard]] virtual View row_places() const = 0;  // RowPlace, [T]
   [[nodiscard]] virtual std::uint32_t n_rows(plan::ValueId id) const = 0;
-  [[nodiscard]] virtual std::uint32_t end() const = 0;  // the cache's length after the step
-  [[nodiscard]] virtual View step() const = 0;          // StepState
   [[nodiscard]] virtual View value(plan::ValueId id) const = 0;
   [[nodiscard]] virtual const WeightView& weight(plan::WeightId id) const = 0;
   [[nodiscard]] virtual View turns(std::size_t op) const = 0;  // of a Rope
   [[nodiscard]] virtual CacheView cache(std::uint32_t layer) const = 0;
+  [[nodiscard]] std::uint32_t n_tokens() const { return batch().n_rows(); }
 };
 
 class Device {

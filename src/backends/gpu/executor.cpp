@@ -21,6 +21,8 @@ using plan::Rows;
 using plan::ValueId;
 
 constexpr std::uint64_t alignment = 256;
+// Recordings kept at a time; a device may hold some MiB for each.
+constexpr std::uint64_t most_recordings = 64;
 constexpr std::uint64_t aligned(std::uint64_t n) { return (n + alignment - 1) / alignment * alignment; }
 
 // Zones around values that nobody may write to, and what they hold.
@@ -36,19 +38,18 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
   return std::as_bytes(std::span(values));
 }
 
-// Keys and values of a sequence, and the launches of a one-token step that were recorded for it.
-class Cache final : public KvCache {
+// Keys and values of sequences that may run together, a slot each, and the launches that were recorded for them.
+class Pool {
  public:
-  Cache(const Plan* owner, std::uint32_t capacity, KvType type, std::uint64_t id)
-      : KvCache(capacity), owner_(owner), type_(type), id_(id) {}
+  Pool(const Plan* owner, std::uint64_t id, std::uint32_t n_slots, std::uint32_t capacity, KvType type)
+      : owner_(owner), id_(id), n_slots_(n_slots), capacity_(capacity), type_(type) {}
 
   [[nodiscard]] const Plan* owner() const { return owner_; }
   [[nodiscard]] std::uint64_t id() const { return id_; }
-  void filled(std::uint32_t n) { extend(n); }
 
   Result<void> allocate(Device& device) {
     const plan::CacheShape& shape = owner_->cache;
-    const std::uint64_t elements = std::uint64_t{shape.n_kv_heads} * capacity() * shape.head_dim;
+    const std::uint64_t elements = std::uint64_t{n_slots_} * shape.n_kv_heads * capacity_ * shape.head_dim;
     const std::uint64_t plane = elements * (type_ == KvType::f16 ? 2 : 4);
     const std::uint64_t n_planes = std::uint64_t{2} * shape.n_layers;
     const std::uint64_t stride = aligned(plane);
@@ -66,22 +67,39 @@ class Cache final : public KvCache {
     return {};
   }
   [[nodiscard]] CacheView layer(std::uint32_t i) const {
-    return {.keys = planes_[2 * i], .values = planes_[2 * i + 1], .type = type_, .capacity = capacity()};
+    return {.keys = planes_[2 * i], .values = planes_[2 * i + 1], .type = type_, .capacity = capacity_};
   }
 
+  // A step of one token a sequence.
   struct Recording {
+    std::uint32_t n_rows = 0;
     std::uint32_t n_splits = 0;
-    Launches launches;
+    std::uint64_t layout = 0;  // of the executor's memory
     std::uint64_t tag = 0;
+    Launches launches;
   };
   std::vector<Recording> recordings;
 
  private:
   const Plan* owner_;
-  KvType type_;
   std::uint64_t id_;
+  std::uint32_t n_slots_, capacity_;
+  KvType type_;
   std::vector<std::unique_ptr<Memory>> memories_;
   std::vector<View> planes_;
+};
+
+class Cache final : public KvCache {
+ public:
+  Cache(std::shared_ptr<Pool> pool, std::uint32_t slot, std::uint32_t capacity)
+      : KvCache(pool->id(), capacity), pool_(std::move(pool)), slot_(slot) {}
+  [[nodiscard]] Pool& shared() const { return *pool_; }
+  [[nodiscard]] std::uint32_t slot() const { return slot_; }
+  void filled(std::uint32_t n) { extend(n); }
+
+ private:
+  std::shared_ptr<Pool> pool_;
+  std::uint32_t slot_;
 };
 
 // Where a value lies in the arena: `offset` bytes for each row of the step that is run.
@@ -104,35 +122,36 @@ class GpuExecutor final : public Executor, private StepContext {
     PLUMB_CHECK(upload_weights());
     PLUMB_CHECK(make_turns());
     place_values();
-    PLUMB_TRY(step_memory_, device_->allocate(sizeof(dialect::StepState), "the step's state"));
     return {};
   }
 
   [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
   [[nodiscard]] const Plan& plan() const override { return *plan_; }  // of Executor and of StepContext
 
-  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
-    auto cache = std::make_unique<Cache>(plan_.get(), capacity, type, ++n_caches_);
-    PLUMB_CHECK(cache->allocate(*device_));
-    return cache;
+  [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
+                                                                         KvType type) override {
+    const auto pool = std::make_shared<Pool>(plan_.get(), ++n_pools_, n, capacity, type);
+    PLUMB_CHECK(pool->allocate(*device_));
+    std::vector<std::unique_ptr<KvCache>> caches(n);
+    for (std::uint32_t slot = 0; slot < n; ++slot) caches[slot] = std::make_unique<Cache>(pool, slot, capacity);
+    return caches;
   }
 
-  Result<std::span<const float>> run(const Step& step) override {
-    auto* cache = dynamic_cast<Cache*>(step.cache);
-    if (cache == nullptr || cache->owner() != plan_.get()) return fail("the step's KV cache belongs to another executor");
-    PLUMB_CHECK(check_step(*plan_, step));
-    if (step.tokens.size() > max_batch_) {
-      return fail("a step of {} tokens is longer than the {} that the executor was loaded for", step.tokens.size(),
-                  max_batch_);
+  using Executor::run;
+  Result<std::span<const float>> run(std::span<const Step> steps) override {
+    caches_.clear();
+    for (const Step& step : steps) {
+      caches_.push_back(dynamic_cast<Cache*>(step.cache));
+      if (caches_.back() == nullptr || caches_.back()->shared().owner() != plan_.get()) {
+        return fail("the step's KV cache belongs to another executor");
+      }
     }
-    cache_ = cache;
-    n_tokens_ = static_cast<std::uint32_t>(step.tokens.size());
-    n_outputs_ = step.outputs == Outputs::all ? n_tokens_ : 1;
-    end_ = cache->length() + n_tokens_;
+    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch_));
+    pool_ = &caches_.front()->shared();
+    n_tokens_ = batch_.n_rows();
+    n_outputs_ = batch_.n_outputs;
     PLUMB_CHECK(reserve());
-    PLUMB_CHECK(device_->upload({tokens_memory_.get(), 0, step.tokens.size_bytes()}, std::as_bytes(step.tokens)));
-    const std::vector<dialect::StepState> state{{.first = cache->length(), .n_tokens = n_tokens_}};
-    PLUMB_CHECK(device_->upload(step_view(), bytes_of(state)));
+    PLUMB_CHECK(upload_rows());
 
     if (isolates()) {
       for (std::size_t i = 0; i < plan_->values.size(); ++i) device_->forget(value({static_cast<std::uint32_t>(i)}));
@@ -140,8 +159,8 @@ class GpuExecutor final : public Executor, private StepContext {
     if (guards_) PLUMB_CHECK(set_guards());
     if (observer_) {
       PLUMB_CHECK(run_op_by_op());
-    } else if (n_tokens_ == 1) {
-      const Cache::Recording& recording = recorded();
+    } else if (n_tokens_ == steps.size()) {
+      const Pool::Recording& recording = recorded();
       PLUMB_CHECK(device_->run(recording.launches, recording.tag));
     } else {
       Launches launches;
@@ -152,7 +171,7 @@ class GpuExecutor final : public Executor, private StepContext {
     const View logits = value(plan_->logits);
     logits_.resize(logits.bytes / sizeof(float));
     PLUMB_CHECK(device_->download(logits, std::as_writable_bytes(std::span(logits_))));
-    cache->filled(n_tokens_);
+    for (std::size_t i = 0; i < steps.size(); ++i) caches_[i]->filled(static_cast<std::uint32_t>(steps[i].tokens.size()));
     return std::span<const float>(logits_);
   }
 
@@ -322,8 +341,7 @@ class GpuExecutor final : public Executor, private StepContext {
   // Memory for a step of n_tokens_ with n_outputs_.
   Result<void> reserve() {
     if (n_tokens_ > rows_reserved_ || n_outputs_ > outputs_reserved_) {
-      device_->forget_recordings();
-      n_recorded_ += 1;  // older recordings name memory that is about to go
+      forget_recordings();
       const std::uint32_t rows = std::max(n_tokens_, rows_reserved_);
       const std::uint32_t outputs = std::max(n_outputs_, outputs_reserved_);
       rows_reserved_ = outputs_reserved_ = 0;
@@ -341,6 +359,7 @@ class GpuExecutor final : public Executor, private StepContext {
         PLUMB_TRY(output_arena_, device_->allocate(std::max<std::uint64_t>(1, output_row_bytes_ * outputs), "logits"));
       }
       PLUMB_TRY(tokens_memory_, device_->allocate(rows * sizeof(TokenId), "a step's tokens"));
+      PLUMB_TRY(places_memory_, device_->allocate(rows * sizeof(dialect::RowPlace), "a step's positions"));
       rows_reserved_ = rows;
       outputs_reserved_ = outputs;
     }
@@ -351,31 +370,46 @@ class GpuExecutor final : public Executor, private StepContext {
       }
     }
     if (partial > 0 && (!partial_memory_ || partial_memory_->size() < partial)) {
-      device_->forget_recordings();
-      n_recorded_ += 1;
+      forget_recordings();
       partial_memory_.reset();
       PLUMB_TRY(partial_memory_, device_->allocate(partial, "attention's partial results"));
     }
     if (tuned_) {
       PLUMB_TRY(const bool stale, device_->prepare(*this));
-      if (stale) {
-        device_->forget_recordings();
-        n_recorded_ += 1;
-      }
+      if (stale) forget_recordings();
     }
     return {};
   }
 
   [[nodiscard]] std::uint32_t splits(const plan::Attention& op) const {
-    return attention_splits(op.n_heads, n_tokens_, end_);
+    return attention_splits(op.n_heads, n_tokens_, batch_.longest);
   }
 
-  [[nodiscard]] std::uint32_t n_tokens() const override { return n_tokens_; }
-  [[nodiscard]] std::uint32_t end() const override { return end_; }
-  [[nodiscard]] View step() const override { return step_view(); }
+  // Recordings made so far name memory that is about to go, or are too many.
+  void forget_recordings() {
+    device_->forget_recordings();
+    layout_ += 1;
+    n_recordings_ = 0;
+  }
+
+  Result<void> upload_rows() {
+    std::vector<TokenId> tokens;
+    std::vector<dialect::RowPlace> places;
+    for (const Row& row : batch_.rows) {
+      tokens.push_back(row.token);
+      places.push_back({.slot = caches_[row.sequence]->slot(), .position = row.position});
+    }
+    PLUMB_CHECK(device_->upload({tokens_memory_.get(), 0, n_tokens_ * sizeof(TokenId)}, bytes_of(tokens)));
+    return device_->upload(row_places(), bytes_of(places));
+  }
+
+  [[nodiscard]] const Batch& batch() const override { return batch_; }
+  [[nodiscard]] View row_places() const override {
+    return {places_memory_.get(), 0, n_tokens_ * sizeof(dialect::RowPlace)};
+  }
   [[nodiscard]] const WeightView& weight(plan::WeightId id) const override { return weights_[id.index]; }
   [[nodiscard]] View turns(std::size_t op) const override { return turns_[op]; }
-  [[nodiscard]] CacheView cache(std::uint32_t layer) const override { return cache_->layer(layer); }
+  [[nodiscard]] CacheView cache(std::uint32_t layer) const override { return pool_->layer(layer); }
   [[nodiscard]] std::uint32_t n_rows(ValueId id) const override {
     return plan_->value(id).rows == Rows::tokens ? n_tokens_ : n_outputs_;
   }
@@ -388,7 +422,6 @@ class GpuExecutor final : public Executor, private StepContext {
     return {output_arena_.get(), place.offset * n_outputs_, bytes};
   }
   [[nodiscard]] std::uint32_t width(ValueId id) const { return static_cast<std::uint32_t>(plan_->value(id).width); }
-  [[nodiscard]] View step_view() const { return {step_memory_.get(), 0, sizeof(dialect::StepState)}; }
   [[nodiscard]] View vector(plan::WeightId id) const { return weights_[id.index].view; }
 
   // Every op, by the device's own kernels where it has them.
@@ -422,16 +455,16 @@ class GpuExecutor final : public Executor, private StepContext {
     linear(to, weights_[op.weight.index], op.bias ? vector(*op.bias) : View{}, x, rows, value(op.out));
   }
   void emit_op(const plan::Rope& op, Launches& to) {
-    rope(to, step_view(), turns_[op_], op, width(op.x), n_tokens_, value(op.x), value(op.out));
+    rope(to, row_places(), turns_[op_], op, width(op.x), n_tokens_, value(op.x), value(op.out));
   }
   void emit_op(const plan::KvWrite& op, Launches& to) {
-    kv_write(to, step_view(), value(op.k), value(op.v), width(op.k), plan_->cache.head_dim, n_tokens_,
-             cache_->layer(op.layer));
+    kv_write(to, row_places(), value(op.k), value(op.v), width(op.k), plan_->cache.head_dim, n_tokens_,
+             pool_->layer(op.layer));
   }
   void emit_op(const plan::Attention& op, Launches& to) {
     const std::uint32_t n_splits = splits(op);
     const View partial{partial_memory_.get(), 0, attention_partial_bytes(op, n_tokens_, n_splits)};
-    attention(to, step_view(), op, n_tokens_, n_splits, value(op.q), cache_->layer(op.layer), sinks(op), partial,
+    attention(to, row_places(), op, n_tokens_, n_splits, value(op.q), pool_->layer(op.layer), sinks(op), partial,
               value(op.out));
   }
   [[nodiscard]] View sinks(const plan::Attention& op) const { return op.sinks ? vector(*op.sinks) : View{}; }
@@ -461,21 +494,24 @@ class GpuExecutor final : public Executor, private StepContext {
     expert_sum(to, value(op.x), value(op.weights), width(op.out), width(op.weights), n_rows(op.out), value(op.out));
   }
 
-  // The launches of a one-token step on this cache; those of an earlier step of the same shape serve again.
-  const Cache::Recording& recorded() {
+  // The launches of a step of one token a sequence; those of an earlier step of the same shape serve again.
+  const Pool::Recording& recorded() {
     std::uint32_t n_splits = 1;
     for (const plan::Op& op : plan_->ops) {
       if (const auto* attention = std::get_if<plan::Attention>(&op)) n_splits = std::max(n_splits, splits(*attention));
     }
-    // Tags: unique for a cache, a number of splits and a layout of memory.
-    const std::uint64_t tag = ((n_recorded_ << 20 | cache_->id()) << 16 | n_splits) + 1;
-    for (const Cache::Recording& recording : cache_->recordings) {
-      if (recording.tag == tag) return recording;
-    }
-    Cache::Recording recording{.n_splits = n_splits, .launches = {}, .tag = tag};
+    auto& recordings = pool_->recordings;
+    const auto found = std::find_if(recordings.begin(), recordings.end(), [&](const Pool::Recording& known) {
+      return known.layout == layout_ && known.n_rows == n_tokens_ && known.n_splits == n_splits;
+    });
+    if (found != recordings.end()) return *found;
+    if (n_recordings_ >= most_recordings) forget_recordings();
+    std::erase_if(recordings, [&](const Pool::Recording& old) { return old.layout != layout_; });
+    Pool::Recording recording{
+        .n_rows = n_tokens_, .n_splits = n_splits, .layout = layout_, .tag = ++n_tags_, .launches = {}};
     emit_all(recording.launches);
-    std::erase_if(cache_->recordings, [&](const auto& old) { return old.n_splits == n_splits; });
-    return cache_->recordings.emplace_back(std::move(recording));
+    ++n_recordings_;
+    return recordings.emplace_back(std::move(recording));
   }
 
   Result<void> run_op_by_op() {
@@ -500,12 +536,13 @@ class GpuExecutor final : public Executor, private StepContext {
     const std::string name = "blk." + std::to_string(op.layer) + ".attn_probs";
     if (!wants(name)) return {};
     const std::uint64_t rows = std::uint64_t{op.n_heads} * n_tokens_;
-    PLUMB_TRY(const auto memory, device_->allocate(rows * end_ * sizeof(float), name));
+    PLUMB_TRY(const auto memory, device_->allocate(rows * batch_.longest * sizeof(float), name));
     const View probs{memory.get(), 0, memory->size()};
     Launches launches;
-    attention_probs(launches, step_view(), op, n_tokens_, value(op.q), cache_->layer(op.layer), sinks(op), probs);
+    attention_probs(launches, row_places(), op, n_tokens_, batch_.longest, value(op.q), pool_->layer(op.layer), sinks(op),
+                    probs);
     PLUMB_CHECK(device_->run(launches, 0));
-    return show(name, rows, end_, probs);
+    return show(name, rows, batch_.longest, probs);
   }
 
   std::shared_ptr<const Plan> plan_;
@@ -520,15 +557,19 @@ class GpuExecutor final : public Executor, private StepContext {
   std::vector<Place> places_;                // by ValueId
   std::uint64_t token_row_bytes_ = 0, output_row_bytes_ = 0;
   std::uint32_t rows_reserved_ = 0, outputs_reserved_ = 0;
-  std::unique_ptr<Memory> step_memory_, tokens_memory_, token_arena_, output_arena_, partial_memory_;
+  std::unique_ptr<Memory> tokens_memory_, places_memory_, token_arena_, output_arena_, partial_memory_;
   std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, where isolates()
   std::vector<float> logits_;
-  std::uint64_t n_caches_ = 0;
-  std::uint64_t n_recorded_ = 0;  // layouts of memory so far
+  std::uint64_t n_pools_ = 0;
+  std::uint64_t layout_ = 0;        // how often the memory that recordings name has moved
+  std::uint64_t n_recordings_ = 0;  // of this layout, in all pools
+  std::uint64_t n_tags_ = 0;
 
   // The step that runs.
-  Cache* cache_ = nullptr;
-  std::uint32_t n_tokens_ = 0, n_outputs_ = 0, end_ = 0;
+  std::vector<Cache*> caches_;  // by sequence
+  Pool* pool_ = nullptr;        // of them all
+  Batch batch_;
+  std::uint32_t n_tokens_ = 0, n_outputs_ = 0;
   std::size_t op_ = 0;
 };
 

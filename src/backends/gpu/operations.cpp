@@ -51,7 +51,9 @@ sig::AttentionParams attention_params(const plan::Attention& op, uint32_t n_spli
           .n_splits = n_splits,
           .scale = op.scale,
           .soft_cap = op.soft_cap,
-          .has_sinks = op.sinks ? 1u : 0u};
+          .has_sinks = op.sinks ? 1u : 0u,
+          .n_rows = 0,
+          .n_positions = 0};
 }
 
 }  // namespace
@@ -109,9 +111,9 @@ void expert_linear(Launches& to, const WeightView& w, View bias, View experts, V
                              .rows_a_x = rows_a_x}}));
 }
 
-void rope(Launches& to, View step, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x, View y) {
+void rope(Launches& to, View rows, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x, View y) {
   to.push_back(launch(kernel::rope, {ceil_div(width / 2, PLUMB_FLAT_THREADS), n_tokens},
-                      {.step = of<sig::StepState>(step),
+                      {.rows = of<sig::RowPlace>(rows),
                        .turns = of<sig::float4>(turns),
                        .x = of<float>(x),
                        .y = of<float>(y),
@@ -121,13 +123,13 @@ void rope(Launches& to, View step, View turns, const plan::Rope& op, uint32_t wi
                              .halves = op.pairing == plan::RopePairing::halves ? 1u : 0u}}));
 }
 
-void kv_write(Launches& to, View step, View k, View v, uint32_t width, uint32_t head_dim, uint32_t n_tokens,
+void kv_write(Launches& to, View rows, View k, View v, uint32_t width, uint32_t head_dim, uint32_t n_tokens,
               const CacheView& cache) {
   const sig::KvWriteParams p{.width = width, .head_dim = head_dim, .capacity = cache.capacity};
   const Grid grid{ceil_div(width, PLUMB_FLAT_THREADS), n_tokens, 1};
   const auto write = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.step = of<sig::StepState>(step),
+                        {.rows = of<sig::RowPlace>(rows),
                          .k = of<float>(k),
                          .v = of<float>(v),
                          .keys = of<T>(cache.keys),
@@ -141,12 +143,12 @@ void kv_write(Launches& to, View step, View k, View v, uint32_t width, uint32_t 
   }
 }
 
-uint32_t attention_splits(uint32_t n_heads, uint32_t n_tokens, uint32_t end) {
+uint32_t attention_splits(uint32_t n_heads, uint32_t n_tokens, uint32_t longest) {
   constexpr uint32_t positions_a_split = 128;
   constexpr uint32_t most_threadgroups = 1024;
   const uint32_t most = std::max(1u, most_threadgroups / std::max(1u, n_heads * n_tokens));
   uint32_t splits = 1;  // a power of two, so that a recorded step serves many lengths
-  while (splits * 2 <= most && splits * positions_a_split < end) splits *= 2;
+  while (splits * 2 <= most && splits * positions_a_split < longest) splits *= 2;
   return splits;
 }
 
@@ -154,13 +156,13 @@ std::uint64_t attention_partial_bytes(const plan::Attention& op, uint32_t n_toke
   return std::uint64_t{4} * n_tokens * op.n_heads * n_splits * (op.head_dim + 2);
 }
 
-void attention(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
+void attention(Launches& to, View rows, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
                const CacheView& cache, View sinks, View partial, View y) {
   const sig::AttentionParams p = attention_params(op, n_splits, cache.capacity);
   const Grid grid{op.n_heads, n_tokens, n_splits};
   const auto attend = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.step = of<sig::StepState>(step),
+                        {.rows = of<sig::RowPlace>(rows),
                          .q = of<float>(q),
                          .keys = of<T>(cache.keys),
                          .values = of<T>(cache.values),
@@ -177,13 +179,15 @@ void attention(Launches& to, View step, const plan::Attention& op, uint32_t n_to
              {.partial = of<float>(partial), .sinks = of<float>(op.sinks ? sinks : partial), .y = of<float>(y), .p = p}));
 }
 
-void attention_probs(Launches& to, View step, const plan::Attention& op, uint32_t n_tokens, View q, const CacheView& cache,
-                     View sinks, View probs) {
-  const sig::AttentionParams p = attention_params(op, 1, cache.capacity);
+void attention_probs(Launches& to, View rows, const plan::Attention& op, uint32_t n_tokens, uint32_t n_positions, View q,
+                     const CacheView& cache, View sinks, View probs) {
+  sig::AttentionParams p = attention_params(op, 1, cache.capacity);
+  p.n_rows = n_tokens;
+  p.n_positions = n_positions;
   const Grid grid{op.n_heads, n_tokens, 1};
   const auto watch = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.step = of<sig::StepState>(step),
+                        {.rows = of<sig::RowPlace>(rows),
                          .q = of<float>(q),
                          .keys = of<T>(cache.keys),
                          .sinks = of<float>(op.sinks ? sinks : q),

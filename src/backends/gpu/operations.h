@@ -22,21 +22,23 @@ void linear(Launches& to, const WeightView& w, View bias, View x, std::uint32_t 
 // y [n_rows, n_out]: row r is row r / rows_a_x of x times the weight of expert experts[r] of w.n_experts.
 void expert_linear(Launches& to, const WeightView& w, View bias, View experts, View x, std::uint32_t rows_a_x,
                    std::uint32_t n_rows, View y);
-void rope(Launches& to, View step, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
+// From here on `rows` are the RowPlaces of n_tokens rows.
+void rope(Launches& to, View rows, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
           View y);
 
-void kv_write(Launches& to, View step, View k, View v, std::uint32_t width, std::uint32_t head_dim, std::uint32_t n_tokens,
+void kv_write(Launches& to, View rows, View k, View v, std::uint32_t width, std::uint32_t head_dim, std::uint32_t n_tokens,
               const CacheView& cache);
 
-// Parts that the cache is cut into for a step of n_tokens that ends at position `end`.
-std::uint32_t attention_splits(std::uint32_t n_heads, std::uint32_t n_tokens, std::uint32_t end);
+// Parts that the caches are cut into for a step of n_tokens whose longest sequence has `longest` positions after it.
+std::uint32_t attention_splits(std::uint32_t n_heads, std::uint32_t n_tokens, std::uint32_t longest);
 // Bytes of the partial results.
 std::uint64_t attention_partial_bytes(const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits);
 // sinks: no memory where the op has none.
-void attention(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits, View q,
+void attention(Launches& to, View rows, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits, View q,
                const CacheView& cache, View sinks, View partial, View y);
-void attention_probs(Launches& to, View step, const plan::Attention& op, std::uint32_t n_tokens, View q,
-                     const CacheView& cache, View sinks, View probs);
+// probs [n_heads, n_tokens, n_positions]
+void attention_probs(Launches& to, View rows, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_positions,
+                     View q, const CacheView& cache, View sinks, View probs);
 
 void gated(Launches& to, View gate, View up, std::uint32_t n, plan::Activation activation, View y);
 void add(Launches& to, View a, View b, std::uint32_t n, View y);

@@ -8,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "backends/batch.h"
 #include "base/half.h"
 #include "quants/format.h"
 
@@ -90,8 +91,8 @@ double activate(plan::Activation activation, double x) {
 
 class Cache final : public KvCache {
  public:
-  Cache(const Plan* owner, std::uint32_t capacity, KvType type)
-      : KvCache(capacity),
+  Cache(const Plan* owner, std::uint64_t pool, std::uint32_t capacity, KvType type)
+      : KvCache(pool, capacity),
         owner_(owner),
         type_(type),
         width_(std::uint64_t{owner->cache.n_kv_heads} * owner->cache.head_dim) {
@@ -135,31 +136,39 @@ class ReferenceExecutor final : public Executor {
 
   [[nodiscard]] const Plan& plan() const override { return *plan_; }
 
-  [[nodiscard]] Result<std::unique_ptr<KvCache>> new_cache(std::uint32_t capacity, KvType type) override {
-    return std::make_unique<Cache>(plan_.get(), capacity, type);
+  [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
+                                                                         KvType type) override {
+    ++n_pools_;
+    std::vector<std::unique_ptr<KvCache>> caches(n);
+    for (auto& cache : caches) cache = std::make_unique<Cache>(plan_.get(), n_pools_, capacity, type);
+    return caches;
   }
 
-  Result<std::span<const float>> run(const Step& step) override {
-    auto* cache = dynamic_cast<Cache*>(step.cache);
-    if (cache == nullptr || cache->owner() != plan_.get()) return fail("the step's KV cache belongs to another executor");
-    PLUMB_CHECK(check_step(*plan_, step));
-    step_ = &step;
-    cache_ = cache;
-    first_ = cache->length();
+  using Executor::run;
+  Result<std::span<const float>> run(std::span<const Step> steps) override {
+    caches_.clear();
+    for (const Step& step : steps) {
+      caches_.push_back(dynamic_cast<Cache*>(step.cache));
+      if (caches_.back() == nullptr || caches_.back()->owner() != plan_.get()) {
+        return fail("the step's KV cache belongs to another executor");
+      }
+    }
+    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch()));
     for (const plan::Op& op : plan_->ops) {
       std::visit([&](const auto& o) { execute(o); }, op);
       if (const auto out = plan::output(op)) show(*out);
     }
-    cache->filled(static_cast<std::uint32_t>(step.tokens.size()));
+    for (std::size_t i = 0; i < steps.size(); ++i) caches_[i]->filled(static_cast<std::uint32_t>(steps[i].tokens.size()));
     return std::span<const float>(values_[plan_->logits.index]);
   }
 
  private:
-  [[nodiscard]] std::uint64_t n_tokens() const { return step_->tokens.size(); }
+  [[nodiscard]] std::uint32_t n_tokens() const { return batch_.n_rows(); }
   [[nodiscard]] std::uint64_t n_rows(plan::ValueId id) const {
-    if (plan_->value(id).rows == plan::Rows::tokens || step_->outputs == Outputs::all) return n_tokens();
-    return 1;
+    return plan_->value(id).rows == plan::Rows::tokens ? n_tokens() : batch_.n_outputs;
   }
+  [[nodiscard]] std::uint32_t position(std::uint64_t row) const { return batch_.rows[row].position; }
+  [[nodiscard]] Cache& cache(std::uint64_t row) const { return *caches_[batch_.rows[row].sequence]; }
   [[nodiscard]] const float* in(plan::ValueId id) const { return values_[id.index].data(); }
   float* out(plan::ValueId id) {
     values_[id.index].assign(n_rows(id) * plan_->value(id).width, std::numeric_limits<float>::quiet_NaN());
@@ -174,8 +183,8 @@ class ReferenceExecutor final : public Executor {
   void execute(const plan::Embed& op) {
     const plan::Weight& table = plan_->weight(op.table);
     float* y = out(op.out);
-    for (const TokenId token : step_->tokens) {
-      for (const float w : decode_row(table.tensor, static_cast<std::uint64_t>(token))) *y++ = w * op.scale;
+    for (const Row& row : batch_.rows) {
+      for (const float w : decode_row(table.tensor, static_cast<std::uint64_t>(row.token))) *y++ = w * op.scale;
     }
   }
 
@@ -218,7 +227,7 @@ class ReferenceExecutor final : public Executor {
     float* y = out(op.out);
     std::copy(x, x + n_tokens() * width, y);
     for (std::uint32_t t = 0; t < n_tokens(); ++t) {
-      const Rotation rotation = rotation_at(op, factors, first_ + t);
+      const Rotation rotation = rotation_at(op, factors, position(t));
       for (std::uint64_t head = t * width; head < (t + 1) * width; head += op.head_dim) {
         for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
           const bool adjacent = op.pairing == plan::RopePairing::adjacent;
@@ -234,20 +243,21 @@ class ReferenceExecutor final : public Executor {
   void execute(const plan::KvWrite& op) {
     const std::uint64_t width = plan_->value(op.k).width;
     for (std::uint32_t t = 0; t < n_tokens(); ++t) {
-      cache_->write(op.layer, first_ + t, in(op.k) + t * width, in(op.v) + t * width);
+      cache(t).write(op.layer, position(t), in(op.k) + t * width, in(op.v) + t * width);
     }
   }
 
   void execute(const plan::Attention& op) {
-    const std::uint64_t n_positions = first_ + n_tokens();
+    const std::uint64_t n_positions = batch_.longest;
     const std::string probs_name = "blk." + std::to_string(op.layer) + ".attn_probs";
     std::vector<float> probs;
-    if (wants(probs_name)) probs.assign(op.n_heads * n_tokens() * n_positions, 0.0f);
+    if (wants(probs_name)) probs.assign(std::uint64_t{op.n_heads} * n_tokens() * n_positions, 0.0f);
     const std::vector<float> sinks = op.sinks ? decode_row(plan_->weight(*op.sinks).tensor, 0) : std::vector<float>();
     const float* q = in(op.q);
     float* y = out(op.out);
     for (std::uint64_t t = 0; t < n_tokens(); ++t) {
-      const std::uint64_t position = first_ + t;
+      const Cache& cache = this->cache(t);
+      const std::uint64_t position = this->position(t);
       const std::uint64_t first = op.window > 0 && position + 1 > op.window ? position + 1 - op.window : 0;
       for (std::uint64_t h = 0; h < op.n_heads; ++h) {
         const std::uint64_t kv_offset = h * op.n_kv_heads / op.n_heads * op.head_dim;
@@ -255,7 +265,7 @@ class ReferenceExecutor final : public Executor {
         std::vector<double> p(n_positions, 0.0);
         double largest = -std::numeric_limits<double>::infinity();
         for (std::uint64_t s = first; s <= position; ++s) {
-          const float* key = cache_->key(op.layer, static_cast<std::uint32_t>(s)) + kv_offset;
+          const float* key = cache.key(op.layer, static_cast<std::uint32_t>(s)) + kv_offset;
           double dot = 0;
           for (std::uint32_t i = 0; i < op.head_dim; ++i) dot += double{query[i]} * key[i];
           p[s] = dot * op.scale;
@@ -268,7 +278,7 @@ class ReferenceExecutor final : public Executor {
         std::vector<double> context(op.head_dim, 0.0);
         for (std::uint64_t s = first; s <= position; ++s) {
           p[s] /= total;
-          const float* value = cache_->value(op.layer, static_cast<std::uint32_t>(s)) + kv_offset;
+          const float* value = cache.value(op.layer, static_cast<std::uint32_t>(s)) + kv_offset;
           for (std::uint32_t i = 0; i < op.head_dim; ++i) context[i] += p[s] * value[i];
           if (!probs.empty()) probs[(h * n_tokens() + t) * n_positions + s] = static_cast<float>(p[s]);
         }
@@ -277,7 +287,7 @@ class ReferenceExecutor final : public Executor {
         }
       }
     }
-    if (!probs.empty()) observer_(probs_name, op.n_heads * n_tokens(), n_positions, probs);
+    if (!probs.empty()) observer_(probs_name, std::uint64_t{op.n_heads} * n_tokens(), n_positions, probs);
   }
 
   void execute(const plan::GatedActivation& op) {
@@ -375,9 +385,9 @@ class ReferenceExecutor final : public Executor {
   std::shared_ptr<const Plan> plan_;
   Substitute substitute_;
   std::vector<std::vector<float>> values_;  // by ValueId, as the current step left them
-  const Step* step_ = nullptr;
-  Cache* cache_ = nullptr;
-  std::uint32_t first_ = 0;  // position of the step's first token
+  std::uint64_t n_pools_ = 0;
+  std::vector<Cache*> caches_;  // by sequence
+  Batch batch_;
 };
 
 class ReferenceBackend final : public Backend {

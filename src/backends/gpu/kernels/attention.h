@@ -1,8 +1,8 @@
-// The KV cache and attention over it. A layer's keys and values are [n_kv_heads, capacity, head_dim] each.
+// The KV cache and attention over it. A layer's keys and values are [n_slots, n_kv_heads, capacity, head_dim] each.
 //
 // attention: a threadgroup a (head, token, part of the cache). Its SIMD-groups take positions in turn, lanes lie along
 // head_dim; each keeps a running maximum, sum and weighted sum of values, which are merged in shared memory. Parts
-// are merged by attention_merge. The cache's length comes from StepState: a grid made for the longest cache runs for all.
+// are merged by attention_merge. Slots and positions come from RowPlaces: a grid made for the longest cache runs for all.
 #pragma once
 
 #include "backends/gpu/kernels/activation.h"
@@ -12,38 +12,44 @@
 
 INLINE float smallest_float() { return -3.402823466e38f; }
 
-#define PLUMB_KV_WRITE(type)                                                                                       \
-  KERNEL(kv_write_##type, kv_write_##type, PLUMB_FLAT_THREADS) {                                                   \
-    const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;                                                    \
-    if (i < p.width) {                                                                                             \
-      const ulong from = ulong(GROUP_Y) * p.width + i;                                                             \
-      const ulong to = (ulong(i / p.head_dim) * p.capacity + step->first + GROUP_Y) * p.head_dim + i % p.head_dim; \
-      keys[to] = type##_cached(k[from]);                                                                           \
-      values[to] = type##_cached(v[from]);                                                                         \
-    }                                                                                                              \
+#define PLUMB_KV_WRITE(type)                                                            \
+  KERNEL(kv_write_##type, kv_write_##type, PLUMB_FLAT_THREADS) {                        \
+    const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;                         \
+    if (i < p.width) {                                                                  \
+      const ulong from = ulong(GROUP_Y) * p.width + i;                                  \
+      const RowPlace at = rows[GROUP_Y];                                                \
+      const ulong head = ulong(at.slot) * (p.width / p.head_dim) + i / p.head_dim;      \
+      const ulong to = (head * p.capacity + at.position) * p.head_dim + i % p.head_dim; \
+      keys[to] = type##_cached(k[from]);                                                \
+      values[to] = type##_cached(v[from]);                                              \
+    }                                                                                   \
   }
 INLINE half f16_cached(float x) { return half(x); }
 INLINE float f32_cached(float x) { return x; }
 PLUMB_KV_WRITE(f16)
 PLUMB_KV_WRITE(f32)
 
+// Where the keys and values of a query head begin.
+INLINE ulong head_base(CONSTANT_PARAMS(AttentionParams) p, uint slot, uint head) {
+  return (ulong(slot) * p.n_kv_heads + head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
+}
+
 // The positions [first, end) of part `split` that a token at `position` attends to.
-INLINE void positions_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint end_of_cache, uint split,
-                         THREAD uint& first, THREAD uint& end) {
-  const uint each = (end_of_cache + p.n_splits - 1) / p.n_splits;
+INLINE void positions_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint split, THREAD uint& first,
+                         THREAD uint& end) {
+  const uint each = (position + p.n_splits) / p.n_splits;
   first = split * each;
   end = min(first + each, position + 1);
   if (p.window > 0 && position + 1 > p.window) first = max(first, position + 1 - p.window);
 }
 
 template <class T>
-INLINE void attend(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
+INLINE void attend(DEVICE const RowPlace* rows, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
                    DEVICE float* partial, SHARED AttentionShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
                    uint token, uint split, uint lane, uint simd) {
-  const uint position = step->first + token;
   uint first, end;
-  positions_of(p, position, step->first + step->n_tokens, split, first, end);
-  const ulong kv_base = ulong(head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
+  positions_of(p, rows[token].position, split, first, end);
+  const ulong kv_base = head_base(p, rows[token].slot, head);
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
   float query[MOST_OF_LANE];
   float context[MOST_OF_LANE];
@@ -106,7 +112,7 @@ INLINE void attend(DEVICE const StepState* step, DEVICE const float* q, DEVICE c
 
 #define PLUMB_ATTENTION(type, T)                                                                  \
   KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                           \
-    attend<T>(step, q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, SIMD_INDEX); \
+    attend<T>(rows, q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, SIMD_INDEX); \
   }
 PLUMB_ATTENTION(f16, half)
 PLUMB_ATTENTION(f32, float)
@@ -130,20 +136,18 @@ KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
   }
 }
 
-// Grid: [n_heads, T]. S = first + T.
+// Grid: [n_heads, T].
 template <class T>
-INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEVICE const T* keys,
-                        DEVICE const float* sinks, DEVICE float* probs, SHARED ReduceShared* s,
-                        CONSTANT_PARAMS(AttentionParams) p, uint head, uint token, uint thread_index, uint lane,
-                        uint simd) {
-  const uint position = step->first + token;
-  const uint n_positions = step->first + step->n_tokens;
+INLINE void softmax_row(DEVICE const RowPlace* rows, DEVICE const float* q, DEVICE const T* keys, DEVICE const float* sinks,
+                        DEVICE float* probs, SHARED ReduceShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
+                        uint token, uint thread_index, uint lane, uint simd) {
+  const uint position = rows[token].position;
   const uint first = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
-  keys += ulong(head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
-  probs += (ulong(head) * step->n_tokens + token) * n_positions;
+  keys += head_base(p, rows[token].slot, head);
+  probs += (ulong(head) * p.n_rows + token) * p.n_positions;
   float largest = smallest_float();
-  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+  for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
     float dot = 0.0f;
     if (at >= first && at <= position) {
       for (uint i = 0; i < p.head_dim; ++i) dot = fma(q[i] * p.scale, float(keys[ulong(at) * p.head_dim + i]), dot);
@@ -155,18 +159,18 @@ INLINE void softmax_row(DEVICE const StepState* step, DEVICE const float* q, DEV
   if (p.has_sinks != 0) largest = max(largest, sinks[head]);
   largest = reduce_max(largest, s, lane, simd);
   float sum = p.has_sinks != 0 && thread_index == 0 ? exp(sinks[head] - largest) : 0.0f;
-  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+  for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
     if (at >= first && at <= position) sum += exp(probs[at] - largest);
   }
   sum = reduce_sum(sum, s, lane, simd);
-  for (uint at = thread_index; at < n_positions; at += PLUMB_REDUCE_THREADS) {
+  for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
     probs[at] = at >= first && at <= position ? exp(probs[at] - largest) / sum : 0.0f;
   }
 }
 
 #define PLUMB_ATTENTION_PROBS(type, T)                                                                   \
   KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                         \
-    softmax_row<T>(step, q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
+    softmax_row<T>(rows, q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
   }
 PLUMB_ATTENTION_PROBS(f16, half)
 PLUMB_ATTENTION_PROBS(f32, float)

@@ -3,10 +3,11 @@
 // tokens of a step; widths, strides and counts are in elements, offsets of rows in rows.
 #pragma once
 
-// Where a step stands in its sequence. It travels in a buffer of its own, so that a recorded step can be run again.
-struct StepState {
-  uint first;     // position of the step's first token
-  uint n_tokens;  // T
+// Where a row of a step belongs. The rows' places travel in a buffer, so that a recorded step can be run again. Keys and
+// values of a layer are [n_slots, n_kv_heads, capacity, head_dim] each.
+struct RowPlace {
+  uint slot;      // of the cache: one a sequence
+  uint position;  // in the sequence
 };
 
 struct EmbedParams {
@@ -56,6 +57,9 @@ struct AttentionParams {
   float scale;
   float soft_cap;  // 0: none
   uint has_sinks;  // 0: `sinks` is not read
+  // attention_probs: T and S.
+  uint n_rows;
+  uint n_positions;
 };
 
 struct GatedParams {

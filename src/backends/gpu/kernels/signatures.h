@@ -21,34 +21,34 @@
   IN(0, uchar, w) IN(1, float, x) IN(2, float, bias) OUT(3, float, y) SHARED(LinearTiles, s) PARAMS(4, LinearParams)
 
 #define SIGNATURE_rope(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step) IN(1, float4, turns) IN(2, float, x) OUT(3, float, y) PARAMS(4, RopeParams)
+  IN(0, RowPlace, rows) IN(1, float4, turns) IN(2, float, x) OUT(3, float, y) PARAMS(4, RopeParams)
 
 #define SIGNATURE_kv_write_f16(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                       \
+  IN(0, RowPlace, rows)                                        \
   IN(1, float, k) IN(2, float, v) INOUT(3, half, keys) INOUT(4, half, values) PARAMS(5, KvWriteParams)
 #define SIGNATURE_kv_write_f32(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                       \
+  IN(0, RowPlace, rows)                                        \
   IN(1, float, k) IN(2, float, v) INOUT(3, float, keys) INOUT(4, float, values) PARAMS(5, KvWriteParams)
 
 // partial [T, n_heads, n_splits, head_dim + 2]: the weighted sum of values, the largest score and the sum of weights of
 // each part of the cache; parts that hold no position of a token are written as empty.
 #define SIGNATURE_attention_f16(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                        \
+  IN(0, RowPlace, rows)                                         \
   IN(1, float, q)                                               \
   IN(2, half, keys) IN(3, half, values) OUT(4, float, partial) SHARED(AttentionShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                        \
+  IN(0, RowPlace, rows)                                         \
   IN(1, float, q)                                               \
   IN(2, float, keys) IN(3, float, values) OUT(4, float, partial) SHARED(AttentionShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, partial) IN(1, float, sinks) OUT(2, float, y) PARAMS(3, AttentionParams)
 // The softmax itself, [n_heads, T, S], for who watches it.
 #define SIGNATURE_attention_probs_f16(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                              \
+  IN(0, RowPlace, rows)                                               \
   IN(1, float, q)                                                     \
   IN(2, half, keys) IN(3, float, sinks) OUT(4, float, probs) SHARED(ReduceShared, s) PARAMS(5, AttentionParams)
 #define SIGNATURE_attention_probs_f32(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, StepState, step)                                              \
+  IN(0, RowPlace, rows)                                               \
   IN(1, float, q)                                                     \
   IN(2, float, keys) IN(3, float, sinks) OUT(4, float, probs) SHARED(ReduceShared, s) PARAMS(5, AttentionParams)
 

@@ -1,0 +1,41 @@
+// The rows of a step's values: which sequence and position each belongs to. One place for the order that all executors
+// share.
+//
+// Rows whose logits are wanted come last, so that a Rows::outputs value has the last n_outputs of a Rows::tokens value's
+// rows; apart from that rows are in the order of the steps, and of the tokens in each. A step of one sequence thus has its
+// rows in the order of its tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backends/backend.h"
+
+namespace plumb::backends {
+
+struct Row {
+  TokenId token = 0;
+  std::uint32_t sequence = 0;  // index of its Step
+  std::uint32_t position = 0;
+};
+
+// Rows [begin, end) of one sequence at consecutive positions.
+struct Run {
+  std::uint32_t begin = 0, end = 0;
+  [[nodiscard]] std::uint32_t n() const { return end - begin; }
+};
+
+struct Batch {
+  std::vector<Row> rows;
+  std::uint32_t n_outputs = 0;
+  std::uint32_t longest = 0;  // positions of the longest sequence after the step
+  std::vector<Run> runs;      // of all rows, each as long as can be
+
+  [[nodiscard]] std::uint32_t n_rows() const { return static_cast<std::uint32_t>(rows.size()); }
+};
+
+// Errors: what Executor::run says of steps, but for caches of another executor.
+Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, std::uint32_t max_rows);
+
+}  // namespace plumb::backends
