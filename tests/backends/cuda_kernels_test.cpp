@@ -374,5 +374,155 @@ INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
                                          quants::Format::mxfp4),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
+class CudaFewRows : public testing::TestWithParam<quants::Format> {};
+
+// Each number of tiles of 8 rows, filled and not; rows of one block up to more chunks than there are parts; outputs that do
+// not fill a block; two products in one launch, with bias and residual; gated pairs; rows of very different magnitude.
+TEST_P(CudaFewRows, AreSumsOfProducts) {
+  const quants::FormatInfo& info = quants::info(GetParam());
+  const unsigned block = std::max(32U, static_cast<unsigned>(info.block_size));
+  struct Case {
+    unsigned n_rows, n_in;
+    std::vector<unsigned> n_outs;
+    bool gated;
+  };
+  const std::vector<Case> cases{{2, block, {37, 1}, false},       {8, 2 * block, {40, 40}, true},
+                                {13, 5 * block, {130, 3}, false}, {30, block, {20, 33}, false},
+                                {64, 2 * block, {33, 33}, true},  {50, 9 * block, {5, 32}, false}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(std::string(info.name) + ", " + std::to_string(c.n_rows) + " rows of " + std::to_string(c.n_in));
+    std::mt19937 random(c.n_rows);
+    std::normal_distribution<float> normal;
+    OnDevice device;
+    cuda::Products p;
+    p.n_products = 2;
+    p.format = static_cast<unsigned>(info.format);
+    p.n_in = c.n_in;
+    p.row_bytes = static_cast<unsigned>(info.row_bytes(c.n_in));
+    p.gated = c.gated;
+    std::vector<float> x(std::size_t{c.n_rows} * c.n_in);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = std::ldexp(normal(random), c.gated ? 0 : static_cast<int>(i / c.n_in % 5) * 20 - 40);
+    }
+    std::vector<std::vector<float>> weights, biases, residuals;
+    std::vector<std::size_t> y_at;
+    for (unsigned k = 0; k < 2; ++k) {
+      const unsigned n_out = c.n_outs[k];
+      auto rows = random_rows(info, c.n_in, n_out, random);
+      weights.emplace_back(std::size_t{c.n_in} * n_out);
+      info.decode(rows.data(), weights[k].data(), weights[k].size() / info.block_size);
+      rows.resize(rows.size() + 2);  // as an upload leaves room for loads of 4 bytes at multiples of 2
+      biases.emplace_back(n_out);
+      residuals.emplace_back(std::size_t{c.n_rows} * n_out);
+      for (float& v : biases[k]) v = normal(random);
+      for (float& v : residuals[k]) v = normal(random);
+      p.product[k].w = reinterpret_cast<const unsigned char*>(device.give(rows, "weights"));
+      p.product[k].bias = device.give(biases[k], "bias");
+      if (!c.gated) p.product[k].residual = device.give(residuals[k], "residual");
+      if (!c.gated || k == 0) {
+        p.product[k].y = device.room<float>(std::size_t{c.n_rows} * n_out, "y");
+        y_at.push_back(device.last());
+      }
+      p.product[k].n_out = n_out;
+    }
+    const float* x_there = device.give(x, "x");
+    cuda::HalfRows halves;
+    halves.halves = device.room<std::uint16_t>(x.size(), "halves");
+    halves.scales = device.room<float>(c.n_rows, "scales");
+    auto* partial = reinterpret_cast<float*>(device.room<std::byte>(cuda::few_rows_partial_bytes(p, c.n_rows), "partial"));
+    ASSERT_TRUE(cuda::takes_few_rows(p.format));
+    checker::machine.kernel = "multiply_few";
+    ASSERT_EQ(cuda::rows_to_half(x_there, c.n_in, c.n_rows, halves, nullptr), cudaSuccess) << checker::machine.fault;
+    ASSERT_EQ(cuda::multiply_few(p, halves, c.n_rows, partial, nullptr), cudaSuccess) << checker::machine.fault;
+
+    const auto sum_of = [&](unsigned k, unsigned r, unsigned j, double& allowed) {
+      double sum = biases[k][j], absolute = 0, amax = 0, of_w = 0, of_x = 0;
+      for (unsigned i = 0; i < c.n_in; ++i) {
+        const double w = weights[k][std::size_t{j} * c.n_in + i], v = x[std::size_t{r} * c.n_in + i];
+        sum += w * v;
+        absolute += std::abs(w * v);
+        amax = std::max(amax, std::abs(v));
+        of_w += std::abs(w);
+        of_x += std::abs(v);
+      }
+      // Both rounded to half, 2^-11 each where it is normal: activations below 2^-29 of the row's largest and weights below
+      // 2^-14 are not; float sums.
+      allowed = (2.01 * 0x1p-11 + (c.n_in + 32) * 0x1p-24) * absolute + 0x1p-38 * amax * of_w + 0x1p-25 * of_x;
+      return sum;
+    };
+    for (unsigned k = 0; k < y_at.size(); ++k) {
+      const auto y = device.take<float>(y_at[k]);
+      for (unsigned r = 0; r < c.n_rows; ++r) {
+        for (unsigned j = 0; j < c.n_outs[k]; ++j) {
+          double allowed = 0;
+          double expected = sum_of(k, r, j, allowed);
+          if (c.gated) {
+            double of_up = 0;
+            const double gate = expected, up = sum_of(1, r, j, of_up), activated = gate / (1 + std::exp(-gate));
+            expected = activated * up;
+            // The derivative of x sigmoid(x) is at most 1.1.
+            allowed = 1.1 * allowed * (std::abs(up) + of_up) + std::abs(activated) * of_up;
+          } else {
+            expected += residuals[k][std::size_t{r} * c.n_outs[k] + j];
+          }
+          ASSERT_NEAR(y[std::size_t{r} * c.n_outs[k] + j], expected, allowed + 0x1p-21 * (std::abs(expected) + 4))
+              << "product " << k << ", row " << r << ", output " << j;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, CudaFewRows,
+                         testing::Values(quants::Format::f16, quants::Format::bf16, quants::Format::q4_0,
+                                         quants::Format::q4_1, quants::Format::q5_0, quants::Format::q5_1,
+                                         quants::Format::q8_0, quants::Format::q2_k, quants::Format::q3_k,
+                                         quants::Format::q4_k, quants::Format::q5_k, quants::Format::q6_k,
+                                         quants::Format::iq4_nl, quants::Format::iq4_xs, quants::Format::mxfp4),
+                         [](const auto& format) { return std::string(quants::info(format.param).name); });
+
+// A norm of several rows, as float and as halves.
+TEST(CudaNorms, OfRowsAreScaledAndHalved) {
+  for (const unsigned n : {32U, 576U, 4096U, 8288U}) {
+    SCOPED_TRACE(n);
+    const unsigned n_rows = 3;
+    std::mt19937 random(n);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(std::size_t{n_rows} * n), weight(n);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::ldexp(normal(random), static_cast<int>(i / n) * 30 - 30);
+    for (float& v : weight) v = normal(random);
+    OnDevice device;
+    const float* x_there = device.give(x, "x");
+    const float* weight_there = device.give(weight, "weight");
+    auto* y = device.room<float>(x.size(), "y");
+    const std::size_t y_at = device.last();
+    cuda::HalfRows halves;
+    halves.halves = device.room<std::uint16_t>(x.size(), "halves");
+    const std::size_t halves_at = device.last();
+    halves.scales = device.room<float>(n_rows, "scales");
+    const std::size_t scales_at = device.last();
+    checker::machine.kernel = "norm_rows_to_half";
+    ASSERT_EQ(cuda::norm_rows_to_half(x_there, weight_there, n, n_rows, 1e-25F, y, halves, nullptr), cudaSuccess)
+        << checker::machine.fault;
+    const auto actual = device.take<float>(y_at);
+    const auto halved = device.take<std::uint16_t>(halves_at);
+    const auto scales = device.take<float>(scales_at);
+    for (unsigned r = 0; r < n_rows; ++r) {
+      double squares = 0, amax = 0;
+      for (unsigned i = 0; i < n; ++i) squares += double{x[r * n + i]} * x[r * n + i];
+      const double scale = 1 / std::sqrt(squares / n + double{1e-25F});
+      for (unsigned i = 0; i < n; ++i) amax = std::max<double>(amax, std::abs(actual[r * n + i]));
+      for (unsigned i = 0; i < n; ++i) {
+        const double expected = x[r * n + i] * scale * weight[i];
+        ASSERT_NEAR(actual[r * n + i], expected, (n / 2.0 + 8) * 0x1p-24 * std::abs(expected) + 1e-37)
+            << "row " << r << ", element " << i;
+        ASSERT_NEAR(f16_to_f32(halved[r * n + i]) * scales[r], actual[r * n + i],
+                    0x1p-11 * std::abs(actual[r * n + i]) + 0x1p-38 * amax)
+            << "row " << r << ", element " << i;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace plumb::backends

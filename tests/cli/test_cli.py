@@ -197,7 +197,7 @@ class CommandLine(unittest.TestCase):
         document = self.json("bench", "canary", "-p", "0", "-n", "8", "-r", "2", "--streams", "5", "--depth", "3")
         self.assertEqual((document["streams"], document["depth"]), (5, 3))
         self.assertGreater(document["decode"]["tps_median"], 0)
-        self.assertIn("streams  5", self.ok("bench", "canary", "-p", "0", "-n", "2", "-r", "1", "-s", "5"))
+        self.assertIn(b"streams  5", self.ok("bench", "canary", "-p", "0", "-n", "2", "-r", "1", "-s", "5"))
 
     def test_devices_json(self):
         document = json.loads(self.ok("devices", "--quick", "--json"))

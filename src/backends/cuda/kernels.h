@@ -47,6 +47,23 @@ struct Products {
 bool takes_rounded(unsigned format);
 cudaError_t multiply(const Products& products, const float* x, Rounded rounded, cudaStream_t stream);
 
+// The same for a few rows of x: y, residual [n_rows, n_out]. 2 to most_few_rows rows.
+inline constexpr unsigned most_few_rows = 64;
+// Rows [n_rows, n] rounded to half, each by a power of two of its own: x[r] = halves[r] * scales[r], the largest of
+// halves[r] being in [2^14, 2^15). n is a multiple of 32.
+struct HalfRows {
+  void* halves = nullptr;
+  float* scales = nullptr;  // [n_rows]
+};
+cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream);
+// Of y = rms_norm(x) * weight, [n_rows, n].
+cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
+                              const HalfRows& to, cudaStream_t stream);
+bool takes_few_rows(unsigned format);
+// Bytes of `partial`.
+unsigned long few_rows_partial_bytes(const Products& products, unsigned n_rows);
+cudaError_t multiply_few(const Products& products, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream);
+
 // Rotates q and k of n_rows tokens and writes k and v to the cache, [n_slots, n_kv_heads, capacity, head_dim] of half or
 // float. `places`: the shared kernels' RowPlace of each row, slot and position.
 struct RopeWrite {

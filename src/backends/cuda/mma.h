@@ -2,9 +2,20 @@
 // ldmatrix). The checker has its own form of them (src/backends/checker/cuda), as of launch() in grid.h.
 #pragma once
 
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 namespace plumb::backends::cuda {
+
+// Two floats as halves, the first in the low bits.
+__device__ __forceinline__ unsigned pack_halves(float low, float high) {
+  union {
+    __half2 halves;
+    unsigned word;
+  } packed;
+  packed.halves = __floats2half2_rn(low, high);
+  return packed.word;
+}
 
 #ifdef __CUDACC__
 

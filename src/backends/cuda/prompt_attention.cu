@@ -20,15 +20,6 @@ constexpr unsigned prompt_threads = 128;
 constexpr unsigned all_lanes = 0xffffffffu;
 constexpr float least = -3.402823466e38f;
 
-__device__ __forceinline__ unsigned pack_halves(float low, float high) {
-  union {
-    __half2 halves;
-    unsigned word;
-  } packed;
-  packed.halves = __floats2half2_rn(low, high);
-  return packed.word;
-}
-
 // Positions [s0, s0 + 64) of keys or values to shared memory, rows `stride` apart; zeros from `end` on.
 template <unsigned head_dim>
 __device__ __forceinline__ void load_tile(unsigned short* to, const __half* from, unsigned s0, unsigned end) {

@@ -29,6 +29,7 @@ class CudaTuning final : public Tuning {
     if (readers_.empty()) count_readers(step.plan());
     converted_.reset();
     rounded_.reset();
+    halved_.reset();
     std::uint64_t widest = 0, largest_weight = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* linear = std::get_if<plan::Linear>(&op);
@@ -40,6 +41,7 @@ class CudaTuning final : public Tuning {
       }
     }
     bool moved = false;
+    PLUMB_CHECK(reserve_few_rows(step, widest, moved));
     std::uint64_t partial = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* attention = std::get_if<plan::Attention>(&op);
@@ -71,7 +73,8 @@ class CudaTuning final : public Tuning {
   std::size_t emit_op(const StepContext& step, std::size_t op, const plan::RmsNorm& norm, Launches& to) {
     const WeightView& weight = step.weight(norm.weight);
     const auto width = static_cast<unsigned>(step.plan().value(norm.x).width);
-    if (step.n_tokens() != 1 || weight.n_in != width || width % 32 != 0) return 0;
+    const std::uint32_t n_rows = step.n_rows(norm.out);
+    if (n_rows > most_few_rows || weight.n_in != width || width % 32 != 0) return 0;
     std::vector<const plan::Linear*> linears;
     for (std::size_t i = op + 1; i < step.plan().ops.size(); ++i) {
       const auto* linear = std::get_if<plan::Linear>(&step.plan().ops[i]);
@@ -79,13 +82,22 @@ class CudaTuning final : public Tuning {
       linears.push_back(linear);
     }
     if (linears.empty()) return 0;
-    rounded_.reset();
     const float* x = floats(step.value(norm.x));
     float* y = floats(step.value(norm.out));
     const float* w = floats(weight.view);
-    const Rounded rounded = this->rounded();
-    add(to, "norm_round",
-        [=, eps = norm.eps](cudaStream_t stream) { return norm_round(x, w, width, eps, y, rounded, stream); });
+    if (n_rows > 1) {
+      // Where all Linears can go this way; the others' rows are read as float.
+      if (!std::all_of(linears.begin(), linears.end(), [&](const auto* l) { return by_few_rows(step, *l); })) return 0;
+      add(to, "norm_rows_to_half", [=, halves = halves(), eps = norm.eps](cudaStream_t stream) {
+        return norm_rows_to_half(x, w, width, n_rows, eps, y, halves, stream);
+      });
+      halved_ = norm.out;
+    } else {
+      rounded_.reset();
+      add(to, "norm_round", [=, rounded = rounded(), eps = norm.eps](cudaStream_t stream) {
+        return norm_round(x, w, width, eps, y, rounded, stream);
+      });
+    }
     if (linears.size() == 2 && op + 3 < step.plan().ops.size()) {
       const auto* gated = std::get_if<plan::GatedActivation>(&step.plan().ops[op + 3]);
       const bool same = step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format;
@@ -97,7 +109,7 @@ class CudaTuning final : public Tuning {
         products.n_products = 2;
         products.gated = true;
         products.activation = static_cast<unsigned>(gated->activation);
-        add_products(to, products, y, rounded);
+        add_products(to, step, *linears[0], products);
         return 4;
       }
     }
@@ -111,7 +123,7 @@ class CudaTuning final : public Tuning {
         products.product[products.n_products++] = product_of(step, *linears[j]);
         done[j] = true;
       }
-      add_products(to, products, y, rounded);
+      add_products(to, step, *linears[i], products);
     }
     return 1 + linears.size();
   }
@@ -122,7 +134,9 @@ class CudaTuning final : public Tuning {
       emit_product_of_halves(step, linear, to);
       return 1;
     }
-    if (step.n_tokens() != 1 || w.n_in % 32 != 0) return 0;
+    const std::uint32_t n_rows = step.n_rows(linear.out);
+    const bool few = by_few_rows(step, linear);
+    if (!few && (n_rows != 1 || w.n_in % 32 != 0)) return 0;
     Products products = products_of(step, linear);
     std::size_t covered = 1;
     if (op + 1 < step.plan().ops.size()) {
@@ -133,13 +147,19 @@ class CudaTuning final : public Tuning {
         covered = 2;
       }
     }
-    const float* x = floats(step.value(linear.x));
-    const Rounded rounded = this->rounded();
-    if (takes_rounded(products.format) && rounded_ != linear.x) {
-      add(to, "round_row", [=, n = w.n_in](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
+    const float* x = x_of(step, linear);
+    if (few && halved_ != linear.x) {
+      const float* all = floats(step.value(linear.x));
+      add(to, "rows_to_half", [=, n = w.n_in, n_all = step.n_rows(linear.x), halves = halves()](cudaStream_t stream) {
+        return rows_to_half(all, n, n_all, halves, stream);
+      });
+      halved_ = linear.x;
+    } else if (!few && takes_rounded(products.format) && rounded_ != linear.x) {
+      add(to, "round_row",
+          [=, n = w.n_in, rounded = rounded()](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
     }
     rounded_.reset();
-    add_products(to, products, x, rounded);
+    add_products(to, step, linear, products);
     return covered;
   }
 
@@ -248,17 +268,47 @@ class CudaTuning final : public Tuning {
     return floats(step.value(value)) + n * step.plan().value(value).width;
   }
 
-  // Prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.
+  // All rows of x are rounded to half then.
+  [[nodiscard]] static bool by_few_rows(const StepContext& step, const plan::Linear& linear) {
+    const WeightView& w = step.weight(linear.weight);
+    return step.n_rows(linear.out) > 1 && step.n_rows(linear.x) <= most_few_rows && w.n_in % 32 == 0 &&
+           takes_few_rows(static_cast<unsigned>(w.format));
+  }
+
+  // Longer prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.
   [[nodiscard]] bool by_halves(const StepContext& step, const plan::Linear& linear) const {
     const WeightView& w = step.weight(linear.weight);
-    return cublas_ && step.n_rows(linear.out) >= least_prompt && w.format != quants::Format::f32 && w.n_in % 32 == 0 &&
-           w.n_out % 8 == 0;
+    return cublas_ && !by_few_rows(step, linear) && step.n_rows(linear.out) >= least_prompt &&
+           w.format != quants::Format::f32 && w.n_in % 32 == 0 && w.n_out % 8 == 0;
+  }
+
+  Result<void> reserve_few_rows(const StepContext& step, std::uint64_t widest, bool& moved) {
+    const std::uint32_t n_rows = step.n_tokens();
+    if (n_rows < 2 || n_rows > most_few_rows) return {};
+    std::uint64_t partial = 0;
+    for (const plan::Op& op : step.plan().ops) {
+      const auto* linear = std::get_if<plan::Linear>(&op);
+      if (linear == nullptr || !by_few_rows(step, *linear)) continue;
+      // What runs in one launch: up to max_products like this one.
+      Products products = products_of(step, *linear);
+      for (unsigned n = 1; n <= max_products; ++n) {
+        products.product[n - 1] = products.product[0];
+        products.n_products = n;
+        partial = std::max<std::uint64_t>(partial, few_rows_partial_bytes(products, n_rows));
+      }
+    }
+    PLUMB_CHECK(grow(few_partial_, partial, moved));
+    PLUMB_CHECK(grow(few_x_, widest * n_rows * 2, moved));
+    return grow(few_scales_, most_few_rows * sizeof(float), moved);
+  }
+  [[nodiscard]] HalfRows halves() const {
+    return {.halves = address_(whole(few_x_)), .scales = floats(whole(few_scales_))};
   }
 
   void emit_product_of_halves(const StepContext& step, const plan::Linear& linear, Launches& to) {
     const WeightView& w = step.weight(linear.weight);
     const std::uint32_t n_rows = step.n_rows(linear.out);
-    const float* x = floats(step.value(linear.x)) + std::uint64_t{step.n_rows(linear.x) - n_rows} * w.n_in;
+    const float* x = x_of(step, linear);
     std::byte* half_x = address_(whole(half_x_));
     auto* amax = reinterpret_cast<unsigned*>(address_(whole(range_)));
     auto* scale = reinterpret_cast<float*>(amax + 1);
@@ -308,8 +358,24 @@ class CudaTuning final : public Tuning {
     products.row_bytes = static_cast<unsigned>(quants::info(w.format).row_bytes(w.n_in));
     return products;
   }
-  static void add_products(Launches& to, const Products& products, const float* x, Rounded rounded) {
-    add(to, "multiply", [=](cudaStream_t stream) { return multiply(products, x, rounded, stream); });
+  // The rows of x that a Linear multiplies: the last ones.
+  [[nodiscard]] const float* x_of(const StepContext& step, const plan::Linear& linear) const {
+    return row(step, linear.x, step.n_rows(linear.x) - step.n_rows(linear.out));
+  }
+  // Products whose x is that of `linear`, rounded or halved by an earlier launch.
+  void add_products(Launches& to, const StepContext& step, const plan::Linear& linear, const Products& products) const {
+    const std::uint32_t n_rows = step.n_rows(linear.out);
+    if (n_rows == 1) {
+      const float* x = x_of(step, linear);
+      add(to, "multiply", [=, rounded = rounded()](cudaStream_t stream) { return multiply(products, x, rounded, stream); });
+      return;
+    }
+    HalfRows x = halves();
+    const std::uint32_t skipped = step.n_rows(linear.x) - n_rows;
+    x.halves = static_cast<__half*>(x.halves) + std::uint64_t{skipped} * products.n_in;
+    x.scales += skipped;
+    float* partial = floats(whole(few_partial_));
+    add(to, "multiply_few", [=](cudaStream_t stream) { return multiply_few(products, x, n_rows, partial, stream); });
   }
 
   template <class Run>
@@ -352,8 +418,9 @@ class CudaTuning final : public Tuning {
   std::function<std::byte*(const View&)> address_;
   std::unique_ptr<CublasLt> cublas_;
   std::vector<std::uint32_t> readers_;  // by ValueId
-  std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_, partial_;
+  std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_, partial_, few_x_, few_scales_, few_partial_;
   std::optional<ValueId> rounded_;    // the value that words_ and scales_ will hold there, for the op that follows
+  std::optional<ValueId> halved_;     // the same of few_x_ and few_scales_
   std::optional<ValueId> converted_;  // what half_x_ will hold where the emitted launches end
 };
 

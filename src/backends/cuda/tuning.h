@@ -2,7 +2,8 @@
 //
 // One token: a norm and the Linears that read it (rounded once, weights of one format in one launch, gate and up with their
 // activation); a Linear and the addition of its residual; both rotations and the write to the cache.
-// Prompts: Linears as products in half precision with sums in float; attention on tensor cores.
+// 2 to most_few_rows tokens, of one sequence or many: the same fusions but for the rounding, which is to halves.
+// Longer prompts: Linears as products in half precision with sums in float; attention on tensor cores.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,0 +1,317 @@
+// Products of weights with 2 to most_few_rows rows of activations, tuned for NVIDIA GPUs: sequences that decode together,
+// and short prompts. Bound by the bytes of the weights, as long as what is done with a weight hides behind them.
+//
+// A warp takes 32 outputs and walks over their rows 128 weights at a time. Each lane unpacks a group of 32 of four rows to
+// halves, which as they stand are what the lane holds of the matrix instructions' first operand: a sum does not ask for an
+// order, so the columns of one instruction are taken from four groups at once, and a lane's part of the second operand is
+// a run of the activations of its group. The weights thus pass through registers alone. Activations are halves with a
+// power of two a row (so that rows do not depend on each other), sums are float. Blocks that share outputs take parts of
+// the rows' length; finish_few adds up what they leave.
+#include <cuda_fp16.h>
+
+#include "backends/cuda/grid.h"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/mma.h"
+#include "backends/cuda/rounding.cuh"
+#include "backends/gpu/kernels/activation.h"
+#include "backends/gpu/kernels/formats.h"
+#include "backends/gpu/kernels/list.h"
+#include "quants/format.h"
+
+namespace plumb::backends::cuda {
+
+namespace {
+
+using quants::Format;
+
+constexpr unsigned few_warps = 4;
+constexpr unsigned outputs_a_warp = 32, outputs_a_block = few_warps * outputs_a_warp;
+constexpr unsigned groups_a_chunk = 4;
+// Blocks that a large GPU works on at a time; cutting rows into parts makes up for few outputs.
+constexpr unsigned wanted_blocks = 396;
+constexpr unsigned most_splits = 16;
+
+// Byte i of a word, less 128.
+__device__ __forceinline__ float byte_as_float(unsigned biased, unsigned i) {
+  // 8388608 + byte, as a float's bits.
+  return __uint_as_float(__byte_perm(biased, 0x4b000000u, 0x7440u + i)) - 8388736.0f;
+}
+
+// Weights 2 i and 2 i + 1 of a group as halves in to[i].
+template <class F>
+struct Halves {
+  static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
+    const Group g = F::unpack(row, group);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const unsigned biased = g.words[k] ^ 0x80808080u;
+      const float scale = g.scale[k / 4], min = g.min[k / 4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        to[2 * k + i] = pack_halves(fmaf(scale, byte_as_float(biased, 2 * i), -min),
+                                    fmaf(scale, byte_as_float(biased, 2 * i + 1), -min));
+      }
+    }
+  }
+};
+template <>
+struct Halves<f16_format> {
+  static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
+    const auto* from = reinterpret_cast<const uint4*>(row) + 4 * group;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const uint4 v = __ldcs(from + k);
+      to[4 * k] = v.x, to[4 * k + 1] = v.y, to[4 * k + 2] = v.z, to[4 * k + 3] = v.w;
+    }
+  }
+};
+template <>
+struct Halves<bf16_format> {
+  static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
+    Halves<f16_format>::load(row, group, to);
+#pragma unroll
+    for (int k = 0; k < 16; ++k) to[k] = pack_halves(__uint_as_float(to[k] << 16), __uint_as_float(to[k] & 0xffff0000u));
+  }
+};
+
+unsigned total_outputs(const Products& p) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < p.n_products; ++i) n += p.product[i].n_out;
+  return n;
+}
+unsigned blocks_of(const Products& p) {
+  unsigned n = 0;
+  for (unsigned i = 0; i < p.n_products; ++i) n += (p.product[i].n_out + outputs_a_block - 1) / outputs_a_block;
+  return n;
+}
+
+// partial [gridDim.y, n_rows, outputs of all products]
+template <class F, unsigned n_tiles>
+__global__ void __launch_bounds__(32 * few_warps)
+    multiply_few_kernel(const __grid_constant__ Products p, const __half* x, unsigned n_rows, unsigned n_all,
+                        float* partial) {
+  const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const unsigned quad = lane / 4, in_quad = lane % 4;
+  unsigned block = blockIdx.x, index = 0, offset = 0;
+  while (index + 1 < p.n_products) {
+    const unsigned blocks = (p.product[index].n_out + outputs_a_block - 1) / outputs_a_block;
+    if (block < blocks) break;
+    block -= blocks;
+    offset += p.product[index++].n_out;
+  }
+  const Product& product = p.product[index];
+  const unsigned first = block * outputs_a_block + warp * outputs_a_warp;
+  wait_for_previous(x, partial);
+  if (first >= product.n_out) return;
+  const unsigned n_groups = p.n_in / 32;
+  const unsigned n_chunks = (n_groups + groups_a_chunk - 1) / groups_a_chunk;
+  const unsigned each = (n_chunks + gridDim.y - 1) / gridDim.y;
+  const unsigned begin = blockIdx.y * each, end = min(begin + each, n_chunks);
+
+  const unsigned char* row[4];
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    row[i] = product.w + static_cast<size_t>(min(first + 8 * i + quad, product.n_out - 1)) * p.row_bytes;
+  }
+  const __half* column[n_tiles];
+#pragma unroll
+  for (unsigned n = 0; n < n_tiles; ++n) column[n] = x + static_cast<size_t>(min(8 * n + quad, n_rows - 1)) * p.n_in;
+  float sums[2][n_tiles][4];
+#pragma unroll
+  for (unsigned i = 0; i < 2 * n_tiles * 4; ++i) sums[i / (4 * n_tiles)][i / 4 % n_tiles][i % 4] = 0.0f;
+
+  for (unsigned chunk = begin; chunk < end; ++chunk) {
+    const unsigned wanted = groups_a_chunk * chunk + in_quad;
+    const unsigned group = min(wanted, n_groups - 1);
+    unsigned w[4][16];
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) Halves<F>::load(row[i], group, w[i]);
+    if (wanted >= n_groups) {
+#pragma unroll
+      for (unsigned i = 0; i < 64; ++i) w[i / 16][i % 16] = 0;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 16; k += 4) {
+#pragma unroll
+      for (unsigned n = 0; n < n_tiles; ++n) {
+        const uint4 b = __ldg(reinterpret_cast<const uint4*>(column[n] + 32 * group + 2 * k));
+#pragma unroll
+        for (unsigned m = 0; m < 2; ++m) {
+          const unsigned low[4] = {w[2 * m][k], w[2 * m + 1][k], w[2 * m][k + 1], w[2 * m + 1][k + 1]};
+          const unsigned high[4] = {w[2 * m][k + 2], w[2 * m + 1][k + 2], w[2 * m][k + 3], w[2 * m + 1][k + 3]};
+          multiply_add(sums[m][n], low, b.x, b.y);
+          multiply_add(sums[m][n], high, b.z, b.w);
+        }
+      }
+    }
+  }
+  float* out = partial + static_cast<size_t>(blockIdx.y) * n_rows * n_all + offset;
+#pragma unroll
+  for (unsigned m = 0; m < 2; ++m) {
+#pragma unroll
+    for (unsigned n = 0; n < n_tiles; ++n) {
+#pragma unroll
+      for (unsigned j = 0; j < 4; ++j) {
+        const unsigned r = 8 * n + 2 * in_quad + j % 2, at = first + 16 * m + 8 * (j / 2) + quad;
+        if (r < n_rows && at < product.n_out) out[static_cast<size_t>(r) * n_all + at] = sums[m][n][j];
+      }
+    }
+  }
+}
+
+// A thread an output: of a row and a product or, gated, of a pair of them.
+__global__ void __launch_bounds__(256)
+    finish_few_kernel(const __grid_constant__ Products p, const float* scales, unsigned n_all, unsigned n_splits,
+                      const float* partial) {
+  wait_for_previous(scales, partial);
+  const unsigned j = blockIdx.x * 256 + threadIdx.x, r = blockIdx.y, n_rows = gridDim.y;
+  unsigned index = 0, offset = 0;
+  while (index < blockIdx.z) offset += p.product[index++].n_out;
+  const Product& product = p.product[index];
+  if (j >= product.n_out) return;
+  const auto sum_of = [&](const Product& of, unsigned at) {
+    float sum = 0.0f;
+    for (unsigned s = 0; s < n_splits; ++s) sum += partial[(static_cast<size_t>(s) * n_rows + r) * n_all + at];
+    sum *= scales[r];
+    return of.bias != nullptr ? sum + of.bias[j] : sum;
+  };
+  const size_t out = static_cast<size_t>(r) * product.n_out + j;
+  float y = sum_of(product, offset + j);
+  if (p.gated) y = activate(p.activation, y) * sum_of(p.product[1], product.n_out + j);
+  if (product.residual != nullptr) y += product.residual[out];
+  product.y[out] = y;
+}
+
+constexpr unsigned half_threads = 512;
+
+template <bool largest>
+__device__ __forceinline__ float over_block(float x, float* of_warps) {
+  x = largest ? warp_max(x) : warp_sum(x);
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) of_warps[threadIdx.x >> 5] = x;
+  __syncthreads();
+  const float other = (threadIdx.x & 31) < half_threads / 32 ? of_warps[threadIdx.x & 31] : 0.0f;
+  return largest ? warp_max(other) : warp_sum(other);
+}
+
+// A block a row. Without a weight rows stay as they are.
+template <bool norm>
+__global__ void __launch_bounds__(half_threads)
+    rows_to_half_kernel(const float* x, const float* __restrict__ weight, unsigned n, float eps, float* y, HalfRows to) {
+  __shared__ float of_warps[half_threads / 32];
+  wait_for_previous(x, y, to.halves, to.scales);
+  const auto* fours = reinterpret_cast<const float4*>(x + static_cast<size_t>(blockIdx.x) * n);
+  const auto* weights = reinterpret_cast<const float4*>(weight);
+  float scale = 1.0f;
+  if constexpr (norm) {
+    float sum = 0.0f;
+    for (unsigned i = threadIdx.x; i < n / 4; i += half_threads) {
+      const float4 v = fours[i];
+      sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
+    }
+    scale = 1.0f / sqrtf(over_block<false>(sum, of_warps) / static_cast<float>(n) + eps);
+  }
+  const auto value = [&](unsigned i) {
+    float4 v = fours[i];
+    if constexpr (norm) {
+      const float4 w = __ldg(weights + i);
+      v = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
+    }
+    return v;
+  };
+  float amax = 0.0f;
+  for (unsigned i = threadIdx.x; i < n / 4; i += half_threads) {
+    const float4 v = value(i);
+    amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+  }
+  amax = over_block<true>(amax, of_warps);
+  // The largest to [2^14, 2^15), as far as a float holds the factor. NaN and infinities are passed on as they are.
+  const int k = amax > 0.0f && isfinite(amax) ? max(ilogbf(amax) - 14, -100) : 0;
+  const float factor = ldexpf(1.0f, -k);
+  if (threadIdx.x == 0) to.scales[blockIdx.x] = ldexpf(1.0f, k);
+  auto* halves = reinterpret_cast<uint2*>(static_cast<__half*>(to.halves) + static_cast<size_t>(blockIdx.x) * n);
+  for (unsigned i = threadIdx.x; i < n / 4; i += half_threads) {
+    const float4 v = value(i);
+    if constexpr (norm) reinterpret_cast<float4*>(y + static_cast<size_t>(blockIdx.x) * n)[i] = v;
+    halves[i] = {pack_halves(v.x * factor, v.y * factor), pack_halves(v.z * factor, v.w * factor)};
+  }
+}
+
+template <class F>
+cudaError_t multiply_few_of(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
+                            cudaStream_t stream) {
+  const dim3 grid(blocks_of(p), n_splits);
+  const unsigned n_all = total_outputs(p);
+  const auto* halves = static_cast<const __half*>(x.halves);
+#define PLUMB_TILES(n)                                                                                            \
+  if (n_rows <= 8 * n) {                                                                                          \
+    return launch_overlapping(multiply_few_kernel<F, n>, grid, 32 * few_warps, stream, p, halves, n_rows, n_all, partial); \
+  }
+  PLUMB_TILES(1)
+  PLUMB_TILES(2)
+  PLUMB_TILES(4)
+  PLUMB_TILES(8)
+#undef PLUMB_TILES
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t multiply_few_parts(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
+                               cudaStream_t stream) {
+  switch (static_cast<Format>(p.format)) {
+    case Format::f32:
+      break;
+#define PLUMB_FEW(f) \
+  case Format::f:    \
+    return multiply_few_of<f##_format>(p, x, n_rows, n_splits, partial, stream);
+      PLUMB_FEW(f16)
+      PLUMB_FEW(bf16)
+      PLUMB_FEW(q4_0)
+      PLUMB_FEW(q4_1)
+      PLUMB_FEW(q5_0)
+      PLUMB_FEW(q5_1)
+      PLUMB_FEW(q8_0)
+      PLUMB_FEW(q2_k)
+      PLUMB_FEW(q3_k)
+      PLUMB_FEW(q4_k)
+      PLUMB_FEW(q5_k)
+      PLUMB_FEW(q6_k)
+      PLUMB_FEW(iq4_nl)
+      PLUMB_FEW(iq4_xs)
+      PLUMB_FEW(mxfp4)
+#undef PLUMB_FEW
+  }
+  return cudaErrorInvalidValue;
+}
+
+unsigned splits_of(const Products& p) {
+  const unsigned n_chunks = (p.n_in / 32 + groups_a_chunk - 1) / groups_a_chunk;
+  return max(1u, min(min(wanted_blocks / blocks_of(p), most_splits), n_chunks));
+}
+
+}  // namespace
+
+bool takes_few_rows(unsigned format) { return format != static_cast<unsigned>(Format::f32); }
+
+unsigned long few_rows_partial_bytes(const Products& p, unsigned n_rows) {
+  return 4ul * splits_of(p) * n_rows * total_outputs(p);
+}
+
+cudaError_t multiply_few(const Products& p, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream) {
+  const unsigned n_splits = splits_of(p);
+  const cudaError_t error = multiply_few_parts(p, x, n_rows, n_splits, partial, stream);
+  if (error != cudaSuccess) return error;
+  unsigned widest = 0;
+  for (unsigned i = 0; i < p.n_products; ++i) widest = max(widest, p.product[i].n_out);
+  const dim3 grid((widest + 255) / 256, n_rows, p.gated ? 1 : p.n_products);
+  return launch_overlapping(finish_few_kernel, grid, 256, stream, p, x.scales, total_outputs(p), n_splits, partial);
+}
+
+cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream) {
+  return launch_overlapping(rows_to_half_kernel<false>, n_rows, half_threads, stream, x, nullptr, n, 0.0f, nullptr, to);
+}
+cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
+                              const HalfRows& to, cudaStream_t stream) {
+  return launch_overlapping(rows_to_half_kernel<true>, n_rows, half_threads, stream, x, weight, n, eps, y, to);
+}
+
+}  // namespace plumb::backends::cuda
