@@ -374,6 +374,88 @@ INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
                                          quants::Format::mxfp4),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
+class CudaFloatProducts : public testing::TestWithParam<quants::Format> {};
+
+// Rows shorter and longer than what a warp reads at a time; with a norm on the way and without; pairs that are gated.
+TEST_P(CudaFloatProducts, AreSumsOfProducts) {
+  const quants::FormatInfo& info = quants::info(GetParam());
+  for (const unsigned n_in : {32U, 288U, 2080U}) {
+    for (const bool gated : {false, true}) {
+      for (const bool normed : {false, true}) {
+        SCOPED_TRACE(std::to_string(n_in) + (gated ? " inputs, gated" : " inputs") + (normed ? ", normed" : ""));
+        std::mt19937 random(n_in);
+        std::normal_distribution<float> normal;
+        const unsigned n_out = 21;
+        std::vector<float> x(n_in), norm(n_in);
+        for (float& v : x) v = normal(random);
+        for (float& v : norm) v = normal(random);
+        OnDevice device;
+        cuda::Products p;
+        p.n_products = 2;
+        p.format = static_cast<unsigned>(info.format);
+        p.n_in = n_in;
+        p.row_bytes = static_cast<unsigned>(info.row_bytes(n_in));
+        p.gated = gated;
+        std::vector<std::vector<float>> weights, biases;
+        std::vector<std::size_t> y_at;
+        for (unsigned k = 0; k < 2; ++k) {
+          const auto rows = random_rows(info, n_in, n_out, random);
+          weights.emplace_back(std::size_t{n_in} * n_out);
+          info.decode(rows.data(), weights[k].data(), weights[k].size() / info.block_size);
+          biases.emplace_back(n_out);
+          for (float& v : biases[k]) v = normal(random);
+          p.product[k].w = reinterpret_cast<const unsigned char*>(device.give(rows, "weights"));
+          p.product[k].bias = device.give(biases[k], "bias");
+          if (!gated || k == 0) p.product[k].y = device.room<float>(n_out, "y"), y_at.push_back(device.last());
+          p.product[k].n_out = n_out;
+        }
+        const float* x_there = device.give(x, "x");
+        if (normed) {
+          p.norm = device.give(norm, "norm");
+          p.eps = 0.01F;
+        }
+        checker::machine.kernel = "multiply";
+        ASSERT_FALSE(cuda::takes_rounded(p.format));
+        ASSERT_EQ(cuda::multiply(p, x_there, {}, nullptr), cudaSuccess) << checker::machine.fault;
+
+        double squares = 0;
+        for (const float v : x) squares += double{v} * v;
+        const double factor = normed ? 1 / std::sqrt(squares / n_in + double{0.01F}) : 1;
+        const auto sum_of = [&](unsigned k, unsigned row, double& allowed) {
+          double sum = 0, absolute = 0;
+          for (unsigned i = 0; i < n_in; ++i) {
+            const double term = weights[k][std::size_t{row} * n_in + i] * double{x[i]} * (normed ? norm[i] : 1.0) * factor;
+            sum += term;
+            absolute += std::abs(term);
+          }
+          // Float sums, of the product and of squares.
+          allowed = (n_in / 16.0 + 32) * 0x1p-24 * absolute;
+          return sum + biases[k][row];
+        };
+        for (unsigned k = 0; k < y_at.size(); ++k) {
+          const auto y = device.take<float>(y_at[k]);
+          for (unsigned row = 0; row < n_out; ++row) {
+            double allowed = 0;
+            double expected = sum_of(k, row, allowed);
+            if (gated) {
+              double of_up = 0;
+              const double up = sum_of(1, row, of_up), activated = expected / (1 + std::exp(-expected));
+              allowed = 1.1 * allowed * (std::abs(up) + of_up) + std::abs(activated) * of_up;
+              expected = activated * up;
+            }
+            ASSERT_NEAR(y[row], expected, allowed + 0x1p-20 * (std::abs(expected) + 1))
+                << "product " << k << ", row " << row;
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, CudaFloatProducts,
+                         testing::Values(quants::Format::f32, quants::Format::f16, quants::Format::bf16),
+                         [](const auto& format) { return std::string(quants::info(format.param).name); });
+
 class CudaFewRows : public testing::TestWithParam<quants::Format> {};
 
 // Each number of tiles of 8 rows, filled and not; rows of one block up to more chunks than there are parts; outputs that do
@@ -427,7 +509,7 @@ TEST_P(CudaFewRows, AreSumsOfProducts) {
     }
     const float* x_there = device.give(x, "x");
     cuda::HalfRows halves;
-    halves.halves = device.room<std::uint16_t>(x.size(), "halves");
+    halves.halves = device.room<std::byte>(cuda::half_rows_bytes(c.n_rows, c.n_in), "halves");
     halves.scales = device.room<float>(c.n_rows, "scales");
     auto* partial = reinterpret_cast<float*>(device.room<std::byte>(cuda::few_rows_partial_bytes(p, c.n_rows), "partial"));
     ASSERT_TRUE(cuda::takes_few_rows(p.format));
@@ -497,7 +579,7 @@ TEST(CudaNorms, OfRowsAreScaledAndHalved) {
     auto* y = device.room<float>(x.size(), "y");
     const std::size_t y_at = device.last();
     cuda::HalfRows halves;
-    halves.halves = device.room<std::uint16_t>(x.size(), "halves");
+    halves.halves = device.room<std::uint16_t>(cuda::half_rows_bytes(n_rows, n) / 2, "halves");
     const std::size_t halves_at = device.last();
     halves.scales = device.room<float>(n_rows, "scales");
     const std::size_t scales_at = device.last();
@@ -516,7 +598,7 @@ TEST(CudaNorms, OfRowsAreScaledAndHalved) {
         const double expected = x[r * n + i] * scale * weight[i];
         ASSERT_NEAR(actual[r * n + i], expected, (n / 2.0 + 8) * 0x1p-24 * std::abs(expected) + 1e-37)
             << "row " << r << ", element " << i;
-        ASSERT_NEAR(f16_to_f32(halved[r * n + i]) * scales[r], actual[r * n + i],
+        ASSERT_NEAR(f16_to_f32(halved[cuda::half_place(r, i, n)]) * scales[r], actual[r * n + i],
                     0x1p-11 * std::abs(actual[r * n + i]) + 0x1p-38 * amax)
             << "row " << r << ", element " << i;
       }

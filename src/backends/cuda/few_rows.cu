@@ -1,12 +1,12 @@
 // Products of weights with 2 to most_few_rows rows of activations, tuned for NVIDIA GPUs: sequences that decode together,
 // and short prompts. Bound by the bytes of the weights, as long as what is done with a weight hides behind them.
 //
-// A warp takes 32 outputs and walks over their rows 128 weights at a time. Each lane unpacks a group of 32 of four rows to
-// halves, which as they stand are what the lane holds of the matrix instructions' first operand: a sum does not ask for an
-// order, so the columns of one instruction are taken from four groups at once, and a lane's part of the second operand is
-// a run of the activations of its group. The weights thus pass through registers alone. Activations are halves with a
-// power of two a row (so that rows do not depend on each other), sums are float. Blocks that share outputs take parts of
-// the rows' length; finish_few adds up what they leave.
+// A warp takes 32 outputs and walks over their rows, which it copies to shared memory ahead of the work, 128 weights at a
+// time. Each lane unpacks a group of 32 of four rows to halves, which as they stand are what the lane holds of the matrix
+// instructions' first operand: a sum does not ask for an order, so the columns of one instruction are taken from four
+// groups at once, and a lane's part of the second operand is a run of the activations of its group (HalfRows has them in
+// that order). Activations are halves with a power of two a row (so that rows do not depend on each other), sums are
+// float. Blocks that share outputs take parts of the rows' length; finish_few adds up what they leave.
 #include <cuda_fp16.h>
 
 #include "backends/cuda/grid.h"
@@ -26,10 +26,23 @@ using quants::Format;
 
 constexpr unsigned few_warps = 4;
 constexpr unsigned outputs_a_warp = 32, outputs_a_block = few_warps * outputs_a_warp;
-constexpr unsigned groups_a_chunk = 4;
-// Blocks that a large GPU works on at a time; cutting rows into parts makes up for few outputs.
-constexpr unsigned wanted_blocks = 396;
-constexpr unsigned most_splits = 16;
+constexpr unsigned groups_a_step = 4;  // a lane's group and those of the three beside it
+// Cutting rows into parts makes up for few outputs: blocks that keep a large GPU busy. Many rows of x take more of it each,
+// and cost more to add up.
+constexpr unsigned wanted_blocks(unsigned n_rows) { return n_rows > 32 ? 264 : 528; }
+constexpr unsigned most_splits = 12;
+
+// What a warp copies of a row at a time. Copies begin at multiples of 16 bytes; blocks of some formats do not.
+template <class F, unsigned group_bytes_times_8, unsigned steps>
+struct Staging {
+  using Format = F;
+  static constexpr unsigned groups = groups_a_step * steps;
+  static constexpr unsigned bytes = group_bytes_times_8 * groups / 8;
+  // Room for a row, so that the eight rows that lanes read at a time begin on different banks.
+  static constexpr unsigned slot = bytes % 16 == 0 ? (bytes % 128 == 0 ? bytes + 16 : bytes) : (bytes + 31) / 16 * 16;
+  static constexpr unsigned stage_bytes = few_warps * outputs_a_warp * slot;
+  static constexpr unsigned stages = stage_bytes <= 24 * 1024 ? 3 : 2;
+};
 
 // Byte i of a word, less 128.
 __device__ __forceinline__ float byte_as_float(unsigned biased, unsigned i) {
@@ -60,7 +73,7 @@ struct Halves<f16_format> {
     const auto* from = reinterpret_cast<const uint4*>(row) + 4 * group;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const uint4 v = __ldcs(from + k);
+      const uint4 v = from[k];
       to[4 * k] = v.x, to[4 * k + 1] = v.y, to[4 * k + 2] = v.z, to[4 * k + 3] = v.w;
     }
   }
@@ -86,10 +99,12 @@ unsigned blocks_of(const Products& p) {
 }
 
 // partial [gridDim.y, n_rows, outputs of all products]
-template <class F, unsigned n_tiles>
-__global__ void __launch_bounds__(32 * few_warps)
+template <class S, unsigned n_tiles>
+__global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
     multiply_few_kernel(const __grid_constant__ Products p, const __half* x, unsigned n_rows, unsigned n_all,
                         float* partial) {
+  using F = typename S::Format;
+  PLUMB_SHARED_BYTES(staged, S::stages * S::stage_bytes);
   const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const unsigned quad = lane / 4, in_quad = lane % 4;
   unsigned block = blockIdx.x, index = 0, offset = 0;
@@ -101,49 +116,108 @@ __global__ void __launch_bounds__(32 * few_warps)
   }
   const Product& product = p.product[index];
   const unsigned first = block * outputs_a_block + warp * outputs_a_warp;
-  wait_for_previous(x, partial);
-  if (first >= product.n_out) return;
+  const bool idle = first >= product.n_out;
   const unsigned n_groups = p.n_in / 32;
-  const unsigned n_chunks = (n_groups + groups_a_chunk - 1) / groups_a_chunk;
+  const unsigned n_steps = (n_groups + groups_a_step - 1) / groups_a_step;
+  const unsigned n_chunks = (n_groups + S::groups - 1) / S::groups;
   const unsigned each = (n_chunks + gridDim.y - 1) / gridDim.y;
   const unsigned begin = blockIdx.y * each, end = min(begin + each, n_chunks);
 
-  const unsigned char* row[4];
-#pragma unroll
-  for (unsigned i = 0; i < 4; ++i) {
-    row[i] = product.w + static_cast<size_t>(min(first + 8 * i + quad, product.n_out - 1)) * p.row_bytes;
-  }
-  const __half* column[n_tiles];
-#pragma unroll
-  for (unsigned n = 0; n < n_tiles; ++n) column[n] = x + static_cast<size_t>(min(8 * n + quad, n_rows - 1)) * p.n_in;
-  float sums[2][n_tiles][4];
-#pragma unroll
-  for (unsigned i = 0; i < 2 * n_tiles * 4; ++i) sums[i / (4 * n_tiles)][i / 4 % n_tiles][i % 4] = 0.0f;
-
-  for (unsigned chunk = begin; chunk < end; ++chunk) {
-    const unsigned wanted = groups_a_chunk * chunk + in_quad;
-    const unsigned group = min(wanted, n_groups - 1);
-    unsigned w[4][16];
-#pragma unroll
-    for (unsigned i = 0; i < 4; ++i) Halves<F>::load(row[i], group, w[i]);
-    if (wanted >= n_groups) {
-#pragma unroll
-      for (unsigned i = 0; i < 64; ++i) w[i / 16][i % 16] = 0;
-    }
-#pragma unroll
-    for (unsigned k = 0; k < 16; k += 4) {
-#pragma unroll
-      for (unsigned n = 0; n < n_tiles; ++n) {
-        const uint4 b = __ldg(reinterpret_cast<const uint4*>(column[n] + 32 * group + 2 * k));
-#pragma unroll
-        for (unsigned m = 0; m < 2; ++m) {
-          const unsigned low[4] = {w[2 * m][k], w[2 * m + 1][k], w[2 * m][k + 1], w[2 * m + 1][k + 1]};
-          const unsigned high[4] = {w[2 * m][k + 2], w[2 * m + 1][k + 2], w[2 * m][k + 3], w[2 * m + 1][k + 3]};
-          multiply_add(sums[m][n], low, b.x, b.y);
-          multiply_add(sums[m][n], high, b.z, b.w);
+  unsigned char* mine = staged + warp * (S::stages * outputs_a_warp * S::slot);
+  const unsigned last_row = min(outputs_a_warp - 1, product.n_out - 1 - min(first, product.n_out - 1));
+  const unsigned char* rows = product.w + static_cast<size_t>(min(first, product.n_out - 1)) * p.row_bytes;
+  const auto stage = [&](unsigned chunk) {
+    if (chunk < end) {
+      unsigned char* to = mine + chunk % S::stages * (outputs_a_warp * S::slot);
+      const unsigned start = chunk * S::bytes & ~15u;
+      if (p.row_bytes % 16 == 0) {
+        constexpr unsigned pieces = S::slot / 16;
+        for (unsigned i = lane; i < outputs_a_warp * pieces; i += 32) {
+          const unsigned r = i / pieces, piece = i % pieces;
+          const unsigned from = min(start + 16 * piece, p.row_bytes - 16);
+          copy_later<16>(to + r * S::slot + 16 * piece, rows + static_cast<size_t>(min(r, last_row)) * p.row_bytes + from);
+        }
+      } else {
+        // Rows of odd lengths are short.
+        for (unsigned r = 0; r < outputs_a_warp; ++r) {
+          const unsigned char* from = rows + static_cast<size_t>(min(r, last_row)) * p.row_bytes + start;
+          for (unsigned i = lane; i < S::slot; i += 32) {
+            to[r * S::slot + i] = start + i < p.row_bytes ? from[i] : static_cast<unsigned char>(0);
+          }
         }
       }
     }
+    end_of_copies();
+  };
+  if (!idle) {
+    for (unsigned i = 0; i + 1 < S::stages; ++i) stage(begin + i);
+  }
+  wait_for_previous(x, partial);
+  if (idle) return;
+  // Instructions wait for those that add to the same sums: few tiles have two sets of them.
+  constexpr unsigned n_sets = n_tiles <= 2 ? 2 : 1;
+  float sums[n_sets][2][n_tiles][4];
+#pragma unroll
+  for (unsigned i = 0; i < n_sets * 2 * n_tiles * 4; ++i) {
+    sums[i / (8 * n_tiles)][i / (4 * n_tiles) % 2][i / 4 % n_tiles][i % 4] = 0.0f;
+  }
+
+  // Columns of x: tile n of its rows, or the last where there are less.
+  const uint4* column[n_tiles];
+  uint4 next[n_tiles];
+#pragma unroll
+  for (unsigned n = 0; n < n_tiles; ++n) {
+    column[n] = reinterpret_cast<const uint4*>(x) + static_cast<size_t>(min(n, (n_rows - 1) / 8)) * n_steps * 128 + lane;
+    next[n] = __ldg(column[n] + 128 * min(begin * (S::groups / groups_a_step), n_steps - 1));
+  }
+  for (unsigned chunk = begin; chunk < end; ++chunk) {
+    stage(chunk + S::stages - 1);
+    wait_for_copies<S::stages - 1>();
+    __syncwarp();
+    const unsigned char* from = mine + chunk % S::stages * (outputs_a_warp * S::slot) + chunk * S::bytes % 16;
+    const unsigned base = S::groups * chunk;
+#pragma unroll 1
+    for (unsigned step = 0; step < S::groups; step += groups_a_step) {
+      const unsigned group = base + step + in_quad;
+      if (base + step >= n_groups) break;
+      unsigned w[4][16];
+#pragma unroll
+      for (unsigned i = 0; i < 4; ++i) {
+        Halves<F>::load(from + (8 * i + quad) * S::slot, min(step + in_quad, n_groups - 1 - base), w[i]);
+      }
+      if (group >= n_groups) {
+#pragma unroll
+        for (unsigned i = 0; i < 64; ++i) w[i / 16][i % 16] = 0;
+      }
+#pragma unroll
+      for (unsigned part = 0; part < 4; ++part) {
+        const unsigned k = 4 * part;
+        uint4 v[n_tiles];
+#pragma unroll
+        for (unsigned n = 0; n < n_tiles; ++n) v[n] = next[n];
+        // A part ahead, and at the end of a step that which the next begins with.
+        const unsigned ahead = min(4 * ((base + step) / groups_a_step) + part + 1, 4 * n_steps - 1);
+#pragma unroll
+        for (unsigned n = 0; n < n_tiles; ++n) next[n] = __ldg(column[n] + 32 * ahead);
+#pragma unroll
+        for (unsigned n = 0; n < n_tiles; ++n) {
+#pragma unroll
+          for (unsigned m = 0; m < 2; ++m) {
+            const unsigned a[4] = {w[2 * m][k], w[2 * m + 1][k], w[2 * m][k + 1], w[2 * m + 1][k + 1]};
+            multiply_add(sums[0][m][n], a, v[n].x, v[n].y);
+          }
+        }
+#pragma unroll
+        for (unsigned n = 0; n < n_tiles; ++n) {
+#pragma unroll
+          for (unsigned m = 0; m < 2; ++m) {
+            const unsigned a[4] = {w[2 * m][k + 2], w[2 * m + 1][k + 2], w[2 * m][k + 3], w[2 * m + 1][k + 3]};
+            multiply_add(sums[n_sets - 1][m][n], a, v[n].z, v[n].w);
+          }
+        }
+      }
+    }
+    __syncwarp();
   }
   float* out = partial + static_cast<size_t>(blockIdx.y) * n_rows * n_all + offset;
 #pragma unroll
@@ -153,7 +227,9 @@ __global__ void __launch_bounds__(32 * few_warps)
 #pragma unroll
       for (unsigned j = 0; j < 4; ++j) {
         const unsigned r = 8 * n + 2 * in_quad + j % 2, at = first + 16 * m + 8 * (j / 2) + quad;
-        if (r < n_rows && at < product.n_out) out[static_cast<size_t>(r) * n_all + at] = sums[m][n][j];
+        float sum = sums[0][m][n][j];
+        if constexpr (n_sets == 2) sum += sums[1][m][n][j];
+        if (r < n_rows && at < product.n_out) out[static_cast<size_t>(r) * n_all + at] = sum;
       }
     }
   }
@@ -194,12 +270,19 @@ __device__ __forceinline__ float over_block(float x, float* of_warps) {
   return largest ? warp_max(other) : warp_sum(other);
 }
 
-// A block a row. Without a weight rows stay as they are.
+// A block a row, those after the last being zeros. Without a weight rows stay as they are.
 template <bool norm>
 __global__ void __launch_bounds__(half_threads)
-    rows_to_half_kernel(const float* x, const float* __restrict__ weight, unsigned n, float eps, float* y, HalfRows to) {
+    rows_to_half_kernel(const float* x, const float* __restrict__ weight, unsigned n, unsigned n_rows, float eps, float* y,
+                        HalfRows to) {
   __shared__ float of_warps[half_threads / 32];
   wait_for_previous(x, y, to.halves, to.scales);
+  const auto place = [&](unsigned i) {
+    return reinterpret_cast<uint2*>(static_cast<__half*>(to.halves) + half_place(blockIdx.x, 4 * i, n));
+  };
+  const unsigned padded = (n + 127) / 128 * 128;
+  for (unsigned i = (blockIdx.x < n_rows ? n / 4 : 0) + threadIdx.x; i < padded / 4; i += half_threads) *place(i) = {0, 0};
+  if (blockIdx.x >= n_rows) return;
   const auto* fours = reinterpret_cast<const float4*>(x + static_cast<size_t>(blockIdx.x) * n);
   const auto* weights = reinterpret_cast<const float4*>(weight);
   float scale = 1.0f;
@@ -229,15 +312,14 @@ __global__ void __launch_bounds__(half_threads)
   const int k = amax > 0.0f && isfinite(amax) ? max(ilogbf(amax) - 14, -100) : 0;
   const float factor = ldexpf(1.0f, -k);
   if (threadIdx.x == 0) to.scales[blockIdx.x] = ldexpf(1.0f, k);
-  auto* halves = reinterpret_cast<uint2*>(static_cast<__half*>(to.halves) + static_cast<size_t>(blockIdx.x) * n);
   for (unsigned i = threadIdx.x; i < n / 4; i += half_threads) {
     const float4 v = value(i);
     if constexpr (norm) reinterpret_cast<float4*>(y + static_cast<size_t>(blockIdx.x) * n)[i] = v;
-    halves[i] = {pack_halves(v.x * factor, v.y * factor), pack_halves(v.z * factor, v.w * factor)};
+    *place(i) = {pack_halves(v.x * factor, v.y * factor), pack_halves(v.z * factor, v.w * factor)};
   }
 }
 
-template <class F>
+template <class S>
 cudaError_t multiply_few_of(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
                             cudaStream_t stream) {
   const dim3 grid(blocks_of(p), n_splits);
@@ -245,7 +327,7 @@ cudaError_t multiply_few_of(const Products& p, const HalfRows& x, unsigned n_row
   const auto* halves = static_cast<const __half*>(x.halves);
 #define PLUMB_TILES(n)                                                                                            \
   if (n_rows <= 8 * n) {                                                                                          \
-    return launch_overlapping(multiply_few_kernel<F, n>, grid, 32 * few_warps, stream, p, halves, n_rows, n_all, partial); \
+    return launch_with_shared(multiply_few_kernel<S, n>, grid, 32 * few_warps, S::stages * S::stage_bytes, stream, p, halves, n_rows, n_all, partial); \
   }
   PLUMB_TILES(1)
   PLUMB_TILES(2)
@@ -260,32 +342,33 @@ cudaError_t multiply_few_parts(const Products& p, const HalfRows& x, unsigned n_
   switch (static_cast<Format>(p.format)) {
     case Format::f32:
       break;
-#define PLUMB_FEW(f) \
-  case Format::f:    \
-    return multiply_few_of<f##_format>(p, x, n_rows, n_splits, partial, stream);
-      PLUMB_FEW(f16)
-      PLUMB_FEW(bf16)
-      PLUMB_FEW(q4_0)
-      PLUMB_FEW(q4_1)
-      PLUMB_FEW(q5_0)
-      PLUMB_FEW(q5_1)
-      PLUMB_FEW(q8_0)
-      PLUMB_FEW(q2_k)
-      PLUMB_FEW(q3_k)
-      PLUMB_FEW(q4_k)
-      PLUMB_FEW(q5_k)
-      PLUMB_FEW(q6_k)
-      PLUMB_FEW(iq4_nl)
-      PLUMB_FEW(iq4_xs)
-      PLUMB_FEW(mxfp4)
+// The bytes of 8 groups, and how many times 4 of them are copied at a time.
+#define PLUMB_FEW(f, bytes, steps) \
+  case Format::f:                  \
+    return multiply_few_of<Staging<f##_format, bytes, steps>>(p, x, n_rows, n_splits, partial, stream);
+      PLUMB_FEW(f16, 512, 1)
+      PLUMB_FEW(bf16, 512, 1)
+      PLUMB_FEW(q4_0, 144, 2)
+      PLUMB_FEW(q4_1, 160, 2)
+      PLUMB_FEW(q5_0, 176, 2)
+      PLUMB_FEW(q5_1, 192, 2)
+      PLUMB_FEW(q8_0, 272, 2)
+      PLUMB_FEW(q2_k, 84, 2)
+      PLUMB_FEW(q3_k, 110, 2)
+      PLUMB_FEW(q4_k, 144, 2)
+      PLUMB_FEW(q5_k, 176, 2)
+      PLUMB_FEW(q6_k, 210, 2)
+      PLUMB_FEW(iq4_nl, 144, 2)
+      PLUMB_FEW(iq4_xs, 136, 2)
+      PLUMB_FEW(mxfp4, 136, 2)
 #undef PLUMB_FEW
   }
   return cudaErrorInvalidValue;
 }
 
-unsigned splits_of(const Products& p) {
-  const unsigned n_chunks = (p.n_in / 32 + groups_a_chunk - 1) / groups_a_chunk;
-  return max(1u, min(min(wanted_blocks / blocks_of(p), most_splits), n_chunks));
+unsigned splits_of(const Products& p, unsigned n_rows) {
+  const unsigned n_steps = (p.n_in / 32 + groups_a_step - 1) / groups_a_step;
+  return max(1u, min(min(wanted_blocks(n_rows) / blocks_of(p), most_splits), n_steps / 4));
 }
 
 }  // namespace
@@ -293,11 +376,11 @@ unsigned splits_of(const Products& p) {
 bool takes_few_rows(unsigned format) { return format != static_cast<unsigned>(Format::f32); }
 
 unsigned long few_rows_partial_bytes(const Products& p, unsigned n_rows) {
-  return 4ul * splits_of(p) * n_rows * total_outputs(p);
+  return 4ul * n_rows * max(total_outputs(p), wanted_blocks(n_rows) * outputs_a_block);
 }
 
 cudaError_t multiply_few(const Products& p, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream) {
-  const unsigned n_splits = splits_of(p);
+  const unsigned n_splits = splits_of(p, n_rows);
   const cudaError_t error = multiply_few_parts(p, x, n_rows, n_splits, partial, stream);
   if (error != cudaSuccess) return error;
   unsigned widest = 0;
@@ -307,11 +390,13 @@ cudaError_t multiply_few(const Products& p, const HalfRows& x, unsigned n_rows, 
 }
 
 cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream) {
-  return launch_overlapping(rows_to_half_kernel<false>, n_rows, half_threads, stream, x, nullptr, n, 0.0f, nullptr, to);
+  return launch_overlapping(rows_to_half_kernel<false>, (n_rows + 7) / 8 * 8, half_threads, stream, x, nullptr, n, n_rows,
+                            0.0f, nullptr, to);
 }
 cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
                               const HalfRows& to, cudaStream_t stream) {
-  return launch_overlapping(rows_to_half_kernel<true>, n_rows, half_threads, stream, x, weight, n, eps, y, to);
+  return launch_overlapping(rows_to_half_kernel<true>, (n_rows + 7) / 8 * 8, half_threads, stream, x, weight, n, n_rows,
+                            eps, y, to);
 }
 
 }  // namespace plumb::backends::cuda

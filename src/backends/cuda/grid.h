@@ -25,20 +25,35 @@ inline bool can_overlap() {
   }();
   return can;
 }
+// For a kernel that declares PLUMB_SHARED_BYTES, which is how more than 48 KiB are had.
 template <class... Parameters, class... Arguments>
-cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t stream,
-                               Arguments... arguments) {
+cudaError_t launch_with_shared(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned shared_bytes,
+                               cudaStream_t stream, Arguments... arguments) {
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = can_overlap() ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
+template <class... Parameters, class... Arguments>
+cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t stream,
+                               Arguments... arguments) {
+  return launch_with_shared(kernel, grid, threads, 0, stream, arguments...);
+}
+#define PLUMB_SHARED_BYTES(name, n_bytes)     \
+  extern __shared__ uint4 name##_of_launch[]; \
+  auto* const name = reinterpret_cast<unsigned char*>(name##_of_launch)
 // The pointers pass through it, so that no load from them is moved ahead.
 template <class... T>
 __device__ __forceinline__ void wait_for_previous(T*&... pointers) {

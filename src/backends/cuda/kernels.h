@@ -42,6 +42,9 @@ struct Products {
   unsigned n_in = 0, row_bytes = 0;
   bool gated = false;  // y of product 0 = activation(product 0) * product 1
   unsigned activation = 0;
+  // Formats that take x as float: of rms_norm(x) * norm in place of x where there is one.
+  const float* norm = nullptr;  // [n_in]
+  float eps = 0;
 };
 // True for formats that multiply rounded activations, false for those that take x as float.
 bool takes_rounded(unsigned format);
@@ -50,17 +53,28 @@ cudaError_t multiply(const Products& products, const float* x, Rounded rounded, 
 // The same for a few rows of x: y, residual [n_rows, n_out]. 2 to most_few_rows rows.
 inline constexpr unsigned most_few_rows = 64;
 // Rows [n_rows, n] rounded to half, each by a power of two of its own: x[r] = halves[r] * scales[r], the largest of
-// halves[r] being in [2^14, 2^15). n is a multiple of 32.
+// halves[r] being in [2^14, 2^15). n is a multiple of 32. The halves lie as the matrix instructions want them: x[r, i] is
+// at half_place(r, i, n), the rows padded to a multiple of 8 and their length to one of 128 with zeros.
 struct HalfRows {
-  void* halves = nullptr;
+  void* halves = nullptr;   // half_rows_bytes()
   float* scales = nullptr;  // [n_rows]
 };
+constexpr unsigned long half_rows_bytes(unsigned n_rows, unsigned n) {
+  return 2ul * ((n_rows + 7) / 8 * 8) * ((n + 127) / 128 * 128);
+}
+// Tiles of 8 rows and 128 columns, in order of columns first. In a tile, lane 4 * row + group has 8 elements of each of the
+// four parts of its group of 32, a part's lanes beside each other.
+__host__ __device__ constexpr unsigned long half_place(unsigned row, unsigned column, unsigned n) {
+  const unsigned long tile = (row / 8) * ((n + 127ul) / 128) + column / 128;
+  const unsigned lane = 4 * (row % 8) + column % 128 / 32, part = column % 32 / 8;
+  return 1024 * tile + 256 * part + 8 * lane + column % 8;
+}
 cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream);
 // Of y = rms_norm(x) * weight, [n_rows, n].
 cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
                               const HalfRows& to, cudaStream_t stream);
 bool takes_few_rows(unsigned format);
-// Bytes of `partial`.
+// Bytes of `partial`, which are enough for any products of as many outputs or fewer.
 unsigned long few_rows_partial_bytes(const Products& products, unsigned n_rows);
 cudaError_t multiply_few(const Products& products, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream);
 

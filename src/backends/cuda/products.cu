@@ -173,18 +173,18 @@ __device__ __forceinline__ WarpRows<rows, gated> rows_of_warp(const Products& p)
   return mine;
 }
 
-// sums: each lane's part of each row's product.
+// sums: each lane's part of each row's product, which is yet to be multiplied by `factor`.
 template <unsigned rows, bool gated>
 __device__ __forceinline__ void finish_rows(const Products& p, const WarpRows<rows, gated>& mine,
-                                            const float (&sums)[rows]) {
+                                            const float (&sums)[rows], float factor = 1.0f) {
   constexpr unsigned of_weight = WarpRows<rows, gated>::of_weight;
   const Product& product = *mine.product;
 #pragma unroll
   for (unsigned r = 0; r < of_weight; ++r) {
     const unsigned at = mine.first + r;
-    float sum = simd_sum(sums[r]);
+    float sum = simd_sum(sums[r]) * factor;
     if constexpr (gated) {
-      float up = simd_sum(sums[r + of_weight]);
+      float up = simd_sum(sums[r + of_weight]) * factor;
       if ((threadIdx.x & 31) != 0 || at >= product.n_out) continue;
       if (p.product[0].bias != nullptr) sum += p.product[0].bias[at];
       if (p.product[1].bias != nullptr) up += p.product[1].bias[at];
@@ -317,16 +317,27 @@ __device__ __forceinline__ void load_eight(const BrainHalf* w, Eight& out) {
   }
 }
 
-template <class T, unsigned rows, bool gated>
+// A norm's factor is one for the whole row of x, so that its sum of squares can be had beside the product.
+template <class T, unsigned rows, bool gated, bool normed>
 __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __grid_constant__ Products p, const float* x) {
   const auto mine = rows_of_warp<rows, gated>(p);
   wait_for_previous(x);
   if (mine.first >= mine.product->n_out) return;
   float sums[rows] = {};
+  float squares = 0.0f;
 #pragma unroll 4
   for (unsigned i = 8 * (threadIdx.x & 31); i < p.n_in; i += 256) {
     const float4 a = __ldg(reinterpret_cast<const float4*>(x + i)), b = __ldg(reinterpret_cast<const float4*>(x + i + 4));
-    const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    if constexpr (normed) {
+      const float4 c = __ldg(reinterpret_cast<const float4*>(p.norm + i)), d = __ldg(reinterpret_cast<const float4*>(p.norm + i + 4));
+      const float weights[8] = {c.x, c.y, c.z, c.w, d.x, d.y, d.z, d.w};
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        squares = fmaf(values[k], values[k], squares);
+        values[k] *= weights[k];
+      }
+    }
 #pragma unroll
     for (unsigned r = 0; r < rows; ++r) {
       Eight w;
@@ -335,7 +346,8 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __gri
       for (int k = 0; k < 8; ++k) sums[r] = fmaf(w.v[k], values[k], sums[r]);
     }
   }
-  finish_rows(p, mine, sums);
+  const float factor = normed ? 1.0f / sqrtf(simd_sum(squares) / static_cast<float>(p.n_in) + p.eps) : 1.0f;
+  finish_rows(p, mine, sums, factor);
 }
 
 unsigned blocks_for(const Products& p, unsigned rows_a_block) {
@@ -372,8 +384,13 @@ template <class T>
 cudaError_t multiply_float_of(const Products& p, const float* x, cudaStream_t stream) {
   constexpr unsigned rows = 2;  // of a weight
   const unsigned blocks = blocks_for(p, product_warps * rows);
-  if (p.gated) return launch_overlapping(multiply_float<T, 2 * rows, true>, blocks, 32 * product_warps, stream, p, x);
-  return launch_overlapping(multiply_float<T, rows, false>, blocks, 32 * product_warps, stream, p, x);
+  constexpr unsigned threads = 32 * product_warps;
+  if (p.norm != nullptr) {
+    if (p.gated) return launch_overlapping(multiply_float<T, 2 * rows, true, true>, blocks, threads, stream, p, x);
+    return launch_overlapping(multiply_float<T, rows, false, true>, blocks, threads, stream, p, x);
+  }
+  if (p.gated) return launch_overlapping(multiply_float<T, 2 * rows, true, false>, blocks, threads, stream, p, x);
+  return launch_overlapping(multiply_float<T, rows, false, false>, blocks, threads, stream, p, x);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ class CudaTuning final : public Tuning {
       }
     }
     bool moved = false;
-    PLUMB_CHECK(reserve_few_rows(step, widest, moved));
+    PLUMB_CHECK(reserve_few_rows(step, moved));
     std::uint64_t partial = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* attention = std::get_if<plan::Attention>(&op);
@@ -85,9 +85,17 @@ class CudaTuning final : public Tuning {
     const float* x = floats(step.value(norm.x));
     float* y = floats(step.value(norm.out));
     const float* w = floats(weight.view);
-    if (n_rows > 1) {
-      // Where all Linears can go this way; the others' rows are read as float.
-      if (!std::all_of(linears.begin(), linears.end(), [&](const auto* l) { return by_few_rows(step, *l); })) return 0;
+    const bool on_the_way = n_rows == 1 && readers_[norm.out.index] == linears.size() &&
+                            std::none_of(linears.begin(), linears.end(), [&](const plan::Linear* linear) {
+                              return takes_rounded(static_cast<unsigned>(step.weight(linear->weight).format));
+                            });
+    if (on_the_way) {
+      norm_ = &norm;
+    } else if (n_rows > 1) {
+      const auto takes_all_rows = [&](const plan::Linear* linear) {
+        return by_few_rows(step, *linear) && step.n_rows(linear->out) == n_rows;
+      };
+      if (!std::all_of(linears.begin(), linears.end(), takes_all_rows)) return 0;
       add(to, "norm_rows_to_half", [=, halves = halves(), eps = norm.eps](cudaStream_t stream) {
         return norm_rows_to_half(x, w, width, n_rows, eps, y, halves, stream);
       });
@@ -110,6 +118,7 @@ class CudaTuning final : public Tuning {
         products.gated = true;
         products.activation = static_cast<unsigned>(gated->activation);
         add_products(to, step, *linears[0], products);
+        norm_ = nullptr;
         return 4;
       }
     }
@@ -125,6 +134,7 @@ class CudaTuning final : public Tuning {
       }
       add_products(to, step, *linears[i], products);
     }
+    norm_ = nullptr;
     return 1 + linears.size();
   }
 
@@ -149,11 +159,10 @@ class CudaTuning final : public Tuning {
     }
     const float* x = x_of(step, linear);
     if (few && halved_ != linear.x) {
-      const float* all = floats(step.value(linear.x));
-      add(to, "rows_to_half", [=, n = w.n_in, n_all = step.n_rows(linear.x), halves = halves()](cudaStream_t stream) {
-        return rows_to_half(all, n, n_all, halves, stream);
-      });
-      halved_ = linear.x;
+      add(to, "rows_to_half",
+          [=, n = w.n_in, halves = halves()](cudaStream_t stream) { return rows_to_half(x, n, n_rows, halves, stream); });
+      halved_.reset();
+      if (step.n_rows(linear.x) == n_rows) halved_ = linear.x;
     } else if (!few && takes_rounded(products.format) && rounded_ != linear.x) {
       add(to, "round_row",
           [=, n = w.n_in, rounded = rounded()](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
@@ -268,11 +277,10 @@ class CudaTuning final : public Tuning {
     return floats(step.value(value)) + n * step.plan().value(value).width;
   }
 
-  // All rows of x are rounded to half then.
   [[nodiscard]] static bool by_few_rows(const StepContext& step, const plan::Linear& linear) {
     const WeightView& w = step.weight(linear.weight);
-    return step.n_rows(linear.out) > 1 && step.n_rows(linear.x) <= most_few_rows && w.n_in % 32 == 0 &&
-           takes_few_rows(static_cast<unsigned>(w.format));
+    const std::uint32_t n_rows = step.n_rows(linear.out);
+    return n_rows > 1 && n_rows <= most_few_rows && w.n_in % 32 == 0 && takes_few_rows(static_cast<unsigned>(w.format));
   }
 
   // Longer prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.
@@ -282,13 +290,13 @@ class CudaTuning final : public Tuning {
            w.format != quants::Format::f32 && w.n_in % 32 == 0 && w.n_out % 8 == 0;
   }
 
-  Result<void> reserve_few_rows(const StepContext& step, std::uint64_t widest, bool& moved) {
-    const std::uint32_t n_rows = step.n_tokens();
-    if (n_rows < 2 || n_rows > most_few_rows) return {};
-    std::uint64_t partial = 0;
+  Result<void> reserve_few_rows(const StepContext& step, bool& moved) {
+    std::uint64_t partial = 0, rows = 0;
     for (const plan::Op& op : step.plan().ops) {
       const auto* linear = std::get_if<plan::Linear>(&op);
       if (linear == nullptr || !by_few_rows(step, *linear)) continue;
+      const std::uint32_t n_rows = step.n_rows(linear->out);
+      rows = std::max<std::uint64_t>(rows, half_rows_bytes(n_rows, step.weight(linear->weight).n_in));
       // What runs in one launch: up to max_products like this one.
       Products products = products_of(step, *linear);
       for (unsigned n = 1; n <= max_products; ++n) {
@@ -298,8 +306,8 @@ class CudaTuning final : public Tuning {
       }
     }
     PLUMB_CHECK(grow(few_partial_, partial, moved));
-    PLUMB_CHECK(grow(few_x_, widest * n_rows * 2, moved));
-    return grow(few_scales_, most_few_rows * sizeof(float), moved);
+    PLUMB_CHECK(grow(few_x_, rows, moved));
+    return grow(few_scales_, rows > 0 ? most_few_rows * sizeof(float) : 0, moved);
   }
   [[nodiscard]] HalfRows halves() const {
     return {.halves = address_(whole(few_x_)), .scales = floats(whole(few_scales_))};
@@ -356,6 +364,10 @@ class CudaTuning final : public Tuning {
     products.format = static_cast<unsigned>(w.format);
     products.n_in = w.n_in;
     products.row_bytes = static_cast<unsigned>(quants::info(w.format).row_bytes(w.n_in));
+    if (norm_ != nullptr) {
+      products.norm = floats(step.weight(norm_->weight).view);
+      products.eps = norm_->eps;
+    }
     return products;
   }
   // The rows of x that a Linear multiplies: the last ones.
@@ -366,14 +378,11 @@ class CudaTuning final : public Tuning {
   void add_products(Launches& to, const StepContext& step, const plan::Linear& linear, const Products& products) const {
     const std::uint32_t n_rows = step.n_rows(linear.out);
     if (n_rows == 1) {
-      const float* x = x_of(step, linear);
+      const float* x = norm_ != nullptr ? floats(step.value(norm_->x)) : x_of(step, linear);
       add(to, "multiply", [=, rounded = rounded()](cudaStream_t stream) { return multiply(products, x, rounded, stream); });
       return;
     }
-    HalfRows x = halves();
-    const std::uint32_t skipped = step.n_rows(linear.x) - n_rows;
-    x.halves = static_cast<__half*>(x.halves) + std::uint64_t{skipped} * products.n_in;
-    x.scales += skipped;
+    const HalfRows x = halves();
     float* partial = floats(whole(few_partial_));
     add(to, "multiply_few", [=](cudaStream_t stream) { return multiply_few(products, x, n_rows, partial, stream); });
   }
@@ -419,9 +428,10 @@ class CudaTuning final : public Tuning {
   std::unique_ptr<CublasLt> cublas_;
   std::vector<std::uint32_t> readers_;  // by ValueId
   std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_, partial_, few_x_, few_scales_, few_partial_;
-  std::optional<ValueId> rounded_;    // the value that words_ and scales_ will hold there, for the op that follows
-  std::optional<ValueId> halved_;     // the same of few_x_ and few_scales_
-  std::optional<ValueId> converted_;  // what half_x_ will hold where the emitted launches end
+  const plan::RmsNorm* norm_ = nullptr;  // that the Linears being emitted do on the way
+  std::optional<ValueId> rounded_;       // the value that words_ and scales_ will hold there, for the op that follows
+  std::optional<ValueId> halved_;        // the same of few_x_ and few_scales_
+  std::optional<ValueId> converted_;     // what half_x_ will hold where the emitted launches end
 };
 
 }  // namespace

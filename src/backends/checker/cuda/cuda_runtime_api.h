@@ -31,6 +31,7 @@ std::uint16_t float_to_half(float x);
 }  // namespace plumb::backends::checker
 
 #define __device__
+#define __host__
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
@@ -155,6 +156,12 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigne
                                Arguments... arguments) {
   return launch(kernel, grid, threads, stream, arguments...);
 }
+template <class... Parameters, class... Arguments>
+cudaError_t launch_with_shared(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned, cudaStream_t stream,
+                               Arguments... arguments) {
+  return launch(kernel, grid, threads, stream, arguments...);
+}
+#define PLUMB_SHARED_BYTES(name, n_bytes) alignas(16) static unsigned char name[n_bytes]
 template <class... T>
 inline void wait_for_previous(T*&...) {}
 // At once: whoever reads before others have copied is seen as a race.
