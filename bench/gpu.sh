@@ -32,6 +32,7 @@ for model in "${models[@]}"; do
   "$plumb" synth "$preset" "$type" -o "$folder/model.gguf" 2>/dev/null >/dev/null
   echo "== $preset $type"
   "$plumb" bench "$folder/model.gguf" --backend cuda -p 4096 -n 128 -r 3 2>/dev/null
-  "$plumb" bench "$folder/model.gguf" --backend cuda -p 0 -n 128 -d 4096 -r 3 2>/dev/null | grep decode | sed 's/decode/at 4096/'
+  "$plumb" bench "$folder/model.gguf" --backend cuda -p 0 -n 128 -d 4096 -r 3 2>/dev/null | grep 'decode ' | sed 's/decode/at 4096/'
+  "$plumb" bench "$folder/model.gguf" --backend cuda -p 0 -n 128 -s 64 -r 3 2>/dev/null | grep 'decode ' | sed 's/decode/64 streams/'
   rm -f "$folder/model.gguf"
 done

@@ -1,6 +1,6 @@
 // Compares the next-token distributions of two backends over greedy answers:
 //
-//   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--shared-kernels]
+//   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--beside N] [--shared-kernels]
 //
 // PROMPTS has one a line ("\n" for a line break), asked through the model's chat template. The first backend answers each
 // with n greedy tokens, one step a token; the second then reads the same tokens in one go. Printed for every prompt, and
@@ -8,7 +8,8 @@
 // difference of two logits of one position; and how many positions have another most likely token, with the widest margin
 // by which the second backend preferred its own. A margin above twice the largest difference of logits there would be a
 // fault, as no rounding of that size explains it: exit code 1. --part 0/4 takes every fourth prompt, so that several
-// processes share the work.
+// processes share the work. --beside 63 lets the first backend run 63 other sequences along, a token each a step: steps of
+// 64 rows, and prompts beside single tokens.
 // The backend "cuda-on-checker" is the CUDA backend's tuned path, executed on the CPU by the checker.
 #include <fmt/format.h>
 
@@ -87,15 +88,36 @@ struct Summary {
   }
 };
 
-Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const std::string& prompt, std::size_t n) {
+struct Arguments {
+  std::string model, prompts, backend = "cuda", against = "reference";
+  std::size_t n = 64, part = 0, parts = 1, beside = 0;
+  bool shared_kernels = false;
+};
+
+Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const std::string& prompt,
+                    const Arguments& arguments) {
   PLUMB_TRY(std::vector<engine::TokenId> tokens, against.chat_tokens(engine::conversation("", prompt)));
   const std::size_t n_prompt = tokens.size();
-  PLUMB_TRY(const auto cache, executor.new_cache(context, backends::KvType::f16));
+  const auto beside = static_cast<std::uint32_t>(arguments.beside);
+  if (beside >= executor.max_batch()) return fail("--beside must be less than {}", executor.max_batch());
+  PLUMB_TRY(const auto caches, executor.new_caches(1 + beside, context, backends::KvType::f16));
+  // The sequence in question first; those beside it get one token each, which differ.
+  const auto run_together = [&](std::span<const engine::TokenId> fed) {
+    std::vector<backends::Step> steps{{.cache = caches[0].get(), .tokens = fed}};
+    for (std::size_t i = 1; i < caches.size(); ++i) {
+      const std::size_t which = (caches[i]->length() + 7 * i) % n_prompt;
+      steps.push_back({.cache = caches[i].get(), .tokens = std::span(tokens).subspan(which, 1)});
+    }
+    return executor.run(steps);
+  };
+  const std::size_t n = arguments.n;
   std::vector<std::vector<float>> logits;
   std::span<const float> last;
+  const std::uint64_t vocab = against.model().plan()->vocab;
   for (std::size_t done = 0; done < n_prompt;) {
-    const std::size_t count = std::min<std::size_t>(n_prompt - done, executor.max_batch());
-    PLUMB_TRY(last, executor.run({.cache = cache.get(), .tokens = std::span(tokens).subspan(done, count)}));
+    const std::size_t count = std::min<std::size_t>(n_prompt - done, executor.max_batch() - beside);
+    PLUMB_TRY(last, run_together(std::span(tokens).subspan(done, count)));
+    last = last.first(vocab);
     done += count;
   }
   for (;;) {
@@ -103,11 +125,12 @@ Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const
     const auto best = static_cast<engine::TokenId>(std::max_element(last.begin(), last.end()) - last.begin());
     if (logits.size() == n || against.tokenizer().ends_generation(best)) break;
     tokens.push_back(best);
-    PLUMB_TRY(last, executor.run({.cache = cache.get(), .tokens = std::span(&tokens.back(), 1)}));
+    const engine::TokenId token = best;
+    PLUMB_TRY(last, run_together(std::span(&token, 1)));
+    last = last.first(vocab);
   }
   PLUMB_TRY(const auto other_cache, against.new_cache());
   Summary summary;
-  const std::uint64_t vocab = against.model().plan()->vocab;
   for (std::size_t done = 0; done < tokens.size();) {
     const std::size_t count = std::min<std::size_t>(tokens.size() - done, against.executor().max_batch());
     PLUMB_TRY(const std::span<const float> all, against.executor().run({.cache = other_cache.get(),
@@ -121,12 +144,6 @@ Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const
   }
   return summary;
 }
-
-struct Arguments {
-  std::string model, prompts, backend = "cuda", against = "reference";
-  std::size_t n = 64, part = 0, parts = 1;
-  bool shared_kernels = false;
-};
 
 Result<Arguments> parse(int argc, char** argv) {
   Arguments arguments;
@@ -144,6 +161,8 @@ Result<Arguments> parse(int argc, char** argv) {
         arguments.against = value;
       } else if (flag == "-n") {
         arguments.n = std::max(1, std::atoi(value.c_str()));
+      } else if (flag == "--beside") {
+        arguments.beside = static_cast<std::size_t>(std::max(0, std::atoi(value.c_str())));
       } else if (flag == "--part") {
         if (std::sscanf(value.c_str(), "%zu/%zu", &arguments.part, &arguments.parts) != 2 || arguments.parts == 0) {
           return fail("--part wants I/N, such as 0/4");
@@ -187,7 +206,7 @@ Result<bool> run(int argc, char** argv) {
   for (std::string line; std::getline(lines, line);) {
     if (line.empty() || number++ % arguments.parts != arguments.part) continue;
     for (std::size_t at = 0; (at = line.find("\\n", at)) != std::string::npos;) line.replace(at, 2, "\n");
-    PLUMB_TRY(const Summary summary, ask(executor, *against, line, arguments.n));
+    PLUMB_TRY(const Summary summary, ask(executor, *against, line, arguments));
     summary.print(fmt::format("prompt {}", number));
     total.add(summary);
   }
