@@ -1,6 +1,7 @@
 // Compares the next-token distributions of two backends over greedy answers:
 //
-//   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--beside N] [--shared-kernels]
+//   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--beside N]
+//   [--shared-kernels]
 //
 // PROMPTS has one a line ("\n" for a line break), asked through the model's chat template. The first backend answers each
 // with n greedy tokens, one step a token; the second then reads the same tokens in one go. Printed for every prompt, and

@@ -51,8 +51,9 @@ class GpuExecutor : public testing::TestWithParam<const char*> {
     const auto expected_cache = cache_for(*expected_by, 400, type);
     const auto actual = logits_of(**executor, *cache, tokens, steps);
     const auto expected = logits_of(*expected_by, *expected_cache, tokens, steps);
-    // Float sums through two layers; tuned kernels also round activations to 16 bits and, in prompts, to halves.
-    expect_close(actual, expected, std::string_view(GetParam()) == "checker" ? 2e-5 : 2e-3);
+    // Float sums through two layers; tuned kernels also round activations to 16 bits and, in prompts, to halves. A cache of
+    // F16 rounds values that differ in the last place to different halves now and then.
+    expect_close(actual, expected, std::string_view(GetParam()) == "checker" && type == KvType::f32 ? 2e-5 : 2e-3);
   }
 };
 
@@ -64,6 +65,18 @@ TEST_P(GpuExecutor, AgreesWithTheReferenceOnSmallPlans) {
   shape.bias = true;
   shape.activation = plan::Activation::gelu_tanh;
   compare(shape, {1, 9, 3, 1});
+}
+
+// Of sizes that the tuned kernels take.
+TEST_P(GpuExecutor, AgreesWithTheReferenceOnPlansForTunedKernels) {
+  for (const quants::Format format : {quants::Format::f16, quants::Format::q8_0}) {
+    ModelShape shape;
+    shape.d = shape.d_ff = 64;
+    shape.n_heads = 4;
+    shape.head_dim = shape.n_rot = 64;
+    shape.format = format;
+    compare(shape, {1, 1, 2, 5, 17, 1}, KvType::f16);
+  }
 }
 
 TEST_P(GpuExecutor, AgreesWithTheReferenceOnSoftCapsSinksAndExperts) {
