@@ -107,6 +107,32 @@ Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   return engine::Engine::load(std::move(file), chosen);
 }
 
+void PromptArguments::add(CLI::App& app) {
+  text.add(app);
+  app.add_flag("--raw", raw, "No chat template: the text goes to the model as it is");
+  app.add_option("--system", system, "System message");
+  app.add_option("--tokens", tokens, "Token ids in place of a text, such as 1,2,3")
+      ->delimiter(',')
+      ->check([](const std::string& id) { return id.empty() ? "a token id is missing" : ""; })
+      ->excludes(text.text_option)
+      ->excludes(text.file_option);
+}
+
+Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& engine, const std::string& model) const {
+  if (!tokens.empty()) return tokens;
+  PLUMB_TRY(const std::string given, text.read());
+  if (raw || !engine.has_chat_template()) {
+    if (!raw && !system.empty()) {
+      return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt", model);
+    }
+    if (!raw) {
+      fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", model);
+    }
+    return engine.tokenizer().encode(given, {.add_special = true, .parse_special = true});
+  }
+  return engine.chat_tokens(engine::conversation(system, given));
+}
+
 void SamplerArguments::add(CLI::App& app) {
   app.add_option("--temp", settings.temperature, "Temperature; 0 takes the most likely token")->capture_default_str();
   app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)")->capture_default_str();

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int exit_unusable = 2;
 
-constexpr std::array<Command, 11> table{{
+constexpr std::array<Command, 12> table{{
     {"run", "Generate an answer to a prompt", setup_run},
     {"chat", "A conversation in the terminal", setup_chat},
     {"selftest", "Known answers of the canary on every backend and quantization", setup_selftest},
@@ -27,6 +27,7 @@ constexpr std::array<Command, 11> table{{
     {"quantize", "Write a model in another quantization", setup_quantize},
     {"synth", "Write a model of a known shape with random weights", setup_synth},
     {"bench", "Prefill and decode speed", setup_bench},
+    {"trace", "Record the values of a run in a file", setup_trace},
     {"pull", "Fetch a model by name or URL", setup_pull},
     {"devices", "What this machine has for running models", setup_devices},
 }};

@@ -42,6 +42,7 @@ Action setup_quantize(CLI::App& app);
 Action setup_synth(CLI::App& app);
 Action setup_bench(CLI::App& app);
 Action setup_pull(CLI::App& app);
+Action setup_trace(CLI::App& app);
 Action setup_devices(CLI::App& app);
 
 // -p TEXT or -f FILE ('-': standard input), byte for byte.
@@ -77,6 +78,18 @@ struct SamplerArguments {
 
   void add(CLI::App& app);
   [[nodiscard]] Result<engine::SamplerSettings> read() const;
+};
+
+// What to ask: a text, through the model's chat template unless --raw, or --tokens.
+struct PromptArguments {
+  TextArguments text;
+  bool raw = false;
+  std::string system;
+  std::vector<text::TokenId> tokens;
+
+  void add(CLI::App& app);
+  // model: for messages, what the user called it.
+  [[nodiscard]] Result<std::vector<text::TokenId>> read(const engine::Engine& engine, const std::string& model) const;
 };
 
 // Writes to stdout; a closed or full stdout is an error.

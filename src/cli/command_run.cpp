@@ -11,31 +11,12 @@ using Json = nlohmann::ordered_json;
 struct RunOptions {
   EngineArguments engine;
   SamplerArguments sampler;
-  TextArguments text;
+  PromptArguments prompt;
   std::uint32_t max_tokens = 0;
-  bool raw = false;
-  std::string system;
-  std::vector<text::TokenId> tokens;
   std::vector<std::string> stop;
   std::uint32_t n_logprobs = 0;
   bool json = false;
 };
-
-Result<std::vector<text::TokenId>> prompt_tokens(const RunOptions& options, const engine::Engine& engine) {
-  if (!options.tokens.empty()) return options.tokens;
-  PLUMB_TRY(const std::string text, options.text.read());
-  if (options.raw || !engine.has_chat_template()) {
-    if (!options.raw && !options.system.empty()) {
-      return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt",
-                  options.engine.model);
-    }
-    if (!options.raw) {
-      fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", options.engine.model);
-    }
-    return engine.tokenizer().encode(text, {.add_special = true, .parse_special = true});
-  }
-  return engine.chat_tokens(engine::conversation(options.system, text));
-}
 
 Json token_json(const engine::Engine& engine, const engine::GeneratedToken& token, bool with_top) {
   Json json{{"id", token.id}, {"piece", engine.tokenizer().piece(token.id)}, {"text", token.text}};
@@ -57,7 +38,7 @@ Result<int> run_model(const RunOptions& options) {
                                          .stop = options.stop,
                                          .n_logprobs = options.n_logprobs};
   PLUMB_TRY(const auto engine, options.engine.load());
-  PLUMB_TRY(const auto prompt, prompt_tokens(options, *engine));
+  PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model));
   PLUMB_TRY(const auto cache, engine->new_cache());
 
   catch_interrupts();
@@ -98,17 +79,10 @@ Result<int> run_model(const RunOptions& options) {
 Action setup_run(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   options->engine.add(app);
-  options->text.add(app);
+  options->prompt.add(app);
   app.add_option("-n,--max-tokens", options->max_tokens, "Tokens at most (0: until the model ends or the context is full)")
       ->capture_default_str();
   options->sampler.add(app);
-  app.add_flag("--raw", options->raw, "No chat template: the text goes to the model as it is");
-  app.add_option("--system", options->system, "System message");
-  app.add_option("--tokens", options->tokens, "Token ids in place of a text, such as 1,2,3")
-      ->delimiter(',')
-      ->check([](const std::string& id) { return id.empty() ? "a token id is missing" : ""; })
-      ->excludes(options->text.text_option)
-      ->excludes(options->text.file_option);
   app.add_option("--stop", options->stop, "End the answer before this text; may be repeated");
   app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place")
       ->capture_default_str();

@@ -1,15 +1,10 @@
 #include "gguf/writer.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <type_traits>
 #include <utility>
 
-#include "base/system_error.h"
+#include "base/new_file.h"
 #include "gguf/name_index.h"
 #include "gguf/parse.h"
 
@@ -29,7 +24,10 @@ class Bytes {
     number(static_cast<std::uint64_t>(text.size()));
     append(std::as_bytes(std::span(text)));
   }
-  void append(std::span<const std::byte> more) { bytes_.insert(bytes_.end(), more.begin(), more.end()); }
+  void append(std::span<const std::byte> more) {
+    bytes_.resize(bytes_.size() + more.size());
+    std::copy(more.begin(), more.end(), bytes_.end() - static_cast<std::ptrdiff_t>(more.size()));
+  }
   void pad(std::uint64_t alignment) { bytes_.resize((bytes_.size() + alignment - 1) / alignment * alignment); }
   std::vector<std::byte> release() { return std::move(bytes_); }
 
@@ -70,70 +68,6 @@ Result<void> append_value(Bytes& out, const Value& value) {
         return {};
       },
       value);
-}
-
-// A file that exists only until it is renamed to its real name; removed if that never happens.
-class TemporaryFile {
- public:
-  static Result<TemporaryFile> create_beside(const std::filesystem::path& target) {
-    constexpr int attempts = 1000;
-    int error = 0;
-    for (int i = 0; i < attempts; ++i) {
-      std::filesystem::path path = target;
-      path += fmt::format(".{}-{}.tmp", ::getpid(), i);
-      const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (fd >= 0) return TemporaryFile(fd, std::move(path));
-      error = errno;
-      if (error != EEXIST) break;
-    }
-    return fail("{}: cannot create a file beside it: {}", target.string(), system_reason(error));
-  }
-
-  TemporaryFile(TemporaryFile&& other) noexcept
-      : fd_(std::exchange(other.fd_, -1)), path_(std::exchange(other.path_, {})) {}
-  TemporaryFile& operator=(TemporaryFile&&) = delete;
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    if (fd_ >= 0) ::close(fd_);
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-
-  Result<void> append(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return fail("cannot write {} more bytes: {}", bytes.size(), system_reason(errno));
-      bytes = bytes.subspan(static_cast<std::size_t>(n));
-    }
-    return {};
-  }
-
-  Result<void> rename_to(const std::filesystem::path& target) {
-    if (::close(std::exchange(fd_, -1)) != 0) return fail("cannot finish writing: {}", system_reason(errno));
-    if (::rename(path_.c_str(), target.c_str()) != 0)
-      return fail("cannot rename {}: {}", path_.string(), system_reason(errno));
-    path_.clear();
-    return {};
-  }
-
- private:
-  TemporaryFile(int fd, std::filesystem::path path) : fd_(fd), path_(std::move(path)) {}
-  int fd_;
-  std::filesystem::path path_;
-};
-
-// What a link points at is replaced, not the link; and only a regular file is ever replaced.
-Result<std::filesystem::path> replaceable(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    return fail("{}: exists and is no regular file; name another", path.string());
-  }
-  if (!std::filesystem::is_symlink(std::filesystem::symlink_status(path, error))) return path;
-  const auto target = std::filesystem::weakly_canonical(path, error);
-  if (error) return fail("{}: cannot follow the link: {}", path.string(), error.message());
-  return target;
 }
 
 template <class T>
@@ -253,8 +187,7 @@ Result<void> Writer::write(const std::filesystem::path& path, const Progress& pr
 Result<void> Writer::write_unlabelled(const std::filesystem::path& path, const Progress& progress) const {
   constexpr std::size_t chunk_bytes = std::size_t{16} << 20;
   PLUMB_TRY(const auto plan, layout());
-  PLUMB_TRY(const auto target, replaceable(path));
-  PLUMB_TRY(auto file, TemporaryFile::create_beside(target));
+  PLUMB_TRY(auto file, NewFile::create(path));
   PLUMB_CHECK(file.append(plan.head));
   const std::array<std::byte, default_alignment> zeros{};
   std::vector<std::byte> produced;
@@ -277,7 +210,7 @@ Result<void> Writer::write_unlabelled(const std::filesystem::path& path, const P
     const std::uint64_t tail = plan.sizes[i] % default_alignment;
     if (tail != 0) PLUMB_CHECK(file.append(std::span(zeros).first(default_alignment - tail)));
   }
-  return file.rename_to(target);
+  return file.finish();
 }
 
 Result<std::vector<std::byte>> Writer::to_memory() const {

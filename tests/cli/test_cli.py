@@ -199,6 +199,33 @@ class CommandLine(unittest.TestCase):
         self.assertGreater(document["decode"]["tps_median"], 0)
         self.assertIn(b"streams  5", self.ok("bench", "canary", "-p", "0", "-n", "2", "-r", "1", "-s", "5"))
 
+    def test_a_trace_has_the_values_of_a_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "t.safetensors"
+            out = self.ok("trace", "canary", "-p", "1", "--backend", "cpu", "-o", path, "--steps", "1")
+            self.assertIn(b"12 prompt tokens and 1 steps", out)
+            data = path.read_bytes()
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(data[8 : 8 + length])
+            metadata = header.pop("__metadata__")
+            tokens = json.loads(metadata["tokens"])
+            self.assertEqual((metadata["format"], metadata["version"], metadata["model"]), ("plumb-trace", "1", "canary"))
+            self.assertEqual((len(tokens), len(metadata["model_sha256"])), (13, 64))
+            self.assertEqual(header["0/blk.0.attn_q"]["shape"][0], 12)
+            self.assertEqual(header["1/blk.0.attn_q"]["shape"][0], 1)
+            self.assertNotIn("0/blk.0.attn_probs", header)
+            begin, end = header["0/logits"]["data_offsets"]
+            logits = struct.unpack(f"<{(end - begin) // 4}f", data[8 + length + begin : 8 + length + end])
+            self.assertEqual(logits.index(max(logits)), tokens[12])
+            self.ok("trace", "canary", "-p", "1", "-o", path, "--values", "blk.1.*", "--values", "logits", "--steps", "0")
+            data = path.read_bytes()
+            names = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            self.assertTrue(all(n.startswith(("0/blk.1.", "0/logits", "__")) for n in names), names)
+            self.assertIn("0/blk.1.attn_probs", names)
+            self.refused("trace", "canary", "-p", "1", "-o", path, "--values", "nothing")
+            self.refused("trace", "canary", "-p", "1", "-o", folder)
+            self.assertEqual(os.listdir(folder), ["t.safetensors"])
+
     def test_devices_json(self):
         document = json.loads(self.ok("devices", "--quick", "--json"))
         self.assertTrue({"cpu", "reference"} <= {b["name"] for b in document["backends"] if b["present"]})

@@ -1,0 +1,89 @@
+#include "base/new_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/system_error.h"
+
+namespace plumb {
+
+namespace {
+
+Result<std::filesystem::path> replaceable(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    return fail("{}: exists and is no regular file; name another", path.string());
+  }
+  if (!std::filesystem::is_symlink(std::filesystem::symlink_status(path, error))) return path;
+  const auto target = std::filesystem::weakly_canonical(path, error);
+  if (error) return fail("{}: cannot follow the link: {}", path.string(), error.message());
+  return target;
+}
+
+// All bytes, by a call that writes some of them.
+template <class Write>
+Result<void> write_all(std::span<const std::byte> bytes, Write write) {
+  while (!bytes.empty()) {
+    const ssize_t n = write(bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail("cannot write {} more bytes: {}", bytes.size(), system_reason(errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+}  // namespace
+
+NewFile::NewFile(int fd, std::filesystem::path temporary, std::filesystem::path target)
+    : fd_(fd), temporary_(std::move(temporary)), target_(std::move(target)) {}
+
+NewFile::NewFile(NewFile&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)),
+      temporary_(std::exchange(other.temporary_, {})),
+      target_(std::move(other.target_)) {}
+
+NewFile::~NewFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+Result<NewFile> NewFile::create(const std::filesystem::path& path) {
+  constexpr int attempts = 1000;
+  PLUMB_TRY(auto target, replaceable(path));
+  int error = 0;
+  for (int i = 0; i < attempts; ++i) {
+    std::filesystem::path temporary = target;
+    temporary += fmt::format(".{}-{}.tmp", ::getpid(), i);
+    const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0) return NewFile(fd, std::move(temporary), std::move(target));
+    error = errno;
+    if (error != EEXIST) break;
+  }
+  return fail("{}: cannot create a file beside it: {}", target.string(), system_reason(error));
+}
+
+Result<void> NewFile::append(std::span<const std::byte> bytes) {
+  return write_all(bytes, [&](std::span<const std::byte> rest) { return ::write(fd_, rest.data(), rest.size()); });
+}
+
+Result<void> NewFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  const std::size_t n = bytes.size();
+  return write_all(bytes, [&](std::span<const std::byte> rest) {
+    return ::pwrite(fd_, rest.data(), rest.size(), static_cast<off_t>(offset + (n - rest.size())));
+  });
+}
+
+Result<void> NewFile::finish() {
+  if (::close(std::exchange(fd_, -1)) != 0) return fail("cannot finish writing: {}", system_reason(errno));
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    return fail("cannot rename {}: {}", temporary_.string(), system_reason(errno));
+  }
+  temporary_.clear();
+  return {};
+}
+
+}  // namespace plumb

@@ -1,0 +1,240 @@
+#include "trace/trace.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/half.h"
+
+namespace plumb::trace {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::uint64_t length_bytes = 8;
+// Enough for some 100,000 values; the safetensors project's own limit is 100 MB, which as JSON objects would be gigabytes.
+constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20;
+constexpr std::uint32_t most_steps = 1'000'000;
+constexpr int most_depth = 4;  // header, entry, shape, number
+constexpr std::string_view metadata_key = "__metadata__";
+
+struct DtypeInfo {
+  Dtype dtype;
+  std::string_view name;
+  std::uint64_t bytes;
+};
+constexpr std::array<DtypeInfo, 3> dtypes{{{Dtype::f32, "F32", 4}, {Dtype::f16, "F16", 2}, {Dtype::bf16, "BF16", 2}}};
+
+const DtypeInfo& info_of(Dtype dtype) { return dtypes[static_cast<std::size_t>(dtype)]; }
+
+// What cannot be read is a discarded value. Nothing nested deeper than a header is kept.
+Json parse_json(std::string_view text) {
+  const auto keep = [](int depth, Json::parse_event_t, Json&) { return depth <= most_depth; };
+  return Json::parse(text, keep, false);
+}
+
+// A list of integers of T, from the JSON text of a metadata string.
+template <class T>
+Result<std::vector<T>> list_of(std::string_view key, const std::string& text) {
+  const Json list = parse_json(text);
+  if (!list.is_array()) return fail("metadata '{}' is no JSON list", key);
+  std::vector<T> values;
+  for (const Json& item : list) {
+    if (!item.is_number_integer() || item.get<std::int64_t>() < 0 ||
+        item.get<std::int64_t>() > std::numeric_limits<T>::max()) {
+      return fail("metadata '{}', item {}: {} is not what it may hold", key, values.size(), item.dump().substr(0, 40));
+    }
+    values.push_back(item.get<T>());
+  }
+  return values;
+}
+
+Result<Info> read_info(const Json& header) {
+  const auto metadata = header.find(metadata_key);
+  if (metadata == header.end() || !metadata->is_object()) {
+    return fail("the header has no {}: it is no trace of Plumb's format", metadata_key);
+  }
+  const auto text = [&](const char* key) -> std::string {
+    const auto found = metadata->find(key);
+    return found != metadata->end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  if (text("format") != "plumb-trace") return fail("metadata 'format' is '{}'; a trace's is 'plumb-trace'", text("format"));
+  if (text("version") != "1") return fail("metadata 'version' is '{}'; this Plumb reads version 1", text("version"));
+  Info info{.engine = text("engine"),
+            .model = text("model"),
+            .model_sha256 = text("model_sha256"),
+            .prompt = text("prompt"),
+            .tokens = {},
+            .positions = {}};
+  PLUMB_TRY(info.tokens, list_of<std::int32_t>("tokens", text("tokens")));
+  if (metadata->contains("positions")) {
+    PLUMB_TRY(info.positions, list_of<std::uint32_t>("positions", text("positions")));
+    if (info.positions.size() != info.tokens.size()) {
+      return fail("metadata 'positions' has {} items, 'tokens' {}", info.positions.size(), info.tokens.size());
+    }
+  }
+  return info;
+}
+
+Result<Value> read_value(const std::string& key, const Json& entry, std::span<const std::byte> data) {
+  const std::size_t slash = key.find('/');
+  Value value;
+  const auto [end, error] = std::from_chars(key.data(), key.data() + std::min(slash, key.size()), value.step);
+  if (slash == std::string::npos || slash == 0 || error != std::errc() || end != key.data() + slash ||
+      value.step >= most_steps) {
+    return fail("'{}' does not begin with a step and '/', such as '0/blk.0.attn_q'", key.substr(0, 200));
+  }
+  value.name = key.substr(slash + 1);
+  const auto label = [&] { return key.substr(0, 200); };
+  const Json* const fields[] = {entry.is_object() && entry.contains("dtype") ? &entry["dtype"] : nullptr,
+                                entry.is_object() && entry.contains("shape") ? &entry["shape"] : nullptr,
+                                entry.is_object() && entry.contains("data_offsets") ? &entry["data_offsets"] : nullptr};
+  if (fields[0] == nullptr || !fields[0]->is_string() || fields[1] == nullptr || !fields[1]->is_array() ||
+      fields[2] == nullptr || !fields[2]->is_array() || fields[2]->size() != 2) {
+    return fail("'{}' lacks a dtype, a shape or data_offsets", label());
+  }
+  const auto dtype = std::find_if(dtypes.begin(), dtypes.end(),
+                                  [&](const DtypeInfo& d) { return d.name == fields[0]->get_ref<const std::string&>(); });
+  if (dtype == dtypes.end()) {
+    return fail("'{}' is of type {}; a trace has F32, F16 or BF16", label(), fields[0]->dump().substr(0, 40));
+  }
+  value.dtype = dtype->dtype;
+  const auto natural = [](const Json& number) {
+    return number.is_number_unsigned() ? std::optional(number.get<std::uint64_t>()) : std::nullopt;
+  };
+  value.rows = value.width = 1;
+  for (std::size_t i = 0; i < fields[1]->size(); ++i) {
+    const auto dim = natural((*fields[1])[i]);
+    if (!dim) return fail("'{}' has a shape that is not of whole numbers", label());
+    std::uint64_t& side = i + 1 == fields[1]->size() ? value.width : value.rows;
+    if (__builtin_mul_overflow(side, *dim, &side)) return fail("'{}' has a shape of too many elements", label());
+  }
+  const auto first = natural((*fields[2])[0]), last = natural((*fields[2])[1]);
+  if (!first || !last || *first > *last || *last > data.size()) {
+    return fail("'{}': data_offsets {} lie outside the {} bytes of values; the file may be cut short", label(),
+                fields[2]->dump().substr(0, 60), data.size());
+  }
+  std::uint64_t bytes = 0;
+  if (__builtin_mul_overflow(value.rows, value.width, &bytes) || __builtin_mul_overflow(bytes, dtype->bytes, &bytes) ||
+      bytes != *last - *first) {
+    return fail("'{}' has {} bytes; {} x {} of {} have another size", label(), *last - *first, value.rows, value.width,
+                dtype->name);
+  }
+  value.bytes = data.subspan(*first, bytes);
+  return value;
+}
+
+std::string header_of(const Info& info, const Json& entries) {
+  Json header;
+  Json& metadata = header[std::string(metadata_key)];
+  metadata = {{"format", "plumb-trace"}, {"version", "1"},        {"engine", info.engine},
+              {"model", info.model},     {"prompt", info.prompt}, {"tokens", Json(info.tokens).dump()}};
+  if (!info.model_sha256.empty()) metadata["model_sha256"] = info.model_sha256;
+  if (!info.positions.empty()) metadata["positions"] = Json(info.positions).dump();
+  header.update(entries);
+  return header.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string_view name(Dtype dtype) { return info_of(dtype).name; }
+
+std::vector<float> Value::floats() const {
+  std::vector<float> result(rows * width);
+  if (dtype == Dtype::f32) {
+    std::memcpy(result.data(), bytes.data(), bytes.size());
+    return result;
+  }
+  for (std::size_t i = 0; i < result.size(); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, bytes.data() + 2 * i, 2);
+    result[i] = dtype == Dtype::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+  }
+  return result;
+}
+
+Result<Trace> Trace::open(const std::filesystem::path& path) {
+  PLUMB_TRY(gguf::Mapping file, gguf::Mapping::open(path));
+  Result<Trace> trace = parse(file.bytes());
+  if (!trace) return fail("{}: {}", path.string(), trace.error().message);
+  trace->file_ = std::move(file);
+  return trace;
+}
+
+Result<Trace> Trace::parse(std::span<const std::byte> bytes) {
+  Trace trace;
+  std::uint64_t length = 0;
+  if (bytes.size() < length_bytes) return fail("{} bytes are no safetensors file", bytes.size());
+  std::memcpy(&length, bytes.data(), length_bytes);
+  if (length > most_header_bytes || length > bytes.size() - length_bytes) {
+    return fail("a header of {} bytes in a file of {}: no safetensors file, or one that is cut short", length,
+                bytes.size());
+  }
+  const Json header = parse_json({reinterpret_cast<const char*>(bytes.data()) + length_bytes, length});
+  if (!header.is_object()) return fail("the header is no JSON object");
+  PLUMB_TRY(trace.info_, read_info(header));
+  const std::span<const std::byte> data = bytes.subspan(length_bytes + length);
+  for (const auto& [key, entry] : header.items()) {
+    if (key == metadata_key) continue;
+    PLUMB_TRY(Value value, read_value(key, entry, data));
+    trace.values_.push_back(std::move(value));
+  }
+  std::stable_sort(trace.values_.begin(), trace.values_.end(), [](const Value& a, const Value& b) {
+    return std::pair(a.step, a.bytes.data()) < std::pair(b.step, b.bytes.data());
+  });
+  return trace;
+}
+
+const Value* Trace::find(std::uint32_t step, std::string_view name) const {
+  const auto found = std::find_if(values_.begin(), values_.end(),
+                                  [&](const Value& value) { return value.step == step && value.name == name; });
+  return found == values_.end() ? nullptr : &*found;
+}
+
+std::uint32_t Trace::n_steps() const { return values_.empty() ? 0 : values_.back().step + 1; }
+
+Result<Writer> Writer::create(const std::filesystem::path& path, const Info& info, std::size_t max_values) {
+  PLUMB_TRY(NewFile file, NewFile::create(path));
+  // A key, its dtype, shape and offsets take less than 300 bytes, a token less than 12.
+  const std::uint64_t least = length_bytes + header_of(info, Json::object()).size() + 320 * std::uint64_t{max_values};
+  const std::uint64_t room = (least / 64 + 1) * 64 - length_bytes;  // so that values begin at a multiple of 64 bytes
+  const std::vector<std::byte> blank(length_bytes + room, std::byte{' '});
+  PLUMB_CHECK(file.append(blank));
+  return Writer(std::move(file), room);
+}
+
+Result<void> Writer::add(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
+                         std::span<const float> data) {
+  if (data.size() != rows * width) return fail("{} has {} values; {} x {} were promised", name, data.size(), rows, width);
+  PLUMB_CHECK(file_.append(std::as_bytes(data)));
+  entries_.push_back({.key = std::to_string(step) + "/" + std::string(name),
+                      .rows = rows,
+                      .width = width,
+                      .begin = n_bytes_,
+                      .end = n_bytes_ + data.size_bytes()});
+  n_bytes_ += data.size_bytes();
+  return {};
+}
+
+Result<void> Writer::finish(const Info& info) {
+  Json entries = Json::object();
+  for (const Entry& entry : entries_) {
+    entries[entry.key] = {
+        {"dtype", "F32"}, {"shape", {entry.rows, entry.width}}, {"data_offsets", {entry.begin, entry.end}}};
+  }
+  std::string header = header_of(info, entries);
+  if (header.size() > header_room_) return fail("a header of {} bytes is longer than was promised", header.size());
+  header.resize(header_room_, ' ');  // which the format allows
+  std::array<std::byte, length_bytes> length{};
+  std::memcpy(length.data(), &header_room_, length_bytes);
+  PLUMB_CHECK(file_.write_at(0, length));
+  PLUMB_CHECK(file_.write_at(length_bytes, std::as_bytes(std::span(header))));
+  return file_.finish();
+}
+
+}  // namespace plumb::trace
