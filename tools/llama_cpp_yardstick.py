@@ -18,9 +18,12 @@ def _silent(level, text, data):
 
 
 class Yardstick:
-    """One model and one context of llama.cpp, weights mapped from the file, its own defaults otherwise."""
+    """One model and one context of llama.cpp, weights mapped from the file, its own defaults otherwise.
 
-    def __init__(self, path, n_ctx, n_threads, n_batch=512, f32_cache=False):
+    change(parameters) is given the context's parameters before they are used.
+    """
+
+    def __init__(self, path, n_ctx, n_threads, n_batch=512, f32_cache=False, change=lambda parameters: None):
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         start = time.perf_counter()
@@ -34,6 +37,7 @@ class Yardstick:
         if f32_cache:
             parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
             parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        change(parameters)
         self.context = llama_cpp.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp cannot make a context of {n_ctx} positions")
@@ -54,11 +58,11 @@ class Yardstick:
         width = llama_cpp.llama_model_n_head_kv(self.model) * head_dim
         return 2 * 2 * llama_cpp.llama_model_n_layer(self.model) * width * positions
 
-    def tokenize(self, text):
+    def tokenize(self, text, parse_special=False):
         data = text.encode()
         room = len(data) + 16
         tokens = (llama_cpp.llama_token * room)()
-        n = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, True, False)
+        n = llama_cpp.llama_tokenize(self.vocab, data, len(data), tokens, room, True, parse_special)
         if n < 0:
             raise SystemExit(f"llama.cpp cannot tokenize {text!r}")
         return list(tokens[:n])
@@ -66,18 +70,24 @@ class Yardstick:
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
-    def decode(self, tokens):
-        """Runs the tokens after those in the context, in batches; the logits of the last are computed."""
+    def decode(self, tokens, all_logits=False):
+        """Runs the tokens after those in the context, in batches; the logits of the last, or of all, are computed."""
         for begin in range(0, len(tokens), self.n_batch):
             part = tokens[begin : begin + self.n_batch]
             array = (llama_cpp.llama_token * len(part))(*part)
-            if llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(array, len(part))) != 0:
+            batch = llama_cpp.llama_batch_get_one(array, len(part))
+            if all_logits:
+                batch.logits = (ctypes.c_int8 * len(part))(*[1] * len(part))
+            if llama_cpp.llama_decode(self.context, batch) != 0:
                 raise SystemExit(f"llama.cpp cannot decode {len(part)} tokens")
 
     def logits(self, tokens):
         """The logits after these tokens, in float64."""
         self.clear()
         self.decode(tokens)
+        return self.last_logits()
+
+    def last_logits(self):
         pointer = llama_cpp.llama_get_logits_ith(self.context, -1)
         return numpy.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).astype(numpy.float64)
 

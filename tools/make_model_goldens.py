@@ -5,7 +5,9 @@ For each case NAME.gguf holds float32 weights, NAME.safetensors the token ids ("
 values, under the names of docs/architecture.md. transformers runs in float64 from the same float32 weights, with eager
 attention. Needs gguf, numpy, torch and transformers.
 
-    python tools/make_model_goldens.py [--out tests/data/model] [--only NAME ...]
+    python tools/make_model_goldens.py [--out tests/data/model] [--only NAME ...] [--hf FOLDER]
+
+--hf also saves the models themselves, in float32, as FOLDER/NAME, for tools/trace_transformers.py to run.
 """
 
 import argparse
@@ -299,6 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "tests/data/model")
     parser.add_argument("--only", nargs="*", choices=CASES, help="these cases alone")
+    parser.add_argument("--hf", type=pathlib.Path, metavar="FOLDER", help="save the Hugging Face models here too")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed, (name, (arch, family, changes)) in enumerate(CASES.items()):
@@ -313,6 +316,8 @@ def main() -> None:
         write_gguf(arguments.out / f"{name}.gguf", arch, name, config, model)
         values = record(arch, config, model, tokens)
         largest = max(float(p.max()) for n, p in values.items() if n.endswith("attn_probs"))
+        if arguments.hf:
+            model.to(torch.float32).save_pretrained(arguments.hf / name)
         values["tokens"] = np.array(tokens, dtype=np.int32)
         write_safetensors(arguments.out / f"{name}.safetensors", values)
         sizes = [(arguments.out / f"{name}.{kind}").stat().st_size // 1024 for kind in ("gguf", "safetensors")]

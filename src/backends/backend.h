@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -77,6 +78,12 @@ class Executor {
   // cache that is full, another executor's, another pool's, or there twice. On error the caches are as they were.
   virtual Result<std::span<const float>> run(std::span<const Step> steps) = 0;
   Result<std::span<const float>> run(const Step& step) { return run(std::span(&step, 1)); }
+
+  // Names of the weights whose bytes on the device, read back, are not the file's; none where the backend reads the file's
+  // own bytes.
+  virtual Result<std::optional<std::vector<std::string>>> changed_weights() {
+    return std::optional<std::vector<std::string>>();
+  }
 
   // From the next run on, hands the values that `wanted` names to `observer`. Watching may run ops unfused.
   void watch(Wanted wanted, Observer observer) {

@@ -34,14 +34,6 @@ std::uint64_t proc_kilobytes(const char* key) {
   return value.empty() ? 0 : std::strtoull(value.c_str(), nullptr, 10) * 1024;
 }
 
-std::uint32_t usable_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<std::uint32_t>(CPU_COUNT(&set));
-#endif
-  return std::max(1u, std::thread::hardware_concurrency());
-}
-
 std::vector<std::string> processor_features() {
   std::vector<std::string> features;
 #if defined(__x86_64__)
@@ -57,6 +49,14 @@ std::vector<std::string> processor_features() {
 }
 
 }  // namespace
+
+std::uint32_t usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<std::uint32_t>(std::max(1, CPU_COUNT(&set)));
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
 
 Machine this_machine() {
   Machine machine;

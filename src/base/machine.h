@@ -15,6 +15,9 @@ struct Machine {
   std::uint64_t available_bytes = 0;  // free or reclaimable now; 0 when not known
 };
 
+// Cores that this process may use; at least 1.
+std::uint32_t usable_cores();
+
 Machine this_machine();
 
 // Bytes per second that n_threads threads read from memory together, the best of a few passes over more than any cache

@@ -24,13 +24,13 @@ Result<std::filesystem::path> replaceable(const std::filesystem::path& path) {
   return target;
 }
 
-// All bytes, by a call that writes some of them.
+// All bytes of a file, by a call that writes some of them.
 template <class Write>
-Result<void> write_all(std::span<const std::byte> bytes, Write write) {
+Result<void> write_all(const std::filesystem::path& path, std::span<const std::byte> bytes, Write write) {
   while (!bytes.empty()) {
     const ssize_t n = write(bytes);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail("cannot write {} more bytes: {}", bytes.size(), system_reason(errno));
+    if (n < 0) return fail("{}: cannot write {} more bytes: {}", path.string(), bytes.size(), system_reason(errno));
     bytes = bytes.subspan(static_cast<std::size_t>(n));
   }
   return {};
@@ -67,20 +67,22 @@ Result<NewFile> NewFile::create(const std::filesystem::path& path) {
 }
 
 Result<void> NewFile::append(std::span<const std::byte> bytes) {
-  return write_all(bytes, [&](std::span<const std::byte> rest) { return ::write(fd_, rest.data(), rest.size()); });
+  return write_all(target_, bytes, [&](std::span<const std::byte> rest) { return ::write(fd_, rest.data(), rest.size()); });
 }
 
 Result<void> NewFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
   const std::size_t n = bytes.size();
-  return write_all(bytes, [&](std::span<const std::byte> rest) {
+  return write_all(target_, bytes, [&](std::span<const std::byte> rest) {
     return ::pwrite(fd_, rest.data(), rest.size(), static_cast<off_t>(offset + (n - rest.size())));
   });
 }
 
 Result<void> NewFile::finish() {
-  if (::close(std::exchange(fd_, -1)) != 0) return fail("cannot finish writing: {}", system_reason(errno));
+  if (::close(std::exchange(fd_, -1)) != 0) {
+    return fail("{}: cannot finish writing: {}", target_.string(), system_reason(errno));
+  }
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
-    return fail("cannot rename {}: {}", temporary_.string(), system_reason(errno));
+    return fail("{}: cannot give {} this name: {}", target_.string(), temporary_.string(), system_reason(errno));
   }
   temporary_.clear();
   return {};

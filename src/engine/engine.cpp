@@ -73,7 +73,8 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
   const backends::LoadOptions options{.n_threads = settings.n_threads,
                                       .max_batch = 0,
                                       .activations = settings.activations,
-                                      .shared_kernels = settings.shared_kernels};
+                                      .shared_kernels = settings.shared_kernels,
+                                      .guard_zones = settings.guard_zones};
   PLUMB_TRY(engine->executor_, engine->backend_->load(engine->model_.plan(), options));
   return engine;
 }

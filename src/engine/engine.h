@@ -29,6 +29,7 @@ struct EngineSettings {
   backends::KvType kv_type = backends::KvType::f16;
   backends::Activations activations = backends::Activations::int16;
   bool shared_kernels = false;  // see backends::LoadOptions
+  bool guard_zones = backends::LoadOptions{}.guard_zones;
 };
 
 // One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits, before any

@@ -17,8 +17,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::uint64_t length_bytes = 8;
-// Enough for some 100,000 values; the safetensors project's own limit is 100 MB, which as JSON objects would be gigabytes.
-constexpr std::uint64_t most_header_bytes = std::uint64_t{16} << 20;
+// Enough for some 400,000 values; the safetensors project's own limit is 100 MB. As JSON objects it is half a gigabyte.
+constexpr std::uint64_t most_header_bytes = std::uint64_t{64} << 20;
 constexpr std::uint32_t most_steps = 1'000'000;
 constexpr int most_depth = 4;  // header, entry, shape, number
 constexpr std::string_view metadata_key = "__metadata__";
@@ -70,12 +70,21 @@ Result<Info> read_info(const Json& header) {
             .model_sha256 = text("model_sha256"),
             .prompt = text("prompt"),
             .tokens = {},
-            .positions = {}};
+            .positions = {},
+            .parameters = {}};
   PLUMB_TRY(info.tokens, list_of<std::int32_t>("tokens", text("tokens")));
   if (metadata->contains("positions")) {
     PLUMB_TRY(info.positions, list_of<std::uint32_t>("positions", text("positions")));
     if (info.positions.size() != info.tokens.size()) {
       return fail("metadata 'positions' has {} items, 'tokens' {}", info.positions.size(), info.tokens.size());
+    }
+  }
+  if (metadata->contains("parameters")) {
+    const Json parameters = parse_json(text("parameters"));
+    if (!parameters.is_object()) return fail("metadata 'parameters' is no JSON object");
+    for (const auto& [key, value] : parameters.items()) {
+      if (value.is_structured()) return fail("metadata 'parameters': {} is a list or an object", key.substr(0, 200));
+      info.parameters.push_back({key, value.dump(-1, ' ', false, Json::error_handler_t::replace)});
     }
   }
   return info;
@@ -136,6 +145,11 @@ std::string header_of(const Info& info, const Json& entries) {
               {"model", info.model},     {"prompt", info.prompt}, {"tokens", Json(info.tokens).dump()}};
   if (!info.model_sha256.empty()) metadata["model_sha256"] = info.model_sha256;
   if (!info.positions.empty()) metadata["positions"] = Json(info.positions).dump();
+  if (!info.parameters.empty()) {
+    Json parameters = Json::object();
+    for (const Parameter& parameter : info.parameters) parameters[parameter.name] = parse_json(parameter.value);
+    metadata["parameters"] = parameters.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
   header.update(entries);
   return header.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -199,9 +213,13 @@ const Value* Trace::find(std::uint32_t step, std::string_view name) const {
 std::uint32_t Trace::n_steps() const { return values_.empty() ? 0 : values_.back().step + 1; }
 
 Result<Writer> Writer::create(const std::filesystem::path& path, const Info& info, std::size_t max_values) {
-  PLUMB_TRY(NewFile file, NewFile::create(path));
   // A key, its dtype, shape and offsets take less than 300 bytes, a token less than 12.
   const std::uint64_t least = length_bytes + header_of(info, Json::object()).size() + 320 * std::uint64_t{max_values};
+  if (least > most_header_bytes) {
+    return fail("{}: {} values are more than a trace may hold; trace fewer steps or fewer values", path.string(),
+                max_values);
+  }
+  PLUMB_TRY(NewFile file, NewFile::create(path));
   const std::uint64_t room = (least / 64 + 1) * 64 - length_bytes;  // so that values begin at a multiple of 64 bytes
   const std::vector<std::byte> blank(length_bytes + room, std::byte{' '});
   PLUMB_CHECK(file.append(blank));

@@ -4,8 +4,8 @@
 // header length, a JSON header, then the values' bytes. A key is "<step>/<value name>", step 0 being the prompt's pass and
 // 1, 2, … decode steps; value names are architecture.md's. Values are F32, F16 or BF16 of shape [rows, width] (other
 // shapes are read as their last dimension by all others). "__metadata__" has strings only: format "plumb-trace", version
-// "1", engine, model, prompt, tokens (a JSON list: those of step 0, then one a step), and optionally model_sha256 and
-// positions (a JSON list as long as tokens).
+// "1", engine, model, prompt, tokens (a JSON list: those of step 0, then one a step), and optionally model_sha256,
+// positions (a JSON list as long as tokens) and parameters (a JSON object of the engine's hyper-parameters).
 //
 // A trace is untrusted: what is read here is bounded by the file's size, and errors say where it is wrong.
 #pragma once
@@ -26,6 +26,12 @@
 
 namespace plumb::trace {
 
+// What an engine says of itself. docs/trace.md lists the names that a diagnosis compares.
+struct Parameter {
+  std::string name;
+  std::string value;  // as JSON: a number, a string, true or false
+};
+
 struct Info {
   std::string engine;
   std::string model;         // file name
@@ -33,6 +39,7 @@ struct Info {
   std::string prompt;
   std::vector<std::int32_t> tokens;
   std::vector<std::uint32_t> positions;  // empty: 0, 1, 2, …
+  std::vector<Parameter> parameters;
 };
 
 enum class Dtype : std::uint8_t { f32, f16, bf16 };
@@ -75,7 +82,7 @@ class Trace {
 class Writer {
  public:
   // info: as far as it is known; finish() may be given more tokens, one a value at most. max_values: how many values add()
-  // will be called with at most, of names of up to 100 bytes.
+  // will be called with at most, of names of up to 100 bytes. Errors: more values than a reader takes; what NewFile says.
   static Result<Writer> create(const std::filesystem::path& path, const Info& info, std::size_t max_values);
 
   // data: [rows, width]

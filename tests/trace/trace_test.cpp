@@ -49,7 +49,8 @@ TEST_F(Traces, AreReadAsTheyWereWritten) {
             .model_sha256 = "ab",
             .prompt = "a \"b\" \n \xc3\xa9 \xff",
             .tokens = {1, 29871, 7},
-            .positions = {5, 6, 7}};
+            .positions = {5, 6, 7},
+            .parameters = {{"n_heads", "32"}, {"rope_theta", "10000.0"}, {"rope_pairing", "\"halves\""}}};
   auto writer = Writer::create(path, info, 3);
   ASSERT_TRUE(writer) << writer.error().message;
   const std::vector<float> a{1, -2, 3, 4, 5, 6}, b{0.5F}, c{7, 8};
@@ -70,6 +71,10 @@ TEST_F(Traces, AreReadAsTheyWereWritten) {
   EXPECT_THAT(trace->info().prompt, HasSubstr("a \"b\" \n \xc3\xa9 "));
   EXPECT_THAT(trace->info().tokens, ElementsAre(1, 29871, 7, 9));
   EXPECT_THAT(trace->info().positions, ElementsAre(5, 6, 7, 8));
+  ASSERT_EQ(trace->info().parameters.size(), 3);
+  EXPECT_EQ(trace->info().parameters[0].name, "n_heads");
+  EXPECT_EQ(trace->info().parameters[0].value, "32");
+  EXPECT_EQ(trace->info().parameters[1].value, "\"halves\"");
   ASSERT_EQ(trace->values().size(), 3);
   EXPECT_EQ(trace->n_steps(), 2);
   EXPECT_EQ(trace->values()[1].name, "blk.0.attn_q");
@@ -114,6 +119,9 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1"}})", "'tokens' is no JSON list");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1,-2]"}})", "item 1");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1]","positions":"[1,2]"}})", "2 items");
+  refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"7"}})", "no JSON object");
+  refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"{\"a\":[1]}"}})",
+          "a is a list or an object");
   const auto entry = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
     return with(R"("0/x":{"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}");
   };
@@ -132,6 +140,14 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(with(R"("99999999999/x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "does not begin with a step");
   refused(with(R"("0/x":[])"), "lacks");
   refused(with(R"("0/x":)" + std::string(100'000, '[')), "no JSON object");
+}
+
+TEST_F(Traces, ThatNoReaderTakesAreNotBegun) {
+  const auto writer = Writer::create(path, {.tokens = {1}}, 1'000'000);
+  ASSERT_FALSE(writer);
+  EXPECT_THAT(writer.error().message, HasSubstr("1000000 values are more than a trace may hold"));
+  EXPECT_THAT(writer.error().message, HasSubstr(path.string()));
+  EXPECT_FALSE(std::filesystem::exists(path));
 }
 
 // Whatever the bytes, reading ends, and what is read lies in the file.

@@ -5,6 +5,7 @@
 
 #include "backends/cpu/executor.h"
 #include "backends/cpu/isa.h"
+#include "base/machine.h"
 
 namespace plumb::backends {
 
@@ -16,7 +17,7 @@ class Cpu final : public Backend {
 
   [[nodiscard]] std::string_view name() const override { return "cpu"; }
   [[nodiscard]] std::string description() const override {
-    const std::uint32_t n = cpu::usable_cores();
+    const std::uint32_t n = usable_cores();
     return fmt::format("{}, {} thread{}", cpu::kernels(isa_).name, n, n == 1 ? "" : "s");
   }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,

@@ -15,6 +15,7 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/pool.h"
 #include "backends/cpu/schedule.h"
+#include "base/machine.h"
 
 namespace plumb::backends::cpu {
 

@@ -1,15 +1,10 @@
 #include "backends/cpu/isa.h"
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if defined(PLUMB_CPU_X86)
 #include <cpuid.h>
 #endif
 
-#include <algorithm>
 #include <cstddef>
-#include <thread>
 
 #include "quants/blocks.h"
 
@@ -115,14 +110,6 @@ WeightFormat weight_format(quants::Format format) {
 Operand operand(WeightFormat format) {
   if (format <= WeightFormat::bf16) return Operand::f32;
   return format <= WeightFormat::mxfp4 ? Operand::x128 : Operand::x256;
-}
-
-std::uint32_t usable_cores() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<std::uint32_t>(std::max(1, CPU_COUNT(&set)));
-#endif
-  return std::max(1u, std::thread::hardware_concurrency());
 }
 
 }  // namespace cpu

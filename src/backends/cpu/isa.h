@@ -13,7 +13,4 @@ const KernelTable& kernels(Isa isa);
 WeightFormat weight_format(quants::Format format);
 Operand operand(WeightFormat format);
 
-// Cores that this process may run on.
-std::uint32_t usable_cores();
-
 }  // namespace plumb::backends::cpu

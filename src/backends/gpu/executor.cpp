@@ -186,6 +186,23 @@ class GpuExecutor final : public Executor, private StepContext {
     return {};
   }
 
+  Result<std::optional<std::vector<std::string>>> changed_weights() override {
+    std::vector<std::string> changed;
+    std::vector<std::byte> there;
+    for (std::size_t i = 0; i < weights_.size(); ++i) {
+      const std::span<const std::byte> right = source(i);
+      there.resize(right.size());
+      PLUMB_CHECK(device_->download(weights_[i].view, there));
+      if (!std::equal(right.begin(), right.end(), there.begin())) changed.emplace_back(plan_->weights[i].tensor.name);
+    }
+    return std::optional(std::move(changed));
+  }
+
+  // What was uploaded of a weight.
+  [[nodiscard]] std::span<const std::byte> source(std::size_t i) const {
+    return decoded_[i].empty() ? plan_->weights[i].tensor.data.first(weights_[i].view.bytes) : bytes_of(decoded_[i]);
+  }
+
   // Which of the plan's weights are read as float: norms, biases, factors, sinks. By WeightId.
   [[nodiscard]] std::vector<bool> vectors() const {
     std::vector<bool> is_vector(plan_->weights.size());

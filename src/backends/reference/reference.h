@@ -1,5 +1,5 @@
-// The definition of truth: every op as plain loops over float values, accumulating in double, weights decoded through the
-// format table. Slow and obvious on purpose; nothing here is shared with a fast backend. Values are rounded to float
+// The definition of truth: every op as plain loops over float values (ops.h), accumulating in double, weights decoded
+// through the format table. Obvious on purpose; nothing here is shared with a fast backend. Values are rounded to float
 // once, when an op has finished; the KV cache rounds to its type.
 #pragma once
 
@@ -17,7 +17,8 @@ std::unique_ptr<Backend> make_reference();
 using Substitute =
     std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<float> data)>;
 
-// A reference executor that lets `substitute` see and replace every value.
-std::unique_ptr<Executor> load_reference(std::shared_ptr<const plan::Plan> plan, Substitute substitute);
+// A reference executor that lets `substitute` see and replace every value. n_threads: 0 for the cores this process may use.
+std::unique_ptr<Executor> load_reference(std::shared_ptr<const plan::Plan> plan, Substitute substitute,
+                                         std::uint32_t n_threads = 0);
 
 }  // namespace plumb::backends

@@ -1,0 +1,381 @@
+#include "backends/reference/ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <variant>
+
+#include "quants/format.h"
+
+// The sums of products, compiled for several processors; one is chosen when the program starts.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#define PLUMB_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+#else
+#define PLUMB_CLONES
+#endif
+
+namespace plumb::backends::reference {
+
+namespace {
+
+constexpr std::size_t n_lanes = 16;
+
+PLUMB_CLONES double dot(const float* w, const float* x, std::size_t n) {
+  double lanes[n_lanes] = {};
+  std::size_t i = 0;
+  for (; i + n_lanes <= n; i += n_lanes) {
+    for (std::size_t lane = 0; lane < n_lanes; ++lane) lanes[lane] += static_cast<double>(w[i + lane]) * x[i + lane];
+  }
+  double sum = 0;
+  for (; i < n; ++i) sum += static_cast<double>(w[i]) * x[i];
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::size_t n) {
+  float lanes[n_lanes] = {};
+  std::size_t i = 0;
+  for (; i + n_lanes <= n; i += n_lanes) {
+    for (std::size_t lane = 0; lane < n_lanes; ++lane) lanes[lane] += w[i + lane] * w[i + lane] * variance[i + lane];
+  }
+  float sum = 0;
+  for (; i < n; ++i) sum += w[i] * w[i] * variance[i];
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
+// Calls part(begin, end) for parts of [0, n), on n_threads threads.
+template <class Part>
+void in_parts(std::uint64_t n, std::uint32_t n_threads, const Part& part) {
+  const std::uint64_t n_parts = std::clamp<std::uint64_t>(n_threads, 1, std::max<std::uint64_t>(n, 1));
+  std::vector<std::jthread> threads;
+  for (std::uint64_t i = 1; i < n_parts; ++i) {
+    threads.emplace_back([&part, n, n_parts, i] { part(n * i / n_parts, n * (i + 1) / n_parts); });
+  }
+  part(0, n / n_parts);
+}
+
+// Indices of the k largest, as plan::TopK says.
+std::vector<std::uint32_t> largest_of(std::span<const float> x, std::uint32_t k) {
+  std::vector<std::uint32_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto rank = [&](std::uint32_t i) { return std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i]; };
+  std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return rank(a) > rank(b); });
+  order.resize(k);
+  return order;
+}
+
+// YaRN's ramp (section 3.2 of https://arxiv.org/abs/2309.00071): 1 where a dimension turns often enough within the trained
+// context to be extrapolated, 0 where it must be interpolated.
+double yarn_extrapolation(const plan::Rope& rope, std::uint32_t pair) {
+  const plan::Yarn& yarn = *rope.yarn;
+  // The pair index at which a full context makes `turns` rotations.
+  const auto index_of = [&](double turns) {
+    return rope.n_rot * std::log(yarn.original_context / (turns * 2.0 * std::numbers::pi)) /
+           (2.0 * std::log(double{rope.theta}));
+  };
+  const double low = std::max(0.0, std::floor(index_of(yarn.beta_fast)));
+  const double high = std::min(rope.n_rot - 1.0, std::ceil(index_of(yarn.beta_slow)));
+  const double ramp = (pair - low) / std::max(0.001, high - low);
+  return (1.0 - std::clamp(ramp, 0.0, 1.0)) * yarn.extrapolation_mix;
+}
+
+// Runs one op; out_ is its output.
+class Computation {
+ public:
+  Computation(const Scene& scene, const plan::Op& op) : scene_(scene), plan_(*scene.plan) {
+    if (const auto id = plan::output(op)) {
+      out_.assign(scene.n_rows(*id) * plan_.value(*id).width, std::numeric_limits<float>::quiet_NaN());
+    }
+    std::visit([&](const auto& o) { execute(o); }, op);
+  }
+  std::vector<float> take() { return std::move(out_); }
+
+ private:
+  [[nodiscard]] const float* in(plan::ValueId id) const { return scene_.value(id).data(); }
+  [[nodiscard]] std::uint64_t n_rows(plan::ValueId id) const { return scene_.n_rows(id); }
+  [[nodiscard]] std::vector<float> vector(plan::WeightId id) const { return scene_.vector(id); }
+
+  void execute(const plan::Embed& op) {
+    const std::uint64_t width = plan_.weight(op.table).in();
+    const RowSource table = scene_.weight(op.table);
+    float* y = out_.data();
+    for (const Row& row : scene_.rows) {
+      table(static_cast<std::uint64_t>(row.token), {y, width});
+      for (std::uint64_t i = 0; i < width; ++i) *y++ *= op.scale;
+    }
+  }
+
+  void execute(const plan::RmsNorm& op) {
+    const std::vector<float> weight = vector(op.weight);
+    const std::uint64_t group = weight.size();
+    const float* x = in(op.x);
+    float* y = out_.data();
+    for (std::uint64_t start = 0; start < out_.size(); start += group) {
+      double sum = 0;
+      for (std::uint64_t i = 0; i < group; ++i) sum += double{x[start + i]} * x[start + i];
+      const double scale = 1.0 / std::sqrt(sum / static_cast<double>(group) + op.eps);
+      for (std::uint64_t i = 0; i < group; ++i) y[start + i] = static_cast<float>(x[start + i] * scale * weight[i]);
+    }
+  }
+
+  void execute(const plan::Linear& op) {
+    const plan::Weight& weight = plan_.weight(op.weight);
+    const std::uint64_t rows = n_rows(op.out);
+    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>();
+    const auto x = scene_.value(op.x).subspan((n_rows(op.x) - rows) * weight.in());
+    linear(x, weight.in(), scene_.weight(op.weight), weight.out(), bias, out_, {}, scene_.n_threads, scene_.column_stride);
+  }
+
+  void execute(const plan::Rope& op) {
+    const std::vector<float> factors = op.factors ? vector(*op.factors) : std::vector<float>();
+    const std::uint64_t width = plan_.value(op.x).width;
+    const float* x = in(op.x);
+    for (std::uint64_t t = 0; t < n_rows(op.x); ++t) {
+      const Rotation rotation = rotation_at(op, factors, scene_.rows[t].position);
+      for (std::uint64_t head = t * width; head < (t + 1) * width; head += op.head_dim) {
+        rotate(op, rotation, x + head, out_.data() + head);
+      }
+    }
+  }
+
+  void execute(const plan::KvWrite&) {}
+
+  void execute(const plan::Attention& op) { out_ = attend(op, attention_rule(op, scene_), scene_); }
+
+  void execute(const plan::GatedActivation& op) {
+    const float* gate = in(op.gate);
+    const float* up = in(op.up);
+    for (std::uint64_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(activate(op.activation, gate[i]) * up[i]);
+  }
+
+  void execute(const plan::Add& op) {
+    const float* a = in(op.a);
+    const float* b = in(op.b);
+    for (std::uint64_t i = 0; i < out_.size(); ++i) out_[i] = a[i] + b[i];
+  }
+
+  void execute(const plan::SoftCap& op) {
+    const float* x = in(op.x);
+    for (std::uint64_t i = 0; i < out_.size(); ++i) {
+      out_[i] = static_cast<float>(op.cap * std::tanh(double{x[i]} / op.cap));
+    }
+  }
+
+  void execute(const plan::TopK& op) {
+    const std::uint64_t width = plan_.value(op.x).width;
+    const float* x = in(op.x);
+    float* y = out_.data();
+    for (std::uint64_t r = 0; r < n_rows(op.x); ++r) {
+      for (const std::uint32_t i : largest_of({x + r * width, width}, op.k)) *y++ = static_cast<float>(i);
+    }
+  }
+
+  void execute(const plan::ExpertWeights& op) {
+    const std::uint64_t n = plan_.value(op.logits).width, k = plan_.value(op.experts).width;
+    const float* logits = in(op.logits);
+    const float* experts = in(op.experts);
+    float* y = out_.data();
+    for (std::uint64_t r = 0; r < n_rows(op.experts); ++r, logits += n, experts += k, y += k) {
+      const bool softmax = op.gating == plan::Gating::softmax || op.gating == plan::Gating::softmax_of_chosen;
+      const double largest = *std::max_element(logits, logits + n);
+      std::vector<double> gates;
+      for (std::uint64_t e = 0; e < n; ++e) {
+        gates.push_back(softmax ? std::exp(logits[e] - largest) : 1 / (1 + std::exp(-double{logits[e]})));
+      }
+      double total = op.gating == plan::Gating::softmax ? std::accumulate(gates.begin(), gates.end(), 0.0) : 0;
+      for (std::uint64_t j = 0; op.gating != plan::Gating::softmax && j < k; ++j) {
+        total += gates[expert_index(experts[j], n)];
+      }
+      if (op.gating == plan::Gating::sigmoid) total = 1;
+      for (std::uint64_t j = 0; j < k; ++j) {
+        y[j] = static_cast<float>(op.scale * gates[expert_index(experts[j], n)] / total);
+      }
+    }
+  }
+
+  void execute(const plan::ExpertLinear& op) {
+    const plan::Weight& weight = plan_.weight(op.weight);
+    const std::uint64_t k = plan_.value(op.experts).width;
+    const std::uint64_t width = plan_.value(op.x).width;
+    const bool in_parts = width != weight.in();
+    const RowSource matrix = scene_.weight(op.weight);
+    const RowSource biases = op.bias ? scene_.weight(*op.bias) : RowSource();
+    const float* x = in(op.x);
+    const float* experts = in(op.experts);
+    float* y = out_.data();
+    std::vector<float> w(weight.in()), bias(weight.out(), 0.0f);
+    for (std::uint64_t i = 0; i < n_rows(op.out) * k; ++i) {
+      const float* part = x + i / k * width + (in_parts ? i % k * weight.in() : 0);
+      const std::uint64_t expert = expert_index(experts[i], weight.n_experts());
+      if (biases) biases(expert, bias);
+      for (std::uint64_t j = 0; j < weight.out(); ++j) {
+        matrix(expert * weight.out() + j, w);
+        *y++ = static_cast<float>(bias[j] + dot(w.data(), part, w.size()));
+      }
+    }
+  }
+
+  void execute(const plan::ExpertSum& op) {
+    const std::uint64_t k = plan_.value(op.weights).width, width = plan_.value(op.out).width;
+    const float* x = in(op.x);
+    const float* weights = in(op.weights);
+    float* y = out_.data();
+    for (std::uint64_t r = 0; r < n_rows(op.out); ++r, x += k * width, weights += k) {
+      for (std::uint64_t i = 0; i < width; ++i) {
+        double sum = 0;
+        for (std::uint64_t j = 0; j < k; ++j) sum += double{weights[j]} * x[j * width + i];
+        *y++ = static_cast<float>(sum);
+      }
+    }
+  }
+
+  const Scene& scene_;
+  const plan::Plan& plan_;
+  std::vector<float> out_;
+};
+
+}  // namespace
+
+RowSource rows_of(const gguf::Tensor& tensor) {
+  const quants::FormatInfo& format = quants::info(tensor.format);
+  const std::uint64_t n = tensor.dims[0];
+  return [decode = format.decode, bytes = tensor.data, row_bytes = format.row_bytes(n), n_blocks = n / format.block_size](
+             std::uint64_t row, std::span<float> out) { decode(bytes.data() + row * row_bytes, out.data(), n_blocks); };
+}
+
+std::vector<float> Scene::vector(plan::WeightId id) const {
+  std::vector<float> values(plan->weight(id).in());
+  weight(id)(0, values);
+  return values;
+}
+
+std::vector<float> compute(const plan::Op& op, const Scene& scene) { return Computation(scene, op).take(); }
+
+void linear(std::span<const float> x, std::uint64_t n_in, const RowSource& weight, std::uint64_t n_out,
+            std::span<const float> bias, std::span<float> y, std::span<const Spread> spreads, std::uint32_t n_threads,
+            std::uint32_t column_stride) {
+  const std::uint64_t rows = x.size() / n_in;
+  in_parts(n_out, n_threads, [&](std::uint64_t begin, std::uint64_t end) {
+    std::vector<float> w(n_in);
+    for (std::uint64_t j = begin; j < end; ++j) {
+      if (j % column_stride != 0) continue;
+      weight(j, w);
+      const double b = bias.empty() ? 0 : bias[j];
+      for (std::uint64_t r = 0; r < rows; ++r) {
+        y[r * n_out + j] = static_cast<float>(dot(w.data(), x.data() + r * n_in, n_in) + b);
+        for (const Spread& spread : spreads)
+          spread.out[r * n_out + j] = dot_of_squares(w.data(), spread.in + r * n_in, n_in);
+      }
+    }
+  });
+}
+
+double activate(plan::Activation activation, double x) {
+  switch (activation) {
+    case plan::Activation::silu:
+      return x / (1.0 + std::exp(-x));
+    case plan::Activation::gelu_tanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case plan::Activation::gelu_erf:
+      return 0.5 * x * (1.0 + std::erf(x / std::numbers::sqrt2));
+    case plan::Activation::relu:
+      return x > 0 ? x : 0;
+  }
+  return 0;
+}
+
+Rotation rotation_at(const plan::Rope& rope, std::span<const float> factors, double position) {
+  Rotation rotation;
+  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
+    double angle = position * std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
+    if (!factors.empty()) angle /= factors[i];
+    double turned = angle * rope.position_scale;
+    double magnitude = 1.0;
+    if (rope.yarn) {
+      const double extrapolation = yarn_extrapolation(rope, i);
+      turned = angle * rope.position_scale * (1.0 - extrapolation) + angle * extrapolation;
+      magnitude = rope.yarn->attention_factor;
+    }
+    rotation.cosine.push_back(std::cos(turned) * magnitude);
+    rotation.sine.push_back(std::sin(turned) * magnitude);
+  }
+  return rotation;
+}
+
+void rotate(const plan::Rope& rope, const Rotation& rotation, const float* x, float* y) {
+  std::copy(x, x + rope.head_dim, y);
+  const bool adjacent = rope.pairing == plan::RopePairing::adjacent;
+  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
+    const std::uint32_t a = adjacent ? 2 * i : i;
+    const std::uint32_t b = adjacent ? 2 * i + 1 : i + rope.n_rot / 2;
+    y[a] = static_cast<float>(x[a] * rotation.cosine[i] - x[b] * rotation.sine[i]);
+    y[b] = static_cast<float>(x[a] * rotation.sine[i] + x[b] * rotation.cosine[i]);
+  }
+}
+
+AttentionRule attention_rule(const plan::Attention& op, const Scene& scene) {
+  AttentionRule rule;
+  rule.kv_head = [n_heads = op.n_heads, n_kv_heads = op.n_kv_heads](std::uint32_t h) { return h * n_kv_heads / n_heads; };
+  rule.sees = [rows = scene.rows, window = op.window](std::uint64_t row, std::uint32_t position) {
+    return position <= rows[row].position && (window == 0 || position + window > rows[row].position);
+  };
+  std::vector<float> sinks = op.sinks ? scene.vector(*op.sinks) : std::vector<float>();
+  rule.weigh = [sinks = std::move(sinks)](std::uint32_t h, std::span<double> scores) {
+    double largest = *std::max_element(scores.begin(), scores.end());
+    if (!sinks.empty()) largest = std::max(largest, double{sinks[h]});
+    double total = sinks.empty() ? 0 : std::exp(sinks[h] - largest);
+    for (double& score : scores) total += score = std::exp(score - largest);
+    for (double& score : scores) score /= total;
+  };
+  return rule;
+}
+
+std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, const Scene& scene,
+                          std::vector<float>* probs, std::uint64_t n_positions) {
+  const std::uint64_t n_rows = scene.rows.size();
+  const float* q = scene.value(op.q).data();
+  std::vector<float> y(n_rows * op.n_heads * op.head_dim);
+  if (probs != nullptr) probs->assign(op.n_heads * n_rows * n_positions, 0.0f);
+  in_parts(n_rows, scene.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
+    std::vector<std::uint32_t> seen;
+    std::vector<double> p;
+    for (std::uint64_t t = begin; t < end; ++t) {
+      seen.clear();
+      for (std::uint32_t s = 0; s < scene.cached(t); ++s) {
+        if (rule.sees(t, s)) seen.push_back(s);
+      }
+      for (std::uint32_t h = 0; h < op.n_heads; ++h) {
+        const std::uint64_t kv_offset = std::uint64_t{rule.kv_head(h)} * op.head_dim;
+        const float* query = q + (t * op.n_heads + h) * op.head_dim;
+        float* context = y.data() + (t * op.n_heads + h) * op.head_dim;
+        if (seen.empty()) continue;
+        p.clear();
+        for (const std::uint32_t s : seen) {
+          double score = dot(query, scene.key(op.layer, t, s) + kv_offset, op.head_dim) * op.scale;
+          if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
+          p.push_back(score);
+        }
+        rule.weigh(h, p);
+        std::vector<double> sum(op.head_dim, 0.0);
+        for (std::size_t i = 0; i < seen.size(); ++i) {
+          const float* value = scene.cached_value(op.layer, t, seen[i]) + kv_offset;
+          for (std::uint32_t c = 0; c < op.head_dim; ++c) sum[c] += p[i] * value[c];
+          if (probs != nullptr) (*probs)[(h * n_rows + t) * n_positions + seen[i]] = static_cast<float>(p[i]);
+        }
+        std::transform(sum.begin(), sum.end(), context, [](double s) { return static_cast<float>(s); });
+      }
+    }
+  });
+  return y;
+}
+
+std::uint64_t expert_index(float expert, std::uint64_t n) {
+  return expert >= 0 && expert < static_cast<float>(n) ? static_cast<std::uint64_t>(expert) : 0;
+}
+
+}  // namespace plumb::backends::reference
