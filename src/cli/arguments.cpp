@@ -14,7 +14,9 @@
 
 #include "cli/command.h"
 #include "cli/pull.h"
+#include "cli/sha256.h"
 #include "engine/canary.h"
+#include "gguf/mapping.h"
 
 namespace plumb::cli {
 
@@ -118,9 +120,32 @@ void PromptArguments::add(CLI::App& app) {
       ->excludes(text.file_option);
 }
 
-Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& engine, const std::string& model) const {
+Result<std::string> sha256_of(const gguf::File& file) {
+  Sha256 hash;
+  if (file.label() == "canary") {
+    hash.update(engine::canary_bytes());
+    return hash.hex();
+  }
+  PLUMB_TRY(const gguf::Mapping mapping, gguf::Mapping::open(file.label()));
+  if (mapping.bytes().size() != file.size_bytes()) return std::string();
+  hash.update(mapping.bytes());
+  return hash.hex();
+}
+
+trace::Info trace_info(const engine::Engine& engine, const std::string& prompt) {
+  return {.engine = fmt::format("plumb {} ({})", PLUMB_VERSION, engine.backend().name()),
+          .model = std::filesystem::path(engine.model().file().label()).filename().string(),
+          .model_sha256 = {},
+          .prompt = prompt,
+          .tokens = {},
+          .positions = {}};
+}
+
+Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& engine, const std::string& model,
+                                                         std::string* asked) const {
   if (!tokens.empty()) return tokens;
   PLUMB_TRY(const std::string given, text.read());
+  if (asked != nullptr) *asked = given;
   if (raw || !engine.has_chat_template()) {
     if (!raw && !system.empty()) {
       return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt", model);

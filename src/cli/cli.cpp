@@ -17,7 +17,7 @@ namespace {
 
 constexpr int exit_unusable = 2;
 
-constexpr std::array<Command, 12> table{{
+constexpr std::array<Command, 13> table{{
     {"run", "Generate an answer to a prompt", setup_run},
     {"chat", "A conversation in the terminal", setup_chat},
     {"selftest", "Known answers of the canary on every backend and quantization", setup_selftest},
@@ -28,6 +28,7 @@ constexpr std::array<Command, 12> table{{
     {"synth", "Write a model of a known shape with random weights", setup_synth},
     {"bench", "Prefill and decode speed", setup_bench},
     {"trace", "Record the values of a run in a file", setup_trace},
+    {"diagnose", "Find the op that does not follow from its inputs, and the cause", setup_diagnose},
     {"pull", "Fetch a model by name or URL", setup_pull},
     {"devices", "What this machine has for running models", setup_devices},
 }};

@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "engine/engine.h"
 #include "gguf/file.h"
+#include "trace/trace.h"
 
 namespace plumb::cli {
 
@@ -43,6 +44,7 @@ Action setup_synth(CLI::App& app);
 Action setup_bench(CLI::App& app);
 Action setup_pull(CLI::App& app);
 Action setup_trace(CLI::App& app);
+Action setup_diagnose(CLI::App& app);
 Action setup_devices(CLI::App& app);
 
 // -p TEXT or -f FILE ('-': standard input), byte for byte.
@@ -59,6 +61,8 @@ struct TextArguments {
 
 // MODEL: a path to a .gguf, or a name: canary, or one that `plumb pull` has fetched.
 Result<gguf::File> open_model(const std::string& model);
+// Of the one file a model is in; unknown, and empty, for one in several.
+Result<std::string> sha256_of(const gguf::File& file);
 
 // MODEL with --backend, --threads, --ctx and the like.
 struct EngineArguments {
@@ -88,9 +92,14 @@ struct PromptArguments {
   std::vector<text::TokenId> tokens;
 
   void add(CLI::App& app);
-  // model: for messages, what the user called it.
-  [[nodiscard]] Result<std::vector<text::TokenId>> read(const engine::Engine& engine, const std::string& model) const;
+  // model: for messages, what the user called it. asked: gets the text, if there is one.
+  [[nodiscard]] Result<std::vector<text::TokenId>> read(const engine::Engine& engine, const std::string& model,
+                                                        std::string* asked = nullptr) const;
 };
+
+// Metadata of a run's trace but for its tokens and the file's hash. prompt: the text that was asked; empty where it was
+// none.
+trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 
 // Writes to stdout; a closed or full stdout is an error.
 Result<void> print(std::string_view text);

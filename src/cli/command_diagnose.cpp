@@ -1,0 +1,117 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <span>
+
+#include "base/new_file.h"
+#include "cli/command.h"
+#include "diagnose/diagnose.h"
+#include "diagnose/html.h"
+#include "diagnose/own_run.h"
+#include "trace/trace.h"
+
+namespace plumb::cli {
+
+namespace {
+
+struct DiagnoseOptions {
+  EngineArguments engine;
+  PromptArguments prompt;
+  std::string trace;
+  std::uint32_t n_steps = 4;
+  std::string html;
+  bool json = false;
+  bool strict = false;
+  double allow = 1;
+};
+
+// What the run should have been asked, as far as the arguments say.
+Result<std::optional<diagnose::Prompt>> prompt_of(const PromptArguments& arguments) {
+  if (!arguments.text.given()) return std::optional<diagnose::Prompt>();
+  PLUMB_TRY(const std::string text, arguments.text.read());
+  return std::optional(
+      diagnose::Prompt{.text = text,
+                       .system = arguments.system,
+                       .form = arguments.raw ? diagnose::Prompt::Form::text : diagnose::Prompt::Form::message});
+}
+
+Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Settings settings) {
+  PLUMB_TRY(auto file, open_model(options.engine.model));
+  PLUMB_TRY(const auto trace, trace::Trace::open(options.trace));
+  if (!trace.info().model_sha256.empty()) {
+    PLUMB_TRY(settings.file_sha256, sha256_of(file));
+  }
+  PLUMB_TRY(settings.prompt, prompt_of(options.prompt));
+  PLUMB_TRY(const auto model, model::Model::load(std::move(file)));
+  auto report = diagnose::diagnose_trace(model, trace, settings);
+  if (!report) return fail("{}: {}", options.trace, report.error().message);
+  return report;
+}
+
+Result<diagnose::Report> of_backend(const DiagnoseOptions& options, const diagnose::Settings& settings) {
+  EngineArguments arguments = options.engine;
+  arguments.settings.guard_zones = true;
+  PLUMB_TRY(const auto engine, arguments.load());
+  std::string asked;
+  PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model, &asked));
+  catch_interrupts();
+  return diagnose::diagnose_engine(*engine, prompt, trace_info(*engine, asked),
+                                   {.n_steps = options.n_steps, .wanted = {}, .interrupted = interrupted}, settings);
+}
+
+// Said before the work, not after it: a page that could not be written, or would replace what is read.
+Result<void> check_page(const DiagnoseOptions& options) {
+  for (const std::string& read : {options.engine.model, options.trace, options.prompt.text.file}) {
+    std::error_code no_such_file;
+    if (std::filesystem::equivalent(read, options.html, no_such_file)) {
+      return fail("{}: is a file to read, too, which would be lost; write to another", options.html);
+    }
+  }
+  PLUMB_TRY(const auto file, NewFile::create(options.html));
+  return {};
+}
+
+Result<void> write_page(const diagnose::Report& report, const std::string& path) {
+  const std::string page = diagnose::to_html(report);
+  PLUMB_TRY(auto file, NewFile::create(path));
+  PLUMB_CHECK(file.append(std::as_bytes(std::span(page))));
+  return file.finish();
+}
+
+Result<int> run_diagnose(const DiagnoseOptions& options) {
+  if (!options.html.empty()) PLUMB_CHECK(check_page(options));
+  diagnose::Settings settings;
+  settings.allowance = {.factor = options.allow, .strict = options.strict};
+  settings.n_threads = options.engine.settings.n_threads;
+  PLUMB_TRY(const auto report, options.trace.empty() ? of_backend(options, settings) : of_trace(options, settings));
+  if (!options.html.empty()) PLUMB_CHECK(write_page(report, options.html));
+  if (options.json) {
+    PLUMB_CHECK(print_json(diagnose::to_json(report)));
+  } else {
+    PLUMB_CHECK(print(diagnose::to_text(report, ::isatty(STDOUT_FILENO) == 1)));
+  }
+  return report.follows() ? 0 : 1;
+}
+
+}  // namespace
+
+Action setup_diagnose(CLI::App& app) {
+  auto options = std::make_shared<DiagnoseOptions>();
+  options->engine.add(app);
+  options->prompt.add(app);
+  app.add_option("--trace", options->trace,
+                 "The run of another engine, a .safetensors file (docs/trace.md); without it --backend is run");
+  app.add_option("--steps", options->n_steps, "Greedy steps after the prompt, at most; with --backend")
+      ->check(CLI::Range(0u, 4096u))
+      ->capture_default_str();
+  app.add_flag("--strict", options->strict, "Allow the rounding of float32 only");
+  app.add_option("--allow", options->allow, "Multiply every allowance by this")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--html", options->html, "Also write the report as one page for a browser, which needs no network");
+  app.add_flag("--json", options->json, "Print one JSON document (docs/report-schema.json is its schema)");
+  return [options] { return run_diagnose(*options); };
+}
+
+}  // namespace plumb::cli

@@ -1,0 +1,195 @@
+// Number formats: rounding, range, and results that are a function of the right one.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "base/half.h"
+#include "diagnose/hypothesis.h"
+#include "quants/format.h"
+
+namespace plumb::diagnose::families {
+
+namespace {
+
+bool has_output(const Question& q) { return plan::output(q.op).has_value(); }
+
+float bf16_truncated(float x) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffff0000u); }
+float bf16_rounded(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  return std::bit_cast<float>((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
+}
+float f16_rounded(float x) { return f16_to_f32(f32_to_f16(x)); }
+float f16_truncated(float x) {
+  const float rounded = f16_rounded(x);
+  if (std::abs(rounded) <= std::abs(x)) return rounded;
+  return f16_to_f32(static_cast<std::uint16_t>(f32_to_f16(x) - 1));
+}
+
+using ElementFn = float (*)(float);
+
+Candidate each(std::string detail, ElementFn f) {
+  return afterwards(std::move(detail),
+                    [f](const Site&, std::vector<float>& y) { std::transform(y.begin(), y.end(), y.begin(), f); });
+}
+
+std::vector<Candidate> truncated(const Question& q) {
+  if (!has_output(q)) return {};
+  return {each("to bfloat16", bf16_truncated), each("to float16", f16_truncated)};
+}
+
+std::vector<Candidate> rounded(const Question& q) {
+  if (!has_output(q)) return {};
+  std::vector<Candidate> result{each("to bfloat16", bf16_rounded), each("to float16", f16_rounded),
+                                each("to integers", [](float x) { return std::nearbyint(x); })};
+  for (const std::size_t size : {std::size_t{32}, std::size_t{256}, q.width()}) {
+    result.push_back(afterwards(fmt::format("to 8 bits in blocks of {}", size), [size](const Site&, std::vector<float>& y) {
+      for (std::size_t start = 0; start < y.size(); start += size) {
+        const std::size_t end = std::min(start + size, y.size());
+        float largest = 0;
+        for (std::size_t i = start; i < end; ++i) largest = std::max(largest, std::abs(y[i]));
+        const float step = largest / 127;
+        for (std::size_t i = start; i < end && step > 0; ++i) y[i] = std::nearbyint(y[i] / step) * step;
+      }
+    }));
+  }
+  return result;
+}
+
+std::vector<Candidate> overflow(const Question& q) {
+  if (!has_output(q)) return {};
+  return {
+      each("above 65504 it is infinite",
+           [](float x) {
+             return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : f16_rounded(x);
+           }),
+      each("above 65504 it is infinite, else exact",
+           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : x; }),
+      each("values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); })};
+}
+
+// A limit that the suspect's largest elements share.
+std::vector<Candidate> clamped(const Question& q) {
+  if (!has_output(q) || q.found.empty()) return {};
+  float high = 0, low = 0;
+  for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
+  std::vector<Candidate> result;
+  const auto add = [&](float from, float to) {
+    result.push_back(afterwards(
+        from == -to ? fmt::format("at {:+g} and {:+g}", from, to) : fmt::format("between {:g} and {:g}", from, to),
+        [from, to](const Site&, std::vector<float>& y) {
+          for (float& v : y) v = std::clamp(v, from, to);
+        }));
+  };
+  const float both = std::max(high, -low);
+  if (both > 0) add(-both, both);
+  if (low != -high && low < high) add(low, high);
+  for (const float limit : {10.0f, 100.0f, 1000.0f}) {
+    if (limit != both) add(-limit, limit);
+  }
+  return result;
+}
+
+std::vector<Candidate> scaled(const Question& q) {
+  if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
+  double yy = 0, yf = 0;
+  for (std::size_t i = 0; i < q.found.size(); ++i) {
+    yy += double{q.expected[i]} * q.expected[i];
+    yf += double{q.expected[i]} * q.found[i];
+  }
+  const double factor = yf / yy;
+  if (!std::isfinite(factor) || std::abs(factor) < 1e-9 || std::abs(factor - 1) < 1e-9) return {};
+  return {afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
+    for (float& v : y) v = static_cast<float>(v * factor);
+  })};
+}
+
+std::vector<Candidate> offset(const Question& q) {
+  if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
+  double sum = 0;
+  for (std::size_t i = 0; i < q.found.size(); ++i) sum += double{q.found[i]} - q.expected[i];
+  const double by = sum / static_cast<double>(q.found.size());
+  if (!std::isfinite(by) || by == 0) return {};
+  return {afterwards(fmt::format("{:+.6g} everywhere", by), [by](const Site&, std::vector<float>& y) {
+    for (float& v : y) v = static_cast<float>(v + by);
+  })};
+}
+
+std::vector<Candidate> negated(const Question& q) {
+  if (!has_output(q)) return {};
+  return {each("the sign is exchanged", [](float x) { return -x; }),
+          each("the absolute value is taken", [](float x) { return std::abs(x); })};
+}
+
+std::vector<Candidate> twice(const Question& q) {
+  const bool gated = q.as<plan::GatedActivation>() != nullptr;
+  const auto inputs = plan::inputs(q.op);
+  if (!has_output(q) || gated || inputs.empty() || q.plan().value(inputs[0]).width != q.width() ||
+      q.as<plan::Attention>() != nullptr)
+    return {};
+  Candidate again = with_input("", inputs[0], [](const Site& site) { return site.compute(*site.op); });
+  again.by_column = false;  // its input is the whole output
+  return {again};
+}
+
+// Weights in a coarser type than the file's.
+std::vector<Candidate> coarse_weights(const Question& q) {
+  const auto* op = q.as<plan::Linear>();
+  if (op == nullptr) return {};
+  const auto rows = backends::reference::rows_of(q.plan().weight(op->weight).tensor);
+  const auto with = [&](std::string detail, auto change) {
+    return with_weight(std::move(detail), op->weight, [rows, change](std::uint64_t row, std::span<float> out) {
+      rows(row, out);
+      change(out);
+    });
+  };
+  std::vector<Candidate> result;
+  result.push_back(with("to bfloat16, truncated", [](std::span<float> w) {
+    for (float& v : w) v = bf16_truncated(v);
+  }));
+  result.push_back(with("to bfloat16", [](std::span<float> w) {
+    for (float& v : w) v = bf16_rounded(v);
+  }));
+  result.push_back(with("to float16, truncated", [](std::span<float> w) {
+    for (float& v : w) v = f16_truncated(v);
+  }));
+  for (const quants::Format other : {quants::Format::q8_0, quants::Format::q4_0}) {
+    const quants::FormatInfo& format = quants::info(other);
+    if (format.encode == nullptr || q.plan().weight(op->weight).in() % format.block_size != 0) continue;
+    if (other == q.plan().weight(op->weight).tensor.format) continue;
+    result.push_back(with(fmt::format("to {}", format.name), [&format](std::span<float> w) {
+      std::vector<std::byte> blocks(format.row_bytes(w.size()));
+      format.encode(w.data(), blocks.data(), w.size() / format.block_size);
+      format.decode(blocks.data(), w.data(), w.size() / format.block_size);
+    }));
+  }
+  return result;
+}
+
+constexpr Hypothesis table[] = {
+    {"precision-truncated", "results are truncated instead of rounded",
+     "The lower half of a float32 is cut off: errors all point towards zero.", "round to nearest even", truncated},
+    {"precision-rounded", "results of this op alone are rounded to a coarser type",
+     "The op stores its result in another type than its neighbours.", "store the result as the others are", rounded},
+    {"precision-overflow", "results overflow float16", "float16 ends at 65504; massive activations pass it.",
+     "keep this value in float32 or bfloat16", overflow},
+    {"value-clamped", "results are clamped",
+     "A limit that was put in to hide something else; it changes every value beyond it.",
+     "remove the clamp, and find what it hides", clamped},
+    {"weight-converted", "the weight was converted to a coarser type",
+     "Converting twice adds a second rounding to the file's.", "use the file's own type", coarse_weights},
+    {"op-twice", "the op is applied twice", "It is run in place and run again.", "apply it once", twice},
+    {"value-negated", "results have the wrong sign", "A sign is lost or added.", "check the sign", negated},
+    {"value-scaled", "results are scaled by a constant", "All elements are the right ones times one factor.",
+     "find the factor: a scale applied twice, or left out", scaled},
+    {"value-offset", "a constant is added to the results", "All elements are the right ones plus one number.",
+     "find the constant", offset},
+};
+
+}  // namespace
+
+std::span<const Hypothesis> precision() { return table; }
+
+}  // namespace plumb::diagnose::families

@@ -1,0 +1,455 @@
+// Products with weights: which weight, in which layout, times what.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "diagnose/hypothesis.h"
+
+namespace plumb::diagnose::families {
+
+namespace {
+
+using backends::reference::RowSource;
+
+// Largest weight that is decoded whole for a hypothesis, in elements.
+constexpr std::uint64_t most_elements = std::uint64_t{1} << 28;
+
+// The product with weight(j, i) read from the buffer at `index(j, i)`, modulo its length.
+template <class Index>
+Candidate reread(std::string detail, plan::WeightId weight, Index index) {
+  return {std::move(detail),
+          [weight, index](const Site& site) {
+            const Values flat = site.replay->flat(site.scene->plan->weight(weight).tensor);
+            backends::reference::Scene scene = *site.scene;
+            scene.weight = [&](plan::WeightId id) -> RowSource {
+              if (id != weight) return site.scene->weight(id);
+              return [&](std::uint64_t row, std::span<float> out) {
+                for (std::size_t i = 0; i < out.size(); ++i) {
+                  const std::uint64_t at = index(row, i);
+                  out[i] = (*flat)[at < flat->size() ? at : at % flat->size()];
+                }
+              };
+            };
+            return backends::reference::compute(*site.op, scene);
+          },
+          true};
+}
+
+struct Product {
+  const plan::Linear* op;
+  const plan::Weight* weight;
+  std::uint64_t in, out;
+  std::string_view role;
+  std::optional<std::uint32_t> layer;
+};
+
+std::optional<Product> product_of(const Question& q) {
+  const auto* op = q.as<plan::Linear>();
+  if (op == nullptr) return std::nullopt;
+  const plan::Weight& weight = q.plan().weight(op->weight);
+  const std::string_view name = q.plan().value(op->out).name;
+  return Product{op, &weight, weight.in(), weight.out(), role(name), layer_of(name)};
+}
+
+bool makes_heads(const Product& p) { return p.role == "attn_q" || p.role == "attn_k" || p.role == "attn_v"; }
+
+std::vector<Candidate> transposed(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->weight->tensor.n_elements() > most_elements) return {};
+  return {reread(fmt::format("[{}, {}] read as [{}, {}]", p->out, p->in, p->in, p->out), p->op->weight,
+                 [out = p->out](std::uint64_t j, std::uint64_t i) { return i * out + j; })};
+}
+
+std::vector<Candidate> transposed_by_head(const Question& q) {
+  const auto p = product_of(q);
+  const std::uint64_t d = q.replay.parameters().head_dim;
+  if (!p || !makes_heads(*p) || p->out % d != 0 || p->out == d) return {};
+  return {reread(fmt::format("each head's [{}, {}] read as [{}, {}]", d, p->in, p->in, d), p->op->weight,
+                 [d, in = p->in](std::uint64_t j, std::uint64_t i) { return j / d * d * in + i * d + j % d; })};
+}
+
+std::vector<Candidate> transposed_by_block(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->weight->tensor.n_elements() > most_elements) return {};
+  std::vector<Candidate> result;
+  for (const std::uint64_t b : {8, 16, 32, 64}) {
+    if (p->in % b != 0 || p->out % b != 0) continue;
+    result.push_back(
+        reread(fmt::format("every {} x {} tile turned", b, b), p->op->weight,
+               [b, in = p->in](std::uint64_t j, std::uint64_t i) { return (j / b * b + i % b) * in + i / b * b + j % b; }));
+  }
+  return result;
+}
+
+std::vector<Candidate> stride(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->weight->tensor.n_elements() > most_elements) return {};
+  const auto& h = q.replay.parameters();
+  std::set<std::uint64_t> strides{p->out,    h.d_model, h.q_width(), h.kv_width(), h.d_ff,     p->in / 2,
+                                  p->in - 1, p->in + 1, p->in - 32,  p->in + 32,   p->in + 64, p->in + 128};
+  std::vector<Candidate> result;
+  for (const std::uint64_t stride : strides) {
+    if (stride == p->in || stride == 0 || stride > 4 * p->in) continue;
+    result.push_back(reread(fmt::format("rows {} apart instead of {}", stride, p->in), p->op->weight,
+                            [stride](std::uint64_t j, std::uint64_t i) { return j * stride + i; }));
+  }
+  return result;
+}
+
+std::vector<Candidate> row_order(const Question& q) {
+  const auto p = product_of(q);
+  const std::uint64_t d = q.replay.parameters().head_dim;
+  if (!p || (p->role != "attn_q" && p->role != "attn_k") || d % 2 != 0) return {};
+  const RowSource rows = backends::reference::rows_of(p->weight->tensor);
+  const auto reordered = [&](std::string detail, auto from, bool bias_too) {
+    Candidate c{std::move(detail), [op = *p->op, rows, from, bias_too](const Site& site) {
+                  backends::reference::Scene scene = *site.scene;
+                  scene.weight = [&](plan::WeightId id) -> RowSource {
+                    if (id == op.weight) return [&](std::uint64_t j, std::span<float> out) { rows(from(j), out); };
+                    if (!bias_too) return site.scene->weight(id);
+                    return [&, id](std::uint64_t, std::span<float> out) {
+                      std::vector<float> bias(out.size());
+                      site.scene->weight(id)(0, bias);
+                      for (std::size_t j = 0; j < out.size(); ++j) out[j] = bias[from(j)];
+                    };
+                  };
+                  return backends::reference::compute(*site.op, scene);
+                }};
+    return c;
+  };
+  // Row j of the suspect is row from(j) of the file.
+  const auto to_halves = [d](std::uint64_t j) {
+    return j / d * d + (j % d < d / 2 ? 2 * (j % d) : 2 * (j % d - d / 2) + 1);
+  };
+  const auto to_adjacent = [d](std::uint64_t j) { return j / d * d + j % d / 2 + (j % 2) * (d / 2); };
+  std::vector<Candidate> result;
+  for (const bool bias_too : {true, false}) {
+    if (!bias_too && !p->op->bias) continue;
+    const std::string_view note = p->op->bias && !bias_too ? ", the bias is not" : "";
+    result.push_back(reordered(fmt::format("the rows of a head are taken apart into halves{}", note), to_halves, bias_too));
+    result.push_back(reordered(fmt::format("the halves of a head are interleaved{}", note), to_adjacent, bias_too));
+  }
+  return result;
+}
+
+std::vector<Candidate> other_layer(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || !p->layer) return {};
+  const std::string& name = std::string(p->weight->tensor.name);
+  const std::string tail = name.substr(name.find('.', 4));
+  std::vector<Candidate> result;
+  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
+    const plan::Weight& other = q.plan().weights[i];
+    if (i == p->op->weight.index || !other.tensor.name.ends_with(tail) || other.in() != p->in || other.out() != p->out)
+      continue;
+    result.push_back(with_weight(fmt::format("{} instead of {}", other.tensor.name, name), p->op->weight,
+                                 backends::reference::rows_of(other.tensor)));
+  }
+  return result;
+}
+
+std::vector<Candidate> other_weight(const Question& q) {
+  const auto p = product_of(q);
+  if (!p) return {};
+  std::vector<Candidate> result;
+  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
+    const plan::Weight& other = q.plan().weights[i];
+    if (i == p->op->weight.index || other.in() != p->in || other.out() != p->out || other.n_experts() != 1) continue;
+    if (p->role == "logits" && other.tensor.name == "token_embd.weight") continue;  // output-tied
+    if (layer_of(other.tensor.name) != layer_of(p->weight->tensor.name)) continue;
+    result.push_back(with_weight(fmt::format("{} instead of {}", other.tensor.name, p->weight->tensor.name), p->op->weight,
+                                 backends::reference::rows_of(other.tensor)));
+  }
+  return result;
+}
+
+std::vector<Candidate> tied(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->role != "logits" || q.replay.parameters().tied_embeddings) return {};
+  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
+    const plan::Weight& other = q.plan().weights[i];
+    if (other.tensor.name != "token_embd.weight") continue;
+    return {with_weight("", p->op->weight, backends::reference::rows_of(other.tensor))};
+  }
+  return {};
+}
+
+// Of logits this is logits-index.
+std::vector<Candidate> shifted_rows(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->role == "logits") return {};
+  const RowSource rows = backends::reference::rows_of(p->weight->tensor);
+  std::vector<Candidate> result;
+  for (const std::int64_t by : {1, -1}) {
+    result.push_back(with_weight(fmt::format("row j {:+d} for row j", by), p->op->weight,
+                                 [rows, by, n = static_cast<std::int64_t>(p->out)](std::uint64_t j, std::span<float> out) {
+                                   rows(static_cast<std::uint64_t>((static_cast<std::int64_t>(j) + by + n) % n), out);
+                                 }));
+  }
+  return result;
+}
+
+std::vector<Candidate> part_of_sum(const Question& q) {
+  const auto p = product_of(q);
+  if (!p) return {};
+  std::set<std::uint64_t> lengths{p->in / 2, p->in / 4, p->in * 3 / 4, p->in - 1, p->in - 4, p->in - 8, p->in - 16};
+  for (const std::uint64_t tile : {32, 64, 128, 256, 512, 1024}) {
+    lengths.insert(p->in / tile * tile);
+    if (p->in > tile) lengths.insert(p->in - tile);
+    lengths.insert(tile);
+  }
+  const auto& h = q.replay.parameters();
+  for (const std::uint64_t other : {std::uint64_t{h.d_model}, std::uint64_t{h.head_dim}, std::uint64_t{h.kv_width()}})
+    lengths.insert(other);
+  const RowSource rows = backends::reference::rows_of(p->weight->tensor);
+  std::vector<Candidate> result;
+  for (const std::uint64_t n : lengths) {
+    if (n == 0 || n >= p->in) continue;
+    result.push_back(with_weight(fmt::format("the first {} of {} inputs are summed", n, p->in), p->op->weight,
+                                 [rows, n](std::uint64_t j, std::span<float> out) {
+                                   rows(j, out);
+                                   std::fill(out.begin() + static_cast<std::ptrdiff_t>(n), out.end(), 0.0f);
+                                 }));
+  }
+  return result;
+}
+
+// All rows of the steps that a site's rows belong to, as one list, and where each step begins in it.
+std::vector<std::uint32_t> rows_of_step(const Site& site, std::uint32_t step) {
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t r = 0; r < site.replay->rows().size(); ++r) {
+    if (site.replay->rows()[r].sequence == step) rows.push_back(r);
+  }
+  return rows;
+}
+
+std::vector<Candidate> input_transposed(const Question& q) {
+  const auto p = product_of(q);
+  if (!p) return {};
+  return {with_input("", p->op->x, [x = p->op->x, in = p->in](const Site& site) {
+    const Values all = site.replay->value(x);
+    std::vector<float> out(site.rows.size() * in);
+    for (std::size_t r = 0; r < site.rows.size(); ++r) {
+      const auto step = rows_of_step(site, site.scene->rows[r].sequence);
+      const std::size_t t = site.rows[r] - step.front();
+      for (std::size_t i = 0; i < in; ++i) out[r * in + i] = (*all)[step.front() * in + i * step.size() + t];
+    }
+    return out;
+  })};
+}
+
+std::vector<Candidate> output_transposed(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->role == "logits") return {};
+  return {{"", [out = p->out](const Site& site) {
+             std::vector<float> y(site.rows.size() * out);
+             std::map<std::uint32_t, std::vector<float>> of_step;
+             for (std::size_t r = 0; r < site.rows.size(); ++r) {
+               const std::uint32_t step = site.scene->rows[r].sequence;
+               const auto rows = rows_of_step(site, step);
+               if (!of_step.contains(step)) {
+                 const View view(*site.replay, rows);
+                 of_step[step] = backends::reference::compute(*site.op, view.scene());
+               }
+               for (std::size_t j = 0; j < out; ++j) {
+                 const std::size_t at = (site.rows[r] - rows.front()) * out + j;
+                 y[r * out + j] = of_step[step][at % rows.size() * out + at / rows.size()];
+               }
+             }
+             return y;
+           }}};
+}
+
+std::vector<Candidate> heads_exchanged(const Question& q) {
+  const auto p = product_of(q);
+  const std::size_t d = q.replay.parameters().head_dim;
+  if (!p) return {};
+  std::vector<Candidate> result;
+  if (makes_heads(*p) && p->out % d == 0 && p->out > d) {
+    result.push_back(afterwards("the output is [head_dim, heads]", [d, n = p->out](const Site&, std::vector<float>& y) {
+      const std::vector<float> right = y;
+      for (std::size_t i = 0; i < y.size(); ++i) y[i] = right[i / n * n + i % n % d * (n / d) + i % n / d];
+    }));
+    result.push_back(
+        afterwards("components are written head_dim apart", [d, n = p->out](const Site&, std::vector<float>& y) {
+          const std::vector<float> right = y;
+          for (std::size_t i = 0; i < y.size(); ++i) y[i / n * n + i % d * (n / d) + i % n / d] = right[i];
+        }));
+    result.push_back(afterwards("the heads are in reverse", [d, n = p->out](const Site&, std::vector<float>& y) {
+      const std::vector<float> right = y;
+      for (std::size_t i = 0; i < y.size(); ++i) y[i] = right[i / n * n + (n / d - 1 - i % n / d) * d + i % d];
+    }));
+  }
+  if (p->role == "attn_out" && p->in % d == 0) {
+    result.push_back(
+        with_input("the input is read as [head_dim, heads]", p->op->x, [x = p->op->x, d, n = p->in](const Site& site) {
+          const auto right = site.scene->value(x);
+          std::vector<float> wrong(right.size());
+          for (std::size_t i = 0; i < wrong.size(); ++i) wrong[i] = right[i / n * n + i % n % d * (n / d) + i % n / d];
+          return wrong;
+        }));
+  }
+  return result;
+}
+
+std::vector<Candidate> bias_dropped(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || !p->op->bias) return {};
+  plan::Linear wrong = *p->op;
+  wrong.bias.reset();
+  return {changed(wrong)};
+}
+
+std::vector<Candidate> bias_other(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || !p->op->bias) return {};
+  std::vector<Candidate> result;
+  const plan::WeightId bias = *p->op->bias;
+  result.push_back(afterwards("it is added twice", [bias, n = p->out](const Site& site, std::vector<float>& y) {
+    const std::vector<float> b = site.scene->vector(bias);
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] += b[i % n];
+  }));
+  result.push_back(afterwards("it is subtracted", [bias, n = p->out](const Site& site, std::vector<float>& y) {
+    const std::vector<float> b = site.scene->vector(bias);
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] -= 2 * b[i % n];
+  }));
+  for (const std::size_t by : {std::size_t{1}, p->out - 1}) {
+    result.push_back(afterwards(by == 1 ? "the next output's" : "the output's before",
+                                [bias, by, n = p->out](const Site& site, std::vector<float>& y) {
+                                  const std::vector<float> b = site.scene->vector(bias);
+                                  for (std::size_t i = 0; i < y.size(); ++i) y[i] += b[(i + by) % n] - b[i % n];
+                                }));
+  }
+  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
+    const plan::Weight& other = q.plan().weights[i];
+    if (i == bias.index || other.in() != p->out || other.out() != 1 || !other.tensor.name.ends_with(".bias")) continue;
+    result.push_back(with_weight(fmt::format("{} instead of {}", other.tensor.name, q.plan().weight(bias).tensor.name),
+                                 bias, backends::reference::rows_of(other.tensor)));
+  }
+  return result;
+}
+
+std::vector<Candidate> other_input(const Question& q) {
+  const auto p = product_of(q);
+  if (!p) return {};
+  std::vector<Candidate> result;
+  const std::string_view right = q.plan().value(p->op->x).name;
+  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
+    const plan::Value& other = q.plan().values[i];
+    const auto layer = layer_of(other.name);
+    const bool near = !layer || !p->layer || *layer == *p->layer || *layer + 1 == *p->layer;
+    const plan::ValueId id{i};
+    if (id == p->op->x || other.width != p->in || !near || q.replay.producer(id) >= q.op_index) continue;
+    result.push_back(with_input(fmt::format("{} instead of {}", other.name, right), p->op->x,
+                                [id](const Site& site) { return site.value(id); }));
+  }
+  return result;
+}
+
+std::vector<Candidate> logits_row(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->role != "logits") return {};
+  std::vector<Candidate> result;
+  const plan::ValueId x = p->op->x;
+  result.push_back(with_input("the token before", x, [x](const Site& site) { return site.value(x, 1); }));
+  result.push_back(with_input("the step's first token", x, [x, in = p->in](const Site& site) {
+    const Values all = site.replay->value(x);
+    std::vector<float> out(site.rows.size() * in);
+    for (std::size_t r = 0; r < site.rows.size(); ++r) {
+      const std::size_t first = rows_of_step(site, site.scene->rows[r].sequence).front();
+      std::copy_n(all->begin() + static_cast<std::ptrdiff_t>(first * in), in,
+                  out.begin() + static_cast<std::ptrdiff_t>(r * in));
+    }
+    return out;
+  }));
+  return result;
+}
+
+std::vector<Candidate> logits_index(const Question& q) {
+  const auto p = product_of(q);
+  if (!p || p->role != "logits") return {};
+  std::vector<Candidate> result;
+  std::vector<std::int64_t> shifts = {1, -1, 3, -3};
+  if (q.found.size() == q.expected.size() && q.found.size() >= p->out) {
+    for (const std::int64_t by : likely_shifts(q.found.last(p->out), q.expected.last(p->out))) {
+      if (std::find(shifts.begin(), shifts.end(), -by) == shifts.end()) shifts.push_back(-by);
+    }
+  }
+  for (const std::int64_t by : shifts) {
+    result.push_back(afterwards(fmt::format("logit i is that of token i {:+d}", by),
+                                [by, n = static_cast<std::int64_t>(p->out)](const Site&, std::vector<float>& y) {
+                                  const std::vector<float> right = y;
+                                  for (std::size_t i = 0; i < y.size(); ++i) {
+                                    const std::int64_t row = static_cast<std::int64_t>(i) / n,
+                                                       j = static_cast<std::int64_t>(i) % n;
+                                    y[i] = right[static_cast<std::size_t>(row * n + (j + by + n) % n)];
+                                  }
+                                }));
+  }
+  return result;
+}
+
+constexpr Hypothesis table[] = {
+    {"weight-transposed", "the weight is read as [in, out]",
+     "GGUF stores a weight's rows by output: [out, in], in contiguous. Read as [in, out] it is another matrix of the same "
+     "numbers; a test with a matrix that the test itself laid out as [in, out] passes.",
+     "y[j] = sum over i of w[j * in + i] * x[i]", transposed},
+    {"weight-transposed-by-head", "each head's part of the weight is read transposed",
+     "The weight is cut into heads and each part taken for [in, head_dim].", "a head's part is [head_dim, in]",
+     transposed_by_head},
+    {"weight-transposed-by-block", "tiles of the weight are turned",
+     "The kernel loads tiles and exchanges row and column within them.", "keep row and column when a tile is stored",
+     transposed_by_block},
+    {"weight-stride", "the weight's rows are read at another distance",
+     "The stride is another matrix' width, or padding is assumed that the file does not have.",
+     "rows lie `in` elements apart", stride},
+    {"weight-row-order", "rows of Q or K are permuted, or should not have been",
+     "llama's GGUF files have the rows of Q and K permuted for rotation of neighbours; converting them again, or back, "
+     "without "
+     "changing the rotation turns the wrong pairs.",
+     "use the file's rows as they are, with the architecture's pairing", row_order},
+    {"weight-other-layer", "another layer's weight is used", "The layer index is off, or a buffer is reused.",
+     "bind the weight by its name", other_layer},
+    {"weight-other", "another weight of the same shape is used",
+     "Two tensors are exchanged: gate and up, k and v, q and the output projection.", "bind the weight by its name",
+     other_weight},
+    {"output-tied", "the embedding is used in place of the output's own weight",
+     "The file has output.weight; it is ignored as if embeddings were tied.", "use output.weight where the file has it",
+     tied},
+    {"weight-row-off-by-one", "the weight's rows are off by one", "The pointer to the rows is one row early or late.",
+     "row j begins at j * in", shifted_rows},
+    {"product-part-of-sum", "the product sums a part of its inputs",
+     "The inner loop ends early: a length that is no multiple of the tile, or k of another matrix.",
+     "sum over all inputs; check k and the remainder", part_of_sum},
+    {"product-input-transposed", "the product reads its input as [in, T]",
+     "m and k are exchanged for the activations: right for one token, wrong for a prompt.",
+     "activations are [T, in], in contiguous", input_transposed},
+    {"product-output-transposed", "the product writes its output as [out, T]",
+     "m and n are exchanged for the result: right for one token, wrong for a prompt.",
+     "results are [T, out], out contiguous", output_transposed},
+    {"product-heads-exchanged", "heads and their components are exchanged",
+     "[heads, head_dim] is taken for [head_dim, heads], or the heads are in another order.",
+     "head h has the components h * head_dim and following", heads_exchanged},
+    {"bias-dropped", "the bias is not added", "The file has a bias for this product; qwen2's q, k and v have one.",
+     "add the bias", bias_dropped},
+    {"bias-other", "the bias is added wrongly", "It is added twice, with another sign, or is another tensor.",
+     "add the product's own bias once", bias_other},
+    {"product-other-input", "the product reads another value",
+     "The buffer that it is given is another op's: a norm that was skipped, the residual instead of its norm.",
+     "give the product the value that the architecture asks for", other_input},
+    {"logits-other-row", "the logits are another token's",
+     "The row that is taken for the last is not: the count of tokens is off by one, or the first row is used.",
+     "take the row of the last token", logits_row},
+    {"logits-index", "the logits are shifted by some ids", "The table of rows or the index of the largest is off.",
+     "logit i belongs to token i", logits_index},
+};
+
+}  // namespace
+
+std::span<const Hypothesis> product() { return table; }
+
+}  // namespace plumb::diagnose::families

@@ -1,0 +1,363 @@
+// Rotary embedding: pairs, frequencies, positions, direction.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "diagnose/hypothesis.h"
+
+namespace plumb::diagnose::families {
+
+namespace {
+
+using backends::reference::Rotation;
+
+// Turns every head by what `angles` gives for its row and head.
+Candidate turned(
+    const plan::Rope& op, std::string detail,
+    std::function<Rotation(const Site&, const std::vector<float>& factors, std::size_t row, std::size_t head)> angles) {
+  return {std::move(detail), [op, angles = std::move(angles)](const Site& site) {
+            const std::vector<float> factors = op.factors ? site.scene->vector(*op.factors) : std::vector<float>();
+            const auto x = site.scene->value(op.x);
+            const std::size_t width = site.scene->plan->value(op.x).width;
+            std::vector<float> y(x.size());
+            for (std::size_t r = 0; r < site.rows.size(); ++r) {
+              for (std::size_t h = 0; h < width / op.head_dim; ++h) {
+                const std::size_t at = r * width + h * op.head_dim;
+                backends::reference::rotate(op, angles(site, factors, r, h), x.data() + at, y.data() + at);
+              }
+            }
+            return y;
+          }};
+}
+
+Candidate at_position(const plan::Rope& op, std::string detail,
+                      std::function<double(const Site&, std::size_t row)> position) {
+  return turned(op, std::move(detail),
+                [op, position = std::move(position)](const Site& site, const std::vector<float>& factors, std::size_t row,
+                                                     std::size_t) {
+                  return backends::reference::rotation_at(op, factors, position(site, row));
+                });
+}
+
+double right_position(const Site& site, std::size_t row) { return site.scene->rows[row].position; }
+
+// First position of the row's step.
+double start_of_step(const Site& site, std::size_t row) {
+  const auto rows = site.replay->rows();
+  const std::uint32_t step = site.scene->rows[row].sequence;
+  const auto first = std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.sequence == step; });
+  return first->position;
+}
+
+std::vector<Candidate> pairing(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  plan::Rope wrong = *op;
+  const bool adjacent = op->pairing == plan::RopePairing::adjacent;
+  wrong.pairing = adjacent ? plan::RopePairing::halves : plan::RopePairing::adjacent;
+  return {changed(wrong, adjacent ? "pairs (i, i + n_rot/2) instead of (2i, 2i + 1)"
+                                  : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)")};
+}
+
+// The base that the angles of the suspect's rotation ask for: from the second pair, whose angle is position *
+// theta^(-2/n_rot).
+std::optional<double> fitted_theta(const Question& q, const plan::Rope& op) {
+  if (q.found.empty() || op.n_rot < 4 || op.factors || op.yarn) return std::nullopt;
+  const Values x = q.replay.value(op.x);
+  const std::size_t width = q.width();
+  const bool adjacent = op.pairing == plan::RopePairing::adjacent;
+  // Positions whose angle is not ambiguous; the later the better.
+  std::optional<double> best;
+  double best_position = 0;
+  for (std::size_t r = 0; r < q.rows.size(); ++r) {
+    const double position = q.replay.rows()[q.rows[r]].position;
+    if (position == 0 || position < best_position || position > 3) continue;
+    const std::uint32_t a = adjacent ? 2 : 1, b = adjacent ? 3 : 1 + op.n_rot / 2;
+    const std::size_t from = q.rows[r] * width, to = r * width;
+    double dot = 0, cross = 0;
+    for (std::size_t h = 0; h < width; h += op.head_dim) {
+      const double xa = (*x)[from + h + a], xb = (*x)[from + h + b], ya = q.found[to + h + a], yb = q.found[to + h + b];
+      dot += xa * ya + xb * yb;
+      cross += xa * yb - xb * ya;
+    }
+    const double angle = std::atan2(cross, dot) / position / op.position_scale;
+    if (angle > 1e-6) {
+      best = std::pow(angle, -op.n_rot / 2.0);
+      best_position = position;
+    }
+  }
+  return best;
+}
+
+std::vector<Candidate> theta(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const auto add = [&](double base) {
+    plan::Rope wrong = *op;
+    wrong.theta = static_cast<float>(base);
+    if (std::abs(base / op->theta - 1) < 1e-6) return;
+    result.push_back(changed(wrong, fmt::format("theta {:.6g} instead of {:.6g}", base, op->theta)));
+  };
+  for (const double base : {1e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 1.6e5, 2.5e5, 5e5, 1e6, 5e6, 8e6, 1e7}) add(base);
+  if (const auto fitted = fitted_theta(q, *op); fitted && *fitted > 1 && *fitted < 1e12) add(*fitted);
+  return result;
+}
+
+std::vector<Candidate> direction(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {at_position(*op, "", [](const Site& site, std::size_t row) { return -right_position(site, row); })};
+}
+
+std::vector<Candidate> offset(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  std::set<double> offsets;
+  for (int by = 1; by <= 8; ++by) offsets.insert({static_cast<double>(by), -static_cast<double>(by)});
+  const auto rows = q.replay.rows();
+  const double n_prompt =
+      static_cast<double>(std::count_if(rows.begin(), rows.end(), [](const auto& r) { return r.sequence == 0; }));
+  offsets.insert(n_prompt);
+  for (const double by : offsets) {
+    result.push_back(at_position(*op, fmt::format("{} {:+g}", "position", by),
+                                 [by](const Site& site, std::size_t row) { return right_position(site, row) + by; }));
+  }
+  return result;
+}
+
+std::vector<Candidate> restarted(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {at_position(*op, "every step begins at position 0", [](const Site& site, std::size_t row) {
+    return right_position(site, row) - start_of_step(site, row);
+  })};
+}
+
+std::vector<Candidate> frozen(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  result.push_back(at_position(*op, "all tokens of a step get the position of its first",
+                               [](const Site& site, std::size_t row) { return start_of_step(site, row); }));
+  result.push_back(
+      at_position(*op, "all tokens of a step get the position after it", [](const Site& site, std::size_t row) {
+        const auto rows = site.replay->rows();
+        const std::uint32_t step = site.scene->rows[row].sequence;
+        return static_cast<double>(
+            std::count_if(rows.begin(), rows.end(), [&](const auto& r) { return r.sequence <= step; }) - 1);
+      }));
+  return result;
+}
+
+std::vector<Candidate> skipped(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {at_position(*op, "", [](const Site&, std::size_t) { return 0.0; })};
+}
+
+std::vector<Candidate> twice(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {at_position(*op, "", [](const Site& site, std::size_t row) { return 2 * right_position(site, row); })};
+}
+
+std::vector<Candidate> scaling(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  if (op->factors) {
+    plan::Rope wrong = *op;
+    wrong.factors.reset();
+    result.push_back(changed(wrong, "rope_freqs.weight is not used"));
+    result.push_back(turned(*op, "frequencies are multiplied by rope_freqs.weight instead of divided",
+                            [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
+                              std::vector<float> inverse = factors;
+                              for (float& f : inverse) f = 1 / f;
+                              return backends::reference::rotation_at(op, inverse, right_position(site, row));
+                            }));
+  }
+  if (op->yarn) {
+    plan::Rope wrong = *op;
+    wrong.yarn.reset();
+    result.push_back(changed(wrong, "YaRN is read as linear scaling"));
+    wrong.position_scale = 1;
+    result.push_back(changed(wrong, "YaRN is not applied"));
+    wrong = *op;
+    wrong.yarn->attention_factor = 1;
+    result.push_back(changed(wrong, "YaRN's magnitude is not applied"));
+  }
+  if (op->position_scale != 1 && !op->yarn) {
+    plan::Rope wrong = *op;
+    wrong.position_scale = 1;
+    result.push_back(changed(wrong, fmt::format("linear scaling by {:g} is not applied", 1 / op->position_scale)));
+    wrong.position_scale = 1 / op->position_scale;
+    result.push_back(changed(wrong, "positions are multiplied by the scaling factor instead of divided"));
+  }
+  if (op->position_scale == 1 && !op->yarn) {
+    for (const float factor : {2.0f, 4.0f, 8.0f, 16.0f, 32.0f}) {
+      plan::Rope wrong = *op;
+      wrong.position_scale = 1 / factor;
+      result.push_back(changed(wrong, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor)));
+    }
+  }
+  return result;
+}
+
+std::vector<Candidate> partial(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  for (const std::uint32_t n : {op->head_dim / 4, op->head_dim / 2, op->head_dim * 3 / 4, op->head_dim, op->n_rot - 2}) {
+    if (n == op->n_rot || n < 2 || n > op->head_dim || n % 2 != 0 || op->factors) continue;
+    plan::Rope wrong = *op;
+    wrong.n_rot = n;
+    result.push_back(changed(wrong, fmt::format("{} of {} components turn instead of {}", n, op->head_dim, op->n_rot)));
+  }
+  return result;
+}
+
+// theta^(-2i/n) with another n, or without the 2.
+std::vector<Candidate> exponent(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr || op->yarn) return {};
+  std::vector<Candidate> result;
+  const auto add = [&](double step, std::string detail, double first = 0) {
+    result.push_back(turned(
+        *op, std::move(detail),
+        [op = *op, step, first](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
+          Rotation rotation;
+          for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
+            double angle = right_position(site, row) * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
+            if (!factors.empty()) angle /= factors[i];
+            rotation.cosine.push_back(std::cos(angle));
+            rotation.sine.push_back(std::sin(angle));
+          }
+          return rotation;
+        }));
+  };
+  const std::uint32_t d_model = q.replay.parameters().d_model;
+  add(1.0 / op->n_rot, "theta^(-i/n_rot)");
+  add(4.0 / op->n_rot, "theta^(-4i/n_rot)");
+  add(2.0 / d_model, fmt::format("theta^(-2i/{}), the model's width instead of the head's", d_model));
+  add(2.0 / op->n_rot, "theta^(-2(i + 1)/n_rot)", 1);
+  add(2.0 / op->n_rot, "theta^(-(2i + 1)/n_rot)", 0.5);
+  if (op->n_rot > 2) add(2.0 / (op->n_rot - 2), "theta^(-2i/(n_rot - 2))");
+  if (op->head_dim != op->n_rot) add(2.0 / op->head_dim, "theta^(-2i/head_dim) instead of n_rot");
+  return result;
+}
+
+std::vector<Candidate> exchanged(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {turned(*op, "", [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
+    Rotation rotation = backends::reference::rotation_at(op, factors, right_position(site, row));
+    std::swap(rotation.cosine, rotation.sine);
+    return rotation;
+  })};
+}
+
+std::vector<Candidate> by_head(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  result.push_back(turned(*op, "the head's index is taken for the position",
+                          [op = *op](const Site&, const std::vector<float>& factors, std::size_t, std::size_t head) {
+                            return backends::reference::rotation_at(op, factors, static_cast<double>(head));
+                          }));
+  result.push_back(
+      turned(*op, "the head's index is added to the position",
+             [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t head) {
+               return backends::reference::rotation_at(op, factors, right_position(site, row) + static_cast<double>(head));
+             }));
+  result.push_back(
+      turned(*op, "only the first head turns",
+             [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t head) {
+               return backends::reference::rotation_at(op, factors, head == 0 ? right_position(site, row) : 0.0);
+             }));
+  return result;
+}
+
+// Pairs read from what the first half of the loop has written already.
+std::vector<Candidate> in_place(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  return {{"", [op = *op](const Site& site) {
+             const std::vector<float> factors = op.factors ? site.scene->vector(*op.factors) : std::vector<float>();
+             const auto x = site.scene->value(op.x);
+             const std::size_t width = site.scene->plan->value(op.x).width;
+             std::vector<float> y(x.begin(), x.end());
+             const bool adjacent = op.pairing == plan::RopePairing::adjacent;
+             for (std::size_t r = 0; r < site.rows.size(); ++r) {
+               const Rotation turn = backends::reference::rotation_at(op, factors, right_position(site, r));
+               for (std::size_t head = r * width; head < (r + 1) * width; head += op.head_dim) {
+                 for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
+                   float& a = y[head + (adjacent ? 2 * i : i)];
+                   float& b = y[head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2)];
+                   a = static_cast<float>(a * turn.cosine[i] - b * turn.sine[i]);
+                   b = static_cast<float>(a * turn.sine[i] + b * turn.cosine[i]);
+                 }
+               }
+             }
+             return y;
+           }}};
+}
+
+constexpr Hypothesis table[] = {
+    {"rope-pairing", "rotary embedding turns other pairs of components",
+     "llama's GGUF files have the rows of Q and K in an order in which neighbours turn together; qwen's and most others "
+     "turn "
+     "component i with i + n_rot/2 (NEOX). The other order leaves short prompts almost right and falls apart as positions "
+     "grow.",
+     "choose the pairing by general.architecture", pairing},
+    {"rope-theta", "rotary embedding uses another base",
+     "The base is the file's rope.freq_base (10000 where a llama file has none). A constant in the code fits one model "
+     "only.",
+     "read rope.freq_base from the file", theta},
+    {"rope-direction", "rotary embedding turns backwards", "The sign of the sine is wrong.",
+     "a' = a cos - b sin, b' = a sin + b cos", direction},
+    {"rope-position-offset", "rotary positions are off by a constant",
+     "Positions count from 0, the first token's. Queries and keys that are off alike hardly show it, those of a cached "
+     "prefix "
+     "do.",
+     "pass the token's index in its sequence as the position", offset},
+    {"rope-skipped", "rotary embedding is not applied", "The output is the input.", "apply rotary embedding to q and k",
+     skipped},
+    {"rope-position-restarts", "rotary positions start again with every step",
+     "The position is the index in the batch; the length of the cache is not added. The prompt is right, all that is "
+     "written "
+     "after it is not.",
+     "position = tokens in the cache + index in the step", restarted},
+    {"rope-position-frozen", "all tokens of a step get one position",
+     "The kernel reads the position once instead of by token.", "use each token's own position", frozen},
+    {"rope-twice", "rotary embedding is applied twice",
+     "The rotation is made before the cache and again when it is read, or the weights' kernel and the attention both make "
+     "it.",
+     "rotate once", twice},
+    {"rope-scaling", "the scaling of rotary frequencies is not the file's",
+     "rope.scaling.*, YaRN's parameters and rope_freqs.weight (Llama 3) change the frequencies for long contexts; without "
+     "them "
+     "text degrades with its length.",
+     "apply what rope.scaling.type and rope_freqs.weight say", scaling},
+    {"rope-partial", "another number of components turns",
+     "rope.dimension_count components of each head turn, the rest stay.", "turn rope.dimension_count components", partial},
+    {"rope-exponent", "the frequencies' exponent is wrong",
+     "Pair i turns by position * theta^(-2i/n_rot). Other denominators or a missing 2 spread the frequencies wrongly.",
+     "theta^(-2i/n_rot) for i = 0 .. n_rot/2 - 1", exponent},
+    {"rope-sine-cosine", "sine and cosine are exchanged", "The table's halves are read the wrong way round.",
+     "a' = a cos - b sin, b' = a sin + b cos", exchanged},
+    {"rope-by-head", "the rotation depends on the head", "The kernel's thread index mixes head and position.",
+     "index the table by position and pair alone", by_head},
+    {"rope-in-place", "the second component is turned with the first one's new value",
+     "The rotation is made in place and a is overwritten before b is computed from it.",
+     "keep both old values until both new ones are computed", in_place},
+};
+
+}  // namespace
+
+std::span<const Hypothesis> rope() { return table; }
+
+}  // namespace plumb::diagnose::families

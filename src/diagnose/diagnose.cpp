@@ -1,0 +1,324 @@
+#include "diagnose/diagnose.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "base/machine.h"
+#include "diagnose/parameters.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace plumb::diagnose {
+
+namespace {
+
+StageResult file_stage(const trace::Info& info, const Settings& settings) {
+  if (info.model_sha256.empty() || settings.file_sha256.empty()) {
+    return {Stage::file, Outcome::unknown, "the trace does not say from which bytes it was made"};
+  }
+  return {Stage::file, Outcome::pass,
+          fmt::format("the trace is of this file (SHA-256 {}…)", settings.file_sha256.substr(0, 12))};
+}
+
+class Diagnosis {
+ public:
+  Diagnosis(const model::Model& model, const trace::Trace& trace, const Settings& settings)
+      : model_(model), plan_(*model.plan()), trace_(trace), settings_(settings) {}
+
+  Result<Report> run() {
+    const auto start = std::chrono::steady_clock::now();
+    const trace::Info& info = trace_.info();
+    if (!info.model_sha256.empty() && !settings_.file_sha256.empty() && info.model_sha256 != settings_.file_sha256) {
+      return fail(
+          "the trace was made from another file ({}, SHA-256 {}…), not from this one ({}…); give the file it was made from",
+          info.model, info.model_sha256.substr(0, 12), settings_.file_sha256.substr(0, 12));
+    }
+    PLUMB_TRY(const Suspect suspect, Suspect::bind(plan_, trace_));
+    describe(suspect);
+    report_.stages.push_back(file_stage(info, settings_));
+    PLUMB_CHECK(tokens(suspect));
+
+    std::vector<std::uint32_t> logit_rows;
+    const auto logits = suspect.observe(plan_.logits);
+    for (std::uint32_t r = 0; r < suspect.n_rows(); ++r) {
+      if (logits ? logits->has[r] != 0 : suspect.end(suspect.step_of(r)) == r + 1) logit_rows.push_back(r);
+    }
+    const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
+    Replay replay(model_, suspect.rows(), &suspect, logit_rows, n_threads);
+    report_.isolation = isolate(replay, suspect, settings_.allowance);
+    Explanation explanation = explain(replay, suspect, model_, report_.isolation, settings_.allowance, settings_.limits);
+    report_.proof = explanation.proof;
+    op_faults(explanation);
+    parameters();
+    ops_stages(suspect);
+    sampling(suspect, logits);
+    report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(report_);
+  }
+
+ private:
+  void describe(const Suspect& suspect) {
+    report_.engine = trace_.info().engine;
+    report_.model = trace_.info().model.empty() ? model_.file().label() : trace_.info().model;
+    report_.prompt = trace_.info().prompt;
+    report_.n_prompt = suspect.end(0);
+    report_.n_steps = suspect.n_steps() - 1;
+    report_.n_values = suspect.n_values();
+    report_.unknown_names = suspect.unknown_names();
+    report_.allowance_factor = settings_.allowance.factor;
+    report_.strict = settings_.allowance.strict;
+    for (const plan::Op& op : plan_.ops) {
+      const auto out = plan::output(op);
+      report_.op_values.push_back(out ? plan_.value(*out).name : std::string(plan::name(op)));
+      report_.op_kinds.emplace_back(plan::name(op));
+    }
+  }
+
+  Result<void> tokens(const Suspect& suspect) {
+    const auto unknown = [&](std::string_view why) {
+      report_.stages.push_back({Stage::tokens, Outcome::unknown, std::string(why)});
+      report_.stages.push_back({Stage::chat_template, Outcome::unknown, std::string(why)});
+    };
+    std::optional<Prompt> prompt = settings_.prompt;
+    if (!prompt && !trace_.info().prompt.empty())
+      prompt = Prompt{.text = trace_.info().prompt, .system = {}, .form = Prompt::Form::either};
+    if (!prompt) {
+      unknown("the trace does not say what its prompt was; -p gives it");
+      return {};
+    }
+    const auto tokenizer = text::Tokenizer::load(model_.file());
+    if (!tokenizer) {
+      unknown(tokenizer.error().message);
+      return {};
+    }
+    std::optional<text::ChatTemplate> chat_template;
+    if (model_.file().find("tokenizer.chat_template") != nullptr) {
+      const auto source = model_.file().get_string("tokenizer.chat_template");
+      if (source) {
+        if (auto parsed = text::ChatTemplate::parse(*source)) chat_template = std::move(*parsed);
+      }
+    }
+    std::vector<text::TokenId> tokens;
+    for (std::uint32_t r = 0; r < suspect.end(0); ++r) tokens.push_back(suspect.rows()[r].token);
+    PLUMB_TRY(const TokenCheck check, check_tokens(*tokenizer, chat_template, tokens, *prompt));
+    const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(), [](const BrokenRule& r) {
+      return r.hypothesis->name.starts_with("template");
+    });
+    const bool tokens_broken =
+        check.broken.size() > (template_broken ? 1u : 0u) || (!check.follows && check.broken.empty() && !check.spells);
+    report_.stages.push_back({Stage::tokens,
+                              tokens_broken  ? Outcome::fail
+                              : check.spells ? Outcome::unknown
+                                             : Outcome::pass,
+                              tokens_broken || check.follows || check.spells
+                                  ? check.evidence
+                                  : "the tokens are those of the text that the engine's template made"});
+    report_.stages.push_back({Stage::chat_template,
+                              template_broken ? Outcome::fail
+                              : check.follows ? Outcome::pass
+                                              : Outcome::unknown,
+                              template_broken       ? check.evidence
+                              : check.used_template ? "the prompt is what the file's chat template makes"
+                              : check.follows       ? "the prompt went to the model as it is written"
+                              : check.spells        ? check.evidence
+                                                    : "the tokens differ before it can be told"});
+    for (const BrokenRule& rule : check.broken) {
+      report_.faults.push_back(
+          {.stage = rule.hypothesis->name.starts_with("template") ? Stage::chat_template : Stage::tokens,
+           .hypothesis = rule.hypothesis,
+           .detail = rule.detail,
+           .confidence = Confidence::high,
+           .evidence = check.evidence + "; with this mistake the file's tokenizer gives the run's tokens exactly"});
+    }
+    if (tokens_broken && check.broken.empty()) {
+      report_.faults.push_back({.stage = Stage::tokens, .confidence = Confidence::medium, .evidence = check.evidence});
+    }
+    return {};
+  }
+
+  // What the engine says of its hyper-parameters, and what its ops show of them.
+  void parameters() {
+    const DeclaredParameters declared = compare(trace_.info().parameters, model_);
+    std::vector<std::string> shown = declared.differ;
+    for (const Fault& fault : report_.faults) {
+      if (fault.hypothesis != nullptr && is_of_parameters(fault.hypothesis->name))
+        shown.push_back(fmt::format("{}: {}", fault.places.front().value, fault.hypothesis->name));
+    }
+    std::size_t n_checked = 0;
+    bool all = true;
+    for (const Check& check : report_.isolation.checks) {
+      const plan::Op& op = plan_.ops[check.op];
+      if (!std::holds_alternative<plan::RmsNorm>(op) && !std::holds_alternative<plan::Rope>(op) &&
+          !std::holds_alternative<plan::Attention>(op))
+        continue;
+      ++n_checked;
+      all = all && !check.at_fault;
+    }
+    std::string evidence;
+    if (!shown.empty()) {
+      evidence = fmt::format("{}", fmt::join(shown, "; "));
+    } else {
+      evidence = trace_.info().parameters.empty()
+                     ? "the engine does not state them"
+                     : fmt::format("{} that the engine states are the file's", declared.agree.size());
+      if (n_checked > 0 && all)
+        evidence += "; norms, rotations and attentions follow with the file's eps, base, heads, scale and window";
+    }
+    if (!declared.unknown.empty()) evidence += fmt::format("; not compared: {}", fmt::join(declared.unknown, ", "));
+    report_.stages.push_back({Stage::parameters,
+                              !shown.empty()         ? Outcome::fail
+                              : n_checked > 0 && all ? Outcome::pass
+                                                     : Outcome::unknown,
+                              evidence});
+    if (declared.differ.empty()) return;
+    const bool seen = shown.size() > declared.differ.size();
+    report_.faults.insert(
+        std::find_if(report_.faults.begin(), report_.faults.end(), [](const Fault& f) { return f.stage >= Stage::ops; }),
+        {.stage = Stage::parameters,
+         .hypothesis = find_hypothesis("parameter-differs"),
+         .detail = fmt::format("{}", fmt::join(declared.differ, "; ")),
+         .confidence = seen ? Confidence::high : Confidence::medium,
+         .evidence = seen ? "the engine says so, and its ops show it"
+                          : "the engine says so; its ops, as far as the trace shows them, do not"});
+  }
+
+  void op_faults(const Explanation& explanation) {
+    for (const Finding& finding : explanation.findings) {
+      Fault fault;
+      fault.stage = Stage::ops;
+      if (finding.cause) {
+        fault.hypothesis = finding.cause->hypothesis;
+        fault.detail = finding.cause->detail;
+        if (finding.cause->op != finding.places.front().value)
+          fault.detail += fmt::format("{}in {}", fault.detail.empty() ? "" : ", ", finding.cause->op);
+      }
+      fault.confidence = finding.confidence;
+      fault.places = finding.places;
+      fault.alternatives = finding.alternatives;
+      fault.known = finding.known;
+      const Check& check = report_.isolation.checks[finding.places.front().checks.front()];
+      fault.evidence = fmt::format("{}: error {:.3g} where {:.2g} is allowed, {:.3g} being its size",
+                                   finding.places.front().value, check.rms_error, check.allowed_rms, check.rms_expected);
+      if (check.n_not_finite > 0)
+        fault.evidence += fmt::format("; {} elements are not finite and should be", check.n_not_finite);
+      fault.evidence += fmt::format("; at row {}, column {} it is {:.6g} where {:.6g} belongs", check.worst.row,
+                                    check.worst.column, check.worst.found, check.worst.expected);
+      if (finding.cause)
+        fault.evidence += fmt::format("; the mistake explains all but {:.2g} of the error", finding.cause->residual);
+      report_.faults.push_back(std::move(fault));
+    }
+  }
+
+  [[nodiscard]] bool is_fault_of(const Fault& fault, std::string_view prefix) const {
+    return fault.hypothesis != nullptr && fault.hypothesis->name.starts_with(prefix);
+  }
+
+  void ops_stages(const Suspect& suspect) {
+    std::set<std::size_t> ops, faulty, products, faulty_products;
+    std::size_t decode_attention = 0, faulty_decode_attention = 0;
+    for (const Check& check : report_.isolation.checks) {
+      ops.insert(check.op);
+      if (check.at_fault) faulty.insert(check.op);
+      if (std::holds_alternative<plan::Linear>(plan_.ops[check.op])) {
+        products.insert(check.op);
+        if (check.at_fault) faulty_products.insert(check.op);
+      }
+      if (std::holds_alternative<plan::Attention>(plan_.ops[check.op]) && check.step > 0) {
+        ++decode_attention;
+        if (check.at_fault) ++faulty_decode_attention;
+      }
+    }
+    const auto any = [&](auto prefixes) {
+      return std::any_of(report_.faults.begin(), report_.faults.end(), [&](const Fault& f) {
+        return std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return is_fault_of(f, p); });
+      });
+    };
+    using Prefixes = std::initializer_list<std::string_view>;
+    const bool weights_named = any(Prefixes{"weight-", "quant-"});
+    report_.stages.push_back({Stage::weights,
+                              weights_named                                  ? Outcome::fail
+                              : !products.empty() && faulty_products.empty() ? Outcome::pass
+                                                                             : Outcome::unknown,
+                              weights_named      ? "a weight is not read as the file has it"
+                              : products.empty() ? "the trace shows no product"
+                              : faulty_products.empty()
+                                  ? fmt::format("{} products follow from the file's weights", products.size())
+                                  : fmt::format("{} of {} products do not follow, for another reason than their weights",
+                                                faulty_products.size(), products.size())});
+    std::size_t n_outputs = 0;
+    for (const plan::Op& op : plan_.ops) n_outputs += plan::output(op) ? 1 : 0;
+    report_.stages.push_back(
+        {Stage::ops, faulty.empty() ? Outcome::pass : Outcome::fail,
+         fmt::format("{} of {} ops were recomputed from their own inputs{}; {} do{} not follow", ops.size(), n_outputs,
+                     ops.size() < n_outputs ? " (the others as part of those, where the trace lacks values)" : "",
+                     faulty.size(), faulty.size() == 1 ? "es" : "")});
+    const bool buffers = any(Prefixes{"buffer-"});
+    report_.stages.push_back(
+        {Stage::buffers, buffers ? Outcome::fail : Outcome::unknown,
+         buffers ? "an op's output is not what it wrote"
+                 : "a trace does not show memory; --backend diagnoses a backend of Plumb with poisoned buffers"});
+    const bool cache = any(Prefixes{"cache-"});
+    report_.stages.push_back(
+        {Stage::cache,
+         cache || faulty_decode_attention > 0 ? Outcome::fail
+         : decode_attention > 0               ? Outcome::pass
+                                              : Outcome::unknown,
+         decode_attention == 0 ? "the trace shows no attention after the prompt's pass"
+         : faulty_decode_attention == 0
+             ? fmt::format("attention after the prompt's pass follows from the keys and values of all {} steps before and "
+                           "their own",
+                           suspect.n_steps())
+             : fmt::format("{} of {} attentions after the prompt's pass do not follow from the keys and values written",
+                           faulty_decode_attention, decode_attention)});
+  }
+
+  // Whether the tokens that were chosen are those that the logits make most likely.
+  void sampling(const Suspect& suspect, const std::optional<Observed>& logits) {
+    const std::size_t vocab = plan_.vocab;
+    std::size_t n = 0, greedy = 0;
+    std::string first;
+    if (logits) {
+      for (std::uint32_t step = 0; step + 1 < suspect.n_steps(); ++step) {
+        const std::uint32_t row = suspect.end(step) - 1;
+        if (logits->has[row] == 0) continue;
+        const auto begin = logits->data.begin() + static_cast<std::ptrdiff_t>(row * vocab);
+        const auto chosen = static_cast<std::size_t>(suspect.rows()[row + 1].token);
+        const float best = *std::max_element(begin, begin + static_cast<std::ptrdiff_t>(vocab));
+        ++n;
+        if (begin[static_cast<std::ptrdiff_t>(chosen)] == best) {
+          ++greedy;
+        } else if (first.empty()) {
+          const auto rank = std::count_if(begin, begin + static_cast<std::ptrdiff_t>(vocab),
+                                          [&](float v) { return v > begin[static_cast<std::ptrdiff_t>(chosen)]; });
+          first = fmt::format("; after row {} token {} was chosen, which {} others beat", row, chosen, rank);
+        }
+      }
+    }
+    report_.stages.push_back(
+        {Stage::sampling, n > 0 && greedy == n ? Outcome::pass : Outcome::unknown,
+         n == 0        ? "the trace shows no logits that a token was chosen from"
+         : greedy == n ? fmt::format("all {} tokens chosen are the most likely ones", n)
+                       : fmt::format("{} of {} tokens chosen are the most likely ones{}: right if the engine samples",
+                                     greedy, n, first)});
+  }
+
+  const model::Model& model_;
+  const plan::Plan& plan_;
+  const trace::Trace& trace_;
+  const Settings& settings_;
+  Report report_;
+};
+
+}  // namespace
+
+Result<Report> diagnose_trace(const model::Model& model, const trace::Trace& trace, const Settings& settings) {
+  return Diagnosis(model, trace, settings).run();
+}
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,28 @@
+// A run diagnosed: which ops do not follow from their own inputs, and why. docs/diagnosis.md has the method.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "diagnose/explain.h"
+#include "diagnose/prompt.h"
+#include "diagnose/report.h"
+#include "model/model.h"
+#include "trace/trace.h"
+
+namespace plumb::diagnose {
+
+struct Settings {
+  Allowance allowance;
+  SearchLimits limits;
+  std::uint32_t n_threads = 0;   // 0: the cores this process may use
+  std::optional<Prompt> prompt;  // what the run should have been asked; none: what the trace says
+  std::string file_sha256;       // of the model's file; empty: not compared
+};
+
+// Errors: a trace that does not fit the model (see Suspect::bind), or was made from another file.
+Result<Report> diagnose_trace(const model::Model& model, const trace::Trace& trace, const Settings& settings);
+
+}  // namespace plumb::diagnose

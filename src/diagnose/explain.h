@@ -1,0 +1,71 @@
+// From ops that do not follow from their inputs to causes by name, and the proof of them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "diagnose/hypothesis.h"
+#include "diagnose/isolation.h"
+
+namespace plumb::diagnose {
+
+enum class Confidence : std::uint8_t { low, medium, high };
+std::string_view name(Confidence confidence);
+
+// An op at fault, over the steps in which it is.
+struct Place {
+  std::size_t op = 0;
+  std::string value;  // the op's output: "blk.3.attn_q_rope"
+  std::optional<std::uint32_t> layer;
+  std::vector<std::uint32_t> steps;
+  std::vector<std::uint32_t> rows;  // at fault
+  std::vector<std::string> region;  // outputs of the ops among which the fault lies; one where all inner values are known
+  std::vector<std::size_t> checks;  // of Isolation
+  std::string detail;               // of the hypothesis, for this op
+  double residual = 1;              // error left by the hypothesis / error of the right op
+};
+
+struct Cause {
+  const Hypothesis* hypothesis = nullptr;
+  std::string detail;
+  std::string op;                  // the op's output; differs from the place's value inside a region
+  double residual = 1;             // error left / error of the right op, as root mean squares
+  double ratio = 0;                // error left / allowance
+  bool explains_elements = false;  // nearly all elements that are wrong
+};
+
+// What happens when the reference makes the named mistakes from the first token on.
+struct Proof {
+  enum class Outcome : std::uint8_t { reproduced, too_small_to_tell, not_reproduced };
+  Outcome outcome = Outcome::not_reproduced;
+  std::string value;                                    // the last value compared: logits where known
+  double error_with = 0;                                // of the reference with the mistakes, against the suspect, relative
+  double error_without = 0;                             // of the reference without
+  std::size_t n_tokens = 0;                             // steps whose most likely token could be compared
+  std::size_t n_tokens_with = 0, n_tokens_without = 0;  // of them, equal to the suspect's
+};
+
+struct Finding {
+  std::optional<Cause> cause;       // none: unknown
+  std::vector<Cause> alternatives;  // others that fit as well
+  Confidence confidence = Confidence::low;
+  std::vector<Place> places;       // in the order of execution
+  std::vector<std::string> known;  // what is known where the cause is not: rows, columns, fits
+};
+
+struct Explanation {
+  std::vector<Finding> findings;  // by first place
+  std::optional<Proof> proof;
+};
+
+struct SearchLimits {
+  double seconds = 40;  // for hypotheses; what is left untested is said
+};
+
+// May mark checks as faulty that passed in a coarse arithmetic only, where a mistake fits far better than the right op.
+Explanation explain(Replay& replay, const Suspect& suspect, const model::Model& model, Isolation& isolation,
+                    const Allowance& allowance, const SearchLimits& limits);
+
+}  // namespace plumb::diagnose

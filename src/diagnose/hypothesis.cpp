@@ -1,0 +1,96 @@
+#include "diagnose/hypothesis.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+namespace plumb::diagnose {
+
+std::span<const Hypothesis> catalogue() {
+  static const std::vector<Hypothesis> all = [] {
+    std::vector<Hypothesis> result;
+    for (const auto& family :
+         {families::tokens(), families::parameters(), families::run(), families::embedding(), families::norm(),
+          families::product(), families::quantization(), families::rope(), families::attention(), families::feed_forward(),
+          families::experts(), families::buffer(), families::precision()}) {
+      result.insert(result.end(), family.begin(), family.end());
+    }
+    return result;
+  }();
+  return all;
+}
+
+const Hypothesis* find_hypothesis(std::string_view name) {
+  const auto found =
+      std::find_if(catalogue().begin(), catalogue().end(), [&](const Hypothesis& h) { return h.name == name; });
+  return found == catalogue().end() ? nullptr : &*found;
+}
+
+Candidate afterwards(std::string detail, std::function<void(const Site&, std::vector<float>&)> change) {
+  return {std::move(detail), [change = std::move(change)](const Site& site) {
+            std::vector<float> y = site.compute(*site.op);
+            change(site, y);
+            return y;
+          }};
+}
+
+Candidate with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows) {
+  return {std::move(detail),
+          [weight, rows = std::move(rows)](const Site& site) {
+            backends::reference::Scene scene = *site.scene;
+            scene.weight = [&](plan::WeightId id) { return id == weight ? rows : site.scene->weight(id); };
+            return backends::reference::compute(*site.op, scene);
+          },
+          true};
+}
+
+Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site&)> value) {
+  return {std::move(detail),
+          [input, value = std::move(value)](const Site& site) {
+            const std::vector<float> other = value(site);
+            backends::reference::Scene scene = *site.scene;
+            scene.value = [&](plan::ValueId id) -> std::span<const float> {
+              return id == input ? std::span<const float>(other) : site.scene->value(id);
+            };
+            return backends::reference::compute(*site.op, scene);
+          },
+          true};
+}
+
+std::optional<std::uint32_t> layer_of(std::string_view value) {
+  constexpr std::string_view prefix = "blk.";
+  if (!value.starts_with(prefix)) return std::nullopt;
+  std::uint32_t layer = 0;
+  const auto [end, error] = std::from_chars(value.data() + prefix.size(), value.data() + value.size(), layer);
+  if (error != std::errc() || end == value.data() + value.size() || *end != '.') return std::nullopt;
+  return layer;
+}
+
+std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected) {
+  constexpr std::size_t n_compared = 6, most = 4;
+  const std::size_t n = expected.size();
+  if (n <= 2 * n_compared) return {};
+  std::vector<std::size_t> largest(n);
+  std::iota(largest.begin(), largest.end(), std::size_t{0});
+  std::partial_sort(largest.begin(), largest.begin() + n_compared, largest.end(),
+                    [&](std::size_t a, std::size_t b) { return std::abs(expected[a]) > std::abs(expected[b]); });
+  largest.resize(n_compared);
+  const float close = 0.02f * std::abs(expected[largest.front()]);
+  std::vector<std::int64_t> shifts;
+  for (std::size_t by = 1; by < n && shifts.size() < most; ++by) {
+    // A shift that does not go around loses some.
+    const auto n_fit = std::count_if(largest.begin(), largest.end(),
+                                     [&](std::size_t i) { return std::abs(found[(i + by) % n] - expected[i]) <= close; });
+    if (n_fit + 1 < static_cast<std::ptrdiff_t>(n_compared)) continue;
+    shifts.push_back(static_cast<std::int64_t>(by) - (by <= n / 2 ? 0 : static_cast<std::int64_t>(n)));
+  }
+  return shifts;
+}
+
+std::string_view role(std::string_view value) {
+  return layer_of(value) ? value.substr(value.find('.', value.find('.') + 1) + 1) : value;
+}
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,97 @@
+// The catalogue of mistakes that engines make. A hypothesis names one and computes what an op gives where it is made; the
+// one whose output is the suspect's, where the right op's is not, is the cause. One file a family (catalogue/*.cpp), one
+// entry a hypothesis: to add one, add it to its family's table, and a planted fault to the corpus.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "diagnose/replay.h"
+
+namespace plumb::diagnose {
+
+// A variant of a hypothesis for one op: "theta 500000 instead of 10000".
+struct Candidate {
+  std::string detail;  // empty: the hypothesis has no variants
+  Mistake mistake;
+  bool by_column = false;  // an output needs no other output of the op: Scene::column_stride may be used
+};
+
+// The op at fault and what the suspect made of it, for hypotheses that fit a parameter to it.
+struct Question {
+  const plan::Op& op;
+  std::size_t op_index;
+  Replay& replay;
+  std::span<const std::uint32_t> rows;  // rows at fault
+  std::span<const float> found;         // [rows, width], the suspect's; empty where the op's own output is not in the trace
+  std::span<const float> expected;      // [rows, width]
+
+  [[nodiscard]] const plan::Plan& plan() const { return replay.plan(); }
+  template <class T>
+  [[nodiscard]] const T* as() const {
+    return std::get_if<T>(&op);
+  }
+  // The value the op makes.
+  [[nodiscard]] plan::ValueId out() const { return *plan::output(op); }
+  [[nodiscard]] std::size_t width() const { return plan().value(out()).width; }
+};
+
+struct Hypothesis {
+  std::string_view name;         // stable, for scripts: "rope-pairing"
+  std::string_view title;        // "rotary embedding turns other pairs of components"
+  std::string_view explanation;  // what goes wrong in an engine that has it, and how it shows
+  std::string_view remedy;       // what to change
+  // The variants that could be at work in an op; none where the hypothesis does not apply.
+  std::vector<Candidate> (*candidates)(const Question& question);
+};
+
+// All of them, family by family.
+std::span<const Hypothesis> catalogue();
+// By name; null when there is none.
+const Hypothesis* find_hypothesis(std::string_view name);
+
+namespace families {
+// Of the way from the prompt to its tokens (prompt.cpp); they are no ops and have no candidates.
+std::span<const Hypothesis> tokens();
+// Of what an engine says of itself (parameters.cpp); likewise.
+std::span<const Hypothesis> parameters();
+// Of a run of Plumb itself as a whole (own_run.cpp); likewise.
+std::span<const Hypothesis> run();
+std::span<const Hypothesis> embedding();
+std::span<const Hypothesis> norm();
+std::span<const Hypothesis> product();
+std::span<const Hypothesis> quantization();
+std::span<const Hypothesis> rope();
+std::span<const Hypothesis> attention();
+std::span<const Hypothesis> feed_forward();
+std::span<const Hypothesis> experts();
+std::span<const Hypothesis> buffer();
+std::span<const Hypothesis> precision();
+}  // namespace families
+
+// For candidates: the op with other parameters.
+template <class T>
+Candidate changed(T op, std::string detail = "") {
+  return {std::move(detail), [op = plan::Op(std::move(op))](const Site& site) { return site.compute(op); }, true};
+}
+
+// The op as it should be, and then something done to its output, [rows, width].
+Candidate afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);
+
+// The op with one weight read otherwise.
+Candidate with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
+
+// The op with one of its inputs being another value, whole or changed.
+Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value);
+
+// By how much the right row may have been shifted to give the one found: where its largest elements went. Few, or none.
+std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
+
+// "blk.3.attn_q" without "blk.3.": "attn_q"; other names as they are.
+std::string_view role(std::string_view value);
+// The layer in a name; none outside blocks.
+std::optional<std::uint32_t> layer_of(std::string_view value);
+
+}  // namespace plumb::diagnose

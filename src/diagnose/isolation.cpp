@@ -1,0 +1,345 @@
+#include "diagnose/isolation.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "base/half.h"
+#include "diagnose/hypothesis.h"
+#include "quants/format.h"
+
+namespace plumb::diagnose {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// An op's expected output and the suspect's, on the rows that the trace has of one step.
+struct Compared {
+  std::span<const float> found, expected, variance;
+  std::size_t width = 0;
+};
+
+bool agree_beyond_numbers(float found, float expected) {
+  return (std::isnan(found) && std::isnan(expected)) || found == expected;
+}
+
+// Whether all are numbers of a 16-bit format: what an engine that stores results so must show.
+bool fits(std::span<const float> values, double unit) {
+  return std::all_of(values.begin(), values.end(), [&](float v) {
+    if (!std::isfinite(v)) return true;
+    return unit == unit_f16 ? f16_to_f32(f32_to_f16(v)) == v : (std::bit_cast<std::uint32_t>(v) & 0xffff) == 0;
+  });
+}
+
+void measure(const Compared& c, Check& check) {
+  double expected = 0, error = 0;
+  for (std::size_t i = 0; i < c.found.size(); ++i) {
+    const double e = c.expected[i], f = c.found[i];
+    if (!std::isfinite(f) || !std::isfinite(e)) {
+      if (!agree_beyond_numbers(c.found[i], c.expected[i])) ++check.n_not_finite;
+      continue;
+    }
+    expected += e * e;
+    error += (f - e) * (f - e);
+    check.largest_error = std::max(check.largest_error, std::abs(f - e));
+  }
+  const double n = static_cast<double>(std::max<std::size_t>(1, c.found.size()));
+  check.rms_expected = std::sqrt(expected / n);
+  check.rms_error = std::sqrt(error / n);
+}
+
+std::string format_of(const plan::Plan& plan, const plan::Op& op) {
+  const bool product = std::holds_alternative<plan::Linear>(op) || std::holds_alternative<plan::ExpertLinear>(op) ||
+                       std::holds_alternative<plan::Embed>(op);
+  if (!product) return "";
+  return std::string(quants::info(plan.weight(plan::weights(op).front()).tensor.format).name);
+}
+
+class Isolator {
+ public:
+  Isolator(Replay& replay, const Suspect& suspect, const Allowance& allowance)
+      : replay_(replay), suspect_(suspect), plan_(replay.plan()), allowance_(allowance) {}
+
+  Isolation run() {
+    count_stored();
+    for (std::size_t op = 0; op < plan_.ops.size(); ++op) {
+      const auto out = plan::output(plan_.ops[op]);
+      if (out && suspect_.knows(*out)) check(op);
+    }
+    judge();
+    return std::move(result_);
+  }
+
+ private:
+  struct Computed {
+    std::vector<float> expected;
+    std::vector<std::uint32_t> rows;
+    ProductSums sums;
+    Observed observed;
+  };
+
+  [[nodiscard]] Computed computed(std::size_t op, const Arithmetic& arithmetic) {
+    Computed c;
+    c.rows = replay_.rows_of(op);
+    const bool linear = std::holds_alternative<plan::Linear>(plan_.ops[op]);
+    c.expected = linear ? replay_.product(op, &arithmetic, c.sums) : replay_.compute(op);
+    c.observed = *suspect_.observe(*plan::output(plan_.ops[op]));
+    return c;
+  }
+
+  // Whether the variances of different arithmetics share a product's sums.
+  [[nodiscard]] bool shares_sums(std::size_t op) const {
+    const auto* linear = std::get_if<plan::Linear>(&plan_.ops[op]);
+    return linear == nullptr || suspect_.knows_all(linear->x);
+  }
+
+  [[nodiscard]] std::vector<float> variance(std::size_t op, Computed& c, std::size_t arithmetic) {
+    const Arithmetic& a = arithmetics()[arithmetic];
+    if (!shares_sums(op) && arithmetic > 0) c.expected = replay_.product(op, &a, c.sums);
+    std::vector<float> v = replay_.variance(op, c.expected, c.sums, a);
+    const double unit = rounding_of(c.observed.dtype), least = least_of(c.observed.dtype);
+    if (unit > 0) {
+      for (std::size_t i = 0; i < v.size(); ++i) {
+        const double bound = std::max(unit * std::abs(double{c.expected[i]}), least);
+        v[i] += static_cast<float>(bound * bound / 3);
+      }
+    }
+    return v;
+  }
+
+  // The rows of a step that the trace has; contiguous, at the step's end.
+  template <class Use>
+  void of_step(std::size_t op, const Computed& c, std::uint32_t step, std::span<const float> variance, const Use& use) {
+    const std::size_t width = plan_.value(*plan::output(plan_.ops[op])).width;
+    std::uint32_t first = suspect_.end(step);
+    while (first > suspect_.begin(step) && c.observed.has[first - 1] != 0) --first;
+    const std::uint32_t n = suspect_.end(step) - first;
+    if (n == 0) return;
+    const auto at = std::find(c.rows.begin(), c.rows.end(), first);
+    const std::size_t place = static_cast<std::size_t>(at - c.rows.begin()) * width;
+    use(Compared{.found = std::span(c.observed.data).subspan(first * width, n * width),
+                 .expected = std::span(c.expected).subspan(place, n * width),
+                 .variance = variance.empty() ? variance : variance.subspan(place, n * width),
+                 .width = width},
+        first, n);
+  }
+
+  void check(std::size_t op) {
+    Computed c = computed(op, arithmetics()[0]);
+    const std::size_t first_check = result_.checks.size();
+    const std::string region = region_of(op);
+    for (std::uint32_t step = 0; step < suspect_.n_steps(); ++step) {
+      of_step(op, c, step, {}, [&](const Compared& part, std::uint32_t first, std::uint32_t n) {
+        Check check{.op = op, .step = step, .first_row = first, .n_rows = n};
+        measure(part, check);
+        check.arithmetic = infinity_of_arithmetics;
+        result_.checks.push_back(std::move(check));
+        result_.group_of.push_back(group(op, step == 0, region));
+      });
+    }
+    // From fine to coarse until one allows every step; what a step was found to be allowed by stays.
+    const std::vector<std::size_t> ops = replay_.region(op);
+    const double factor = allowance_.factor * region_factor(replay_, ops);
+    const bool is_long = ops.size() > few_ops;
+    const std::size_t finest = is_long ? finest_of_long_regions() : 0;
+    for (std::size_t i = first_check; i < result_.checks.size(); ++i) result_.checks[i].ratios.assign(finest, infinity);
+    for (std::size_t a = finest; a < arithmetics().size(); ++a) {
+      bool all = true;
+      std::vector<float> v;
+      for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
+        Check& check = result_.checks[i];
+        if (check.arithmetic != infinity_of_arithmetics) continue;
+        of_step(op, c, check.step, {}, [&](const Compared& part, std::uint32_t, std::uint32_t) {
+          const double store = arithmetics()[a].store;
+          if (store > 0 && (!stores_[a] || !fits(part.found, store))) {
+            check.ratios.push_back(infinity);
+            all = false;
+            return;
+          }
+          if (v.empty()) v = variance(op, c, a);
+          of_step(op, c, check.step, v, [&](const Compared& judged, std::uint32_t, std::uint32_t) {
+            describe(check, judged.found, judged.expected, judged.variance, judged.width);
+            check.ratios.push_back(misfit(judged.found, judged.expected, judged.variance, factor).ratio);
+          });
+          if (check.ratios.back() <= 1) {
+            check.arithmetic = a;
+          } else {
+            all = false;
+          }
+        });
+      }
+      if (all) break;
+    }
+    for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
+      Check& check = result_.checks[i];
+      check.arithmetic = std::min(check.arithmetic, arithmetics().size());
+      if (is_long && check.step == 0) of_long_regions_.push_back(check.arithmetic);
+    }
+  }
+
+  // To try all arithmetics on a long region takes a pass over its weights each. The others are as coarse as the first ones.
+  [[nodiscard]] std::size_t finest_of_long_regions() const {
+    if (allowance_.strict || of_long_regions_.size() < regions_tried) return 0;
+    std::vector<std::size_t> first(of_long_regions_.begin(), of_long_regions_.begin() + regions_tried);
+    std::sort(first.begin(), first.end());
+    const std::size_t median = first[regions_tried / 2];
+    return median < arithmetics().size() ? median : 0;
+  }
+
+  // An engine that stores results in 16 bits stores most of them so; the values that it does not are no evidence of it.
+  void count_stored() {
+    std::size_t n = 0;
+    std::vector<std::size_t> n_fit(arithmetics().size(), 0);
+    for (const plan::Op& op : plan_.ops) {
+      const auto out = plan::output(op);
+      if (!out || !suspect_.knows(*out)) continue;
+      const Observed observed = *suspect_.observe(*out);
+      ++n;
+      for (std::size_t a = 0; a < n_fit.size(); ++a) {
+        const double store = arithmetics()[a].store;
+        if (store > 0 && fits(observed.data, store)) ++n_fit[a];
+      }
+    }
+    for (const std::size_t fit : n_fit) stores_.push_back(2 * fit >= n);
+  }
+
+  // The values that lie between an op's output and what the trace knows, by role; empty where the op stands alone.
+  [[nodiscard]] std::string region_of(std::size_t op) const {
+    const std::vector<std::size_t> ops = replay_.region(op);
+    if (ops.size() == 1) return "";
+    std::set<std::string> roles;
+    for (const std::size_t r : ops) {
+      if (const auto out = plan::output(plan_.ops[r])) roles.emplace(role(plan_.value(*out).name));
+    }
+    std::string all;
+    for (const std::string& one : roles) all += (all.empty() ? "" : " ") + one;
+    return all;
+  }
+
+  std::size_t group(std::size_t op, bool prompt, const std::string& region) {
+    const auto key = std::tuple(std::string(plan::name(plan_.ops[op])), format_of(plan_, plan_.ops[op]), prompt, region);
+    const auto [found, is_new] = groups_.try_emplace(key, result_.groups.size());
+    if (is_new) {
+      result_.groups.push_back({.kind = std::get<0>(key), .format = std::get<1>(key), .region = region, .prompt = prompt});
+    }
+    ++result_.groups[found->second].n_checks;
+    return found->second;
+  }
+
+  void judge() {
+    std::vector<std::vector<std::size_t>> used(result_.groups.size());
+    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
+      used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
+    }
+    for (std::size_t g = 0; g < used.size(); ++g) {
+      result_.groups[g].arithmetic = allowance_.strict ? 0 : usual_arithmetic(std::move(used[g]));
+    }
+    // A region has products and attention in it: it may be as coarse as ops of any kind usually are.
+    std::size_t coarsest = 0;
+    for (const Group& group : result_.groups) coarsest = std::max(coarsest, group.arithmetic);
+    for (Group& group : result_.groups) {
+      if (!group.region.empty()) group.arithmetic = std::max(group.arithmetic, coarsest);
+    }
+    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
+      Check& check = result_.checks[i];
+      const std::size_t usual = result_.groups[result_.group_of[i]].arithmetic;
+      if (check.arithmetic <= usual) {
+        check.ratio = check.ratios[check.arithmetic];
+      } else {
+        check.ratio = check.ratios[std::min(usual, check.ratios.size() - 1)];
+        check.at_fault = check.ratio > outlier || check.arithmetic >= arithmetics().size();
+      }
+    }
+  }
+
+  // Of long regions: more ops than few_ops, and how many are tried in all arithmetics.
+  static constexpr std::size_t few_ops = 4, regions_tried = 3;
+  static constexpr std::size_t infinity_of_arithmetics = ~std::size_t{0};
+  // An op that needs a coarser arithmetic than others of its kind is at fault if it misses theirs by so much.
+  static constexpr double outlier = 1.5;
+
+  Replay& replay_;
+  const Suspect& suspect_;
+  const plan::Plan& plan_;
+  const Allowance& allowance_;
+  Isolation result_;
+  std::vector<std::size_t> of_long_regions_;  // arithmetics that allow their prompt's pass
+  std::vector<bool> stores_;                  // by arithmetic: whether most of the suspect's values are numbers of its type
+  std::map<std::tuple<std::string, std::string, bool, std::string>, std::size_t> groups_;
+};
+
+}  // namespace
+
+std::size_t usual_arithmetic(std::vector<std::size_t> of_ops) {
+  const std::size_t n = arithmetics().size();
+  std::erase_if(of_ops, [&](std::size_t a) { return a >= n; });
+  if (of_ops.empty()) return 0;
+  std::sort(of_ops.begin(), of_ops.end());
+  return of_ops[(of_ops.size() - 1) * 3 / 4];
+}
+
+double region_factor(Replay& replay, std::span<const std::size_t> region) {
+  if (region.size() <= 1) return 1;
+  std::set<std::uint32_t> layers;
+  for (const std::size_t op : region) {
+    if (const auto out = plan::output(replay.plan().ops[op]))
+      layers.insert(layer_of(replay.plan().value(*out).name).value_or(0));
+  }
+  return of_regions * static_cast<double>(std::max<std::size_t>(1, layers.size()));
+}
+
+void describe(Check& check, std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
+              std::size_t width) {
+  double largest = -1, allowed = 0;
+  check.histogram = {};
+  check.row_ratio.assign(check.n_rows, 0);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double sigma = std::sqrt(double{variance[i]});
+    double z = std::abs(double{found[i]} - expected[i]) / std::max(sigma, 1e-37);
+    if (std::isnan(z)) z = agree_beyond_numbers(found[i], expected[i]) ? 0 : infinity;
+    if (z > largest) {
+      largest = z;
+      check.worst = {.row = static_cast<std::uint32_t>(check.first_row + i / width),
+                     .column = static_cast<std::uint32_t>(i % width),
+                     .expected = expected[i],
+                     .found = found[i]};
+    }
+    allowed += variance[i];
+    const double place = std::clamp(std::floor(std::log2(std::max(z, 1e-9))) + 9, 0.0, 16.0);
+    ++check.histogram[static_cast<std::size_t>(place)];
+    check.row_ratio[i / width] += static_cast<float>(std::min(z * z, 1e12) / static_cast<double>(width));
+  }
+  for (float& ratio : check.row_ratio) ratio = std::sqrt(ratio);
+  check.allowed_rms = most_rms * std::sqrt(allowed / static_cast<double>(std::max<std::size_t>(1, found.size())));
+}
+
+Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
+              double factor) {
+  double squares = 0, largest = 0, error = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double difference = double{found[i]} - expected[i];
+    if (!std::isfinite(difference)) {
+      if (agree_beyond_numbers(found[i], expected[i])) continue;
+      return {.ratio = infinity, .rms_error = infinity};
+    }
+    if (difference == 0) continue;
+    const double z = difference * difference / std::max(double{variance[i]}, 1e-74);
+    squares += z;
+    largest = std::max(largest, z);
+    error += difference * difference;
+  }
+  const double n = static_cast<double>(std::max<std::size_t>(1, found.size()));
+  return {.ratio = std::max(std::sqrt(squares / n) / most_rms, std::sqrt(largest) / most_single) / factor,
+          .rms_error = std::sqrt(error / n)};
+}
+
+Isolation isolate(Replay& replay, const Suspect& suspect, const Allowance& allowance) {
+  return Isolator(replay, suspect, allowance).run();
+}
+
+}  // namespace plumb::diagnose

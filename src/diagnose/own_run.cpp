@@ -1,0 +1,271 @@
+#include "diagnose/own_run.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+
+#include "base/machine.h"
+#include "diagnose/replay.h"
+
+namespace plumb::diagnose {
+
+namespace {
+
+using text::TokenId;
+
+std::vector<Candidate> no_candidates(const Question&) { return {}; }
+
+constexpr Hypothesis run_table[] = {
+    {"weight-changed-on-device", "weights on the device are not the file's",
+     "What was uploaded, read back, differs: a wrong offset, or a write past another buffer.",
+     "check the upload's offsets and sizes", no_candidates},
+    {"run-not-deterministic", "the same run gives other bits",
+     "Memory that was never written, or a race: the result depends on what was there before.",
+     "run the kernels under the checker", no_candidates},
+    {"cache-differs-from-prefill", "steps after the prompt differ from the prompt's pass",
+     "The same tokens in one pass and one by one must give the same logits, but for rounding.",
+     "compare what attention reads of the cache with what was written", no_candidates},
+    {"fused-run-differs", "the run differs when nobody watches",
+     "Fused kernels run then, and the unfused ones that were checked do not.",
+     "check the fused kernels against the ops they stand for", no_candidates},
+};
+
+const Hypothesis* run_hypothesis(std::string_view name) {
+  return std::find_if(std::begin(run_table), std::end(run_table), [&](const Hypothesis& h) { return h.name == name; });
+}
+
+TokenId most_likely(std::span<const float> logits) {
+  return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// |a - b| / |b|, as root mean squares.
+double distance(std::span<const float> a, std::span<const float> b) {
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(double{a[i]} - b[i], 2);
+    size += std::pow(double{b[i]}, 2);
+  }
+  return std::sqrt(error / std::max(size, 1e-60));
+}
+
+// A file that goes when this does.
+class TemporaryFile {
+ public:
+  TemporaryFile() : path_(std::filesystem::temp_directory_path() / fmt::format("plumb-{}.safetensors", ::getpid())) {}
+  ~TemporaryFile() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+class OwnRun {
+ public:
+  OwnRun(engine::Engine& engine, const trace::Trace& trace, const Settings& settings, Report& report)
+      : engine_(engine), plan_(*engine.model().plan()), trace_(trace), settings_(settings), report_(report) {}
+
+  Result<void> run() {
+    tokens_ = trace_.info().tokens;
+    n_prompt_ = report_.n_prompt;
+    PLUMB_CHECK(weights());
+    PLUMB_TRY(first_, as_it_is());
+    PLUMB_TRY(const std::vector<float> second, as_it_is());
+    buffers(second);
+    // What differs by more than rounding is told by the distance of the recorded run, all of whose ops follow.
+    if (!report_.follows()) return {};
+    reference();
+    unwatched();
+    return cache();
+  }
+
+ private:
+  StageResult& stage(Stage which) {
+    return *std::find_if(report_.stages.begin(), report_.stages.end(),
+                         [&](const StageResult& s) { return s.stage == which; });
+  }
+  void fault(Stage which, std::string_view name, std::string detail, std::string evidence) {
+    stage(which) = {which, Outcome::fail, evidence};
+    report_.faults.push_back({.stage = which,
+                              .hypothesis = run_hypothesis(name),
+                              .detail = std::move(detail),
+                              .confidence = Confidence::high,
+                              .evidence = std::move(evidence)});
+  }
+
+  Result<void> weights() {
+    PLUMB_TRY(const auto changed, engine_.executor().changed_weights());
+    if (!changed) {
+      stage(Stage::weights).evidence += "; the backend reads the file's own bytes";
+    } else if (changed->empty()) {
+      stage(Stage::weights) = {
+          Stage::weights, Outcome::pass,
+          fmt::format("all {} weights on the device, read back, are the file's", plan_.weights.size())};
+    } else {
+      fault(Stage::weights, "weight-changed-on-device",
+            fmt::format("{}{}", changed->front(),
+                        changed->size() > 1 ? fmt::format(" and {} more", changed->size() - 1) : ""),
+            fmt::format("{} of {} weights, read back, are not the file's", changed->size(), plan_.weights.size()));
+    }
+    return {};
+  }
+
+  // The logits of every step, without anybody watching: [n_steps + 1, vocab].
+  Result<std::vector<float>> as_it_is() {
+    engine_.executor().unwatch();
+    PLUMB_TRY(const auto cache, engine_.new_cache());
+    std::vector<float> all;
+    for (std::size_t at = 0; at < tokens_.size();) {
+      const std::size_t n = at == 0 ? n_prompt_ : 1;
+      PLUMB_TRY(const std::span<const float> logits,
+                engine_.executor().run({.cache = cache.get(), .tokens = std::span(tokens_).subspan(at, n)}));
+      all.insert(all.end(), logits.begin(), logits.end());
+      at += n;
+    }
+    return all;
+  }
+
+  void buffers(const std::vector<float>& second) {
+    const auto differ = std::mismatch(first_.begin(), first_.end(), second.begin(),
+                                      [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); });
+    if (differ.first == first_.end()) {
+      stage(Stage::buffers) = {Stage::buffers, Outcome::pass, "the run, made twice in other memory, gives the same bits"};
+      return;
+    }
+    const auto at = static_cast<std::size_t>(differ.first - first_.begin());
+    fault(Stage::buffers, "run-not-deterministic", "",
+          fmt::format("logit {} after step {} is {:.9g} in one run and {:.9g} in another", at % plan_.vocab,
+                      at / plan_.vocab, *differ.first, *differ.second));
+  }
+
+  void reference() {
+    std::vector<backends::Row> rows;
+    for (std::uint32_t i = 0; i < tokens_.size(); ++i) {
+      rows.push_back({.token = tokens_[i], .sequence = i < n_prompt_ ? 0 : i - n_prompt_ + 1, .position = i});
+    }
+    std::vector<std::uint32_t> logit_rows(tokens_.size() - n_prompt_ + 1);
+    std::iota(logit_rows.begin(), logit_rows.end(), n_prompt_ - 1);
+    Replay replay(engine_.model(), rows, nullptr, logit_rows,
+                  settings_.n_threads > 0 ? settings_.n_threads : usable_cores());
+    const Values all = replay.value(plan_.logits);
+    right_.assign(all->begin() + static_cast<std::ptrdiff_t>((n_prompt_ - 1) * plan_.vocab), all->end());
+    std::vector<float> recorded;
+    for (std::uint32_t step = 0; step <= report_.n_steps; ++step) {
+      const trace::Value* value = trace_.find(step, plan_.value(plan_.logits).name);
+      if (value == nullptr) return;
+      const std::vector<float> data = value->floats();
+      recorded.insert(recorded.end(), data.end() - static_cast<std::ptrdiff_t>(plan_.vocab), data.end());
+    }
+    recorded_ = distance(recorded, right_);
+  }
+  [[nodiscard]] double allowed() const { return settings_.allowance.factor * (3 * recorded_ + 1e-5); }
+
+  void unwatched() {
+    const double d = distance(first_, right_);
+    const std::string figures =
+        fmt::format("its logits are {:.2g} from the reference's, those of the run that was recorded {:.2g}", d, recorded_);
+    if (d > allowed()) {
+      fault(Stage::ops, "fused-run-differs", "", "without anybody watching, " + figures);
+    } else {
+      stage(Stage::ops).evidence += "; as it runs unwatched, " + figures;
+    }
+  }
+
+  Result<void> cache() {
+    if (tokens_.size() == n_prompt_ || tokens_.size() > engine_.executor().max_batch()) return {};
+    PLUMB_TRY(const auto cache, engine_.new_cache());
+    PLUMB_TRY(const std::span<const float> logits,
+              engine_.executor().run({.cache = cache.get(), .tokens = tokens_, .outputs = backends::Outputs::all}));
+    const auto part = logits.subspan((n_prompt_ - 1) * plan_.vocab);
+    const double d = distance(part, right_);
+    const std::string figures =
+        fmt::format("the same tokens in one pass: logits {:.2g} from the reference's, step by step {:.2g}", d,
+                    distance(first_, right_));
+    if (d > allowed()) {
+      fault(Stage::cache, "cache-differs-from-prefill", "", figures);
+    } else {
+      stage(Stage::cache).evidence += "; " + figures;
+    }
+    return {};
+  }
+
+  engine::Engine& engine_;
+  const plan::Plan& plan_;
+  const trace::Trace& trace_;
+  const Settings& settings_;
+  Report& report_;
+  std::vector<TokenId> tokens_;
+  std::uint32_t n_prompt_ = 0;
+  std::vector<float> first_, right_;  // logits as the engine gives them, and the reference's
+  double recorded_ = 0;               // distance of the recorded run from the reference's
+};
+
+}  // namespace
+
+std::span<const Hypothesis> families::run() { return run_table; }
+
+Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt, const std::filesystem::path& path,
+                        trace::Info info, const RecordOptions& options) {
+  backends::Executor& executor = engine.executor();
+  if (prompt.empty()) return fail("the prompt has no tokens");
+  if (prompt.size() > executor.max_batch()) {
+    return fail("a prompt of {} tokens is longer than the {} that one pass of this backend takes; use a shorter one",
+                prompt.size(), executor.max_batch());
+  }
+  info.tokens.assign(prompt.begin(), prompt.end());
+  const auto wanted = [&](std::string_view name) {
+    return options.wanted ? options.wanted(name) : !name.ends_with(".attn_probs");
+  };
+  const plan::Plan& plan = *engine.model().plan();
+  std::size_t a_step = 0;
+  for (const plan::Value& value : plan.values) a_step += wanted(value.name) ? 1 : 0;
+  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) a_step += wanted(fmt::format("blk.{}.attn_probs", i)) ? 1 : 0;
+  if (a_step == 0) return fail("no value of the run is wanted; docs/architecture.md has the names, such as blk.0.attn_q");
+  PLUMB_TRY(auto writer, trace::Writer::create(path, info, a_step * (1 + std::size_t{options.n_steps})));
+
+  Recorded recorded;
+  Result<void> written;
+  executor.watch(wanted, [&](std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data) {
+    if (written) written = writer.add(recorded.n_steps, name, rows, width, data);
+    ++recorded.n_values;
+    recorded.n_bytes += data.size_bytes();
+  });
+  const auto run = [&]() -> Result<void> {
+    PLUMB_TRY(const auto cache, engine.new_cache());
+    PLUMB_TRY(std::span<const float> logits, executor.run({.cache = cache.get(), .tokens = prompt}));
+    while (recorded.n_steps < options.n_steps && written) {
+      const TokenId token = most_likely(logits);
+      if (engine.tokenizer().ends_generation(token) || cache->length() == cache->capacity()) break;
+      if (options.interrupted && options.interrupted()) return fail("interrupted; nothing was written");
+      info.tokens.push_back(token);
+      ++recorded.n_steps;
+      PLUMB_TRY(logits, executor.run({.cache = cache.get(), .tokens = std::span(&token, 1)}));
+    }
+    return written;
+  };
+  const Result<void> result = run();
+  executor.unwatch();
+  PLUMB_CHECK(result);
+  PLUMB_CHECK(writer.finish(info));
+  return recorded;
+}
+
+Result<Report> diagnose_engine(engine::Engine& engine, std::span<const TokenId> prompt, trace::Info info,
+                               const RecordOptions& options, const Settings& settings) {
+  const TemporaryFile file;
+  PLUMB_CHECK(record(engine, prompt, file.path(), std::move(info), options));
+  PLUMB_TRY(const trace::Trace trace, trace::Trace::open(file.path()));
+  PLUMB_TRY(Report report, diagnose_trace(engine.model(), trace, settings));
+  PLUMB_CHECK(OwnRun(engine, trace, settings, report).run());
+  return report;
+}
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,26 @@
+// The hyper-parameters stage: what an engine says of itself against what the model's file says. Ops that show a wrong
+// parameter are the catalogue's; this reads the trace's "parameters".
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/model.h"
+#include "trace/trace.h"
+
+namespace plumb::diagnose {
+
+struct DeclaredParameters {
+  std::vector<std::string> agree;    // names
+  std::vector<std::string> differ;   // "rope_theta is 500000 where the file has 10000"
+  std::vector<std::string> unknown;  // names that a trace may not give, or that this model does not have
+};
+
+// Numbers agree if they are the same float32.
+DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const model::Model& model);
+
+// Whether a hypothesis of the catalogue says that an op was given another hyper-parameter than the file's.
+bool is_of_parameters(std::string_view hypothesis);
+
+}  // namespace plumb::diagnose

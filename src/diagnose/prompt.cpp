@@ -1,0 +1,386 @@
+#include "diagnose/prompt.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <string_view>
+#include <utility>
+
+namespace plumb::diagnose {
+
+namespace {
+
+using text::TokenId;
+using Tokens = std::vector<TokenId>;
+
+std::vector<Candidate> none(const Question&) { return {}; }
+
+constexpr Hypothesis table[] = {
+    {"tokens-bos-missing", "the BOS token is missing",
+     "The file asks for it (tokenizer.ggml.add_bos_token), and the model was trained with it.", "put BOS before the prompt",
+     none},
+    {"tokens-bos-doubled", "the BOS token is there twice", "The chat template writes it and the tokenizer adds it again.",
+     "add BOS only where the template has not", none},
+    {"tokens-bos-added", "a BOS token was added that the file does not ask for", "tokenizer.ggml.add_bos_token is false.",
+     "add no BOS", none},
+    {"tokens-eos-added", "an EOS token ends the prompt", "The model is told that the text is over before it answers.",
+     "add no EOS", none},
+    {"tokens-newline-as-space", "a newline became a space",
+     "The step that turns white space into U+2581 takes newlines too. They have a token of their own.",
+     "turn spaces into U+2581, and nothing else", none},
+    {"tokens-newline-dropped", "newlines are lost", "They are stripped or split away before the text is encoded.",
+     "encode newlines too", none},
+    {"tokens-space-prefix-missing", "the space before the text is missing",
+     "SentencePiece puts a space before a text (tokenizer.ggml.add_space_prefix).", "put a space before the text", none},
+    {"tokens-space-prefix-added", "a space was put before the text", "The file's tokenizer puts none.",
+     "put no space before the text", none},
+    {"tokens-special-as-text", "special tokens are encoded as text",
+     "The template writes them (<|im_start|>), and they reach the model in letters.",
+     "parse special tokens in a rendered template", none},
+    {"tokens-special-parsed", "text was read as special tokens", "A prompt's own text must not become control tokens.",
+     "parse special tokens in the template's part only", none},
+    {"tokens-white-space", "white space was changed", "It was trimmed, or runs of it became one space.",
+     "give the text to the tokenizer as it is", none},
+    {"tokens-cut", "the prompt was cut", "Its beginning or end is missing.", "give the model the whole prompt", none},
+    {"tokens-by-character", "the text was encoded character by character", "Merges are not applied.",
+     "apply the vocabulary's merges", none},
+    {"template-missing", "the chat template was not applied",
+     "The text went to the model as it is; a chat model answers as if it were in the middle of a text.",
+     "render the file's tokenizer.chat_template", none},
+    {"template-applied", "a chat template was applied to a text that should go as it is", "The prompt was meant raw.",
+     "do not render the template", none},
+    {"template-other", "another chat template was applied", "The turns are marked as another model family does.",
+     "render the file's tokenizer.chat_template", none},
+    {"template-generation-prompt", "the template's generation prompt is missing",
+     "The model is not told that it is its turn, and goes on with the user's.", "render with add_generation_prompt", none},
+    {"template-system", "the template's system message is missing",
+     "The template adds one by itself, or it was given and lost.", "give the template all messages", none},
+};
+
+const Hypothesis& hypothesis(std::string_view name) {
+  return *std::find_if(std::begin(table), std::end(table), [&](const Hypothesis& h) { return h.name == name; });
+}
+
+// The templates of well-known families, for one message of a user; %1 the system message, %2 the user's.
+struct Family {
+  std::string_view name;
+  std::string_view with_system, without;
+};
+// Sources: the chat_template of each family's tokenizer_config.json on Hugging Face, spelled out for one turn.
+constexpr Family families_of_templates[] = {
+    {"ChatML", "<|im_start|>system\n{0}<|im_end|>\n<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n"},
+    {"ChatML with a system message", "",
+     "<|im_start|>system\nYou are a helpful "
+     "assistant.<|im_end|>\n<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n"},
+    {"Llama 2", "[INST] <<SYS>>\n{0}\n<</SYS>>\n\n{1} [/INST]", "[INST] {1} [/INST]"},
+    {"Llama 3",
+     "<|start_header_id|>system<|end_header_id|>\n\n{0}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{1}<|eot_id|><"
+     "|start_header_id|>assistant<|end_header_id|>\n\n",
+     "<|start_header_id|>user<|end_header_id|>\n\n{1}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"Zephyr", "<|system|>\n{0}</s>\n<|user|>\n{1}</s>\n<|assistant|>\n", "<|user|>\n{1}</s>\n<|assistant|>\n"},
+    {"Zephyr with an empty system message", "", "<|system|>\n</s>\n<|user|>\n{1}</s>\n<|assistant|>\n"},
+    {"Gemma", "<start_of_turn>user\n{0}\n\n{1}<end_of_turn>\n<start_of_turn>model\n",
+     "<start_of_turn>user\n{1}<end_of_turn>\n<start_of_turn>model\n"},
+    {"Phi-3", "<|system|>\n{0}<|end|>\n<|user|>\n{1}<|end|>\n<|assistant|>\n", "<|user|>\n{1}<|end|>\n<|assistant|>\n"},
+    {"Alpaca", "{0}\n\n### Instruction:\n{1}\n\n### Response:\n", "### Instruction:\n{1}\n\n### Response:\n"},
+    {"Vicuna", "{0} USER: {1} ASSISTANT:", "USER: {1} ASSISTANT:"},
+    {"User and Assistant", "{0}\nUser: {1}\nAssistant:", "User: {1}\nAssistant:"},
+};
+
+std::string replaced(std::string text, std::string_view from, std::string_view to) {
+  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+  return text;
+}
+
+std::string trimmed(std::string_view text) {
+  const std::string_view white = " \t\r\n";
+  const std::size_t first = text.find_first_not_of(white);
+  return first == std::string_view::npos ? "" : std::string(text.substr(first, text.find_last_not_of(white) - first + 1));
+}
+
+std::string collapsed(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == ' ' && !result.empty() && result.back() == ' ') continue;
+    result += c;
+  }
+  return result;
+}
+
+// A text to encode, and the rules that were broken to get it.
+struct Base {
+  std::string text;
+  bool rendered = false;  // by a template: special tokens are parsed, BOS added unless written
+  std::vector<BrokenRule> broken;
+  bool of_template = false;
+};
+
+class Checker {
+ public:
+  Checker(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
+          std::span<const TokenId> tokens, const Prompt& prompt)
+      : tokenizer_(tokenizer), template_(chat_template), tokens_(tokens.begin(), tokens.end()), prompt_(prompt) {}
+
+  Result<TokenCheck> run() {
+    bases();
+    // Few broken rules before many.
+    for (const bool broken_base : {false, true}) {
+      for (const bool changed : {false, true}) {
+        for (const Base& base : bases_) {
+          if (base.broken.empty() == broken_base) continue;
+          if (auto found = changed ? with_mistakes(base) : as_it_is(base)) return *found;
+        }
+      }
+    }
+    return unexplained();
+  }
+
+ private:
+  [[nodiscard]] std::string special_text(std::optional<TokenId> id) const {
+    return id ? std::string(tokenizer_.piece(*id)) : std::string();
+  }
+
+  std::optional<std::string> render(const std::string& system, const std::string& user, bool generation_prompt) {
+    if (!template_) return std::nullopt;
+    text::ChatInput input;
+    input.messages = nlohmann::ordered_json::array();
+    if (!system.empty()) input.messages.push_back({{"role", "system"}, {"content", system}});
+    input.messages.push_back({{"role", "user"}, {"content", user}});
+    input.add_generation_prompt = generation_prompt;
+    input.bos_token = special_text(tokenizer_.special().bos);
+    input.eos_token = special_text(tokenizer_.special().eos);
+    auto text = text::render_chat(*template_, input);
+    return text ? std::optional(*text) : std::nullopt;
+  }
+
+  void bases() {
+    const bool text = prompt_.form != Prompt::Form::message, message = prompt_.form != Prompt::Form::text;
+    const auto add = [&](std::string content, bool rendered, std::vector<BrokenRule> broken, bool of_template) {
+      bases_.push_back({std::move(content), rendered, std::move(broken), of_template});
+    };
+    // A text of which it is not known how it was made may have its BOS written out, as a template writes it.
+    if (text || !template_) add(prompt_.text, prompt_.form == Prompt::Form::either, {}, false);
+    const auto right = render(prompt_.system, prompt_.text, true);
+    if (message && right) add(*right, true, {}, true);
+    if (!text && template_) add(prompt_.text, false, {{&hypothesis("template-missing"), ""}}, false);
+    if (!message && right) add(*right, true, {{&hypothesis("template-applied"), ""}}, true);
+    if (!right) return;
+    if (const auto without = render(prompt_.system, prompt_.text, false); without && *without != *right) {
+      add(*without, true, {{&hypothesis("template-generation-prompt"), ""}}, true);
+    }
+    if (!prompt_.system.empty()) {
+      if (const auto without = render("", prompt_.text, true))
+        add(*without, true, {{&hypothesis("template-system"), "the message that was given"}}, true);
+    }
+    // What the template writes before the first turn of a user when no system message is given.
+    if (const std::size_t at = right->find(prompt_.text); prompt_.system.empty() && at != std::string::npos) {
+      if (const auto empty = render("", "", true)) {
+        const std::size_t turn = right->rfind('\n', at >= 2 ? at - 2 : 0);
+        if (turn != std::string::npos && turn > 0) {
+          add(right->substr(turn + 1), true, {{&hypothesis("template-system"), "the one that the template adds"}}, true);
+        }
+      }
+    }
+    for (const Family& family : families_of_templates) {
+      const std::string_view form = prompt_.system.empty() ? family.without : family.with_system;
+      if (form.empty()) continue;
+      std::string content = replaced(std::string(form), "{0}", prompt_.system);
+      content = replaced(std::move(content), "{1}", prompt_.text);
+      if (content == *right) continue;
+      add(content, true, {{&hypothesis("template-other"), fmt::format("{}'s", family.name)}}, true);
+      const std::string bos = special_text(tokenizer_.special().bos);
+      if (!bos.empty()) add(bos + content, true, {{&hypothesis("template-other"), fmt::format("{}'s", family.name)}}, true);
+    }
+  }
+
+  [[nodiscard]] bool writes_bos(const std::string& text) const {
+    const std::string bos = special_text(tokenizer_.special().bos);
+    return !bos.empty() && text.starts_with(bos);
+  }
+
+  [[nodiscard]] Tokens encode(const std::string& text, bool add_special, bool parse_special) const {
+    auto tokens = tokenizer_.encode(text, {.add_special = add_special, .parse_special = parse_special});
+    return tokens ? *tokens : Tokens();
+  }
+  // As it should be: special tokens that the template wrote are parsed, and `plumb tokenize` and llama.cpp parse those that
+  // are written in a text too.
+  [[nodiscard]] Tokens encode(const Base& base) const {
+    return encode(base.text, !(base.rendered && writes_bos(base.text)), true);
+  }
+
+  std::optional<TokenCheck> as_it_is(const Base& base) {
+    const Tokens right = encode(base);
+    if (expected_.empty()) expected_ = right;
+    if (right == tokens_) return found(base, {});
+    return std::nullopt;
+  }
+
+  std::optional<TokenCheck> with_mistakes(const Base& base) {
+    const auto equal = [&](const Tokens& tokens) { return tokens == tokens_; };
+    const auto rule = [&](std::string_view name, std::string detail = "") {
+      return std::vector<BrokenRule>{{&hypothesis(name), std::move(detail)}};
+    };
+    const Tokens right = encode(base);
+    const auto bos = tokenizer_.special().bos;
+    const auto eos = tokenizer_.special().eos;
+    if (bos) {
+      const bool has = !right.empty() && right.front() == *bos;
+      if (has && equal({right.begin() + 1, right.end()})) return found(base, rule("tokens-bos-missing"));
+      Tokens more = right;
+      more.insert(more.begin(), *bos);
+      if (equal(more)) return found(base, rule(has ? "tokens-bos-doubled" : "tokens-bos-added"));
+    }
+    if (eos) {
+      Tokens more = right;
+      more.push_back(*eos);
+      if (equal(more)) return found(base, rule("tokens-eos-added"));
+    }
+    if (equal(encode(base.text, !(base.rendered && writes_bos(base.text)), false))) {
+      return found(base, rule("tokens-special-as-text"));
+    }
+    for (const std::string_view space : {" ", "\xe2\x96\x81"}) {
+      if (equal(encode(changed(base, replaced(base.text, "\n", space))))) {
+        return found(base, rule("tokens-newline-as-space", fmt::format("'\\n' is read as '{}'", space)));
+      }
+    }
+    if (newline_token_as_space(right) == tokens_) {
+      return found(base, rule("tokens-newline-as-space", "the newline's token is that of a space"));
+    }
+    if (equal(encode(changed(base, replaced(base.text, "\n", ""))))) return found(base, rule("tokens-newline-dropped"));
+    if (equal(encode(changed(base, " " + base.text)))) return found(base, rule("tokens-space-prefix-added"));
+    if (equal(without_prefix(base))) return found(base, rule("tokens-space-prefix-missing"));
+    if (equal(encode(changed(base, trimmed(base.text)))))
+      return found(base, rule("tokens-white-space", "trimmed at both ends"));
+    if (equal(encode(changed(base, collapsed(base.text)))))
+      return found(base, rule("tokens-white-space", "runs of spaces became one"));
+    if (equal(encode(changed(base, replaced(base.text, "\t", " ")))))
+      return found(base, rule("tokens-white-space", "tabs became spaces"));
+    if (equal(encode(changed(base, replaced(base.text, "\n", "\r\n")))))
+      return found(base, rule("tokens-white-space", "newlines became CR LF"));
+    if (equal(by_character(base))) return found(base, rule("tokens-by-character"));
+    if (tokens_.size() < right.size() && base.broken.empty() && tokens_.size() >= 2) {
+      if (std::equal(tokens_.begin(), tokens_.end(), right.begin())) {
+        return found(base, rule("tokens-cut", fmt::format("the last {} of {} tokens are missing",
+                                                          right.size() - tokens_.size(), right.size())));
+      }
+      if (std::equal(tokens_.rbegin(), tokens_.rend(), right.rbegin())) {
+        return found(base, rule("tokens-cut", fmt::format("the first {} of {} tokens are missing",
+                                                          right.size() - tokens_.size(), right.size())));
+      }
+    }
+    return std::nullopt;
+  }
+
+  static Base changed(Base base, std::string text) {
+    base.text = std::move(text);
+    return base;
+  }
+
+  [[nodiscard]] Tokens newline_token_as_space(Tokens tokens) const {
+    auto space = tokenizer_.find("\xe2\x96\x81");
+    if (!space) space = tokenizer_.find("\xc4\xa0");
+    if (!space) return {};
+    for (TokenId& token : tokens) {
+      if (tokenizer_.token_text(token) == "\n") token = *space;
+    }
+    return tokens;
+  }
+
+  // The text's tokens without the space that the tokenizer puts before it: encoded behind a newline, which is then removed.
+  [[nodiscard]] Tokens without_prefix(const Base& base) const {
+    const Tokens head = encode("\n", true, true);
+    const Tokens both = encode("\n" + base.text, true, true);
+    if (both.size() < head.size() || !std::equal(head.begin(), head.end(), both.begin())) return {};
+    Tokens result;
+    if (const auto bos = tokenizer_.special().bos; bos && !head.empty() && head.front() == *bos) result.push_back(*bos);
+    result.insert(result.end(), both.begin() + static_cast<std::ptrdiff_t>(head.size()), both.end());
+    return result;
+  }
+
+  [[nodiscard]] Tokens by_character(const Base& base) const {
+    Tokens result = encode("", true, true);
+    for (std::size_t i = 0; i < base.text.size();) {
+      std::size_t n = 1;
+      while (i + n < base.text.size() && (static_cast<unsigned char>(base.text[i + n]) & 0xc0) == 0x80) ++n;
+      const std::string piece =
+          replaced(base.text.substr(i, n), " ", tokenizer_.find("\xe2\x96\x81") ? "\xe2\x96\x81" : "\xc4\xa0");
+      const auto id = tokenizer_.find(piece);
+      if (!id) return {};
+      result.push_back(*id);
+      i += n;
+    }
+    return result;
+  }
+
+  [[nodiscard]] std::string shown(TokenId id) const {
+    if (id < 0 || static_cast<std::uint32_t>(id) >= tokenizer_.size()) return fmt::format("{}", id);
+    return fmt::format("{} '{}'", id, replaced(tokenizer_.token_text(id, true), "\n", "\\n"));
+  }
+
+  [[nodiscard]] std::string difference() const {
+    const std::size_t n = std::min(expected_.size(), tokens_.size());
+    std::size_t at = 0;
+    while (at < n && expected_[at] == tokens_[at]) ++at;
+    const std::string has = at < tokens_.size() ? shown(tokens_[at]) : "no token";
+    const std::string should = at < expected_.size() ? shown(expected_[at]) : "none";
+    return fmt::format(
+        "the tokens differ from index {} on: {} where the file's tokenizer gives {}; {} tokens in place of {}", at, has,
+        should, tokens_.size(), expected_.size());
+  }
+
+  TokenCheck found(const Base& base, std::vector<BrokenRule> mistakes) {
+    TokenCheck check;
+    // What the tokens should have been, if this is how they came to be: the text through the template, where it was meant
+    // so.
+    const auto right =
+        std::find_if(bases_.begin(), bases_.end(), [](const Base& b) { return b.of_template && b.broken.empty(); });
+    if (base.of_template && right != bases_.end()) expected_ = encode(*right);
+    check.broken = base.broken;
+    check.broken.insert(check.broken.end(), mistakes.begin(), mistakes.end());
+    check.follows = check.broken.empty();
+    check.of_template = base.of_template && !base.broken.empty();
+    check.used_template = base.of_template && base.broken.empty();
+    check.evidence = check.follows ? fmt::format("the {} tokens are those of the prompt's text, {}", tokens_.size(),
+                                                 base.of_template ? "through the file's chat template" : "as it is written")
+                                   : difference();
+    return check;
+  }
+
+  TokenCheck unexplained() {
+    TokenCheck check;
+    // A text that a trace tells may be the tokens', put together again, whose spaces are not those that were encoded.
+    const auto without_space = [](std::string text) {
+      std::erase(text, ' ');
+      return text;
+    };
+    const std::string given = without_space(prompt_.text);
+    check.spells = prompt_.form == Prompt::Form::either && (without_space(tokenizer_.decode(tokens_, true)) == given ||
+                                                            without_space(tokenizer_.decode(tokens_, false)) == given);
+    check.evidence =
+        check.spells
+            ? "the tokens spell the prompt's text, but are not those that the file's tokenizer makes of it; -p tells what "
+              "the engine was asked"
+            : difference() + "; no rule of the catalogue explains it";
+    return check;
+  }
+
+  const text::Tokenizer& tokenizer_;
+  const std::optional<text::ChatTemplate>& template_;
+  Tokens tokens_, expected_;
+  const Prompt& prompt_;
+  std::vector<Base> bases_;
+};
+
+}  // namespace
+
+std::span<const Hypothesis> families::tokens() { return table; }
+
+Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
+                                std::span<const TokenId> tokens, const Prompt& prompt) {
+  return Checker(tokenizer, chat_template, tokens, prompt).run();
+}
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,47 @@
+// Whether a run's tokens are those of its prompt, and if not, which rule of the tokenizer or the chat template explains
+// them.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "diagnose/hypothesis.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace plumb::diagnose {
+
+struct Prompt {
+  enum class Form : std::uint8_t {
+    text,     // goes to the model as it is written
+    message,  // a user's message, through the file's chat template
+    either,   // not known
+  };
+  std::string text;
+  std::string system;  // system message, for Form::message
+  Form form = Form::either;
+};
+
+// A rule that was broken on the way from the prompt to the tokens.
+struct BrokenRule {
+  const Hypothesis* hypothesis = nullptr;
+  std::string detail;
+};
+
+struct TokenCheck {
+  bool follows = false;
+  std::string evidence;            // a sentence
+  std::vector<BrokenRule> broken;  // all of them together give the run's tokens; empty: follows, or not explained
+  bool spells = false;             // not explained, but the tokens' text is the prompt's
+  bool of_template = false;        // the template's rules are among them
+  bool used_template = false;      // the tokens are those of the file's chat template
+};
+
+// tokens: of the prompt. Errors: text that cannot be encoded.
+Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
+                                std::span<const text::TokenId> tokens, const Prompt& prompt);
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,317 @@
+#include "diagnose/replay.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <utility>
+
+namespace plumb::diagnose {
+
+namespace {
+
+// How much of the suspect's values is kept decoded.
+constexpr std::uint64_t kept_bytes = std::uint64_t{256} << 20;
+
+std::vector<float> gather(const std::vector<float>& data, std::size_t width, std::span<const std::uint32_t> rows) {
+  std::vector<float> out(rows.size() * width);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(rows[i] * width), width,
+                out.begin() + static_cast<std::ptrdiff_t>(i * width));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<float> Site::value(plan::ValueId id, std::int64_t shift) const {
+  const std::size_t width = replay->plan().value(id).width;
+  const Values all = replay->value(id);
+  std::vector<float> out(rows.size() * width, 0.0f);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t from = std::int64_t{rows[i]} - shift;
+    if (from < 0 || from >= static_cast<std::int64_t>(replay->rows().size())) continue;
+    std::copy_n(all->begin() + from * static_cast<std::int64_t>(width), width,
+                out.begin() + static_cast<std::ptrdiff_t>(i * width));
+  }
+  return out;
+}
+
+View::View(Replay& replay, std::vector<std::uint32_t> rows) : replay_(replay), ids_(std::move(rows)) {
+  for (const std::uint32_t id : ids_) rows_.push_back(replay.rows_[id]);
+  scene_.plan = &replay.plan_;
+  scene_.rows = rows_;
+  scene_.n_outputs = rows_.size();
+  scene_.n_threads = replay.n_threads_;
+  scene_.value = [this](plan::ValueId id) -> std::span<const float> {
+    Values& held = held_[id.index];
+    if (!held) {
+      held = replay_.value(id);
+      if (ids_.size() != replay_.rows_.size()) {
+        held = std::make_shared<const std::vector<float>>(gather(*held, replay_.plan_.value(id).width, ids_));
+      }
+    }
+    return *held;
+  };
+  scene_.weight = [this](plan::WeightId id) { return backends::reference::rows_of(replay_.plan_.weight(id).tensor); };
+  scene_.cached = [this](std::uint64_t row) { return replay_.cached_[ids_[row]]; };
+  // Attention reads keys and values from several threads: they are fetched when the view is made for it.
+  scene_.key = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
+    const auto& [keys, values] = kv_.at(layer);
+    return keys->data() + std::size_t{position} * replay_.plan_.value(replay_.kv_write(layer).k).width;
+  };
+  scene_.cached_value = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
+    const auto& [keys, values] = kv_.at(layer);
+    return values->data() + std::size_t{position} * replay_.plan_.value(replay_.kv_write(layer).v).width;
+  };
+}
+
+void View::prepare(const plan::Op& op) {
+  const auto* attention = std::get_if<plan::Attention>(&op);
+  if (attention == nullptr || kv_.contains(attention->layer)) return;
+  const plan::KvWrite& write = replay_.kv_write(attention->layer);
+  kv_[attention->layer] = {replay_.value(write.k), replay_.value(write.v)};
+}
+
+Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
+               std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads)
+    : model_(model),
+      plan_(*model.plan()),
+      rows_(rows),
+      suspect_(suspect),
+      logit_rows_(std::move(logit_rows)),
+      n_threads_(n_threads),
+      producers_(plan_.values.size()),
+      kv_writes_(plan_.cache.n_layers),
+      computed_(plan_.values.size()) {
+  for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
+    if (const auto out = plan::output(plan_.ops[i])) producers_[out->index] = i;
+    if (const auto* write = std::get_if<plan::KvWrite>(&plan_.ops[i])) kv_writes_[write->layer] = i;
+  }
+  busy_.resize(plan_.ops.size());
+  cached_.resize(rows.size());
+  for (std::size_t i = rows.size(); i-- > 0;) {
+    const bool last = i + 1 == rows.size() || rows[i + 1].sequence != rows[i].sequence;
+    cached_[i] = last ? static_cast<std::uint32_t>(i + 1) : cached_[i + 1];
+  }
+}
+
+void Replay::forget() {
+  computed_.assign(computed_.size(), nullptr);
+  variances_.clear();
+}
+
+const plan::KvWrite& Replay::kv_write(std::uint32_t layer) const {
+  return std::get<plan::KvWrite>(plan_.ops[kv_writes_[layer]]);
+}
+
+std::vector<plan::ValueId> Replay::reads(const plan::Op& op) const {
+  std::vector<plan::ValueId> ids = plan::inputs(op);
+  if (const auto* attention = std::get_if<plan::Attention>(&op)) {
+    const plan::KvWrite& write = kv_write(attention->layer);
+    ids.push_back(write.k);
+    ids.push_back(write.v);
+  }
+  return ids;
+}
+
+std::vector<std::size_t> Replay::region(std::size_t op) const {
+  std::set<std::size_t> ops{op};
+  std::vector<std::size_t> open{op};
+  while (!open.empty()) {
+    const std::size_t next = open.back();
+    open.pop_back();
+    for (const plan::ValueId id : reads(plan_.ops[next])) {
+      if (suspect_ != nullptr && suspect_->knows_all(id)) continue;
+      if (ops.insert(producer(id)).second) open.push_back(producer(id));
+    }
+  }
+  return {ops.begin(), ops.end()};
+}
+
+Values Replay::merged(plan::ValueId id, std::vector<float> computed) const {
+  if (suspect_ != nullptr && suspect_->knows(id)) {
+    const auto observed = suspect_->observe(id);
+    const std::size_t width = plan_.value(id).width;
+    for (std::size_t row = 0; row < rows_.size(); ++row) {
+      if (observed->has[row] == 0) continue;
+      std::copy_n(observed->data.begin() + static_cast<std::ptrdiff_t>(row * width), width,
+                  computed.begin() + static_cast<std::ptrdiff_t>(row * width));
+    }
+  }
+  return std::make_shared<const std::vector<float>>(std::move(computed));
+}
+
+// Computes what a value depends on and nobody knows, in the order of the ops.
+void Replay::require(plan::ValueId id) {
+  const auto missing = [&](plan::ValueId v) { return !is_computed(v) && (suspect_ == nullptr || !suspect_->knows_all(v)); };
+  std::set<std::size_t> ops;
+  std::vector<plan::ValueId> open{id};
+  while (!open.empty()) {
+    const plan::ValueId next = open.back();
+    open.pop_back();
+    if (!missing(next) || !ops.insert(producer(next)).second) continue;
+    for (const plan::ValueId input : reads(plan_.ops[producer(next)])) open.push_back(input);
+  }
+  for (const std::size_t op : ops) {
+    const plan::ValueId out = *plan::output(plan_.ops[op]);
+    std::vector<float> y = compute(op);
+    const std::vector<std::uint32_t> rows = rows_of(op);
+    if (rows.size() != rows_.size()) {
+      const std::size_t width = plan_.value(out).width;
+      std::vector<float> all(rows_.size() * width, std::numeric_limits<float>::quiet_NaN());
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        std::copy_n(y.begin() + static_cast<std::ptrdiff_t>(i * width), width,
+                    all.begin() + static_cast<std::ptrdiff_t>(rows[i] * width));
+      }
+      y = std::move(all);
+    }
+    computed_[out.index] = merged(out, std::move(y));
+    if (std::find(busy_.begin(), busy_.end(), true) != busy_.end()) made_while_busy_.push_back(out.index);
+  }
+}
+
+Values Replay::value(plan::ValueId id) {
+  if (is_computed(id)) return computed_[id.index];
+  if (suspect_ != nullptr && suspect_->knows_all(id)) {
+    Values& seen = seen_[id.index];
+    if (seen) return seen;
+    Values result = std::make_shared<const std::vector<float>>(suspect_->observe(id)->data);
+    if (seen_bytes_ > kept_bytes) {
+      seen_.clear();
+      seen_bytes_ = 0;
+    }
+    seen_bytes_ += result->size() * sizeof(float);
+    return seen_[id.index] = result;
+  }
+  require(id);
+  return computed_[id.index];
+}
+
+Values Replay::flat(const gguf::Tensor& tensor) {
+  if (flat_of_ != tensor.data.data()) {
+    const std::size_t n = tensor.dims[0];
+    auto values = std::make_shared<std::vector<float>>(tensor.n_elements());
+    const backends::reference::RowSource rows = backends::reference::rows_of(tensor);
+    for (std::uint64_t r = 0; r < tensor.n_rows(); ++r) rows(r, std::span(*values).subspan(r * n, n));
+    flat_ = std::move(values);
+    flat_of_ = tensor.data.data();
+  }
+  return flat_;
+}
+
+std::vector<std::uint32_t> Replay::rows_of(std::size_t op) const {
+  if (plan::output(plan_.ops[op]) == plan_.logits) return logit_rows_;
+  std::vector<std::uint32_t> rows(rows_.size());
+  std::iota(rows.begin(), rows.end(), 0u);
+  return rows;
+}
+
+std::vector<float> Replay::compute(std::size_t index) {
+  const plan::Op& op = plan_.ops[index];
+  for (const plan::ValueId id : reads(op)) (void)value(id);
+  View view(*this, rows_of(index));
+  view.prepare(op);
+  std::vector<float> y;
+  const std::size_t width = plan_.value(*plan::output(op)).width;
+  // A mistake may read values that depend on its own op, such as an old one: those are then what they should be.
+  const bool committed = !busy_[index];
+  const bool whole = committed && std::any_of(commits_.begin(), commits_.end(), [&](const Commit& commit) {
+                       return commit.op == index && commit.rows.empty();
+                     });
+  if (!whole) y = backends::reference::compute(op, view.scene());
+  for (const Commit& commit : commits_) {
+    if (commit.op != index || !committed) continue;
+    const Site site{.op = &op,
+                    .op_index = index,
+                    .scene = &view.scene(),
+                    .rows = view.rows(),
+                    .parameters = &parameters(),
+                    .replay = this};
+    busy_[index] = true;
+    std::vector<float> wrong = commit.mistake(site);
+    busy_[index] = false;
+    for (const std::uint32_t id : made_while_busy_) computed_[id] = nullptr;
+    made_while_busy_.clear();
+    if (commit.rows.empty()) {
+      y = std::move(wrong);
+      continue;
+    }
+    for (std::size_t i = 0; i < view.rows().size(); ++i) {
+      if (!commit.rows[view.rows()[i]]) continue;
+      std::copy_n(wrong.begin() + static_cast<std::ptrdiff_t>(i * width), width,
+                  y.begin() + static_cast<std::ptrdiff_t>(i * width));
+    }
+  }
+  return y;
+}
+
+InputError Replay::error(plan::ValueId id, const Arithmetic& arithmetic) {
+  if (suspect_ != nullptr && suspect_->knows_all(id)) {
+    const trace::Dtype dtype = suspect_->dtype(id);
+    return {.variance = {}, .rounding = rounding_of(dtype), .least = least_of(dtype)};
+  }
+  return {.variance = variance_of(id, arithmetic)};
+}
+
+const std::vector<float>& Replay::variance_of(plan::ValueId id, const Arithmetic& arithmetic) {
+  const auto has = [&](plan::ValueId v) { return variances_.contains({v.index, &arithmetic}); };
+  std::set<std::size_t> ops;
+  std::vector<plan::ValueId> open{id};
+  while (!open.empty()) {
+    const plan::ValueId next = open.back();
+    open.pop_back();
+    if ((suspect_ != nullptr && suspect_->knows_all(next)) || has(next) || !ops.insert(producer(next)).second) continue;
+    for (const plan::ValueId input : reads(plan_.ops[producer(next)])) open.push_back(input);
+  }
+  for (const std::size_t op : ops) {
+    const plan::ValueId out = *plan::output(plan_.ops[op]);
+    ProductSums sums;
+    std::vector<float> v;
+    if (std::holds_alternative<plan::Linear>(plan_.ops[op])) {
+      const std::vector<float> y = product(op, &arithmetic, sums);
+      v = variance(op, y, sums, arithmetic);
+    } else {
+      v = variance(op, *value(out), sums, arithmetic);
+    }
+    if (suspect_ != nullptr && suspect_->knows(out)) {
+      const auto observed = suspect_->observe(out);
+      const InputError rounding{
+          .variance = {}, .rounding = rounding_of(observed->dtype), .least = least_of(observed->dtype)};
+      const std::size_t width = plan_.value(out).width;
+      for (std::size_t i = 0; i < v.size(); ++i) {
+        if (observed->has[i / width] != 0) v[i] = static_cast<float>(rounding.at(i, observed->data[i]));
+      }
+    }
+    variances_[{out.index, &arithmetic}] = std::move(v);
+  }
+  return variances_[{id.index, &arithmetic}];
+}
+
+std::vector<float> Replay::product(std::size_t index, const Arithmetic* arithmetic, ProductSums& sums) {
+  const auto& op = std::get<plan::Linear>(plan_.ops[index]);
+  (void)value(op.x);
+  const std::vector<std::uint32_t> rows = rows_of(index);
+  View view(*this, rows);
+  std::vector<float> of_x;
+  if (arithmetic != nullptr && (suspect_ == nullptr || !suspect_->knows_all(op.x))) {
+    of_x = gather(variance_of(op.x, *arithmetic), plan_.value(op.x).width, rows);
+  }
+  return diagnose::product(op, view.scene(), of_x, sums);
+}
+
+std::vector<float> Replay::variance(std::size_t index, std::span<const float> y, const ProductSums& sums,
+                                    const Arithmetic& arithmetic) {
+  const plan::Op& op = plan_.ops[index];
+  View view(*this, rows_of(index));
+  view.prepare(op);
+  return diagnose::variance(
+      op, view.scene(), y, [&](plan::ValueId id) { return error(id, arithmetic); },
+      [&](std::uint32_t layer) {
+        const plan::KvWrite& write = kv_write(layer);
+        return std::pair(error(write.k, arithmetic), error(write.v, arithmetic));
+      },
+      sums, arithmetic);
+}
+
+}  // namespace plumb::diagnose

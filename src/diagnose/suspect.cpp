@@ -1,0 +1,130 @@
+#include "diagnose/suspect.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace plumb::diagnose {
+
+namespace {
+
+// Attention weights are no value of a Plan: a backend shows them on request.
+bool is_known_extra(const std::string& name) { return name.ends_with(".attn_probs"); }
+
+// Engines drop the rows that no logits need from here on.
+plan::ValueId first_that_may_drop_rows(const plan::Plan& plan) {
+  plan::ValueId result{};
+  for (const plan::Op& op : plan.ops) {
+    if (const auto* attention = std::get_if<plan::Attention>(&op)) result = attention->q;
+  }
+  return result;
+}
+
+std::uint32_t prompt_length(const plan::Plan& plan, const trace::Trace& trace) {
+  const plan::ValueId last = first_that_may_drop_rows(plan);
+  std::uint64_t longest = 0, longest_whole = 0;
+  for (const trace::Value& value : trace.values()) {
+    if (value.step != 0) break;
+    if (const auto id = plan.find(value.name); id && value.width == plan.value(*id).width) {
+      longest = std::max(longest, value.rows);
+      if (id->index < last.index && value.rows > 1) longest_whole = std::max(longest_whole, value.rows);
+    }
+  }
+  if (longest_whole > 0) return static_cast<std::uint32_t>(longest);
+  const std::size_t n_tokens = trace.info().tokens.size();
+  const std::uint32_t after = trace.n_steps() > 0 ? trace.n_steps() - 1 : 0;
+  // A trace of outputs alone has fewer rows than the prompt has tokens.
+  return static_cast<std::uint32_t>(std::max<std::uint64_t>(longest, n_tokens > after ? n_tokens - after : 0));
+}
+
+}  // namespace
+
+Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace) {
+  Suspect suspect;
+  suspect.plan_ = &plan;
+  suspect.trace_ = &trace;
+  suspect.n_steps_ = std::max(1u, trace.n_steps());
+  suspect.n_prompt_ = prompt_length(plan, trace);
+  const trace::Info& info = trace.info();
+  const std::size_t n_rows = suspect.n_prompt_ + std::size_t{suspect.n_steps_} - 1;
+  if (info.tokens.empty())
+    return fail("the trace has no tokens; metadata 'tokens' lists those of the prompt, then one a step");
+  if (info.tokens.size() < n_rows) {
+    return fail("the trace has values of {} prompt tokens and {} steps after them, and lists {} tokens", suspect.n_prompt_,
+                suspect.n_steps_ - 1, info.tokens.size());
+  }
+  for (std::size_t i = 0; i < n_rows; ++i) {
+    const std::int32_t token = info.tokens[i];
+    if (token < 0 || static_cast<std::uint32_t>(token) >= plan.vocab) {
+      return fail("token {} at place {} is outside the model's vocabulary of {}: the trace is of another model", token, i,
+                  plan.vocab);
+    }
+    if (!info.positions.empty() && info.positions[i] != i) {
+      return fail("the trace's token {} is at position {}; Plumb diagnoses one sequence whose positions count up from 0", i,
+                  info.positions[i]);
+    }
+    suspect.rows_.push_back({.token = token,
+                             .sequence = i < suspect.n_prompt_ ? 0 : static_cast<std::uint32_t>(i - suspect.n_prompt_ + 1),
+                             .position = static_cast<std::uint32_t>(i)});
+  }
+
+  const plan::ValueId last_attention = first_that_may_drop_rows(plan);
+  suspect.knows_.assign(plan.values.size(), false);
+  suspect.dtypes_.assign(plan.values.size(), trace::Dtype::f32);
+  std::vector<std::uint64_t> n_known(plan.values.size(), 0);
+  for (const trace::Value& value : trace.values()) {
+    const auto id = plan.find(value.name);
+    if (!id) {
+      auto& unknown = suspect.unknown_names_;
+      if (!is_known_extra(value.name) && std::find(unknown.begin(), unknown.end(), value.name) == unknown.end()) {
+        unknown.push_back(value.name);
+      }
+      continue;
+    }
+    const std::uint64_t width = plan.value(*id).width;
+    const std::uint64_t most = suspect.end(value.step) - suspect.begin(value.step);
+    if (value.width != width || value.rows > most) {
+      const bool turned = value.rows == width && value.width <= most;
+      return fail("'{}/{}' is [{}, {}]; the model makes it [{}, {}]{}", value.step, value.name, value.rows, value.width,
+                  most, width,
+                  turned ? " (features last)" : ": the trace is of another model, or the name stands for another value");
+    }
+    // A trace may show a step's last row only.
+    const bool may_drop = value.rows == 1 || id->index >= last_attention.index;
+    if (value.rows < most && !may_drop) {
+      return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);
+    }
+    suspect.knows_[id->index] = true;
+    n_known[id->index] += value.rows;
+    suspect.dtypes_[id->index] = std::max(suspect.dtypes_[id->index], value.dtype);
+    ++suspect.n_values_;
+  }
+  if (suspect.n_values_ == 0) {
+    return fail(
+        "none of the trace's names is a value of this model{}; docs/architecture.md lists them, such as blk.0.attn_q",
+        suspect.unknown_names_.empty() ? "" : fmt::format(" ('{}')", suspect.unknown_names_.front().substr(0, 100)));
+  }
+  for (const std::uint64_t n : n_known) suspect.knows_all_.push_back(n == n_rows);
+  return suspect;
+}
+
+std::optional<Observed> Suspect::observe(plan::ValueId id) const {
+  if (!knows(id)) return std::nullopt;
+  const plan::Value& value = plan_->value(id);
+  Observed observed;
+  observed.data.assign(n_rows() * value.width, std::numeric_limits<float>::quiet_NaN());
+  observed.has.assign(n_rows(), 0);
+  for (std::uint32_t step = 0; step < n_steps_; ++step) {
+    const trace::Value* part = trace_->find(step, value.name);
+    if (part == nullptr) continue;
+    const std::vector<float> data = part->floats();
+    const std::uint64_t first = end(step) - part->rows;
+    std::copy(data.begin(), data.end(), observed.data.begin() + static_cast<std::ptrdiff_t>(first * value.width));
+    std::fill_n(observed.has.begin() + static_cast<std::ptrdiff_t>(first), part->rows, 1);
+    observed.dtype = std::max(observed.dtype, part->dtype);
+  }
+  observed.complete = std::find(observed.has.begin(), observed.has.end(), 0) == observed.has.end();
+  return observed;
+}
+
+}  // namespace plumb::diagnose

@@ -1,0 +1,62 @@
+// A suspect's run: the values of a trace bound to the Plan that the file asks for. All steps lie behind each other as rows
+// of one matrix a value, in the order of positions: row r is the token at position r.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backends/batch.h"
+#include "base/result.h"
+#include "plan/plan.h"
+#include "trace/trace.h"
+
+namespace plumb::diagnose {
+
+// What a trace has of a value.
+struct Observed {
+  std::vector<float> data;        // [n_rows, width]; NaN where not known
+  std::vector<std::uint8_t> has;  // by row
+  trace::Dtype dtype = trace::Dtype::f32;
+  bool complete = true;  // all rows known
+};
+
+class Suspect {
+ public:
+  // `trace` and `plan` outlive this. Errors: no value that the Plan has; a shape that is not the Plan's, with the name;
+  // tokens that do not fit the steps; positions that do not count up from 0.
+  static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace);
+
+  [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
+  [[nodiscard]] const plan::Plan& plan() const { return *plan_; }
+  // Token, step (as `sequence`) and position of every row.
+  [[nodiscard]] const std::vector<backends::Row>& rows() const { return rows_; }
+  [[nodiscard]] std::uint32_t n_rows() const { return static_cast<std::uint32_t>(rows_.size()); }
+  [[nodiscard]] std::uint32_t n_steps() const { return n_steps_; }
+  [[nodiscard]] std::uint32_t step_of(std::uint64_t row) const { return rows_[row].sequence; }
+  // Rows of a step: [begin, end).
+  [[nodiscard]] std::uint32_t begin(std::uint32_t step) const { return step == 0 ? 0 : n_prompt_ + step - 1; }
+  [[nodiscard]] std::uint32_t end(std::uint32_t step) const { return n_prompt_ + step; }
+
+  [[nodiscard]] bool knows(plan::ValueId id) const { return knows_[id.index]; }
+  [[nodiscard]] bool knows_all(plan::ValueId id) const { return knows_all_[id.index]; }
+  // The coarsest dtype that the trace has a known value in.
+  [[nodiscard]] trace::Dtype dtype(plan::ValueId id) const { return dtypes_[id.index]; }
+  [[nodiscard]] std::optional<Observed> observe(plan::ValueId id) const;
+  // Names in the trace that the Plan does not have.
+  [[nodiscard]] const std::vector<std::string>& unknown_names() const { return unknown_names_; }
+  [[nodiscard]] std::size_t n_values() const { return n_values_; }
+
+ private:
+  const plan::Plan* plan_ = nullptr;
+  const trace::Trace* trace_ = nullptr;
+  std::vector<backends::Row> rows_;
+  std::uint32_t n_prompt_ = 0, n_steps_ = 0;
+  std::vector<bool> knows_, knows_all_;  // by ValueId
+  std::vector<trace::Dtype> dtypes_;     // by ValueId
+  std::vector<std::string> unknown_names_;
+  std::size_t n_values_ = 0;
+};
+
+}  // namespace plumb::diagnose
