@@ -1,0 +1,160 @@
+// Every entry of the catalogue, committed in one op of a run, is found at that op, and its name is among the causes that
+// fit. The mistakes are the catalogue's own here; planted_test.cpp has mistakes by another hand.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <numeric>
+#include <set>
+#include <string>
+
+#include "diagnose/committed_run.h"
+#include "engine/quantized_canary.h"
+#include "model/golden.h"
+
+namespace plumb::diagnose {
+namespace {
+
+struct Subject {
+  std::string label;
+  model::Model model;
+  std::unique_ptr<engine::Loaded> owner;
+  std::vector<backends::TokenId> tokens;
+};
+
+Subject canary(model::FileType type, std::string label) {
+  auto loaded = engine::quantized_canary(type);
+  EXPECT_TRUE(loaded.has_value()) << loaded.error().message;
+  model::Model model = (*loaded)->model;
+  const auto tokens = (*loaded)->tokenizer.encode("<|user|>\nThe sky is blue and 12 + 30?\n<|assistant|>\n",
+                                                  {.add_special = true, .parse_special = true});
+  EXPECT_TRUE(tokens.has_value());
+  return {std::move(label), std::move(model), std::move(*loaded), *tokens};
+}
+
+Subject golden(const std::string& name) {
+  auto file = gguf::File::open(model::testing::golden_path(name, ".gguf"));
+  EXPECT_TRUE(file.has_value());
+  auto model = model::Model::load(std::move(*file));
+  EXPECT_TRUE(model.has_value());
+  return {name, std::move(*model), nullptr, model::testing::read_golden(name).tokens};
+}
+
+// Rows whose output a mistake changes by more than a hundredth of what would be seen.
+bool shows(const std::vector<float>& right, const std::vector<float>& wrong) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < right.size(); ++i) {
+    const double d = double{wrong[i]} - right[i];
+    if (!std::isfinite(d)) return true;
+    difference += d * d;
+    size += double{right[i]} * right[i];
+  }
+  return difference > 1e-6 * size && difference > 0;
+}
+
+class Catalogue : public ::testing::Test {
+ protected:
+  // Commits the hypothesis' first variants that show, in a middle layer where there is one, and diagnoses.
+  void try_all(const Subject& subject) {
+    const plan::Plan& plan = *subject.model.plan();
+    const std::uint32_t n_prompt = static_cast<std::uint32_t>(subject.tokens.size()) - 2;
+    const std::vector<backends::Row> rows = testing::rows_of(subject.tokens, n_prompt);
+    std::vector<std::uint32_t> all(rows.size());
+    std::iota(all.begin(), all.end(), 0u);
+    const std::uint32_t middle = plan.cache.n_layers / 2;
+    Replay healthy(subject.model, rows, nullptr, all, 1);
+    for (const Hypothesis& hypothesis : catalogue()) {
+      std::size_t n_tried = 0;
+      for (std::size_t op = 0; op < plan.ops.size() && n_tried < most_variants; ++op) {
+        const auto out = plan::output(plan.ops[op]);
+        if (!out) continue;
+        const auto layer = layer_of(plan.value(*out).name);
+        if (layer && *layer != middle) continue;
+        const Values right = healthy.value(*out);
+        const Question question{
+            .op = plan.ops[op], .op_index = op, .replay = healthy, .rows = all, .found = {}, .expected = {}};
+        for (const Candidate& candidate : hypothesis.candidates(question)) {
+          if (n_tried >= most_variants) break;
+          View view(healthy, all);
+          view.prepare(plan.ops[op]);
+          const Site site{.op = &plan.ops[op],
+                          .op_index = op,
+                          .scene = &view.scene(),
+                          .rows = view.rows(),
+                          .parameters = &subject.model.parameters(),
+                          .replay = &healthy};
+          const std::vector<float> wrong = candidate.mistake(site);
+          ASSERT_EQ(wrong.size(), right->size()) << hypothesis.name;
+          if (!shows(*right, wrong)) continue;
+          // An engine that keeps its embeddings in a shorter format is coarse, not wrong.
+          if (candidate.detail == "to bfloat16" && std::holds_alternative<plan::Embed>(plan.ops[op])) continue;
+          ++n_tried;
+          diagnose_one(subject, hypothesis, candidate, op);
+        }
+      }
+      if (n_tried > 0) shown_.insert(std::string(hypothesis.name));
+    }
+  }
+
+  void diagnose_one(const Subject& subject, const Hypothesis& hypothesis, const Candidate& candidate, std::size_t op) {
+    const plan::Plan& plan = *subject.model.plan();
+    const std::string value = plan.value(*plan::output(plan.ops[op])).name;
+    SCOPED_TRACE(subject.label + ": " + std::string(hypothesis.name) + " (" + candidate.detail + ") at " + value);
+    const auto trace =
+        testing::run_as_trace(subject.model, subject.tokens, static_cast<std::uint32_t>(subject.tokens.size()) - 2,
+                              {{.op = op, .rows = {}, .mistake = candidate.mistake}}, folder_.path() / "t.safetensors");
+    ASSERT_TRUE(trace.has_value()) << trace.error().message;
+    const auto report = diagnose_trace(subject.model, *trace, {});
+    ASSERT_TRUE(report.has_value()) << report.error().message;
+    ++n_;
+    ASSERT_FALSE(report->faults.empty());
+    std::set<std::string> places, names;
+    for (const Fault& fault : report->faults) {
+      for (const Place& place : fault.places) places.insert(place.value);
+      if (fault.hypothesis != nullptr) names.insert(std::string(fault.hypothesis->name));
+      for (const Cause& other : fault.alternatives) names.insert(std::string(other.hypothesis->name));
+    }
+    EXPECT_EQ(places, std::set<std::string>{value});
+    EXPECT_TRUE(names.contains(std::string(hypothesis.name))) << "named " << (names.empty() ? "nothing" : *names.begin());
+    const Fault& first = report->faults.front();
+    if (first.hypothesis != nullptr && first.hypothesis->name == hypothesis.name) ++n_first_;
+    ASSERT_TRUE(report->proof.has_value());
+    EXPECT_NE(report->proof->outcome, Proof::Outcome::not_reproduced)
+        << report->proof->value << ": " << report->proof->error_with << " with, " << report->proof->error_without
+        << " without";
+  }
+
+  static constexpr std::size_t most_variants = 2;
+  gguf::test::TemporaryFolder folder_;
+  std::size_t n_ = 0, n_first_ = 0;
+  std::set<std::string> shown_;
+};
+
+TEST_F(Catalogue, EveryEntryIsFoundWhereItIsCommitted) {
+  try_all(canary(model::FileType::q4_k_m, "canary Q4_K_M"));
+  try_all(golden("qwen3"));
+  std::printf("%zu mistakes, %zu named first\n", n_, n_first_);
+}
+
+TEST_F(Catalogue, EntriesForOtherFormats) {
+  try_all(canary(model::FileType::q8_0, "canary Q8_0"));
+  try_all(golden("qwen2"));
+  try_all(golden("llama-yarn"));
+  std::printf("%zu mistakes, %zu named first\n", n_, n_first_);
+}
+
+TEST(CatalogueText, NamesAreUniqueAndEntriesWhole) {
+  std::set<std::string_view> names;
+  for (const Hypothesis& h : catalogue()) {
+    EXPECT_TRUE(names.insert(h.name).second) << h.name;
+    EXPECT_FALSE(h.title.empty());
+    EXPECT_TRUE(h.explanation.ends_with('.')) << h.name;
+    EXPECT_FALSE(h.remedy.empty()) << h.name;
+    EXPECT_EQ(find_hypothesis(h.name), &h);
+  }
+  EXPECT_GE(names.size(), 60u);
+}
+
+}  // namespace
+}  // namespace plumb::diagnose

@@ -1,0 +1,222 @@
+#include "diagnose/faulty_engine.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "plumb/trace.h"
+
+namespace plumb::diagnose::planted {
+
+namespace {
+
+double difference(const Floats& a, const Floats& b) {
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(b[i])) continue;  // of an input that is no number, nothing else can be told
+    const double d = double{a[i]} - b[i];
+    if (!std::isfinite(d)) return 1;
+    error += d * d;
+    size += double{b[i]} * b[i];
+  }
+  return std::sqrt(error / std::max(size, 1e-30));
+}
+
+}  // namespace
+
+Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t width) {
+  const std::size_t out = w.size() / width;
+  Floats y(rows * out);
+  for (std::size_t t = 0; t < rows; ++t) {
+    for (std::size_t o = 0; o < out; ++o) {
+      float sum = 0;
+      for (std::size_t i = 0; i < width; ++i) sum += x[t * width + i] * w[o * width + i];
+      y[t * out + o] = sum;
+    }
+  }
+  return y;
+}
+
+Engine::Engine(const gguf::File& file, std::vector<Planted> planted) : planted_(std::move(planted)) {
+  const std::string arch(*file.get_string("general.architecture"));
+  const auto number = [&](const char* key, std::size_t otherwise) {
+    const auto found = file.get_uint(arch + "." + key);
+    return found ? static_cast<std::size_t>(*found) : otherwise;
+  };
+  Config& c = config_;
+  c.n_layers = number("block_count", 0);
+  c.d = number("embedding_length", 0);
+  c.n_heads = number("attention.head_count", 0);
+  c.n_kv_heads = number("attention.head_count_kv", c.n_heads);
+  c.head_dim = number("attention.key_length", c.d / c.n_heads);
+  c.n_rot = number("rope.dimension_count", c.head_dim);
+  c.eps = file.get_float(arch + ".attention.layer_norm_rms_epsilon").value_or(0);
+  c.theta = file.get_float(arch + ".rope.freq_base").value_or(10000);
+  c.halves = arch != "llama";
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    Matrix& m = weights_[std::string(tensor.name)];
+    m = {.data = Floats(tensor.n_elements()),
+         .rows = tensor.n_rows(),
+         .width = tensor.dims[0],
+         .format = tensor.format,
+         .raw = tensor.data};
+    const quants::FormatInfo& format = quants::info(tensor.format);
+    format.decode(tensor.data.data(), m.data.data(), m.data.size() / format.block_size);
+  }
+  if (!weights_.contains("output.weight")) weights_["output.weight"] = weights_["token_embd.weight"];
+}
+
+Floats Engine::value(const std::string& name, std::uint32_t step) const {
+  const auto found = seen_.find({step, name});
+  return found == seen_.end() ? Floats() : found->second;
+}
+
+Floats Engine::plain(const Op& op) const {
+  const Config& c = op.config;
+  const std::string& role = op.role;
+  if (role == "token_embd") {
+    Floats y;
+    for (const float id : op.x) {
+      const auto row = op.w.data.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(id) * op.w.width);
+      y.insert(y.end(), row, row + static_cast<std::ptrdiff_t>(op.w.width));
+    }
+    return y;
+  }
+  if (role.ends_with("_norm")) {
+    Floats y(op.x.size());
+    const std::size_t n = op.w.data.size();
+    for (std::size_t row = 0; row < y.size(); row += n) {
+      double squares = 0;
+      for (std::size_t i = 0; i < n; ++i) squares += double{op.x[row + i]} * op.x[row + i];
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + c.eps);
+      for (std::size_t i = 0; i < n; ++i) y[row + i] = static_cast<float>(op.x[row + i] * scale * op.w.data[i]);
+    }
+    return y;
+  }
+  if (role.ends_with("_rope")) {
+    Floats y = op.x;
+    const std::size_t n_heads = y.size() / op.rows / c.head_dim;
+    for (std::size_t h = 0; h < y.size() / c.head_dim; ++h) {
+      for (std::size_t i = 0; i < c.n_rot / 2; ++i) {
+        const double angle = static_cast<double>(op.position + h / n_heads) *
+                             std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.n_rot));
+        float& a = y[h * c.head_dim + (c.halves ? i : 2 * i)];
+        float& b = y[h * c.head_dim + (c.halves ? i + c.n_rot / 2 : 2 * i + 1)];
+        const double x0 = a, x1 = b;
+        a = static_cast<float>(x0 * std::cos(angle) - x1 * std::sin(angle));
+        b = static_cast<float>(x0 * std::sin(angle) + x1 * std::cos(angle));
+      }
+    }
+    return y;
+  }
+  if (role == "attn_ctx") {
+    Floats y(op.x.size());
+    const std::size_t kv_width = c.n_kv_heads * c.head_dim;
+    for (std::size_t t = 0; t < op.rows; ++t) {
+      for (std::size_t h = 0; h < c.n_heads; ++h) {
+        const std::size_t n = op.position + t + 1, g = h / (c.n_heads / c.n_kv_heads);
+        std::vector<double> p(n);
+        double largest = -INFINITY, sum = 0;
+        for (std::size_t s = 0; s < n; ++s) {
+          for (std::size_t i = 0; i < c.head_dim; ++i) {
+            p[s] += double{op.x[(t * c.n_heads + h) * c.head_dim + i]} * op.keys[s * kv_width + g * c.head_dim + i];
+          }
+          p[s] /= std::sqrt(static_cast<double>(c.head_dim));
+          largest = std::max(largest, p[s]);
+        }
+        for (double& v : p) sum += v = std::exp(v - largest);
+        for (std::size_t i = 0; i < c.head_dim; ++i) {
+          double mean = 0;
+          for (std::size_t s = 0; s < n; ++s) mean += p[s] / sum * op.values[s * kv_width + g * c.head_dim + i];
+          y[(t * c.n_heads + h) * c.head_dim + i] = static_cast<float>(mean);
+        }
+      }
+    }
+    return y;
+  }
+  if (role == "ffn_act") {
+    Floats y = op.x;
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = y[i] / (1 + std::exp(-y[i])) * op.other[i];
+    return y;
+  }
+  if (role == "attn_resid" || role == "output") {
+    Floats y = op.x;
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] += op.other[i];
+    return y;
+  }
+  Floats y = multiply(op.x, op.w.data, op.rows, op.w.width);
+  for (std::size_t i = 0; !op.bias.data.empty() && i < y.size(); ++i) y[i] += op.bias.data[i % op.bias.data.size()];
+  return y;
+}
+
+Floats Engine::op(Op op, const std::string& name) {
+  op.config = config_;
+  Floats y = plain(op);
+  for (const Planted& p : planted_) {
+    if (p.role != op.role || p.layer != op.layer || (op.step == 0 ? !p.prompt : !p.decode)) continue;
+    Floats wrong = p.fault->make(*this, op);
+    if (wrong.size() != y.size()) continue;  // it cannot be made here
+    p.effect = std::max(p.effect, difference(wrong, y));
+    y = std::move(wrong);
+  }
+  order_.emplace_back(name, std::pair(op.step, op.rows));
+  return seen_[{op.step, name}] = y;
+}
+
+void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path) {
+  tokens_ = tokens;
+  plumb_trace trace;
+  plumb_trace_create(&trace, path.c_str(), "a faulty engine", "test");
+  plumb_trace_tokens(&trace, tokens.data(), tokens.size());
+  for (std::uint32_t step = 0; step <= tokens.size() - n_prompt; ++step) {
+    const std::size_t first = step == 0 ? 0 : n_prompt + step - 1, rows = step == 0 ? n_prompt : 1;
+    order_.clear();
+    const auto make = [&](const std::string& role, std::size_t layer, const std::string& name, Floats x, Floats other = {},
+                          const std::string& weight = "", std::size_t n_rows = 0) {
+      Op next{.role = role, .layer = layer, .step = step, .position = first, .rows = n_rows == 0 ? rows : n_rows};
+      next.x = std::move(x);
+      next.other = std::move(other);
+      if (!weight.empty()) next.w = weights_.at(weight + ".weight");
+      if (weights_.contains(weight + ".bias")) next.bias = weights_.at(weight + ".bias");
+      if (role == "attn_ctx") std::tie(next.keys, next.values) = cache_[layer];
+      return op(std::move(next), name);
+    };
+    Floats ids;
+    for (std::size_t t = 0; t < rows; ++t) ids.push_back(static_cast<float>(tokens[first + t]));
+    Floats x = make("token_embd", 0, "token_embd", ids, {}, "token_embd");
+    for (std::size_t l = 0; l < config_.n_layers; ++l) {
+      const std::string blk = fmt::format("blk.{}.", l);
+      const auto of = [&](const std::string& role, Floats in, Floats other = {}, const std::string& weight = "") {
+        return make(role, l, blk + role, std::move(in), std::move(other), weight.empty() ? "" : blk + weight);
+      };
+      Floats h = of("attn_norm", x, {}, "attn_norm");
+      Floats q = of("attn_q", h, {}, "attn_q"), k = of("attn_k", h, {}, "attn_k");
+      const Floats v = of("attn_v", h, {}, "attn_v");
+      if (weights_.contains(blk + "attn_q_norm.weight")) {
+        q = of("attn_q_norm", q, {}, "attn_q_norm");
+        k = of("attn_k_norm", k, {}, "attn_k_norm");
+      }
+      q = of("attn_q_rope", q);
+      k = of("attn_k_rope", k);
+      auto& [keys, values] = cache_[l];
+      keys.insert(keys.end(), k.begin(), k.end());
+      values.insert(values.end(), v.begin(), v.end());
+      const Floats ctx = of("attn_ctx", q);
+      x = of("attn_resid", x, of("attn_out", ctx, {}, "attn_output"));
+      h = of("ffn_norm", x, {}, "ffn_norm");
+      const Floats gate = of("ffn_gate", h, {}, "ffn_gate"), up = of("ffn_up", h, {}, "ffn_up");
+      const Floats act = of("ffn_act", gate, up);
+      x = of("output", x, of("ffn_down", act, {}, "ffn_down"));
+    }
+    const Floats h = make("output_norm", 0, "output_norm", x, {}, "output_norm");
+    make("logits", 0, "logits", Floats(h.end() - static_cast<std::ptrdiff_t>(config_.d), h.end()), {}, "output", 1);
+    for (const auto& [name, at] : order_) {
+      const Floats& value = seen_[{step, name}];
+      plumb_trace_add(&trace, step, name.c_str(), PLUMB_TRACE_F32, at.second, value.size() / at.second, value.data());
+    }
+  }
+  EXPECT_TRUE(plumb_trace_finish(&trace)) << plumb_trace_error(&trace);
+}
+
+}  // namespace plumb::diagnose::planted

@@ -1,0 +1,105 @@
+// A second engine, for planting faults: written from the architecture's definition and from nothing of Plumb's but its file
+// reader and its decoders, so that a diagnosis is tried on mistakes that its own catalogue did not make.
+//
+// It evaluates llama, qwen2 and qwen3 files, the prompt in one pass and then token by token, in float32. A Plant stands in
+// for one op of a layer.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "gguf/file.h"
+#include "quants/format.h"
+
+namespace plumb::diagnose::planted {
+
+using Floats = std::vector<float>;
+
+struct Matrix {
+  Floats data;  // [rows, width]
+  std::size_t rows = 0, width = 0;
+  quants::Format format{};
+  std::span<const std::byte> raw;
+};
+
+struct Config {
+  std::size_t n_layers = 0, d = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0;
+  double eps = 0, theta = 0;
+  bool halves = false;  // components (i, i + n_rot/2) turn together
+};
+
+// An op that is about to be computed. A fault changes any of this and computes it, or does without.
+struct Op {
+  std::string role;  // "attn_q" of blk.3.attn_q
+  std::size_t layer = 0;
+  std::uint32_t step = 0;
+  std::size_t position = 0;  // of the first row
+  std::size_t rows = 0;
+  Floats x;      // [rows, width]
+  Floats other;  // ffn_act: up; attn_resid and output: the branch
+  Matrix w, bias;
+  Config config;
+  // attn_ctx: positions so far, this step's among them; a fault may put other numbers in
+  Floats keys, values;
+};
+
+class Engine;
+
+struct Plant {
+  std::string name;
+  std::vector<std::string> roles;  // ops it can be planted in
+  std::function<Floats(const Engine&, Op)> make;
+  std::set<std::string> causes;  // names that are right; empty: no name is
+};
+
+struct Planted {
+  const Plant* fault = nullptr;
+  std::string role;
+  std::size_t layer = 0;
+  bool prompt = true, decode = true;
+  mutable double effect = 0;  // largest difference to the right output, as a root mean square relative to its size
+};
+
+class Engine {
+ public:
+  Engine(const gguf::File& file, std::vector<Planted> planted);
+
+  // Runs tokens, the first n_prompt of them in one pass, and writes all values as a trace.
+  void run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path);
+
+  // The op as it should be.
+  [[nodiscard]] Floats plain(const Op& op) const;
+  [[nodiscard]] bool has_weight(const std::string& name) const { return weights_.contains(name); }
+  [[nodiscard]] const Matrix& weight(const std::string& name) const { return weights_.at(name); }
+  // A value of this step, or of one before it; empty: it is not there.
+  [[nodiscard]] Floats value(const std::string& name, std::uint32_t step) const;
+  [[nodiscard]] const std::pair<Floats, Floats>& cache(std::size_t layer) const { return cache_.at(layer); }
+  [[nodiscard]] const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  [[nodiscard]] const Config& config() const { return config_; }
+  [[nodiscard]] const std::vector<Planted>& planted() const { return planted_; }
+
+ private:
+  Floats op(Op op, const std::string& name);
+
+  Config config_;
+  std::map<std::string, Matrix> weights_;
+  std::vector<Planted> planted_;
+  std::vector<std::int32_t> tokens_;
+  std::map<std::pair<std::uint32_t, std::string>, Floats> seen_;
+  std::vector<std::pair<std::string, std::pair<std::uint32_t, std::size_t>>> order_;  // name, step, rows
+  std::map<std::size_t, std::pair<Floats, Floats>> cache_;
+};
+
+// Products of the ops' parts, for faults to build on.
+Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t width);
+
+const std::vector<Plant>& faults();
+
+}  // namespace plumb::diagnose::planted

@@ -1,0 +1,219 @@
+// Faults by another hand than the catalogue's (faults.cpp), planted in another engine than the reference
+// (faulty_engine.cpp): each has to be located at its op and layer, named right in 95 cases of 100, and never wrong with
+// high confidence. And runs without faults: none may be accused.
+//
+// CI tries each fault in one model, at an op, a layer and a step that vary from fault to fault. PLUMB_FULL_CORPUS=models
+// tries each in all models; PLUMB_FULL_CORPUS=1 in all models, at the first, a middle and the last layer, in the prompt and
+// after it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+
+#include "diagnose/diagnose.h"
+#include "diagnose/faulty_engine.h"
+#include "engine/quantized_canary.h"
+#include "gguf/temporary_folder.h"
+#include "model/golden.h"
+#include "trace/trace.h"
+
+namespace plumb::diagnose::planted {
+namespace {
+
+struct Subject {
+  std::string label;
+  std::vector<std::byte> bytes;
+  model::Model model;
+  std::vector<std::int32_t> tokens;
+  std::size_t n_prompt = 0;
+};
+
+Subject canary(model::FileType type, std::string label) {
+  auto loaded = engine::quantized_canary(type);
+  EXPECT_TRUE(loaded.has_value()) << loaded.error().message;
+  const auto tokens = (*loaded)->tokenizer.encode("<|user|>\nThe sky is blue and 12 + 30?\n<|assistant|>\n",
+                                                  {.add_special = true, .parse_special = true});
+  return {std::move(label), std::move((*loaded)->bytes), (*loaded)->model, *tokens, tokens->size() - 3};
+}
+
+Subject golden(const std::string& name) {
+  auto model = model::Model::load(*gguf::File::open(model::testing::golden_path(name, ".gguf")));
+  EXPECT_TRUE(model.has_value()) << model.error().message;
+  auto tokens = model::testing::read_golden(name).tokens;
+  for (std::size_t i = 0; tokens.size() < 14; ++i) tokens.push_back(tokens[i]);
+  return {name, {}, std::move(*model), tokens, tokens.size() - 3};
+}
+
+std::vector<Subject> subjects() {
+  std::vector<Subject> all;
+  all.push_back(canary(model::FileType::f32, "canary F32"));
+  all.push_back(canary(model::FileType::q8_0, "canary Q8_0"));
+  all.push_back(canary(model::FileType::q4_k_m, "canary Q4_K_M"));
+  all.push_back(golden("qwen2"));
+  all.push_back(golden("qwen3"));
+  return all;
+}
+
+std::string corpus() {
+  const char* const wanted = std::getenv("PLUMB_FULL_CORPUS");
+  return wanted == nullptr ? "" : wanted;
+}
+bool whole_corpus() { return corpus() == "1"; }
+
+// Differences below this are no fault that would be noticed.
+constexpr double least_effect = 1e-4;
+
+class PlantedFaults : public ::testing::Test {
+ protected:
+  struct Outcome {
+    bool ran = false, located = false, named = false, wrong_with_confidence = false;
+    std::string said;
+  };
+
+  Report diagnose(const Subject& subject, Engine& engine) {
+    const auto path = folder_.path() / "t.safetensors";
+    engine.run(subject.tokens, subject.n_prompt, path);
+    const auto trace = trace::Trace::open(path);
+    EXPECT_TRUE(trace.has_value()) << trace.error().message;
+    auto report = diagnose_trace(subject.model, *trace, {});
+    EXPECT_TRUE(report.has_value()) << report.error().message;
+    return std::move(*report);
+  }
+
+  static std::string value_of(const Planted& planted) {
+    const bool outside = planted.role == "token_embd" || planted.role == "output_norm" || planted.role == "logits";
+    return outside ? planted.role : fmt::format("blk.{}.{}", planted.layer, planted.role);
+  }
+
+  Outcome try_one(const Subject& subject, const Planted& planted) {
+    Engine engine(subject.model.file(), {planted});
+    const Report report = diagnose(subject, engine);
+    if (engine.planted()[0].effect < least_effect) return {};
+    Outcome outcome{.ran = true};
+    std::set<std::string> places;
+    for (const Fault& fault : report.faults) {
+      outcome.said += fmt::format("{} ({}, {}) ", fault.hypothesis ? fault.hypothesis->name : "unknown", fault.detail,
+                                  name(fault.confidence));
+      for (const Place& place : fault.places) {
+        places.insert(place.value);
+        outcome.said += "at " + place.value + " ";
+      }
+      const bool right = fault.hypothesis != nullptr && planted.fault->causes.contains(std::string(fault.hypothesis->name));
+      if (fault.hypothesis != nullptr && !right && fault.confidence == Confidence::high)
+        outcome.wrong_with_confidence = true;
+    }
+    outcome.located = places == std::set<std::string>{value_of(planted)};
+    const auto* first = report.faults.empty() ? nullptr : report.faults[0].hypothesis;
+    outcome.named = planted.fault->causes.empty()
+                        ? first == nullptr || !outcome.wrong_with_confidence
+                        : first != nullptr && planted.fault->causes.contains(std::string(first->name));
+    return outcome;
+  }
+
+  gguf::test::TemporaryFolder folder_;
+};
+
+TEST_F(PlantedFaults, AreLocatedAndNamed) {
+  ASSERT_GE(faults().size(), 100u);
+  std::size_t n = 0, located = 0, named = 0, wrong = 0, turn = 0;
+  std::set<std::string> shown;
+  const std::vector<Subject> models = subjects();
+  for (std::size_t f = 0; f < faults().size(); ++f) {
+    const Plant& fault = faults()[f];
+    for (std::size_t m = 0; m < models.size(); ++m) {
+      const Subject& subject = models[(f + m) % models.size()];
+      const std::size_t n_layers = subject.model.parameters().n_layers;
+      std::vector<Planted> cases;
+      for (const std::size_t layer : std::set<std::size_t>{0, n_layers / 2, n_layers - 1}) {
+        for (const bool prompt : {true, false}) {
+          for (std::size_t r = 0; r < fault.roles.size(); ++r) {
+            const std::string& role = fault.roles[(r + turn) % fault.roles.size()];
+            const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
+            if (value_of(planted) == role && layer != 0) continue;
+            cases.push_back(planted);
+            if (whole_corpus()) break;  // one op each
+          }
+          ++turn;
+        }
+      }
+      const std::size_t first = whole_corpus() ? 0 : turn * 7;
+      bool ran = false;
+      for (std::size_t i = 0; i < cases.size(); ++i) {
+        const Planted& planted = cases[(first + i) % cases.size()];
+        const Outcome outcome = try_one(subject, planted);
+        if (!outcome.ran) continue;
+        shown.insert(fault.name);
+        ran = true;
+        ++n;
+        located += outcome.located ? 1 : 0;
+        named += outcome.named ? 1 : 0;
+        wrong += outcome.wrong_with_confidence ? 1 : 0;
+        if (!outcome.located || !outcome.named || outcome.wrong_with_confidence) {
+          std::printf("%s: '%s' at %s, %s: %s%s%s\n", subject.label.c_str(), fault.name.c_str(), value_of(planted).c_str(),
+                      planted.prompt ? "prompt" : "decode", outcome.located ? "" : "NOT LOCATED ",
+                      outcome.wrong_with_confidence ? "WRONG WITH HIGH CONFIDENCE " : "", outcome.said.c_str());
+        }
+        if (!whole_corpus()) break;
+      }
+      if (ran && corpus().empty()) break;
+    }
+  }
+  std::printf("%zu cases of %zu faults: %zu located, %zu named right, %zu wrong with high confidence\n", n, shown.size(),
+              located, named, wrong);
+  EXPECT_EQ(located, n);
+  EXPECT_GE(100 * named, 95 * n);
+  EXPECT_EQ(wrong, 0u);
+  for (const Plant& fault : faults()) EXPECT_TRUE(shown.contains(fault.name)) << fault.name << " never showed";
+}
+
+TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
+  const auto all = subjects();
+  std::size_t n = 0, named = 0, n_faults = 0;
+  for (std::size_t i = 0; i < (whole_corpus() ? 600u : 60u); ++i) {
+    const Subject& subject = all[i % all.size()];
+    const std::size_t n_layers = subject.model.parameters().n_layers;
+    std::vector<Planted> planted;
+    for (std::size_t k = 0; k < 2 + i % 2; ++k) {
+      const Plant& fault = faults()[(i * 37 + k * 53 + 11) % faults().size()];
+      Planted one{.fault = &fault, .role = fault.roles[(i + k) % fault.roles.size()], .layer = (i + k) % n_layers};
+      if (value_of(one) == one.role) one.layer = 0;
+      if (std::none_of(planted.begin(), planted.end(), [&](const Planted& p) { return value_of(p) == value_of(one); }))
+        planted.push_back(one);
+    }
+    Engine engine(subject.model.file(), planted);
+    const Report report = diagnose(subject, engine);
+    std::set<std::string> expected, found;
+    for (const Planted& p : engine.planted()) {
+      if (p.effect >= least_effect) expected.insert(value_of(p));
+    }
+    for (const Fault& fault : report.faults) {
+      for (const Place& place : fault.places) {
+        found.insert(place.value);
+        for (const Planted& p : planted) {
+          if (value_of(p) == place.value && fault.hypothesis != nullptr &&
+              p.fault->causes.contains(std::string(fault.hypothesis->name)))
+            ++named;
+        }
+      }
+    }
+    ++n;
+    n_faults += expected.size();
+    std::string label = subject.label + ":";
+    for (const Planted& p : planted) label += fmt::format(" '{}' at {};", p.fault->name, value_of(p));
+    EXPECT_EQ(found, expected) << label;
+  }
+  std::printf("%zu runs with %zu faults, %zu of them named right\n", n, n_faults, named);
+  EXPECT_GE(100 * named, 90 * n_faults);
+}
+
+TEST_F(PlantedFaults, AreNotSeenWhereThereAreNone) {
+  for (const Subject& subject : subjects()) {
+    Engine engine(subject.model.file(), {});
+    const Report report = diagnose(subject, engine);
+    EXPECT_TRUE(report.follows()) << subject.label << "\n" << to_text(report, false);
+  }
+}
+
+}  // namespace
+}  // namespace plumb::diagnose::planted
