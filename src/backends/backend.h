@@ -4,6 +4,7 @@
 // An Executor and its caches belong to one thread at a time. Same plan, tokens and batches: the same bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -92,10 +93,17 @@ class Executor {
   }
   void unwatch() { watch({}, {}); }
 
+  // From the next run on, memory that a run is to write (values, partial results, new caches) is filled with `poison`
+  // bytes before it: NaN as floats of any width. What reads before it writes then gives other bits, or none. A backend
+  // that makes such memory anew ignores this.
+  void poison_memory(bool on) { poisons_ = on; }
+  static constexpr std::byte poison{0xff};
+
  protected:
   [[nodiscard]] bool wants(std::string_view value) const { return observer_ && (!wanted_ || wanted_(value)); }
   Wanted wanted_;
   Observer observer_;
+  bool poisons_ = false;
 };
 
 // How a backend may round the inputs of products with quantized weights. int8, with a scale a block, is what llama.cpp's

@@ -262,7 +262,7 @@ class Diagnosis {
     report_.stages.push_back(
         {Stage::buffers, buffers ? Outcome::fail : Outcome::unknown,
          buffers ? "an op's output is not what it wrote"
-                 : "a trace does not show memory; --backend diagnoses a backend of Plumb with poisoned buffers"});
+                 : "a trace does not show memory; --backend diagnoses a backend of Plumb in memory full of NaN too"});
     const bool cache = any(Prefixes{"cache-"});
     report_.stages.push_back(
         {Stage::cache,

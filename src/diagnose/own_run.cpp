@@ -76,9 +76,13 @@ class OwnRun {
   Result<void> run() {
     tokens_ = trace_.info().tokens;
     n_prompt_ = report_.n_prompt;
+    stage(Stage::file) = {Stage::file, Outcome::pass, "the run was made from this file"};
     PLUMB_CHECK(weights());
     PLUMB_TRY(first_, as_it_is());
-    PLUMB_TRY(const std::vector<float> second, as_it_is());
+    engine_.executor().poison_memory(true);
+    auto poisoned = as_it_is();
+    engine_.executor().poison_memory(false);
+    PLUMB_TRY(const std::vector<float> second, std::move(poisoned));
     buffers(second);
     // What differs by more than rounding is told by the distance of the recorded run, all of whose ops follow.
     if (!report_.follows()) return {};
@@ -137,13 +141,14 @@ class OwnRun {
     const auto differ = std::mismatch(first_.begin(), first_.end(), second.begin(),
                                       [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); });
     if (differ.first == first_.end()) {
-      stage(Stage::buffers) = {Stage::buffers, Outcome::pass, "the run, made twice in other memory, gives the same bits"};
+      stage(Stage::buffers) = {Stage::buffers, Outcome::pass,
+                               "the run, made again in memory full of NaN, gives the same bits"};
       return;
     }
     const auto at = static_cast<std::size_t>(differ.first - first_.begin());
     fault(Stage::buffers, "run-not-deterministic", "",
-          fmt::format("logit {} after step {} is {:.9g} in one run and {:.9g} in another", at % plan_.vocab,
-                      at / plan_.vocab, *differ.first, *differ.second));
+          fmt::format("logit {} after step {} is {:.9g} in one run and {:.9g} in another whose memory was full of NaN",
+                      at % plan_.vocab, at / plan_.vocab, *differ.first, *differ.second));
   }
 
   void reference() {

@@ -263,6 +263,33 @@ TEST_P(CpuExecutor, RefusesBatchesThatCannotBe) {
   fails({{more[0].get(), tokens}, {more[1].get(), tokens}, {more[2].get(), tokens}}, "270 tokens is longer than the 256");
 }
 
+TEST_P(CpuExecutor, GivesTheSameBitsInPoisonedMemory) {
+  for (const quants::Format format : {quants::Format::f32, quants::Format::q8_0}) {
+    ModelShape shape;
+    shape.d = shape.d_ff = 64;
+    shape.format = format;
+    shape.window = 5;
+    const SmallModel model(shape);
+    const auto executor = load(model, *cpu);
+    const auto tokens = some_tokens(200);
+    const std::vector<std::size_t> steps{170, 1, 1, 26, 1, 1};
+    const auto once = logits_of(*executor, *cache_for(*executor), tokens, steps);
+    executor->poison_memory(true);
+    EXPECT_EQ(logits_of(*executor, *cache_for(*executor), tokens, steps), once);
+  }
+}
+
+TEST(ReferenceExecutor, TakesOnlyCachesOfItsOwnAndBatchesAsLoaded) {
+  const SmallModel model({});
+  const auto executor = load_reference(model.plan, {}, {.max_batch = 3});
+  const auto foreign = cache_for(*load_reference(model.plan, {}));
+  const auto ran = executor->run({foreign.get(), some_tokens(2), Outputs::last});
+  ASSERT_FALSE(ran);
+  EXPECT_THAT(ran.error().message, HasSubstr("another executor"));
+  EXPECT_EQ(executor->max_batch(), 3);
+  EXPECT_FALSE(executor->run({cache_for(*executor).get(), some_tokens(4), Outputs::last}));
+}
+
 TEST_P(CpuExecutor, ErrorsLeaveTheCacheAsItWas) {
   const SmallModel model({});
   const auto executor = load(model, *cpu);

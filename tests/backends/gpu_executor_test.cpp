@@ -119,6 +119,29 @@ TEST_P(GpuExecutor, RunsSequencesTogetherAsAlone) {
   }
 }
 
+TEST_P(GpuExecutor, GivesTheSameBitsInPoisonedMemory) {
+  ModelShape shape;
+  shape.window = 5;
+  const SmallModel model(shape);
+  auto executor = gpu::load(model.plan, std::move(*make_device(GetParam())), {.max_batch = 64, .guard_zones = false});
+  ASSERT_TRUE(executor) << executor.error().message;
+  const auto tokens = some_tokens(24);
+  const auto once = logits_of(**executor, *cache_for(**executor), tokens, {17, 1, 4, 1, 1});
+  (*executor)->poison_memory(true);
+  EXPECT_EQ(logits_of(**executor, *cache_for(**executor), tokens, {17, 1, 4, 1, 1}), once);
+}
+
+TEST_P(GpuExecutor, TakesOnlyCachesOfItsOwn) {
+  const SmallModel model({});
+  const auto executor = gpu::load(model.plan, std::move(*make_device(GetParam())), {.max_batch = 64});
+  const auto other = gpu::load(model.plan, std::move(*make_device(GetParam())), {.max_batch = 64});
+  ASSERT_TRUE(executor && other);
+  const auto foreign = cache_for(**other);
+  const auto ran = (*executor)->run({foreign.get(), some_tokens(2), Outputs::last});
+  ASSERT_FALSE(ran);
+  EXPECT_THAT(ran.error().message, testing::HasSubstr("another executor"));
+}
+
 // The checker, with kernels that write on before or after their last argument once asked to.
 class StrayDevice final : public gpu::Device {
  public:

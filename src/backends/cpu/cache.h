@@ -1,6 +1,7 @@
 // Keys and values of one sequence, in blocks of kv_block positions that are allocated as the sequence grows.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -37,8 +38,8 @@ class Cache final : public KvCache {
   [[nodiscard]] bool belongs_to(const CacheShape* shape) const { return shape_.get() == shape; }
   [[nodiscard]] bool f16() const { return type_ == KvType::f16; }
 
-  // Makes room for positions up to `length`.
-  Result<void> reserve(std::uint32_t length) {
+  // Makes room for positions up to `length`. poisons: see Executor::poison_memory.
+  Result<void> reserve(std::uint32_t length, bool poisons) {
     const std::size_t bytes = 2 * shape_->plan.n_layers * shape_->plan.n_kv_heads * plane_bytes();
     while (blocks_.size() * kv_block < length) {
       AlignedBytes block = allocate_aligned(bytes);
@@ -46,6 +47,7 @@ class Cache final : public KvCache {
         return fail("no memory for {} more bytes of KV cache at position {}; ask for a shorter context", bytes,
                     blocks_.size() * kv_block);
       }
+      if (poisons) std::fill_n(block.get(), bytes, Executor::poison);
       blocks_.push_back(std::move(block));
     }
     return {};

@@ -122,9 +122,12 @@ class CpuExecutor final : public Executor, private Program {
     n_tokens_ = batch_.n_rows();
     n_outputs_ = batch_.n_outputs;
     for (std::size_t i = 0; i < steps.size(); ++i) {
-      PLUMB_CHECK(caches_[i]->reserve(caches_[i]->length() + static_cast<std::uint32_t>(steps[i].tokens.size())));
+      PLUMB_CHECK(caches_[i]->reserve(caches_[i]->length() + static_cast<std::uint32_t>(steps[i].tokens.size()), poisons_));
     }
     PLUMB_CHECK(prepare_memory());
+    if (poisons_) {
+      for (const Scratch* s : {&token_arena_, &output_arena_, &partials_}) std::fill_n(s->bytes.get(), s->size, poison);
+    }
     const std::uint32_t n = n_stages();
     if (!observer_) {
       pool_.run(*this, 0, n);

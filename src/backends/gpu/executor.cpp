@@ -41,17 +41,18 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 // Keys and values of sequences that may run together, a slot each, and the launches that were recorded for them.
 class Pool {
  public:
-  Pool(const Plan* owner, std::uint64_t id, std::uint32_t n_slots, std::uint32_t capacity, KvType type)
-      : owner_(owner), id_(id), n_slots_(n_slots), capacity_(capacity), type_(type) {}
+  // The shape's address names the executor: a pool keeps it alive.
+  Pool(std::shared_ptr<const plan::CacheShape> shape, std::uint64_t id, std::uint32_t n_slots, std::uint32_t capacity,
+       KvType type)
+      : shape_(std::move(shape)), id_(id), n_slots_(n_slots), capacity_(capacity), type_(type) {}
 
-  [[nodiscard]] const Plan* owner() const { return owner_; }
+  [[nodiscard]] bool belongs_to(const plan::CacheShape* shape) const { return shape_.get() == shape; }
   [[nodiscard]] std::uint64_t id() const { return id_; }
 
   Result<void> allocate(Device& device) {
-    const plan::CacheShape& shape = owner_->cache;
-    const std::uint64_t elements = std::uint64_t{n_slots_} * shape.n_kv_heads * capacity_ * shape.head_dim;
+    const std::uint64_t elements = std::uint64_t{n_slots_} * shape_->n_kv_heads * capacity_ * shape_->head_dim;
     const std::uint64_t plane = elements * (type_ == KvType::f16 ? 2 : 4);
-    const std::uint64_t n_planes = std::uint64_t{2} * shape.n_layers;
+    const std::uint64_t n_planes = std::uint64_t{2} * shape_->n_layers;
     const std::uint64_t stride = aligned(plane);
     if (device.isolates_values()) {
       for (std::uint64_t i = 0; i < n_planes; ++i) {
@@ -70,6 +71,8 @@ class Pool {
     return {.keys = planes_[2 * i], .values = planes_[2 * i + 1], .type = type_, .capacity = capacity_};
   }
 
+  [[nodiscard]] const std::vector<View>& planes() const { return planes_; }
+
   // A step of one token a sequence.
   struct Recording {
     std::uint32_t n_rows = 0;
@@ -81,7 +84,7 @@ class Pool {
   std::vector<Recording> recordings;
 
  private:
-  const Plan* owner_;
+  std::shared_ptr<const plan::CacheShape> shape_;
   std::uint64_t id_;
   std::uint32_t n_slots_, capacity_;
   KvType type_;
@@ -112,6 +115,7 @@ class GpuExecutor final : public Executor, private StepContext {
  public:
   GpuExecutor(std::shared_ptr<const Plan> plan, std::unique_ptr<Device> device, const LoadOptions& options)
       : plan_(std::move(plan)),
+        cache_shape_(std::make_shared<const plan::CacheShape>(plan_->cache)),
         device_(std::move(device)),
         max_batch_(options.max_batch == 0 ? device_->preferred_batch() : options.max_batch),
         tuned_(!options.shared_kernels),
@@ -130,8 +134,11 @@ class GpuExecutor final : public Executor, private StepContext {
 
   [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
                                                                          KvType type) override {
-    const auto pool = std::make_shared<Pool>(plan_.get(), ++n_pools_, n, capacity, type);
+    const auto pool = std::make_shared<Pool>(cache_shape_, ++n_pools_, n, capacity, type);
     PLUMB_CHECK(pool->allocate(*device_));
+    if (poisons_) {
+      for (const View& plane : pool->planes()) PLUMB_CHECK(fill_with_poison(plane));
+    }
     std::vector<std::unique_ptr<KvCache>> caches(n);
     for (std::uint32_t slot = 0; slot < n; ++slot) caches[slot] = std::make_unique<Cache>(pool, slot, capacity);
     return caches;
@@ -142,7 +149,7 @@ class GpuExecutor final : public Executor, private StepContext {
     caches_.clear();
     for (const Step& step : steps) {
       caches_.push_back(dynamic_cast<Cache*>(step.cache));
-      if (caches_.back() == nullptr || caches_.back()->shared().owner() != plan_.get()) {
+      if (caches_.back() == nullptr || !caches_.back()->shared().belongs_to(cache_shape_.get())) {
         return fail("the step's KV cache belongs to another executor");
       }
     }
@@ -153,6 +160,7 @@ class GpuExecutor final : public Executor, private StepContext {
     PLUMB_CHECK(reserve());
     PLUMB_CHECK(upload_rows());
 
+    if (poisons_) PLUMB_CHECK(poison_values());
     if (isolates()) {
       for (std::size_t i = 0; i < plan_->values.size(); ++i) device_->forget(value({static_cast<std::uint32_t>(i)}));
     }
@@ -352,6 +360,24 @@ class GpuExecutor final : public Executor, private StepContext {
                     after ? byte : guard_bytes - byte, after ? "past the end of" : "before", plan_->values[i].name);
       }
     }
+    return {};
+  }
+
+  Result<void> fill_with_poison(const View& view) {
+    constexpr std::uint64_t most = 16u << 20;  // bytes at a time
+    const std::vector<std::byte> bytes(std::min(most, view.bytes), poison);
+    for (std::uint64_t at = 0; at < view.bytes; at += most) {
+      const std::uint64_t n = std::min(most, view.bytes - at);
+      PLUMB_CHECK(device_->upload({view.memory, view.offset + at, n}, std::span(bytes).first(n)));
+    }
+    device_->forget(view);
+    return {};
+  }
+  Result<void> poison_values() {
+    for (const auto* memory : {&token_arena_, &output_arena_, &partial_memory_}) {
+      if (*memory) PLUMB_CHECK(fill_with_poison({memory->get(), 0, (*memory)->size()}));
+    }
+    for (const auto& memory : isolated_) PLUMB_CHECK(fill_with_poison({memory.get(), 0, memory->size()}));
     return {};
   }
 
@@ -563,6 +589,7 @@ class GpuExecutor final : public Executor, private StepContext {
   }
 
   std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<const plan::CacheShape> cache_shape_;
   std::unique_ptr<Device> device_;  // outlives all memory below
   std::uint32_t max_batch_;
   bool tuned_;

@@ -16,18 +16,20 @@ namespace {
 
 using plan::Plan;
 
+constexpr std::uint32_t default_batch = 512;
+
 class Cache final : public KvCache {
  public:
-  Cache(const Plan* owner, std::uint64_t pool, std::uint32_t capacity, KvType type)
+  // The shape's address names the executor: a cache keeps it alive.
+  Cache(std::shared_ptr<const plan::CacheShape> shape, std::uint64_t pool, std::uint32_t capacity, KvType type)
       : KvCache(pool, capacity),
-        owner_(owner),
         type_(type),
-        width_(std::uint64_t{owner->cache.n_kv_heads} * owner->cache.head_dim) {
-    keys_.resize(owner->cache.n_layers);
-    values_.resize(owner->cache.n_layers);
-  }
+        width_(std::uint64_t{shape->n_kv_heads} * shape->head_dim),
+        keys_(shape->n_layers),
+        values_(shape->n_layers),
+        shape_(std::move(shape)) {}
 
-  [[nodiscard]] const Plan* owner() const { return owner_; }
+  [[nodiscard]] bool belongs_to(const plan::CacheShape* shape) const { return shape_.get() == shape; }
   void filled(std::uint32_t n) { extend(n); }
 
   void write(std::uint32_t layer, std::uint32_t position, const float* k, const float* v) {
@@ -49,19 +51,23 @@ class Cache final : public KvCache {
     }
   }
 
-  const Plan* owner_;
   KvType type_;
   std::uint64_t width_;  // n_kv_heads * head_dim
   // [layer][position * width]; rounded to the cache's type, kept as float
   std::vector<std::vector<float>> keys_, values_;
+  std::shared_ptr<const plan::CacheShape> shape_;
 };
 
 class ReferenceExecutor final : public Executor {
  public:
-  ReferenceExecutor(std::shared_ptr<const Plan> plan, Substitute substitute, std::uint32_t n_threads)
-      : plan_(std::move(plan)), substitute_(std::move(substitute)), values_(plan_->values.size()) {
+  ReferenceExecutor(std::shared_ptr<const Plan> plan, Substitute substitute, const LoadOptions& options)
+      : plan_(std::move(plan)),
+        cache_shape_(std::make_shared<const plan::CacheShape>(plan_->cache)),
+        max_batch_(options.max_batch > 0 ? options.max_batch : default_batch),
+        substitute_(std::move(substitute)),
+        values_(plan_->values.size()) {
     scene_.plan = plan_.get();
-    scene_.n_threads = n_threads;
+    scene_.n_threads = options.n_threads > 0 ? options.n_threads : usable_cores();
     scene_.value = [this](plan::ValueId id) { return std::span<const float>(values_[id.index]); };
     scene_.weight = [this](plan::WeightId id) { return reference::rows_of(plan_->weight(id).tensor); };
     scene_.key = [this](std::uint32_t layer, std::uint64_t row, std::uint32_t position) {
@@ -74,12 +80,13 @@ class ReferenceExecutor final : public Executor {
   }
 
   [[nodiscard]] const Plan& plan() const override { return *plan_; }
+  [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
 
   [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
                                                                          KvType type) override {
     ++n_pools_;
     std::vector<std::unique_ptr<KvCache>> caches(n);
-    for (auto& cache : caches) cache = std::make_unique<Cache>(plan_.get(), n_pools_, capacity, type);
+    for (auto& cache : caches) cache = std::make_unique<Cache>(cache_shape_, n_pools_, capacity, type);
     return caches;
   }
 
@@ -88,11 +95,11 @@ class ReferenceExecutor final : public Executor {
     caches_.clear();
     for (const Step& step : steps) {
       caches_.push_back(dynamic_cast<Cache*>(step.cache));
-      if (caches_.back() == nullptr || caches_.back()->owner() != plan_.get()) {
+      if (caches_.back() == nullptr || !caches_.back()->belongs_to(cache_shape_.get())) {
         return fail("the step's KV cache belongs to another executor");
       }
     }
-    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch()));
+    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch_));
     scene_.rows = batch_.rows;
     scene_.n_outputs = batch_.n_outputs;
     for (const plan::Op& op : plan_->ops) execute(op);
@@ -137,6 +144,8 @@ class ReferenceExecutor final : public Executor {
   }
 
   std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<const plan::CacheShape> cache_shape_;
+  std::uint32_t max_batch_;
   Substitute substitute_;
   std::vector<std::vector<float>> values_;  // by ValueId, as the current step left them
   std::uint64_t n_pools_ = 0;
@@ -151,7 +160,7 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] std::string description() const override { return "plain loops in double precision"; }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan,
                                                        const LoadOptions& options) override {
-    return load_reference(std::move(plan), {}, options.n_threads);
+    return load_reference(std::move(plan), {}, options);
   }
 };
 
@@ -159,9 +168,9 @@ class ReferenceBackend final : public Backend {
 
 std::unique_ptr<Backend> make_reference() { return std::make_unique<ReferenceBackend>(); }
 
-std::unique_ptr<Executor> load_reference(std::shared_ptr<const Plan> plan, Substitute substitute, std::uint32_t n_threads) {
-  const std::uint32_t n = n_threads > 0 ? n_threads : usable_cores();
-  return std::make_unique<ReferenceExecutor>(std::move(plan), std::move(substitute), n);
+std::unique_ptr<Executor> load_reference(std::shared_ptr<const Plan> plan, Substitute substitute,
+                                         const LoadOptions& options) {
+  return std::make_unique<ReferenceExecutor>(std::move(plan), std::move(substitute), options);
 }
 
 }  // namespace plumb::backends

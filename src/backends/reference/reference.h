@@ -17,8 +17,8 @@ std::unique_ptr<Backend> make_reference();
 using Substitute =
     std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<float> data)>;
 
-// A reference executor that lets `substitute` see and replace every value. n_threads: 0 for the cores this process may use.
+// A reference executor that lets `substitute` see and replace every value. Of the options it takes threads and batch.
 std::unique_ptr<Executor> load_reference(std::shared_ptr<const plan::Plan> plan, Substitute substitute,
-                                         std::uint32_t n_threads = 0);
+                                         const LoadOptions& options = {});
 
 }  // namespace plumb::backends
