@@ -16,7 +16,6 @@ namespace plumb::diagnose {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
 // A hypothesis fits where its error is within the allowance and at most this share of the right op's error, …
 constexpr double most_residual = 0.5;
 // … or where it explains all but this share, whatever the allowance.

@@ -16,8 +16,6 @@ namespace plumb::diagnose {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 // An op's expected output and the suspect's, on the rows that the trace has of one step.
 struct Compared {
   std::span<const float> found, expected, variance;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,8 @@
 #include "diagnose/suspect.h"
 
 namespace plumb::diagnose {
+
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // Largest error, in standard deviations: as a root mean square over a step's rows, and of one element.
 inline constexpr double most_rms = 2, most_single = 12;
