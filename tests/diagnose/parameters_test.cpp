@@ -13,7 +13,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-model::Model golden(const std::string& name) {
+model::Model golden_model(const std::string& name) {
   auto file = gguf::File::open(model::testing::golden_path(name, ".gguf"));
   auto model = model::Model::load(std::move(*file));
   EXPECT_TRUE(model.has_value());
@@ -26,7 +26,7 @@ const StageResult& stage(const Report& report) {
 }
 
 TEST(Parameters, AreComparedByName) {
-  const model::Model model = golden("qwen2");
+  const model::Model model = golden_model("qwen2");
   const auto& h = model.parameters();
   const DeclaredParameters declared = compare({{"n_heads", std::to_string(h.n_heads)},
                                                {"rms_eps", fmt::format("{:.9g}", static_cast<float>(h.rms_eps))},
@@ -43,7 +43,7 @@ TEST(Parameters, AreComparedByName) {
 }
 
 TEST(Parameters, OfARunPassWhereItsOpsFollowAndFailWhereTheEngineSaysOtherwise) {
-  const model::Model model = golden("qwen2");
+  const model::Model model = golden_model("qwen2");
   const auto tokens = model::testing::read_golden("qwen2").tokens;
   gguf::test::TemporaryFolder folder;
   const auto diagnosed = [&](std::vector<trace::Parameter> parameters) {
