@@ -262,7 +262,7 @@ class Explainer {
 
   // A candidate's output at the fault's op for some rows, the mistake being made in the ops given.
   [[nodiscard]] std::vector<float> output(const Fault& fault, std::span<const std::pair<std::size_t, Mistake>> mistakes,
-                                          std::vector<std::uint32_t> rows, std::uint32_t column_stride = 1) {
+                                          const std::vector<std::uint32_t>& rows, std::uint32_t column_stride = 1) {
     if (mistakes.size() == 1 && mistakes[0].first == fault.place.op) {
       View view(replay_, rows);
       view.take_columns(column_stride);

@@ -161,7 +161,7 @@ class OwnRun {
     Replay replay(engine_.model(), rows, nullptr, logit_rows,
                   settings_.n_threads > 0 ? settings_.n_threads : usable_cores());
     const Values all = replay.value(plan_.logits);
-    right_.assign(all->begin() + static_cast<std::ptrdiff_t>((n_prompt_ - 1) * plan_.vocab), all->end());
+    right_.assign(all->begin() + static_cast<std::ptrdiff_t>(n_prompt_ - 1) * plan_.vocab, all->end());
     std::vector<float> recorded;
     for (std::uint32_t step = 0; step <= report_.n_steps; ++step) {
       const trace::Value* value = trace_.find(step, plan_.value(plan_.logits).name);

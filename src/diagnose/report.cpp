@@ -73,8 +73,8 @@ std::string proof_sentence(const Proof& proof) {
                                  ? ""
                                  : fmt::format("; the most likely token agrees in {} of {} places, {} without",
                                                proof.n_tokens_with, proof.n_tokens, proof.n_tokens_without);
-  const std::string figures = fmt::format("{} differs by {:.2g} of its size, {:.2g} without{}", proof.value,
-                                          proof.error_with, proof.error_without, tokens);
+  std::string figures = fmt::format("{} differs by {:.2g} of its size, {:.2g} without{}", proof.value, proof.error_with,
+                                    proof.error_without, tokens);
   switch (proof.outcome) {
     case Proof::Outcome::reproduced:
       return "the reference, making the same mistakes from the first token on, gives what the engine gave: " + figures;

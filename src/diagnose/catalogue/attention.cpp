@@ -391,29 +391,30 @@ std::vector<Candidate> position(const Question& q) {
   const auto* op = attention_of(q);
   if (op == nullptr) return {};
   std::vector<Candidate> result;
-  for (const auto& [by, around] : {std::pair(1, false), std::pair(-1, false), std::pair(1, true), std::pair(-1, true)}) {
-    for (const bool keys_only : {false, true}) {
-      result.push_back(
-          with_cache(*op,
-                     fmt::format("{} of position s {:+d} at s{}", keys_only ? "keys" : "keys and values", by,
-                                 around ? ", the last one's at the other end" : ""),
-                     [by, around, keys_only, op = *op](const Site& site, Scene& scene) {
-                       const std::size_t width = site.scene->plan->value(site.replay->kv_write(op.layer).k).width;
-                       const auto zero = std::make_shared<const std::vector<float>>(width, 0.0f);
-                       const auto shifted = [&](auto right) {
-                         return [right, by, around, zero, &site](std::uint32_t layer, std::uint64_t row, std::uint32_t s) {
-                           const std::int64_t n = end_of_step(site, row);
-                           const std::int64_t at = around ? (std::int64_t{s} + by + n) % n : std::int64_t{s} + by;
-                           return at < 0 || at >= (around ? n : std::int64_t{site.scene->cached(row)})
-                                      ? zero->data()
-                                      : right(layer, row, static_cast<std::uint32_t>(at));
-                         };
-                       };
-                       scene.key = shifted(site.scene->key);
-                       if (!keys_only) scene.cached_value = shifted(site.scene->cached_value);
-                     }));
+  for (const bool around : {false, true})
+    for (const int by : {1, -1}) {
+      for (const bool keys_only : {false, true}) {
+        result.push_back(with_cache(
+            *op,
+            fmt::format("{} of position s {:+d} at s{}", keys_only ? "keys" : "keys and values", by,
+                        around ? ", the last one's at the other end" : ""),
+            [by, around, keys_only, op = *op](const Site& site, Scene& scene) {
+              const std::size_t width = site.scene->plan->value(site.replay->kv_write(op.layer).k).width;
+              const auto zero = std::make_shared<const std::vector<float>>(width, 0.0f);
+              const auto shifted = [&](auto right) {
+                return [right, by, around, zero, &site](std::uint32_t layer, std::uint64_t row, std::uint32_t s) {
+                  const std::int64_t n = end_of_step(site, row);
+                  const std::int64_t at = around ? (std::int64_t{s} + by + n) % n : std::int64_t{s} + by;
+                  return at < 0 || at >= (around ? n : std::int64_t{site.scene->cached(row)})
+                             ? zero->data()
+                             : right(layer, row, static_cast<std::uint32_t>(at));
+                };
+              };
+              scene.key = shifted(site.scene->key);
+              if (!keys_only) scene.cached_value = shifted(site.scene->cached_value);
+            }));
+      }
     }
-  }
   return result;
 }
 

@@ -127,6 +127,7 @@ std::vector<Candidate> shifted_columns(const Question& q) {
       if (std::find(shifts.begin(), shifts.end(), by) == shifts.end()) shifts.push_back(by);
     }
   }
+  result.reserve(shifts.size());
   for (const std::int64_t by : shifts) {
     result.push_back(afterwards(
         fmt::format("by {:+d}", by), [by, n = static_cast<std::int64_t>(q.width())](const Site&, std::vector<float>& y) {

@@ -170,12 +170,11 @@ std::vector<Candidate> other_weight(const Question& q) {
 std::vector<Candidate> tied(const Question& q) {
   const auto p = product_of(q);
   if (!p || p->role != "logits" || q.replay.parameters().tied_embeddings) return {};
-  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
-    const plan::Weight& other = q.plan().weights[i];
-    if (other.tensor.name != "token_embd.weight") continue;
-    return {with_weight("", p->op->weight, backends::reference::rows_of(other.tensor))};
-  }
-  return {};
+  const auto& weights = q.plan().weights;
+  const auto embedding = std::find_if(weights.begin(), weights.end(),
+                                      [](const plan::Weight& w) { return w.tensor.name == "token_embd.weight"; });
+  if (embedding == weights.end()) return {};
+  return {with_weight("", p->op->weight, backends::reference::rows_of(embedding->tensor))};
 }
 
 // Of logits this is logits-index.
@@ -379,6 +378,7 @@ std::vector<Candidate> logits_index(const Question& q) {
       if (std::find(shifts.begin(), shifts.end(), -by) == shifts.end()) shifts.push_back(-by);
     }
   }
+  result.reserve(shifts.size());
   for (const std::int64_t by : shifts) {
     result.push_back(afterwards(fmt::format("logit i is that of token i {:+d}", by),
                                 [by, n = static_cast<std::int64_t>(p->out)](const Site&, std::vector<float>& y) {

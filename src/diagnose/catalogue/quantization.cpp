@@ -74,6 +74,9 @@ static_assert(sizeof(quants::BlockQ4_0) == 18 && sizeof(quants::BlockQ4_K) == 14
 
 using Bytes = std::span<std::uint8_t>;
 
+// A field of a block.
+Bytes part(Bytes block, int at, int n) { return block.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(n)); }
+
 float half_at(std::span<const std::uint8_t> block, int at) {
   return f16_to_f32(
       static_cast<std::uint16_t>(block[static_cast<std::size_t>(at)] | (block[static_cast<std::size_t>(at) + 1] << 8)));
@@ -191,8 +194,7 @@ std::vector<Candidate> nibble_order(const Question& q) {
     result.push_back(reading(*w,
                              {.bytes =
                                   [](const Layout& l, Bytes block, auto, auto) {
-                                    for (int i = 0; i < l.n_nibbles; ++i) {
-                                      std::uint8_t& b = block[static_cast<std::size_t>(l.nibbles + i)];
+                                    for (std::uint8_t& b : part(block, l.nibbles, l.n_nibbles)) {
                                       b = static_cast<std::uint8_t>(b << 4 | b >> 4);
                                     }
                                   }},
@@ -217,16 +219,14 @@ std::vector<Candidate> nibble_order(const Question& q) {
                              {.bytes =
                                   [](const Layout& l, Bytes block, auto, auto) {
                                     for (int start = 0; start < l.n_nibbles; start += 32) {
+                                      const Bytes bytes = part(block, l.nibbles + start, 32);
                                       std::array<std::uint8_t, 64> values{};
-                                      for (int i = 0; i < 32; ++i) {
-                                        values[static_cast<std::size_t>(2 * i)] =
-                                            block[static_cast<std::size_t>(l.nibbles + start + i)] & 15;
-                                        values[static_cast<std::size_t>(2 * i + 1)] =
-                                            block[static_cast<std::size_t>(l.nibbles + start + i)] >> 4;
+                                      for (std::size_t i = 0; i < 32; ++i) {
+                                        values[2 * i] = bytes[i] & 15;
+                                        values[2 * i + 1] = bytes[i] >> 4;
                                       }
                                       for (std::size_t i = 0; i < 32; ++i) {
-                                        block[static_cast<std::size_t>(l.nibbles + start) + i] =
-                                            static_cast<std::uint8_t>(values[i] | values[i + 32] << 4);
+                                        bytes[i] = static_cast<std::uint8_t>(values[i] | values[i + 32] << 4);
                                       }
                                     }
                                   }},
@@ -243,9 +243,7 @@ std::vector<Candidate> high_bits(const Question& q) {
     result.push_back(reading(*w,
                              {.bytes =
                                   [f = std::move(f)](const Layout& l, Bytes block, auto, auto) {
-                                    for (int i = 0; i < l.n_high; ++i)
-                                      block[static_cast<std::size_t>(l.high + i)] =
-                                          f(block[static_cast<std::size_t>(l.high + i)]);
+                                    for (std::uint8_t& b : part(block, l.high, l.n_high)) b = f(b);
                                   }},
                              std::move(detail)));
   };
@@ -403,20 +401,20 @@ std::vector<Candidate> neighbour_scale(const Question& q) {
   std::vector<Candidate> result;
   const std::size_t size = quants::info(w->tensor->format).block_bytes;
   const bool has_minimum = w->layout->minimum >= 0;
-  for (const auto& [by, minimum_too] :
-       {std::pair(1, false), std::pair(-1, false), std::pair(1, true), std::pair(-1, true)}) {
-    if (w->layout->scale < 0 || (minimum_too && !has_minimum)) continue;
-    result.push_back(reading(
-        *w,
-        {.bytes =
-             [by, minimum_too, size](const Layout& l, Bytes block, std::span<const std::byte> all, std::size_t index) {
-               const auto n = static_cast<std::int64_t>(all.size() / size);
-               const auto other = static_cast<std::size_t>((static_cast<std::int64_t>(index) + by + n) % n);
-               std::memcpy(block.data() + l.scale, all.data() + other * size + l.scale, 2);
-               if (minimum_too) std::memcpy(block.data() + l.minimum, all.data() + other * size + l.minimum, 2);
-             }},
-        fmt::format("the {} block's{}", by > 0 ? "next" : "previous", minimum_too ? ", and its minimum" : "")));
-  }
+  for (const bool minimum_too : {false, true})
+    for (const int by : {1, -1}) {
+      if (w->layout->scale < 0 || (minimum_too && !has_minimum)) continue;
+      result.push_back(reading(
+          *w,
+          {.bytes =
+               [by, minimum_too, size](const Layout& l, Bytes block, std::span<const std::byte> all, std::size_t index) {
+                 const auto n = static_cast<std::int64_t>(all.size() / size);
+                 const auto other = static_cast<std::size_t>((static_cast<std::int64_t>(index) + by + n) % n);
+                 std::memcpy(block.data() + l.scale, all.data() + other * size + l.scale, 2);
+                 if (minimum_too) std::memcpy(block.data() + l.minimum, all.data() + other * size + l.minimum, 2);
+               }},
+          fmt::format("the {} block's{}", by > 0 ? "next" : "previous", minimum_too ? ", and its minimum" : "")));
+    }
   if (w->layout->format == Format::q6_k || w->layout->format == Format::q2_k) {
     result.push_back(reading(*w,
                              {.bytes =

@@ -122,6 +122,7 @@ std::vector<Candidate> offset(const Question& q) {
   const double n_prompt =
       static_cast<double>(std::count_if(rows.begin(), rows.end(), [](const auto& r) { return r.sequence == 0; }));
   offsets.insert(n_prompt);
+  result.reserve(offsets.size());
   for (const double by : offsets) {
     result.push_back(at_position(*op, fmt::format("{} {:+g}", "position", by),
                                  [by](const Site& site, std::size_t row) { return right_position(site, row) + by; }));
