@@ -11,6 +11,7 @@
 
 #include "base/machine.h"
 #include "diagnose/parameters.h"
+#include "diagnose/sampling.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -57,7 +58,7 @@ class Diagnosis {
     op_faults(explanation);
     parameters();
     ops_stages(suspect);
-    sampling(suspect, logits);
+    sampling(suspect);
     report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(report_);
   }
@@ -278,34 +279,15 @@ class Diagnosis {
                            faulty_decode_attention, decode_attention)});
   }
 
-  // Whether the tokens that were chosen are those that the logits make most likely.
-  void sampling(const Suspect& suspect, const std::optional<Observed>& logits) {
-    const std::size_t vocab = plan_.vocab;
-    std::size_t n = 0, greedy = 0;
-    std::string first;
-    if (logits) {
-      for (std::uint32_t step = 0; step + 1 < suspect.n_steps(); ++step) {
-        const std::uint32_t row = suspect.end(step) - 1;
-        if (logits->has[row] == 0) continue;
-        const auto begin = logits->data.begin() + static_cast<std::ptrdiff_t>(row * vocab);
-        const auto chosen = static_cast<std::size_t>(suspect.rows()[row + 1].token);
-        const float best = *std::max_element(begin, begin + static_cast<std::ptrdiff_t>(vocab));
-        ++n;
-        if (begin[static_cast<std::ptrdiff_t>(chosen)] == best) {
-          ++greedy;
-        } else if (first.empty()) {
-          const auto rank = std::count_if(begin, begin + static_cast<std::ptrdiff_t>(vocab),
-                                          [&](float v) { return v > begin[static_cast<std::ptrdiff_t>(chosen)]; });
-          first = fmt::format("; after row {} token {} was chosen, which {} others beat", row, chosen, rank);
-        }
-      }
-    }
-    report_.stages.push_back(
-        {Stage::sampling, n > 0 && greedy == n ? Outcome::pass : Outcome::unknown,
-         n == 0        ? "the trace shows no logits that a token was chosen from"
-         : greedy == n ? fmt::format("all {} tokens chosen are the most likely ones", n)
-                       : fmt::format("{} of {} tokens chosen are the most likely ones{}: right if the engine samples",
-                                     greedy, n, first)});
+  void sampling(const Suspect& suspect) {
+    SamplingCheck check = check_sampling(suspect);
+    report_.stages.push_back(check.stage);
+    if (check.broken == nullptr) return;
+    report_.faults.push_back({.stage = Stage::sampling,
+                              .hypothesis = check.broken,
+                              .detail = std::move(check.detail),
+                              .confidence = Confidence::high,
+                              .evidence = std::move(check.stage.evidence)});
   }
 
   const model::Model& model_;

@@ -12,9 +12,9 @@ std::span<const Hypothesis> catalogue() {
   static const std::vector<Hypothesis> all = [] {
     std::vector<Hypothesis> result;
     for (const auto& family :
-         {families::tokens(), families::parameters(), families::run(), families::embedding(), families::norm(),
-          families::product(), families::quantization(), families::rope(), families::attention(), families::feed_forward(),
-          families::experts(), families::buffer(), families::precision()}) {
+         {families::tokens(), families::parameters(), families::run(), families::sampling(), families::embedding(),
+          families::norm(), families::product(), families::quantization(), families::rope(), families::attention(),
+          families::feed_forward(), families::experts(), families::buffer(), families::precision()}) {
       result.insert(result.end(), family.begin(), family.end());
     }
     return result;

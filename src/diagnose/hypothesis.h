@@ -59,6 +59,8 @@ std::span<const Hypothesis> tokens();
 std::span<const Hypothesis> parameters();
 // Of a run of Plumb itself as a whole (own_run.cpp); likewise.
 std::span<const Hypothesis> run();
+// Of the choice of a token from the logits (sampling.cpp); likewise.
+std::span<const Hypothesis> sampling();
 std::span<const Hypothesis> embedding();
 std::span<const Hypothesis> norm();
 std::span<const Hypothesis> product();

@@ -77,6 +77,27 @@ std::vector<Candidate> stale(const Question& q) {
   return result;
 }
 
+// Whether a later value is what its op makes of the one in question, as found: a rotation at position 0 and attention to one
+// position leave values as they are, and to be equal says nothing then.
+bool follows_from_found(const Question& q, plan::ValueId id) {
+  const std::size_t op = q.replay.producer(id);
+  if (op <= q.op_index) return false;
+  const Values known = q.replay.value(id);
+  const std::vector<float> made = q.replay.compute(op);
+  const std::vector<std::uint32_t> rows = q.replay.rows_of(op);
+  const std::size_t width = q.plan().value(id).width;
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (std::find(q.rows.begin(), q.rows.end(), rows[i]) == q.rows.end()) continue;
+    for (std::size_t c = 0; c < width; ++c) {
+      const double k = (*known)[rows[i] * width + c];
+      error += std::pow(k - made[i * width + c], 2);
+      size += k * k;
+    }
+  }
+  return error < 1e-4 * size;
+}
+
 std::vector<Candidate> aliased(const Question& q) {
   if (!has_output(q) || q.found.empty()) return {};
   // Only those that the suspect's output resembles: the search is over all values.
@@ -98,7 +119,7 @@ std::vector<Candidate> aliased(const Question& q) {
           size += f * f;
         }
       }
-      if (size == 0 || !(error < 1e-4 * size)) continue;
+      if (size == 0 || !(error < 1e-4 * size) || follows_from_found(q, id)) continue;
       result.push_back({fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
                         [id, shift](const Site& site) { return site.value(id, shift); }});
     }

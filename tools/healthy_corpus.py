@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Diagnoses healthy runs, none of which may be accused: backends and their variants on the canary and the models of
+tests/data/model, each in every quantization, and on the models named, with ten prompts each. Prints a line a model and variant, and
+each accusation; exit code 1 if there was one, or if nothing ran."""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+
+SOURCE = pathlib.Path(__file__).resolve().parents[1]
+VARIANTS = {
+    "reference": [[]],
+    "cpu": [[], ["--activations", "int8"], ["--kv-type", "f32"], ["--activations", "int8", "--kv-type", "f32"]],
+    "checker": [[]],
+    "cuda": [[], ["--shared-kernels"], ["--kv-type", "f32"]],
+    "metal": [[]],
+}
+TEXTS = [
+    "1",
+    "upper hello",
+    "What is the capital of France?",
+    "Write three short sentences about a lighthouse keeper.",
+    "def f(x):\n    return x + 1\n",
+    "Der Hund läuft durch den Wald 🐕",
+    "a",
+    "12 + 30 = 42, 42 - 30 = 12, 6 * 7 = 42; and so on, and so on, and so on.",
+    "one line\n\nanother line\n\n\n",
+    "repeat repeat repeat repeat repeat repeat repeat repeat",
+]
+
+
+def tokens(n_vocab, prompt):
+    """Ids for a model without a text of its own: 1 to 40 of them."""
+    chance = random.Random(prompt)
+    return ",".join(str(chance.randrange(n_vocab)) for _ in range((1, 2, 3, 5, 8, 13, 21, 30, 34, 40)[prompt % 10]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plumb", default=SOURCE / "build" / "bin" / "plumb")
+    parser.add_argument("--backends", default="reference,cpu,checker", help="comma between them")
+    parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--only", action="store_true", help="the models named and no others")
+    parser.add_argument("models", nargs="*", help="more models, with a chat template")
+    options = parser.parse_args()
+
+    def plumb(*arguments):
+        return subprocess.run([str(options.plumb), *map(str, arguments)], capture_output=True, text=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = [(pathlib.Path(name).stem, name, None) for name in options.models]
+        if not options.only:
+            types = re.search(r"One of ([A-Z0-9_ ]+)", plumb("quantize", "--help").stdout).group(1).split()
+            goldens = {path.stem: path for path in sorted((SOURCE / "tests" / "data" / "model").glob("*.gguf"))}
+            for name, source in {"canary": "canary", **goldens}.items():
+                n_vocab = None
+                if name in goldens:
+                    tensors = json.loads(plumb("inspect", source, "--json").stdout)["tensors"]
+                    n_vocab = next(t["dims"][1] for t in tensors if t["name"] == "token_embd.weight")
+                for kind in types:
+                    path = pathlib.Path(folder) / f"{name}-{kind}.gguf"
+                    done = plumb("quantize", source, path, kind)
+                    if done.returncode != 0:
+                        sys.exit(done.stderr)
+                    subjects.append((f"{name} {kind}", path, n_vocab))
+
+        def diagnose(path, n_vocab, variant, prompt):
+            text = ["--tokens", tokens(n_vocab, prompt)] if n_vocab else ["-p", TEXTS[prompt % len(TEXTS)]]
+            return plumb("diagnose", path, *text, *variant, "--steps", options.steps, "-t", 1, "--json")
+
+        total = accused = failed = 0
+        largest = 0.0
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            for label, path, n_vocab in subjects:
+                for backend in options.backends.split(","):
+                    for extra in VARIANTS[backend]:
+                        variant = ["--backend", backend, *extra]
+                        runs = list(pool.map(lambda p: diagnose(path, n_vocab, variant, p), range(options.prompts)))
+                        worst = 0.0
+                        for prompt, run in enumerate(runs):
+                            what = f"{label}, {' '.join(variant)}, prompt {prompt}"
+                            if run.returncode not in (0, 1):
+                                failed += 1
+                                print(f"FAILED  {what}: {run.stderr.strip()}")
+                                continue
+                            total += 1
+                            report = json.loads(run.stdout)
+                            if run.returncode == 1:
+                                accused += 1
+                                print(f"ACCUSED {what}: {json.dumps(report['faults'])[:600]}")
+                            worst = max([worst, *(op["ratio"] for op in report["ops"] if op["ratio"] is not None)])
+                        largest = max(largest, worst)
+                        print(f"{label:24} {' '.join(variant[1:]):40} {len(runs):3} runs, largest error / allowance {worst:.2f}", flush=True)
+    print(f"{total} healthy runs diagnosed: {accused} accused; {failed} did not run; largest error / allowance {largest:.2f}")
+    return 1 if accused or failed or not total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
