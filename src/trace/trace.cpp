@@ -205,9 +205,9 @@ Result<Trace> Trace::parse(std::span<const std::byte> bytes) {
 }
 
 const Value* Trace::find(std::uint32_t step, std::string_view name) const {
-  const auto found = std::find_if(values_.begin(), values_.end(),
-                                  [&](const Value& value) { return value.step == step && value.name == name; });
-  return found == values_.end() ? nullptr : &*found;
+  const auto of_step = std::ranges::equal_range(values_, step, {}, &Value::step);
+  const auto found = std::ranges::find(of_step, name, &Value::name);
+  return found == of_step.end() ? nullptr : &*found;
 }
 
 std::uint32_t Trace::n_steps() const { return values_.empty() ? 0 : values_.back().step + 1; }

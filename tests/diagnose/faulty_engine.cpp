@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <numeric>
 
 #include "plumb/trace.h"
 
@@ -30,15 +32,21 @@ Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t 
   Floats y(rows * out);
   for (std::size_t t = 0; t < rows; ++t) {
     for (std::size_t o = 0; o < out; ++o) {
-      float sum = 0;
-      for (std::size_t i = 0; i < width; ++i) sum += x[t * width + i] * w[o * width + i];
-      y[t * out + o] = sum;
+      // Several sums side by side, as engines have them: one alone waits for each addition.
+      std::array<float, 16> sums{};
+      const float *a = &x[t * width], *b = &w[o * width];
+      std::size_t i = 0;
+      for (; i + sums.size() <= width; i += sums.size()) {
+        for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += a[i + j] * b[i + j];
+      }
+      for (; i < width; ++i) sums[0] += a[i] * b[i];
+      y[t * out + o] = std::accumulate(sums.begin(), sums.end(), 0.0f);
     }
   }
   return y;
 }
 
-Engine::Engine(const gguf::File& file, std::vector<Planted> planted) : planted_(std::move(planted)) {
+Engine::Engine(const gguf::File& file) {
   const std::string arch(*file.get_string("general.architecture"));
   const auto number = [&](const char* key, std::size_t otherwise) {
     const auto found = file.get_uint(arch + "." + key);
@@ -54,8 +62,9 @@ Engine::Engine(const gguf::File& file, std::vector<Planted> planted) : planted_(
   c.eps = file.get_float(arch + ".attention.layer_norm_rms_epsilon").value_or(0);
   c.theta = file.get_float(arch + ".rope.freq_base").value_or(10000);
   c.halves = arch != "llama";
+  std::map<std::string, Matrix> weights;
   for (const gguf::Tensor& tensor : file.tensors()) {
-    Matrix& m = weights_[std::string(tensor.name)];
+    Matrix& m = weights[std::string(tensor.name)];
     m = {.data = Floats(tensor.n_elements()),
          .rows = tensor.n_rows(),
          .width = tensor.dims[0],
@@ -64,8 +73,12 @@ Engine::Engine(const gguf::File& file, std::vector<Planted> planted) : planted_(
     const quants::FormatInfo& format = quants::info(tensor.format);
     format.decode(tensor.data.data(), m.data.data(), m.data.size() / format.block_size);
   }
-  if (!weights_.contains("output.weight")) weights_["output.weight"] = weights_["token_embd.weight"];
+  if (!weights.contains("output.weight")) weights["output.weight"] = weights["token_embd.weight"];
+  weights_ = std::make_shared<const std::map<std::string, Matrix>>(std::move(weights));
 }
+
+Engine::Engine(const Engine& healthy, std::vector<Planted> planted)
+    : config_(healthy.config_), weights_(healthy.weights_), healthy_(&healthy), planted_(std::move(planted)) {}
 
 Floats Engine::value(const std::string& name, std::uint32_t step) const {
   const auto found = seen_.find({step, name});
@@ -152,12 +165,13 @@ Floats Engine::plain(const Op& op) const {
 
 Floats Engine::op(Op op, const std::string& name) {
   op.config = config_;
-  Floats y = plain(op);
+  Floats y = healthy_ == nullptr || is_wrong_ ? plain(op) : healthy_->value(name, op.step);
   for (const Planted& p : planted_) {
     if (p.role != op.role || p.layer != op.layer || (op.step == 0 ? !p.prompt : !p.decode)) continue;
     Floats wrong = p.fault->make(*this, op);
     if (wrong.size() != y.size()) continue;  // it cannot be made here
     p.effect = std::max(p.effect, difference(wrong, y));
+    is_wrong_ = is_wrong_ || wrong != y;
     y = std::move(wrong);
   }
   order_.emplace_back(name, std::pair(op.step, op.rows));
@@ -177,8 +191,8 @@ void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, 
       Op next{.role = role, .layer = layer, .step = step, .position = first, .rows = n_rows == 0 ? rows : n_rows};
       next.x = std::move(x);
       next.other = std::move(other);
-      if (!weight.empty()) next.w = weights_.at(weight + ".weight");
-      if (weights_.contains(weight + ".bias")) next.bias = weights_.at(weight + ".bias");
+      if (!weight.empty()) next.w = this->weight(weight + ".weight");
+      if (has_weight(weight + ".bias")) next.bias = this->weight(weight + ".bias");
       if (role == "attn_ctx") std::tie(next.keys, next.values) = cache_[layer];
       return op(std::move(next), name);
     };
@@ -193,7 +207,7 @@ void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, 
       Floats h = of("attn_norm", x, {}, "attn_norm");
       Floats q = of("attn_q", h, {}, "attn_q"), k = of("attn_k", h, {}, "attn_k");
       const Floats v = of("attn_v", h, {}, "attn_v");
-      if (weights_.contains(blk + "attn_q_norm.weight")) {
+      if (has_weight(blk + "attn_q_norm.weight")) {
         q = of("attn_q_norm", q, {}, "attn_q_norm");
         k = of("attn_k_norm", k, {}, "attn_k_norm");
       }

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -69,15 +70,18 @@ struct Planted {
 
 class Engine {
  public:
-  Engine(const gguf::File& file, std::vector<Planted> planted);
+  explicit Engine(const gguf::File& file);
+  // An engine of the same file that makes mistakes. `healthy` has run the tokens that this one will run, and outlives it:
+  // what comes before the first mistake is taken from there.
+  Engine(const Engine& healthy, std::vector<Planted> planted);
 
   // Runs tokens, the first n_prompt of them in one pass, and writes all values as a trace.
   void run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path);
 
   // The op as it should be.
   [[nodiscard]] Floats plain(const Op& op) const;
-  [[nodiscard]] bool has_weight(const std::string& name) const { return weights_.contains(name); }
-  [[nodiscard]] const Matrix& weight(const std::string& name) const { return weights_.at(name); }
+  [[nodiscard]] bool has_weight(const std::string& name) const { return weights_->contains(name); }
+  [[nodiscard]] const Matrix& weight(const std::string& name) const { return weights_->at(name); }
   // A value of this step, or of one before it; empty: it is not there.
   [[nodiscard]] Floats value(const std::string& name, std::uint32_t step) const;
   [[nodiscard]] const std::pair<Floats, Floats>& cache(std::size_t layer) const { return cache_.at(layer); }
@@ -89,8 +93,10 @@ class Engine {
   Floats op(Op op, const std::string& name);
 
   Config config_;
-  std::map<std::string, Matrix> weights_;
+  std::shared_ptr<const std::map<std::string, Matrix>> weights_;
+  const Engine* healthy_ = nullptr;
   std::vector<Planted> planted_;
+  bool is_wrong_ = false;  // a mistake has been made
   std::vector<std::int32_t> tokens_;
   std::map<std::pair<std::uint32_t, std::string>, Floats> seen_;
   std::vector<std::pair<std::string, std::pair<std::uint32_t, std::size_t>>> order_;  // name, step, rows

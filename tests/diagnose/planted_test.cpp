@@ -27,6 +27,7 @@ struct Subject {
   model::Model model;
   std::vector<std::int32_t> tokens;
   std::size_t n_prompt = 0;
+  std::shared_ptr<Engine> healthy;  // has run the tokens
 };
 
 Subject canary(model::FileType type, std::string label) {
@@ -45,13 +46,17 @@ Subject golden(const std::string& name) {
   return {name, {}, std::move(*model), tokens, tokens.size() - 3};
 }
 
-std::vector<Subject> subjects() {
+std::vector<Subject> subjects(const std::filesystem::path& trace) {
   std::vector<Subject> all;
   all.push_back(canary(model::FileType::f32, "canary F32"));
   all.push_back(canary(model::FileType::q8_0, "canary Q8_0"));
   all.push_back(canary(model::FileType::q4_k_m, "canary Q4_K_M"));
   all.push_back(golden("qwen2"));
   all.push_back(golden("qwen3"));
+  for (Subject& subject : all) {
+    subject.healthy = std::make_shared<Engine>(subject.model.file());
+    subject.healthy->run(subject.tokens, subject.n_prompt, trace);
+  }
   return all;
 }
 
@@ -71,10 +76,16 @@ class PlantedFaults : public ::testing::Test {
     std::string said;
   };
 
+  [[nodiscard]] std::filesystem::path path() const { return folder_.path() / "t.safetensors"; }
+
+  // Runs the engine and diagnoses its trace.
   Report diagnose(const Subject& subject, Engine& engine) {
-    const auto path = folder_.path() / "t.safetensors";
-    engine.run(subject.tokens, subject.n_prompt, path);
-    const auto trace = trace::Trace::open(path);
+    engine.run(subject.tokens, subject.n_prompt, path());
+    return diagnosis(subject);
+  }
+  // Of the trace that the last run left.
+  Report diagnosis(const Subject& subject) {
+    const auto trace = trace::Trace::open(path());
     EXPECT_TRUE(trace.has_value()) << trace.error().message;
     auto report = diagnose_trace(subject.model, *trace, {});
     EXPECT_TRUE(report.has_value()) << report.error().message;
@@ -87,9 +98,10 @@ class PlantedFaults : public ::testing::Test {
   }
 
   Outcome try_one(const Subject& subject, const Planted& planted) {
-    Engine engine(subject.model.file(), {planted});
-    const Report report = diagnose(subject, engine);
+    Engine engine(*subject.healthy, {planted});
+    engine.run(subject.tokens, subject.n_prompt, path());
     if (engine.planted()[0].effect < least_effect) return {};
+    const Report report = diagnosis(subject);
     Outcome outcome{.ran = true};
     std::set<std::string> places;
     for (const Fault& fault : report.faults) {
@@ -118,7 +130,7 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
   ASSERT_GE(faults().size(), 100u);
   std::size_t n = 0, located = 0, named = 0, wrong = 0, turn = 0;
   std::set<std::string> shown;
-  const std::vector<Subject> models = subjects();
+  const std::vector<Subject> models = subjects(path());
   for (std::size_t f = 0; f < faults().size(); ++f) {
     const Plant& fault = faults()[f];
     for (std::size_t m = 0; m < models.size(); ++m) {
@@ -168,7 +180,7 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
 }
 
 TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
-  const auto all = subjects();
+  const auto all = subjects(path());
   std::size_t n = 0, named = 0, n_faults = 0;
   for (std::size_t i = 0; i < (whole_corpus() ? 600u : 60u); ++i) {
     const Subject& subject = all[i % all.size()];
@@ -181,7 +193,7 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
       if (std::none_of(planted.begin(), planted.end(), [&](const Planted& p) { return value_of(p) == value_of(one); }))
         planted.push_back(one);
     }
-    Engine engine(subject.model.file(), planted);
+    Engine engine(*subject.healthy, planted);
     const Report report = diagnose(subject, engine);
     std::set<std::string> expected, found;
     for (const Planted& p : engine.planted()) {
@@ -208,8 +220,8 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
 }
 
 TEST_F(PlantedFaults, AreNotSeenWhereThereAreNone) {
-  for (const Subject& subject : subjects()) {
-    Engine engine(subject.model.file(), {});
+  for (const Subject& subject : subjects(path())) {
+    Engine engine(subject.model.file());
     const Report report = diagnose(subject, engine);
     EXPECT_TRUE(report.follows()) << subject.label << "\n" << to_text(report, false);
   }
