@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <variant>
 
@@ -101,6 +102,11 @@ class Variance {
       for (std::size_t i = start; i < start + n; ++i) {
         mean += square(x[i]) / static_cast<double>(n);
         common += square(x[i]) * error.at(i, x[i]);
+      }
+      // The sum of squares overflows in float32: engines give 0, infinity or no number.
+      if (mean * static_cast<double>(n) > double{std::numeric_limits<float>::max()}) {
+        std::fill_n(out_.begin() + static_cast<std::ptrdiff_t>(start), n, std::numeric_limits<float>::infinity());
+        continue;
       }
       const double scale = 1 / std::sqrt(mean + op.eps);
       common *= square(square(scale) / static_cast<double>(n));
@@ -207,6 +213,10 @@ class Variance {
             if (a_.eight_bit_cache) of_value += square(value * 4 / 127) / 12;
             v += square(p[j]) * (square(value - y_[at + i]) * std::expm1(std::min(of_score[j], 4.0)) +
                                  square(value) * of_weight + of_value);
+          }
+          // Engines that multiply by weights of 0 make no number of an infinite value behind the mask.
+          for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
+            if (!std::isfinite(scene_.cached_value(op.layer, t, s)[kv + i])) v = std::numeric_limits<double>::infinity();
           }
           out_[at + i] = static_cast<float>(v);
         }

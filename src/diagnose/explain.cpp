@@ -214,7 +214,7 @@ class Explainer {
       for (std::uint32_t row = check.first_row; row < check.first_row + check.n_rows; ++row) {
         const std::uint32_t one[] = {row};
         const double ratio = misfit(fault.part(fault.found, one), fault.part(fault.expected, one),
-                                    fault.part(fault.variance, one), fault.factor)
+                                    fault.part(fault.variance, one), fault.width, fault.factor)
                                  .ratio;
         (ratio > 1 ? fault.place.rows : fault.healthy).push_back(row);
       }
@@ -243,7 +243,7 @@ class Explainer {
     if (growth > 1) {
       for (float& v : variance) v *= static_cast<float>(growth * growth);
     }
-    cause.ratio = misfit(found, y, variance, fault.factor).ratio;
+    cause.ratio = misfit(found, y, variance, fault.width, fault.factor).ratio;
     std::size_t n_wrong = 0, n_explained = 0;
     for (std::size_t i = 0; i < found.size(); ++i) {
       const double sigma = std::sqrt(double{variance[i]}) * fault.factor;
@@ -349,7 +349,7 @@ class Explainer {
       const auto rows = sample(fault.healthy, few_rows);
       const std::vector<float> y = output(fault, mistakes, rows);
       match.explains_healthy =
-          misfit(fault.part(fault.found, rows), y, fault.part(fault.variance, rows), fault.factor).ratio <= 1.5;
+          misfit(fault.part(fault.found, rows), y, fault.part(fault.variance, rows), fault.width, fault.factor).ratio <= 1.5;
     }
     matches.push_back(std::move(match));
   }
@@ -449,7 +449,11 @@ class Explainer {
       if (!is_systematic(fault)) continue;
       const Fault exact = fault_of(check.op, {index}, 0);
       std::vector<Match> matches = search(exact);
-      std::erase_if(matches, [](const Match& m) { return m.cause.residual > most_hidden; });
+      // A value of the run that stands in this one's place has this one's rounding where both are of the same inputs: that they
+      // are equal to the last bit says nothing.
+      std::erase_if(matches, [](const Match& m) {
+        return m.cause.residual > most_hidden || m.cause.hypothesis->name.starts_with("buffer-");
+      });
       if (matches.empty() || std::any_of(matches.begin(), matches.end(), is_rounding)) continue;
       // The same mistake in the group's other ops of this role.
       for (std::size_t i = 0; i < isolation_.checks.size(); ++i) {
@@ -523,6 +527,7 @@ class Explainer {
         const Match& best = e.matches.front();
         e.fault.place.detail = best.cause.detail;
         e.fault.place.residual = best.cause.residual;
+        e.fault.place.left = best.cause.ratio;
         if (is_new) {
           finding.cause = best.cause;
           std::set<std::string_view> names{best.cause.hypothesis->name};
@@ -636,10 +641,10 @@ class Explainer {
       for (const Cause& other : finding.alternatives) names.insert(other.hypothesis->name);
       names.erase(finding.cause->hypothesis->name);
       const bool proven = result_.proof && result_.proof->outcome != Proof::Outcome::not_reproduced;
-      const bool exact = finding.cause->residual <= 0.1;
-      finding.confidence = names.empty() && proven && exact ? Confidence::high
-                           : proven || exact                ? Confidence::medium
-                                                            : Confidence::low;
+      const bool near = finding.cause->residual <= 0.1;
+      finding.confidence = names.empty() && proven && near && finding.is_whole() ? Confidence::high
+                           : near && (proven || finding.is_whole())              ? Confidence::medium
+                                                                                 : Confidence::low;
     }
     std::sort(result_.findings.begin(), result_.findings.end(),
               [](const Finding& a, const Finding& b) { return a.places.front().op < b.places.front().op; });
@@ -772,6 +777,11 @@ class Explainer {
 
 std::string_view name(Confidence confidence) {
   return confidence == Confidence::high ? "high" : confidence == Confidence::medium ? "medium" : "low";
+}
+
+bool Finding::is_whole() const {
+  constexpr double most_left = 2;
+  return std::all_of(places.begin(), places.end(), [](const Place& place) { return place.left <= most_left; });
 }
 
 Explanation explain(Replay& replay, const Suspect& suspect, const model::Model& model, Isolation& isolation,

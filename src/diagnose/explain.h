@@ -25,6 +25,7 @@ struct Place {
   std::vector<std::size_t> checks;  // of Isolation
   std::string detail;               // of the hypothesis, for this op
   double residual = 1;              // error left by the hypothesis / error of the right op
+  double left = 0;                  // error left by the hypothesis / allowance
 };
 
 struct Cause {
@@ -53,6 +54,9 @@ struct Finding {
   Confidence confidence = Confidence::low;
   std::vector<Place> places;       // in the order of execution
   std::vector<std::string> known;  // what is known where the cause is not: rows, columns, fits
+
+  // Whether the cause leaves no more than the allowance, or little more, at any place: what is left would have another cause.
+  [[nodiscard]] bool is_whole() const;
 };
 
 struct Explanation {

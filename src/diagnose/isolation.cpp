@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numbers>
 #include <set>
 #include <tuple>
 
@@ -24,6 +25,12 @@ struct Compared {
 
 bool agree_beyond_numbers(float found, float expected) {
   return (std::isnan(found) && std::isnan(expected)) || found == expected;
+}
+
+// Standard deviation of an element. A variance of what is smaller than 1e-19 is too small for a float, and numbers below 2^-126
+// are zero to many engines.
+double deviation(float variance, float expected) {
+  return std::max({std::sqrt(double{variance}), unit_f32 * std::abs(double{expected}) / std::numbers::sqrt3, 0x1p-126});
 }
 
 // Whether all are numbers of a 16-bit format: what an engine that stores results so must show.
@@ -162,7 +169,7 @@ class Isolator {
           if (v.empty()) v = variance(op, c, a);
           of_step(op, c, check.step, v, [&](const Compared& judged, std::uint32_t, std::uint32_t) {
             describe(check, judged.found, judged.expected, judged.variance, judged.width);
-            check.ratios.push_back(misfit(judged.found, judged.expected, judged.variance, factor).ratio);
+            check.ratios.push_back(misfit(judged.found, judged.expected, judged.variance, judged.width, factor).ratio);
           });
           if (check.ratios.back() <= 1) {
             check.arithmetic = a;
@@ -234,8 +241,20 @@ class Isolator {
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
       used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
     }
+    // What an engine computes one group in, it may compute another of the same kind in: a format or a phase of few ops shows
+    // too little of it by itself.
+    std::map<std::string, std::vector<std::size_t>> used_by_kind;
     for (std::size_t g = 0; g < used.size(); ++g) {
-      result_.groups[g].arithmetic = allowance_.strict ? 0 : usual_arithmetic(std::move(used[g]));
+      const Group& group = result_.groups[g];
+      if (!group.region.empty()) continue;
+      auto& of_kind = used_by_kind[group.kind];
+      of_kind.insert(of_kind.end(), used[g].begin(), used[g].end());
+    }
+    for (std::size_t g = 0; g < used.size(); ++g) {
+      Group& group = result_.groups[g];
+      if (allowance_.strict) continue;
+      group.arithmetic = usual_arithmetic(std::move(used[g]));
+      if (group.region.empty()) group.arithmetic = std::max(group.arithmetic, usual_arithmetic(used_by_kind[group.kind]));
     }
     // A region has products and attention in it: it may be as coarse as ops of any kind usually are.
     std::size_t coarsest = 0;
@@ -297,8 +316,8 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
   check.histogram = {};
   check.row_ratio.assign(check.n_rows, 0);
   for (std::size_t i = 0; i < found.size(); ++i) {
-    const double sigma = std::sqrt(double{variance[i]});
-    double z = std::abs(double{found[i]} - expected[i]) / std::max(sigma, 1e-37);
+    double z = std::abs(double{found[i]} - expected[i]) / deviation(variance[i], expected[i]);
+    if (!std::isfinite(variance[i])) z = 0;
     if (std::isnan(z)) z = agree_beyond_numbers(found[i], expected[i]) ? 0 : infinity;
     if (z > largest) {
       largest = z;
@@ -307,32 +326,36 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
                      .expected = expected[i],
                      .found = found[i]};
     }
-    allowed += variance[i];
+    allowed += std::isfinite(variance[i]) ? variance[i] : 0;
     const double place = std::clamp(std::floor(std::log2(std::max(z, 1e-9))) + 9, 0.0, 16.0);
     ++check.histogram[static_cast<std::size_t>(place)];
     check.row_ratio[i / width] += static_cast<float>(std::min(z * z, 1e12) / static_cast<double>(width));
   }
   for (float& ratio : check.row_ratio) ratio = std::sqrt(ratio);
-  check.allowed_rms = most_rms * std::sqrt(allowed / static_cast<double>(std::max<std::size_t>(1, found.size())));
+  check.allowed_rms = most_rms_of(check.n_rows) * std::sqrt(allowed / static_cast<double>(std::max<std::size_t>(1, found.size())));
 }
 
+double most_rms_of(std::size_t n_rows) { return most_rms * (1 + 0.5 / static_cast<double>(std::max<std::size_t>(1, n_rows))); }
+
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              double factor) {
+              std::size_t width, double factor) {
   double squares = 0, largest = 0, error = 0;
   for (std::size_t i = 0; i < found.size(); ++i) {
+    if (!std::isfinite(variance[i])) continue;
     const double difference = double{found[i]} - expected[i];
     if (!std::isfinite(difference)) {
       if (agree_beyond_numbers(found[i], expected[i])) continue;
       return {.ratio = infinity, .rms_error = infinity};
     }
     if (difference == 0) continue;
-    const double z = difference * difference / std::max(double{variance[i]}, 1e-74);
+    const double z = std::pow(difference / deviation(variance[i], expected[i]), 2);
     squares += z;
     largest = std::max(largest, z);
     error += difference * difference;
   }
   const double n = static_cast<double>(std::max<std::size_t>(1, found.size()));
-  return {.ratio = std::max(std::sqrt(squares / n) / most_rms, std::sqrt(largest) / most_single) / factor,
+  return {.ratio = std::max(std::sqrt(squares / n) / most_rms_of(found.size() / width), std::sqrt(largest) / most_single) /
+                   factor,
           .rms_error = std::sqrt(error / n)};
 }
 

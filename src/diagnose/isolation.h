@@ -16,8 +16,10 @@ namespace plumb::diagnose {
 
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// Largest error, in standard deviations: as a root mean square over a step's rows, and of one element.
+// Largest error, in standard deviations: as a root mean square over many rows, and of one element. All outputs of a row share
+// what the rounding of its inputs does to them, so that few rows average little: their errors may be larger.
 inline constexpr double most_rms = 2, most_single = 12;
+double most_rms_of(std::size_t n_rows);
 // Errors within a region of several ops are not independent: what one op rounds, all elements of the next ones share, the
 // more so the more layers it passes. By how much an allowance grows for each layer that has part in a region.
 inline constexpr double of_regions = 2;
@@ -81,13 +83,13 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
 
 Isolation isolate(Replay& replay, const Suspect& suspect, const Allowance& allowance);
 
-// error / allowance of found against expected over the rows [begin, end) of matrices of `width`, 1 being the most allowed;
-// elements that are not finite where they should be make it infinite.
+// error / allowance of found against expected, [n_rows, width], 1 being the most allowed; elements that are not finite where
+// they should be make it infinite. Where the variance is infinite, anything is allowed.
 struct Misfit {
   double ratio = 0;
   double rms_error = 0;
 };
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              double allowance_factor = 1);
+              std::size_t width, double allowance_factor = 1);
 
 }  // namespace plumb::diagnose
