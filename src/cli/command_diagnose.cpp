@@ -43,6 +43,7 @@ Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Sett
     PLUMB_TRY(settings.file_sha256, sha256_of(file));
   }
   PLUMB_TRY(settings.prompt, prompt_of(options.prompt));
+  settings.tokens = options.prompt.tokens;
   PLUMB_TRY(const auto model, model::Model::load(std::move(file)));
   auto report = diagnose::diagnose_trace(model, trace, settings);
   if (!report) return fail("{}: {}", options.trace, report.error().message);

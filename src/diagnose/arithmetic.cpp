@@ -27,6 +27,7 @@ constexpr Arithmetic table[] = {
     {.name = "float32, float16 cache", .cache = unit_f16},
     {.name = "float32, float16 cache, 16-bit activations in blocks", .cache = unit_f16, .activations = 128},
     {.name = "TF32 or float16 operands", .operand = unit_f16, .cache = unit_f16},
+    {.name = "TF32 operands, cut off", .operand = unit_tf32, .cache = unit_f16, .drift = 2 * unit_tf32},
     {.name = "int8 activations in blocks", .cache = unit_f16, .activations = 1},
     {.name = "float16 results", .operand = unit_f16, .cache = unit_f16, .store = unit_f16},
     {.name = "8-bit cache", .operand = unit_f16, .cache = unit_f16, .eight_bit_cache = true},
@@ -127,6 +128,8 @@ class Variance {
         v += sums_.blocks[i] / square(a_.activations) + uniform(unit_f16) * sums_.squares[i] / square(a_.activations);
       }
       if (!sums_.inputs.empty()) v += sums_.inputs[i];
+      // Where terms add up to more than they are large, so do the prefixes that are rounded.
+      v += square(y_[i]) * (square(a_.sum) * n / 9 + uniform(a_.drift));
       out_[i] = static_cast<float>(v);
     }
   }
@@ -176,18 +179,25 @@ class Variance {
         const std::size_t at = (t * op.n_heads + h) * op.head_dim;
         p.clear();
         of_score.clear();
+        // Of blocks of 8 bits: keys and values in the cache, and queries that are multiplied with such keys.
+        const auto block_step = [&](const float* head) {
+          if (!a_.eight_bit_cache) return 0.0;
+          double largest = 0;
+          for (std::uint32_t i = 0; i < op.head_dim; ++i) largest = std::max(largest, std::abs(double{head[i]}));
+          return square(largest / 127) / 12;
+        };
+        const double q_step = block_step(q.data() + at);
         for (const std::uint32_t s : seen) {
           const float* key = scene_.key(op.layer, t, s) + kv;
-          double dot = 0, squares = 0, inputs = 0, largest = 0;
-          for (std::uint32_t i = 0; i < op.head_dim; ++i) largest = std::max(largest, std::abs(double{key[i]}));
-          const double step = a_.eight_bit_cache ? square(largest / 127) / 12 : 0;
+          double dot = 0, squares = 0, inputs = 0;
+          const double step = block_step(key);
           for (std::uint32_t i = 0; i < op.head_dim; ++i) {
             const double x = q[at + i], k = key[i];
             dot += x * k;
             squares += square(x * k);
             inputs +=
                 square(x) * (k_error.at(s * kv_width + kv + i, k) + rounded(std::max(a_.cache, a_.operand), k) + step) +
-                square(k) * q_error.at(at + i, x);
+                square(k) * (q_error.at(at + i, x) + q_step);
           }
           double score = dot * op.scale, slope = 1;
           if (op.soft_cap > 0) {
@@ -200,24 +210,32 @@ class Variance {
                              uniform(a_.store * score));
         }
         if (p.empty()) continue;
+        bool no_number_of_keys = false;
+        for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
+          const float* key = scene_.key(op.layer, t, s) + kv;
+          no_number_of_keys =
+              no_number_of_keys || !std::all_of(key, key + op.head_dim, [](float k) { return std::isfinite(k); });
+        }
         rule.weigh(h, p);
         const double n = static_cast<double>(p.size());
         const double of_weight =
             uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
+        std::vector<double> value_step;
+        for (const std::uint32_t s : seen) value_step.push_back(block_step(scene_.cached_value(op.layer, t, s) + kv));
         for (std::uint32_t i = 0; i < op.head_dim; ++i) {
           double v = 0;
           for (std::size_t j = 0; j < seen.size(); ++j) {
             const double value = scene_.cached_value(op.layer, t, seen[j])[kv + i];
-            double of_value =
-                rounded(std::max(a_.cache, a_.operand), value) + v_error.at(seen[j] * kv_width + kv + i, value);
-            if (a_.eight_bit_cache) of_value += square(value * 4 / 127) / 12;
+            const double of_value = rounded(std::max(a_.cache, a_.operand), value) +
+                                    v_error.at(seen[j] * kv_width + kv + i, value) + value_step[j];
             v += square(p[j]) * (square(value - y_[at + i]) * std::expm1(std::min(of_score[j], 4.0)) +
                                  square(value) * of_weight + of_value);
           }
-          // Engines that multiply by weights of 0 make no number of an infinite value behind the mask.
+          // Engines that multiply by weights of 0, or add the mask to scores, make no number of what is none behind it.
           for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
             if (!std::isfinite(scene_.cached_value(op.layer, t, s)[kv + i])) v = std::numeric_limits<double>::infinity();
           }
+          if (no_number_of_keys) v = std::numeric_limits<double>::infinity();
           out_[at + i] = static_cast<float>(v);
         }
       }
@@ -231,7 +249,7 @@ class Variance {
       const double g = gate[i], u = up[i];
       const double function =
           square(y_[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(a_.store));
-      const double absolute = square(unit_f32 * u * std::min(1.0, std::abs(g)));
+      const double absolute = square(unit_f32 * u * g);
       // Where the function is flat its curvature, at most 1/2, makes the error, and the product of both inputs' errors.
       const double g_variance = gate_error.at(i, g), u_variance = up_error.at(i, u);
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;

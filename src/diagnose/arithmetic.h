@@ -31,6 +31,7 @@ struct Arithmetic {
   double activations = 0;  // steps of 1 / (this * 127) of a block's largest activation, with quantized weights; 1 is int8
   double sum = unit_f32;   // of the running sum of a product
   double store = 0;        // of every op's result
+  double drift = 0;        // of a product relative to its size: operands cut off, not rounded, are all too small
   bool eight_bit_cache = false;
 };
 

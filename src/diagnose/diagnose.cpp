@@ -86,6 +86,10 @@ class Diagnosis {
       report_.stages.push_back({Stage::tokens, Outcome::unknown, std::string(why)});
       report_.stages.push_back({Stage::chat_template, Outcome::unknown, std::string(why)});
     };
+    if (!settings_.tokens.empty()) {
+      given_tokens(suspect);
+      return {};
+    }
     std::optional<Prompt> prompt = settings_.prompt;
     if (!prompt && !trace_.info().prompt.empty())
       prompt = Prompt{.text = trace_.info().prompt, .system = {}, .form = Prompt::Form::either};
@@ -143,6 +147,23 @@ class Diagnosis {
     return {};
   }
 
+  // The run's tokens against those that it should have been given.
+  void given_tokens(const Suspect& suspect) {
+    const std::vector<text::TokenId>& given = settings_.tokens;
+    std::size_t at = 0;
+    while (at < std::min<std::size_t>(given.size(), suspect.end(0)) && suspect.rows()[at].token == given[at]) ++at;
+    const bool same = at == given.size() && at == suspect.end(0);
+    const std::string evidence =
+        same ? fmt::format("the {} tokens are those given", at)
+             : fmt::format(
+                   "the tokens differ from those given from index {} on: {} where {} was given; {} tokens in place of {}",
+                   at, at < suspect.end(0) ? fmt::format("{}", suspect.rows()[at].token) : "none",
+                   at < given.size() ? fmt::format("{}", given[at]) : "none", suspect.end(0), given.size());
+    report_.stages.push_back({Stage::tokens, same ? Outcome::pass : Outcome::fail, evidence});
+    report_.stages.push_back({Stage::chat_template, Outcome::unknown, "token ids were given, no text"});
+    if (!same) report_.faults.push_back({.stage = Stage::tokens, .confidence = Confidence::medium, .evidence = evidence});
+  }
+
   // What the engine says of its hyper-parameters, and what its ops show of them.
   void parameters() {
     const DeclaredParameters declared = compare(trace_.info().parameters, model_);
@@ -158,8 +179,8 @@ class Diagnosis {
       if (!std::holds_alternative<plan::RmsNorm>(op) && !std::holds_alternative<plan::Rope>(op) &&
           !std::holds_alternative<plan::Attention>(op))
         continue;
-      ++n_checked;
-      all = all && !check.at_fault;
+      if (check.tells) ++n_checked;
+      all = all && check.tells && !check.at_fault;
     }
     std::string evidence;
     if (!shown.empty()) {
@@ -203,6 +224,8 @@ class Diagnosis {
       fault.places = finding.places;
       fault.alternatives = finding.alternatives;
       fault.known = finding.known;
+      if (finding.cause && !finding.is_whole())
+        fault.known.emplace_back("the cause leaves more than rounding does: there is something else, too");
       const Check& check = report_.isolation.checks[finding.places.front().checks.front()];
       fault.evidence = fmt::format("{}: error {:.3g} where {:.2g} is allowed, {:.3g} being its size",
                                    finding.places.front().value, check.rms_error, check.allowed_rms, check.rms_expected);
@@ -226,11 +249,11 @@ class Diagnosis {
     for (const Check& check : report_.isolation.checks) {
       ops.insert(check.op);
       if (check.at_fault) faulty.insert(check.op);
-      if (std::holds_alternative<plan::Linear>(plan_.ops[check.op])) {
+      if (std::holds_alternative<plan::Linear>(plan_.ops[check.op]) && check.tells) {
         products.insert(check.op);
         if (check.at_fault) faulty_products.insert(check.op);
       }
-      if (std::holds_alternative<plan::Attention>(plan_.ops[check.op]) && check.step > 0) {
+      if (std::holds_alternative<plan::Attention>(plan_.ops[check.op]) && check.step > 0 && check.tells) {
         ++decode_attention;
         if (check.at_fault) ++faulty_decode_attention;
       }
@@ -254,11 +277,18 @@ class Diagnosis {
                                                 faulty_products.size(), products.size())});
     std::size_t n_outputs = 0;
     for (const plan::Op& op : plan_.ops) n_outputs += plan::output(op) ? 1 : 0;
+    const std::size_t n_untold = report_.n_untold();
     report_.stages.push_back(
-        {Stage::ops, faulty.empty() ? Outcome::pass : Outcome::fail,
+        {Stage::ops,
+         !faulty.empty() ? Outcome::fail
+         : n_untold > 0  ? Outcome::unknown
+                         : Outcome::pass,
          fmt::format("{} of {} ops were recomputed from their own inputs{}; {} do{} not follow", ops.size(), n_outputs,
                      ops.size() < n_outputs ? " (the others as part of those, where the trace lacks values)" : "",
-                     faulty.size(), faulty.size() == 1 ? "es" : "")});
+                     faulty.size(), faulty.size() == 1 ? "es" : "") +
+             (n_untold == 0 ? ""
+                            : fmt::format("; {} of {} checks span so many ops that rounding may be as large as the value",
+                                          n_untold, report_.isolation.checks.size()))});
     const bool buffers = any(Prefixes{"buffer-"});
     report_.stages.push_back(
         {Stage::buffers, buffers ? Outcome::fail : Outcome::unknown,

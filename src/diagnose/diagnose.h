@@ -17,9 +17,10 @@ namespace plumb::diagnose {
 struct Settings {
   Allowance allowance;
   SearchLimits limits;
-  std::uint32_t n_threads = 0;   // 0: the cores this process may use
-  std::optional<Prompt> prompt;  // what the run should have been asked; none: what the trace says
-  std::string file_sha256;       // of the model's file; empty: not compared
+  std::uint32_t n_threads = 0;        // 0: the cores this process may use
+  std::optional<Prompt> prompt;       // what the run should have been asked; none: what the trace says
+  std::vector<text::TokenId> tokens;  // what the run should have been given in place of a prompt; empty: not known
+  std::string file_sha256;            // of the model's file; empty: not compared
 };
 
 // Errors: a trace that does not fit the model (see Suspect::bind), or was made from another file.

@@ -41,6 +41,7 @@ struct Cause {
 struct Proof {
   enum class Outcome : std::uint8_t { reproduced, too_small_to_tell, not_reproduced };
   Outcome outcome = Outcome::not_reproduced;
+  bool borrows = false;                                 // the suspect's own values stand in where a cause is not known
   std::string value;                                    // the last value compared: logits where known
   double error_with = 0;                                // of the reference with the mistakes, against the suspect, relative
   double error_without = 0;                             // of the reference without
@@ -55,7 +56,8 @@ struct Finding {
   std::vector<Place> places;       // in the order of execution
   std::vector<std::string> known;  // what is known where the cause is not: rows, columns, fits
 
-  // Whether the cause leaves no more than the allowance, or little more, at any place: what is left would have another cause.
+  // Whether the cause leaves no more than the allowance, or little more, at any place: what is left would have another
+  // cause.
   [[nodiscard]] bool is_whole() const;
 };
 

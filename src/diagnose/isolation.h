@@ -16,8 +16,8 @@ namespace plumb::diagnose {
 
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// Largest error, in standard deviations: as a root mean square over many rows, and of one element. All outputs of a row share
-// what the rounding of its inputs does to them, so that few rows average little: their errors may be larger.
+// Largest error, in standard deviations: as a root mean square over many rows, and of one element. All outputs of a row
+// share what the rounding of its inputs does to them, so that few rows average little: their errors may be larger.
 inline constexpr double most_rms = 2, most_single = 12;
 double most_rms_of(std::size_t n_rows);
 // Errors within a region of several ops are not independent: what one op rounds, all elements of the next ones share, the
@@ -56,6 +56,7 @@ struct Check {
   std::size_t arithmetic = 0;      // the first that allows the error; ratios.size() if none does
   double allowed_rms = 0;          // of the arithmetic that it is judged by, as an absolute error
   double ratio = 0;                // error / allowance in the arithmetic that it is judged by
+  bool tells = true;  // an error of a third of the value's size would be seen; where rounding may be larger, none is
   bool at_fault = false;
   Histogram histogram{};         // in the arithmetic that it is judged by
   std::vector<float> row_ratio;  // by row of the step, root mean square of error / standard deviation
@@ -83,8 +84,8 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
 
 Isolation isolate(Replay& replay, const Suspect& suspect, const Allowance& allowance);
 
-// error / allowance of found against expected, [n_rows, width], 1 being the most allowed; elements that are not finite where
-// they should be make it infinite. Where the variance is infinite, anything is allowed.
+// error / allowance of found against expected, [n_rows, width], 1 being the most allowed; elements that are not finite
+// where they should be make it infinite. Where the variance is infinite, anything is allowed.
 struct Misfit {
   double ratio = 0;
   double rms_error = 0;

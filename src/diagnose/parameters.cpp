@@ -69,6 +69,13 @@ std::map<std::string, Json, std::less<>> of_file(const model::Model& model) {
   return result;
 }
 
+// What an engine's configuration has as text, such as "1", is the number.
+Json number_in(const Json& value) {
+  if (!value.is_string()) return value;
+  const Json number = Json::parse(value.get_ref<const std::string&>(), nullptr, false);
+  return number.is_number() ? number : value;
+}
+
 bool same(const Json& a, const Json& b) {
   if (!a.is_number() || !b.is_number()) return a == b;
   return static_cast<float>(a.get<double>()) == static_cast<float>(b.get<double>());
@@ -91,8 +98,8 @@ DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const 
   DeclaredParameters result;
   for (const trace::Parameter& parameter : declared) {
     const auto found = file.find(parameter.name);
-    const Json value = Json::parse(parameter.value, nullptr, false);
-    if (found == file.end() || value.is_discarded()) {
+    const Json value = number_in(Json::parse(parameter.value, nullptr, false));
+    if (found == file.end() || value.is_discarded() || value.is_null()) {
       result.unknown.push_back(parameter.name);
     } else if (same(value, found->second)) {
       result.agree.push_back(parameter.name);

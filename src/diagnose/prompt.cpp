@@ -135,6 +135,10 @@ class Checker {
         }
       }
     }
+    // That something is missing is said only where nothing says what.
+    for (const Base& base : bases_) {
+      if (auto found = cut(base)) return *found;
+    }
     return unexplained();
   }
 
@@ -261,14 +265,22 @@ class Checker {
     if (equal(encode(changed(base, replaced(base.text, "\n", "\r\n")))))
       return found(base, rule("tokens-white-space", "newlines became CR LF"));
     if (equal(by_character(base))) return found(base, rule("tokens-by-character"));
+    return std::nullopt;
+  }
+
+  std::optional<TokenCheck> cut(const Base& base) {
+    const Tokens right = encode(base);
+    const auto rule = [](std::string detail) {
+      return std::vector<BrokenRule>{{&hypothesis("tokens-cut"), std::move(detail)}};
+    };
     if (tokens_.size() < right.size() && base.broken.empty() && tokens_.size() >= 2) {
       if (std::equal(tokens_.begin(), tokens_.end(), right.begin())) {
-        return found(base, rule("tokens-cut", fmt::format("the last {} of {} tokens are missing",
-                                                          right.size() - tokens_.size(), right.size())));
+        return found(
+            base, rule(fmt::format("the last {} of {} tokens are missing", right.size() - tokens_.size(), right.size())));
       }
       if (std::equal(tokens_.rbegin(), tokens_.rend(), right.rbegin())) {
-        return found(base, rule("tokens-cut", fmt::format("the first {} of {} tokens are missing",
-                                                          right.size() - tokens_.size(), right.size())));
+        return found(
+            base, rule(fmt::format("the first {} of {} tokens are missing", right.size() - tokens_.size(), right.size())));
       }
     }
     return std::nullopt;

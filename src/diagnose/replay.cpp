@@ -115,15 +115,41 @@ std::vector<plan::ValueId> Replay::reads(const plan::Op& op) const {
   return ids;
 }
 
-std::vector<std::size_t> Replay::region(std::size_t op) const {
+std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uint32_t> steps) const {
+  struct Part {
+    std::size_t op;
+    std::uint32_t step, n_rows;  // the last ones of the step
+    auto operator<=>(const Part&) const = default;
+  };
   std::set<std::size_t> ops{op};
-  std::vector<std::size_t> open{op};
+  std::set<Part> seen;
+  std::vector<Part> open;
+  const auto rows_in = [&](std::uint32_t step) {
+    return static_cast<std::uint32_t>(
+        std::count_if(rows_.begin(), rows_.end(), [&](const backends::Row& row) { return row.sequence == step; }));
+  };
+  const auto add = [&](std::size_t producer, std::uint32_t step, std::uint32_t n_rows) {
+    ops.insert(producer);
+    if (seen.insert({producer, step, n_rows}).second) open.push_back({producer, step, n_rows});
+  };
+  const auto follow = [&](plan::ValueId id, std::uint32_t step, std::uint32_t n_rows) {
+    if (suspect_ == nullptr || suspect_->known_rows(id, step) < n_rows) add(producer(id), step, n_rows);
+  };
+  const auto out = plan::output(plan_.ops[op]);
+  for (const std::uint32_t step : steps) {
+    const std::uint32_t known = suspect_ != nullptr && out ? suspect_->known_rows(*out, step) : 0;
+    add(op, step, known > 0 ? known : rows_in(step));
+  }
   while (!open.empty()) {
-    const std::size_t next = open.back();
+    const Part next = open.back();
     open.pop_back();
-    for (const plan::ValueId id : reads(plan_.ops[next])) {
-      if (suspect_ != nullptr && suspect_->knows_all(id)) continue;
-      if (ops.insert(producer(id)).second) open.push_back(producer(id));
+    for (const plan::ValueId id : plan::inputs(plan_.ops[next.op])) follow(id, next.step, next.n_rows);
+    if (const auto* attention = std::get_if<plan::Attention>(&plan_.ops[next.op])) {
+      const plan::KvWrite& write = kv_write(attention->layer);
+      for (std::uint32_t before = 0; before <= next.step; ++before) {
+        follow(write.k, before, rows_in(before));
+        follow(write.v, before, rows_in(before));
+      }
     }
   }
   return {ops.begin(), ops.end()};

@@ -104,8 +104,9 @@ class Replay {
   [[nodiscard]] const plan::KvWrite& kv_write(std::uint32_t layer) const;
   // The values an op reads; for attention the keys and values of its layer too.
   [[nodiscard]] std::vector<plan::ValueId> reads(const plan::Op& op) const;
-  // The ops between an op's output and the values the suspect knows, the op itself last: all that has part in it.
-  [[nodiscard]] std::vector<std::size_t> region(std::size_t op) const;
+  // The ops between an op's output in some steps and the values that the suspect knows, the op itself last: all that has
+  // part in it. Attention has part in the keys and values of all steps before.
+  [[nodiscard]] std::vector<std::size_t> region(std::size_t op, std::span<const std::uint32_t> steps) const;
 
   // The error that a value may carry when an op reads it, in an arithmetic.
   [[nodiscard]] InputError error(plan::ValueId id, const Arithmetic& arithmetic);

@@ -75,14 +75,17 @@ std::string proof_sentence(const Proof& proof) {
                                                proof.n_tokens_with, proof.n_tokens, proof.n_tokens_without);
   std::string figures = fmt::format("{} differs by {:.2g} of its size, {:.2g} without{}", proof.value, proof.error_with,
                                     proof.error_without, tokens);
+  const std::string_view so =
+      proof.borrows
+          ? "the reference, making the mistakes that are named and with the engine's own values where a cause is not known,"
+          : "the reference, making the same mistakes from the first token on,";
   switch (proof.outcome) {
     case Proof::Outcome::reproduced:
-      return "the reference, making the same mistakes from the first token on, gives what the engine gave: " + figures;
+      return fmt::format("{} gives what the engine gave: {}", so, figures);
     case Proof::Outcome::too_small_to_tell:
       return "the effect at the end of the run is too small to tell: " + figures;
     case Proof::Outcome::not_reproduced:
-      return "the reference, making the same mistakes from the first token on, does not give what the engine gave: " +
-             figures;
+      return fmt::format("{} does not give what the engine gave: {}", so, figures);
   }
   return figures;
 }
@@ -140,6 +143,15 @@ class Text {
         fmt::format("{} of {}, {} prompt token{} and {} step{} after them",
                     report_.engine.empty() ? "the run" : report_.engine, report_.model, report_.n_prompt,
                     report_.n_prompt == 1 ? "" : "s", report_.n_steps, report_.n_steps == 1 ? "" : "s");
+    if (report_.follows() && report_.n_untold() > 0) {
+      out_ += fmt::format(
+          "{} {} of {} checks span so many ops whose values the trace lacks that rounding\nalone may be as large as the "
+          "value; a "
+          "trace with more values can tell.\n  {}\n",
+          bold(tinted("follows as far as the trace tells.", Outcome::unknown)), report_.n_untold(),
+          report_.isolation.checks.size(), run);
+      return;
+    }
     if (report_.follows()) {
       out_ += fmt::format("{} Every op that the trace shows follows from its own inputs.\n  {}\n",
                           bold(tinted("follows.", Outcome::pass)), run);
@@ -243,6 +255,11 @@ nlohmann::ordered_json cause_json(const Hypothesis* hypothesis, const std::strin
 }
 
 }  // namespace
+
+std::size_t Report::n_untold() const {
+  return static_cast<std::size_t>(std::count_if(isolation.checks.begin(), isolation.checks.end(),
+                                                [](const Check& check) { return !check.tells && !check.at_fault; }));
+}
 
 std::string_view name(Outcome outcome) {
   return outcome == Outcome::pass ? "pass" : outcome == Outcome::fail ? "fail" : "unknown";
@@ -370,6 +387,7 @@ nlohmann::ordered_json to_json(const Report& report) {
                              {"expected", number(check.worst.expected)},
                              {"found", number(check.worst.found)}}},
                            {"group", report.isolation.group_of[i]},
+                           {"tells", check.tells},
                            {"fault", check.at_fault},
                            {"histogram", check.histogram},
                            {"row_ratio", [&] {

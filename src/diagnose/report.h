@@ -54,6 +54,8 @@ struct Report {
   double seconds = 0;
 
   [[nodiscard]] bool follows() const { return faults.empty(); }
+  // Checks of which rounding alone may be as large as the value: between them and what the trace shows lie many ops.
+  [[nodiscard]] std::size_t n_untold() const;
 };
 
 // Verdict first, then evidence, stages and a table of ops by role.

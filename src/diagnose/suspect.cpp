@@ -11,6 +11,8 @@ namespace {
 // Attention weights are no value of a Plan: a backend shows them on request.
 bool is_known_extra(const std::string& name) { return name.ends_with(".attn_probs"); }
 
+constexpr std::uint64_t most_padding = 1024;
+
 // Engines drop the rows that no logits need from here on.
 plan::ValueId first_that_may_drop_rows(const plan::Plan& plan) {
   plan::ValueId result{};
@@ -25,7 +27,7 @@ std::uint32_t prompt_length(const plan::Plan& plan, const trace::Trace& trace) {
   std::uint64_t longest = 0, longest_whole = 0;
   for (const trace::Value& value : trace.values()) {
     if (value.step != 0) break;
-    if (const auto id = plan.find(value.name); id && value.width == plan.value(*id).width) {
+    if (const auto id = plan.find(value.name); id && (value.width == plan.value(*id).width || *id == plan.logits)) {
       longest = std::max(longest, value.rows);
       if (id->index < last.index && value.rows > 1) longest_whole = std::max(longest_whole, value.rows);
     }
@@ -70,6 +72,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
 
   const plan::ValueId last_attention = first_that_may_drop_rows(plan);
   suspect.knows_.assign(plan.values.size(), false);
+  suspect.known_rows_.assign(plan.values.size() * suspect.n_steps_, 0);
   suspect.dtypes_.assign(plan.values.size(), trace::Dtype::f32);
   std::vector<std::uint64_t> n_known(plan.values.size(), 0);
   for (const trace::Value& value : trace.values()) {
@@ -83,7 +86,9 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
     }
     const std::uint64_t width = plan.value(*id).width;
     const std::uint64_t most = suspect.end(value.step) - suspect.begin(value.step);
-    if (value.width != width || value.rows > most) {
+    // Engines pad the vocabulary to a round number; what is beyond the model's is left out.
+    const bool padded = *id == plan.logits && value.width > width && value.width < width + width / 4 + most_padding;
+    if ((value.width != width && !padded) || value.rows > most) {
       const bool turned = value.rows == width && value.width <= most;
       return fail("'{}/{}' is [{}, {}]; the model makes it [{}, {}]{}", value.step, value.name, value.rows, value.width,
                   most, width,
@@ -95,6 +100,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
       return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);
     }
     suspect.knows_[id->index] = true;
+    suspect.known_rows_[value.step * plan.values.size() + id->index] = static_cast<std::uint32_t>(value.rows);
     n_known[id->index] += value.rows;
     suspect.dtypes_[id->index] = std::max(suspect.dtypes_[id->index], value.dtype);
     ++suspect.n_values_;
@@ -119,7 +125,10 @@ std::optional<Observed> Suspect::observe(plan::ValueId id) const {
     if (part == nullptr) continue;
     const std::vector<float> data = part->floats();
     const std::uint64_t first = end(step) - part->rows;
-    std::copy(data.begin(), data.end(), observed.data.begin() + static_cast<std::ptrdiff_t>(first * value.width));
+    for (std::uint64_t row = 0; row < part->rows; ++row) {
+      std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(row * part->width), value.width,
+                  observed.data.begin() + static_cast<std::ptrdiff_t>((first + row) * value.width));
+    }
     std::fill_n(observed.has.begin() + static_cast<std::ptrdiff_t>(first), part->rows, 1);
     observed.dtype = std::max(observed.dtype, part->dtype);
   }

@@ -32,10 +32,35 @@ constexpr std::array<DtypeInfo, 3> dtypes{{{Dtype::f32, "F32", 4}, {Dtype::f16, 
 
 const DtypeInfo& info_of(Dtype dtype) { return dtypes[static_cast<std::size_t>(dtype)]; }
 
-// What cannot be read is a discarded value. Nothing nested deeper than a header is kept.
+// Whether lists and objects are nested no deeper than in a header. (The parser's own callback for this takes quadratic
+// time.)
+bool is_shallow(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      in_string = !in_string;
+    } else if (!in_string && (c == '{' || c == '[')) {
+      if (++depth > most_depth) return false;
+    } else if (!in_string && (c == '}' || c == ']')) {
+      --depth;
+    }
+  }
+  return true;
+}
+
+// What cannot be read, or is nested too deep, is a discarded value.
 Json parse_json(std::string_view text) {
-  const auto keep = [](int depth, Json::parse_event_t, Json&) { return depth <= most_depth; };
-  return Json::parse(text, keep, false);
+  return is_shallow(text) ? Json::parse(text, nullptr, false) : Json(Json::value_t::discarded);
+}
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  return text;
 }
 
 // A list of integers of T, from the JSON text of a metadata string.
@@ -47,7 +72,8 @@ Result<std::vector<T>> list_of(std::string_view key, const std::string& text) {
   for (const Json& item : list) {
     if (!item.is_number_integer() || item.get<std::int64_t>() < 0 ||
         item.get<std::int64_t>() > std::numeric_limits<T>::max()) {
-      return fail("metadata '{}', item {}: {} is not what it may hold", key, values.size(), item.dump().substr(0, 40));
+      return fail("metadata '{}', item {}: {} is no whole number from 0 to {}", key, values.size(),
+                  item.dump().substr(0, 40), std::numeric_limits<T>::max());
     }
     values.push_back(item.get<T>());
   }
@@ -67,7 +93,7 @@ Result<Info> read_info(const Json& header) {
   if (text("version") != "1") return fail("metadata 'version' is '{}'; this Plumb reads version 1", text("version"));
   Info info{.engine = text("engine"),
             .model = text("model"),
-            .model_sha256 = text("model_sha256"),
+            .model_sha256 = lower(text("model_sha256")),
             .prompt = text("prompt"),
             .tokens = {},
             .positions = {},
@@ -96,7 +122,8 @@ Result<Value> read_value(const std::string& key, const Json& entry, std::span<co
   const auto [end, error] = std::from_chars(key.data(), key.data() + std::min(slash, key.size()), value.step);
   if (slash == std::string::npos || slash == 0 || error != std::errc() || end != key.data() + slash ||
       value.step >= most_steps) {
-    return fail("'{}' does not begin with a step and '/', such as '0/blk.0.attn_q'", key.substr(0, 200));
+    return fail("'{}' does not begin with a step below {} and '/', such as '0/blk.0.attn_q'", key.substr(0, 200),
+                most_steps);
   }
   value.name = key.substr(slash + 1);
   const auto label = [&] { return key.substr(0, 200); };
@@ -201,7 +228,24 @@ Result<Trace> Trace::parse(std::span<const std::byte> bytes) {
   std::stable_sort(trace.values_.begin(), trace.values_.end(), [](const Value& a, const Value& b) {
     return std::pair(a.step, a.bytes.data()) < std::pair(b.step, b.bytes.data());
   });
+  PLUMB_CHECK(trace.check_overlaps());
   return trace;
+}
+
+// A writer whose offsets are wrong would look like an engine whose values are.
+Result<void> Trace::check_overlaps() const {
+  std::vector<const Value*> in_order;
+  for (const Value& value : values_) {
+    if (!value.bytes.empty()) in_order.push_back(&value);
+  }
+  std::sort(in_order.begin(), in_order.end(),
+            [](const Value* a, const Value* b) { return a->bytes.data() < b->bytes.data(); });
+  for (std::size_t i = 1; i < in_order.size(); ++i) {
+    const Value &a = *in_order[i - 1], &b = *in_order[i];
+    if (a.bytes.data() + a.bytes.size() > b.bytes.data())
+      return fail("the bytes of '{}/{}' and '{}/{}' overlap: data_offsets are wrong", a.step, a.name, b.step, b.name);
+  }
+  return {};
 }
 
 const Value* Trace::find(std::uint32_t step, std::string_view name) const {

@@ -60,7 +60,7 @@ class Trace {
  public:
   // Errors: no safetensors file (truncated, a header that is no JSON object or too long), metadata of another format or
   // version, tokens that are no list of ids, a key without a step, a type other than the three, bytes that lie outside the
-  // file or do not fit the shape.
+  // file, do not fit the shape or belong to two values.
   static Result<Trace> open(const std::filesystem::path& path);
   // The same of a file's bytes, which must outlive the Trace.
   static Result<Trace> parse(std::span<const std::byte> bytes);
@@ -72,6 +72,7 @@ class Trace {
 
  private:
   Trace() = default;
+  [[nodiscard]] Result<void> check_overlaps() const;
 
   std::optional<gguf::Mapping> file_;
   Info info_;
