@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
+#include <numbers>
 #include <numeric>
 #include <utility>
 
@@ -66,6 +68,61 @@ std::optional<std::uint32_t> layer_of(std::string_view value) {
   const auto [end, error] = std::from_chars(value.data() + prefix.size(), value.data() + value.size(), layer);
   if (error != std::errc() || end == value.data() + value.size() || *end != '.') return std::nullopt;
   return layer;
+}
+
+std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with) {
+  constexpr int n_grid = 200, n_refined = 50;
+  constexpr double most_left = 0.2;  // of the right op's error
+  if (q.found.empty() || q.rows.empty()) return std::nullopt;
+  const std::size_t width = q.width();
+  const std::size_t places[] = {q.rows.size() / 2, q.rows.size() - 1};
+  View view(q.replay, {q.rows[places[0]], q.rows[places[1]]});
+  view.prepare(q.op);
+  const auto distance = [&](const std::vector<float>& y) {
+    double sum = 0;
+    for (std::size_t r = 0; r < 2; ++r) {
+      for (std::size_t i = 0; i < width; ++i) {
+        const double d = double{q.found[places[r] * width + i]} - y[r * width + i];
+        sum += d * d;
+      }
+    }
+    return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
+  };
+  const auto error = [&](double log) {
+    return distance(backends::reference::compute(op_with(std::exp(log)), view.scene()));
+  };
+  const double step = (std::log(high) - std::log(low)) / n_grid;
+  double best = std::log(low), least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i <= n_grid; ++i) {
+    const double at = std::log(low) + i * step, e = error(at);
+    if (e < least) {
+      least = e;
+      best = at;
+    }
+  }
+  if (!std::isfinite(least)) return std::nullopt;
+  // By the golden section.
+  const double ratio = 2 - std::numbers::phi;
+  double a = best - step, b = best + step, c = a + ratio * (b - a), d = b - ratio * (b - a);
+  double at_c = error(c), at_d = error(d);
+  for (int i = 0; i < n_refined; ++i) {
+    if (at_c < at_d) {
+      b = d;
+      d = c;
+      at_d = at_c;
+      c = a + ratio * (b - a);
+      at_c = error(c);
+    } else {
+      a = c;
+      c = d;
+      at_c = at_d;
+      d = b - ratio * (b - a);
+      at_d = error(d);
+    }
+  }
+  least = std::min(at_c, at_d);
+  if (least > most_left * most_left * distance(backends::reference::compute(q.op, view.scene()))) return std::nullopt;
+  return std::exp(at_c < at_d ? c : d);
 }
 
 std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected) {

@@ -88,6 +88,10 @@ Candidate with_weight(std::string detail, plan::WeightId weight, backends::refer
 // The op with one of its inputs being another value, whole or changed.
 Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value);
 
+// The value between `low` and `high`, both positive, of a parameter with which the op comes nearest to what was found,
+// where that is much nearer than the right op comes.
+std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with);
+
 // By how much the right row may have been shifted to give the one found: where its largest elements went. Few, or none.
 std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
 

@@ -112,10 +112,11 @@ DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const 
 }
 
 bool is_of_parameters(std::string_view hypothesis) {
-  constexpr std::array<std::string_view, 15> names = {
-      "norm-eps",        "rope-pairing",       "rope-theta",        "rope-scaling",     "rope-partial",
-      "rope-skipped",    "attention-head-map", "attention-scale",   "attention-window", "attention-soft-cap",
-      "embedding-scale", "activation-other",   "parameter-differs", "expert-gating",    "attention-sinks-ignored"};
+  constexpr std::array<std::string_view, 16> names = {
+      "rope-scaling-other", "norm-eps",          "rope-pairing",       "rope-theta",
+      "rope-scaling",       "rope-partial",      "rope-skipped",       "attention-head-map",
+      "attention-scale",    "attention-window",  "attention-soft-cap", "embedding-scale",
+      "activation-other",   "parameter-differs", "expert-gating",      "attention-sinks-ignored"};
   return std::find(names.begin(), names.end(), hypothesis) != names.end();
 }
 

@@ -42,6 +42,18 @@ constexpr Hypothesis table[] = {
      "parse special tokens in the template's part only", none},
     {"tokens-white-space", "white space was changed", "It was trimmed, or runs of it became one space.",
      "give the text to the tokenizer as it is", none},
+    {"tokens-newline-as-text", "a newline became the two characters \\n",
+     "The text came through a shell, a file or JSON whose escapes were not resolved.", "resolve escapes before encoding",
+     none},
+    {"tokens-case", "the text was put in other letters", "A normalizer of another tokenizer was applied.",
+     "give the text to the tokenizer as it is", none},
+    {"tokens-encoded-twice", "the text was encoded as UTF-8 twice",
+     "Its bytes were taken for characters, of Latin-1, and encoded again.", "pass bytes of UTF-8 on as they are", none},
+    {"tokens-id-offset", "all token ids are off by a constant",
+     "The vocabulary is counted from elsewhere: special tokens before it, or an index from 1.",
+     "id i is entry i of tokenizer.ggml.tokens", none},
+    {"tokens-reversed", "the tokens are in reverse", "A list that is built from its end was not turned round.",
+     "keep the order of the text", none},
     {"tokens-cut", "the prompt was cut", "Its beginning or end is missing.", "give the model the whole prompt", none},
     {"tokens-by-character", "the text was encoded character by character", "Merges are not applied.",
      "apply the vocabulary's merges", none},
@@ -99,6 +111,26 @@ std::string trimmed(std::string_view text) {
   const std::string_view white = " \t\r\n";
   const std::size_t first = text.find_first_not_of(white);
   return first == std::string_view::npos ? "" : std::string(text.substr(first, text.find_last_not_of(white) - first + 1));
+}
+
+std::string lower(std::string text) {
+  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return text;
+}
+
+// UTF-8 whose bytes were taken for characters of Latin-1 and encoded again.
+std::string latin1_as_utf8(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80) {
+      result += c;
+    } else {
+      result += static_cast<char>(0xc0 | byte >> 6);
+      result += static_cast<char>(0x80 | (byte & 0x3f));
+    }
+  }
+  return result;
 }
 
 std::string collapsed(std::string_view text) {
@@ -264,6 +296,20 @@ class Checker {
       return found(base, rule("tokens-white-space", "tabs became spaces"));
     if (equal(encode(changed(base, replaced(base.text, "\n", "\r\n")))))
       return found(base, rule("tokens-white-space", "newlines became CR LF"));
+    if (equal(encode(changed(base, lower(base.text))))) return found(base, rule("tokens-case", "in small letters"));
+    if (equal(encode(changed(base, base.text + "\n"))))
+      return found(base, rule("tokens-white-space", "a newline was put at the end"));
+    if (base.text.ends_with('\n') && equal(encode(changed(base, base.text.substr(0, base.text.size() - 1)))))
+      return found(base, rule("tokens-white-space", "the newline at the end is missing"));
+    if (equal(encode(changed(base, replaced(base.text, "\n", "\\n"))))) return found(base, rule("tokens-newline-as-text"));
+    if (equal(encode(changed(base, latin1_as_utf8(base.text))))) return found(base, rule("tokens-encoded-twice"));
+    for (const TokenId by : {1, -1, 3, -3}) {
+      Tokens shifted = right;
+      for (TokenId& token : shifted) token += by;
+      if (equal(shifted)) return found(base, rule("tokens-id-offset", fmt::format("ids {:+d}", by)));
+    }
+    if (Tokens turned(right.rbegin(), right.rend()); turned != right && equal(turned))
+      return found(base, rule("tokens-reversed"));
     if (equal(by_character(base))) return found(base, rule("tokens-by-character"));
     return std::nullopt;
   }
@@ -281,6 +327,11 @@ class Checker {
       if (std::equal(tokens_.rbegin(), tokens_.rend(), right.rbegin())) {
         return found(
             base, rule(fmt::format("the first {} of {} tokens are missing", right.size() - tokens_.size(), right.size())));
+      }
+      // As a context that is too short does it: the first token stays, those behind it go.
+      if (tokens_.front() == right.front() && std::equal(tokens_.rbegin(), tokens_.rend() - 1, right.rbegin())) {
+        return found(base, rule(fmt::format("{} of {} tokens behind the first are missing", right.size() - tokens_.size(),
+                                            right.size())));
       }
     }
     return std::nullopt;

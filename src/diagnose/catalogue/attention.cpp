@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <numbers>
 #include <set>
 
 #include "diagnose/hypothesis.h"
@@ -30,6 +32,41 @@ Candidate with_cache(const plan::Attention& op, std::string detail, std::functio
             Scene scene = *site.scene;
             cache(site, scene);
             return backends::reference::compute(plan::Op(op), scene);
+          }};
+}
+
+// The op with key and value heads that are not the same one.
+Candidate with_heads(const plan::Attention& op, std::string detail, std::function<std::uint32_t(std::uint32_t)> key_head,
+                     std::function<std::uint32_t(std::uint32_t)> value_head) {
+  return {std::move(detail), [op, key_head = std::move(key_head), value_head = std::move(value_head)](const Site& site) {
+            const Scene& scene = *site.scene;
+            const AttentionRule rule = attention_rule(op, scene);
+            const auto queries = scene.value(op.q);
+            const std::size_t d = op.head_dim, heads = op.n_heads;
+            std::vector<float> y(site.rows.size() * heads * d, 0.0f);
+            for (std::size_t r = 0; r < site.rows.size(); ++r) {
+              for (std::uint32_t h = 0; h < heads; ++h) {
+                const std::size_t at = (r * heads + h) * d;
+                std::vector<double> weights;
+                std::vector<std::uint32_t> seen;
+                for (std::uint32_t s = 0; s < scene.cached(r); ++s) {
+                  if (!rule.sees(r, s)) continue;
+                  const float* key = scene.key(op.layer, r, s) + key_head(h) * d;
+                  double score = 0;
+                  for (std::size_t i = 0; i < d; ++i) score += double{queries[at + i]} * key[i];
+                  score *= op.scale;
+                  weights.push_back(op.soft_cap > 0 ? op.soft_cap * std::tanh(score / op.soft_cap) : score);
+                  seen.push_back(s);
+                }
+                if (seen.empty()) continue;
+                rule.weigh(h, weights);
+                for (std::size_t j = 0; j < seen.size(); ++j) {
+                  const float* value = scene.cached_value(op.layer, r, seen[j]) + value_head(h) * d;
+                  for (std::size_t i = 0; i < d; ++i) y[at + i] += static_cast<float>(weights[j] * value[i]);
+                }
+              }
+            }
+            return y;
           }};
 }
 
@@ -65,7 +102,27 @@ std::vector<Candidate> head_map(const Question& q) {
   add("the heads are in reverse", [n, heads](std::uint32_t h) { return n - 1 - h * n / heads; });
   add("head h reads head h / n_kv_heads", [n](std::uint32_t h) { return std::min(h / n, n - 1); });
   add("the next group's head", [n, heads](std::uint32_t h) { return (h * n / heads + 1) % n; });
+  const auto right = [n, heads](std::uint32_t h) { return h * n / heads; };
+  const auto tiled = [n](std::uint32_t h) { return h % n; };
+  const auto first = [](std::uint32_t) { return 0u; };
+  result.push_back(with_heads(*op, "keys are tiled, values repeated", tiled, right));
+  result.push_back(with_heads(*op, "values are tiled, keys repeated", right, tiled));
+  result.push_back(with_heads(*op, "all heads read keys of head 0", first, right));
+  result.push_back(with_heads(*op, "all heads read values of head 0", right, first));
   return result;
+}
+
+// Key and value heads of another order, as many query heads as there are.
+std::vector<Candidate> kv_head_order(const Question& q) {
+  const auto* op = attention_of(q);
+  if (op == nullptr || op->n_kv_heads < 2) return {};
+  const std::uint32_t n = op->n_kv_heads, heads = op->n_heads;
+  const auto right = [n, heads](std::uint32_t h) { return h * n / heads; };
+  const auto reversed = [n, heads](std::uint32_t h) { return n - 1 - h * n / heads; };
+  const auto next = [n, heads](std::uint32_t h) { return (h * n / heads + 1) % n; };
+  return {with_heads(*op, "key heads in reverse", reversed, right),
+          with_heads(*op, "value heads in reverse", right, reversed), with_heads(*op, "the next key head", next, right),
+          with_heads(*op, "the next value head", right, next)};
 }
 
 std::vector<Candidate> scale(const Question& q) {
@@ -89,6 +146,14 @@ std::vector<Candidate> scale(const Question& q) {
   add(1 / std::sqrt(static_cast<double>(op->n_heads)), "1 / sqrt(n_heads)");
   add(1 / std::sqrt(d / 2), "1 / sqrt(head_dim / 2)");
   add(std::sqrt(op->scale), "the scale's root");
+  const auto with = [op](double value) {
+    plan::Attention wrong = *op;
+    wrong.scale = static_cast<float>(value);
+    return plan::Op(wrong);
+  };
+  // A softmax to the base 2 is the scale times ln 2, and has a name of its own.
+  const auto value = fitted(q, op->scale / 100.0, op->scale * 100.0, with);
+  if (value && std::abs(*value / op->scale / std::numbers::ln2 - 1) > 1e-3) add(*value, "another scale");
   return result;
 }
 
@@ -227,6 +292,18 @@ std::vector<Candidate> softmax(const Question& q) {
     for (double& s : scores) total += s = std::exp2(s - largest);
     for (double& s : scores) s /= total;
   });
+  for (const std::size_t multiple : {1, 4, 8, 16, 32, 64, 128, 256}) {
+    weighed(multiple == 1 ? "1 is added to the softmax's sum"
+                          : fmt::format("keys of zeros, up to a multiple of {}, share the softmax", multiple),
+            [multiple](std::uint32_t, std::span<double> scores) {
+              const std::size_t n = scores.size();
+              const double n_zero = multiple == 1 ? 1.0 : static_cast<double>((n + multiple - 1) / multiple * multiple - n);
+              const double largest = std::max(0.0, *std::max_element(scores.begin(), scores.end()));
+              double total = n_zero * std::exp(-largest);
+              for (double& s : scores) total += s = std::exp(s - largest);
+              for (double& s : scores) s /= total;
+            });
+  }
   weighed("the largest weight is set to the largest score's place alone", [](std::uint32_t, std::span<double> scores) {
     const auto largest = std::max_element(scores.begin(), scores.end());
     const auto at = static_cast<std::size_t>(largest - scores.begin());
@@ -393,12 +470,15 @@ std::vector<Candidate> position(const Question& q) {
   std::vector<Candidate> result;
   for (const bool around : {false, true})
     for (const int by : {1, -1}) {
-      for (const bool keys_only : {false, true}) {
+      for (const int what : {0, 1, 2}) {
         result.push_back(with_cache(
             *op,
-            fmt::format("{} of position s {:+d} at s{}", keys_only ? "keys" : "keys and values", by,
-                        around ? ", the last one's at the other end" : ""),
-            [by, around, keys_only, op = *op](const Site& site, Scene& scene) {
+            fmt::format("{} of position s {:+d} at s{}",
+                        what == 0   ? "keys and values"
+                        : what == 1 ? "keys"
+                                    : "values",
+                        by, around ? ", the last one's at the other end" : ""),
+            [by, around, what, op = *op](const Site& site, Scene& scene) {
               const std::size_t width = site.scene->plan->value(site.replay->kv_write(op.layer).k).width;
               const auto zero = std::make_shared<const std::vector<float>>(width, 0.0f);
               const auto shifted = [&](auto right) {
@@ -410,8 +490,8 @@ std::vector<Candidate> position(const Question& q) {
                              : right(layer, row, static_cast<std::uint32_t>(at));
                 };
               };
-              scene.key = shifted(site.scene->key);
-              if (!keys_only) scene.cached_value = shifted(site.scene->cached_value);
+              if (what != 2) scene.key = shifted(site.scene->key);
+              if (what != 1) scene.cached_value = shifted(site.scene->cached_value);
             }));
       }
     }
@@ -435,6 +515,9 @@ std::vector<Candidate> lost(const Question& q) {
        [](const Site& site, std::uint64_t row, std::uint32_t s) {
          return s < n_prompt(*site.replay) || s >= step_start(site, row);
        });
+  seen("steps after the prompt see the prompt only", [](const Site& site, std::uint64_t row, std::uint32_t s) {
+    return step_start(site, row) == 0 || s < n_prompt(*site.replay);
+  });
   seen("steps after the prompt do not see the prompt", [](const Site& site, std::uint64_t row, std::uint32_t s) {
     return step_start(site, row) == 0 || s >= n_prompt(*site.replay);
   });
@@ -505,9 +588,85 @@ std::vector<Candidate> slot(const Question& q) {
   });
   add("a step after the prompt does not write the cache",
       [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t { return cached > n && s >= n ? -1 : std::int64_t{s}; });
+  add("each step after the prompt writes slot 0, too",
+      [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t { return cached > n && s == 0 ? cached - 1 : s; });
   add("the prompt's last token was overwritten by the one after it",
       [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t { return cached > n && s + 1 == n ? n : s; });
   return result;
+}
+
+// One position of the cache that holds nothing, or another position's.
+std::vector<Candidate> one_slot(const Question& q) {
+  const auto* op = attention_of(q);
+  constexpr std::size_t most_positions = 96;  // the search is over all of them
+  if (op == nullptr || q.found.empty() || q.replay.rows().size() > most_positions) return {};
+  std::vector<Candidate> result;
+  const auto n = static_cast<std::int64_t>(q.replay.rows().size());
+  const std::size_t width = q.plan().value(q.replay.kv_write(op->layer).k).width;
+  // Rows before the slot do not see it; the last one at fault sees all that matter.
+  const std::int64_t last = q.rows.empty() ? n : std::int64_t{q.rows.back()};
+  for (std::int64_t slot = 0; slot <= last; ++slot) {
+    for (const std::int64_t from : std::set<std::int64_t>{-1, 0, slot - 1, slot + 1}) {
+      if (from < -1 || from == slot || from > last) continue;
+      result.push_back(with_cache(
+          *op, from < 0 ? fmt::format("slot {} is zero", slot) : fmt::format("slot {} holds position {}", slot, from),
+          [slot, from, width](const Site& site, Scene& scene) {
+            const auto zero = std::make_shared<const std::vector<float>>(width, 0.0f);
+            const auto moved = [&](auto right) {
+              return [right, slot, from, zero, &site](std::uint32_t layer, std::uint64_t row, std::uint32_t s) {
+                if (s != slot) return right(layer, row, s);
+                return from < 0 || from >= site.scene->cached(row) ? zero->data()
+                                                                   : right(layer, row, static_cast<std::uint32_t>(from));
+              };
+            };
+            scene.key = moved(site.scene->key);
+            scene.cached_value = moved(site.scene->cached_value);
+          }));
+    }
+    result.push_back(
+        with_rule(*op, fmt::format("slot {} is not seen", slot), [slot](const Site& site, AttentionRule& rule) {
+          rule.sees = [right = rule.sees, slot, rows = site.scene->rows](std::uint64_t row, std::uint32_t s) {
+            return right(row, s) && (s != slot || s == rows[row].position);
+          };
+        }));
+  }
+  return result;
+}
+
+// The output's heads in an order that the suspect's output shows.
+std::vector<Candidate> output_heads(const Question& q) {
+  const auto* op = attention_of(q);
+  if (op == nullptr || op->n_heads < 2 || q.found.empty() || q.expected.size() != q.found.size()) return {};
+  constexpr double most_left = 0.05;
+  const std::size_t d = op->head_dim, heads = op->n_heads, width = d * heads;
+  std::vector<std::size_t> from(heads);
+  bool is_other = false;
+  std::string list;
+  for (std::size_t h = 0; h < heads; ++h) {
+    double least = std::numeric_limits<double>::infinity(), size = 0;
+    for (std::size_t other = 0; other < heads; ++other) {
+      double error = 0;
+      for (std::size_t r = 0; r < std::min<std::size_t>(q.rows.size(), 4); ++r) {
+        for (std::size_t i = 0; i < d; ++i) {
+          const double f = q.found[r * width + h * d + i];
+          error += std::pow(f - q.expected[r * width + other * d + i], 2);
+          if (other == 0) size += f * f;
+        }
+      }
+      if (error < least) {
+        least = error;
+        from[h] = other;
+      }
+    }
+    if (!(least <= most_left * most_left * size)) return {};
+    is_other = is_other || from[h] != h;
+    list += fmt::format("{}{}", h == 0 ? "" : ", ", from[h]);
+  }
+  if (!is_other) return {};
+  return {afterwards("heads " + list, [from, d, width](const Site&, std::vector<float>& y) {
+    const std::vector<float> right = y;
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = right[i / width * width + from[i % width / d] * d + i % d];
+  })};
 }
 
 std::vector<Candidate> head_order(const Question& q) {
@@ -545,6 +704,9 @@ constexpr Hypothesis table[] = {
      "tiled "
      "(0, 1, 0, 1).",
      "kv_head = head / (n_heads / n_kv_heads)", head_map},
+    {"attention-kv-head-order", "key or value heads are read in another order",
+     "The head's offset is computed otherwise for keys than for values.", "one offset for both: kv_head * head_dim",
+     kv_head_order},
     {"attention-scale", "scores are scaled by another factor",
      "q . k is multiplied by 1 / sqrt(head_dim) unless the file says otherwise; without it the softmax is all but one-hot, "
      "with "
@@ -585,6 +747,11 @@ constexpr Hypothesis table[] = {
      "carry the cache's length from step to step", lost},
     {"cache-slot", "steps after the prompt write the wrong slot", "The write index does not follow the number of tokens.",
      "write at slot = position", slot},
+    {"cache-one-slot", "one position of the cache is not what was written",
+     "It was overwritten, never written, or is skipped: its neighbours are right.",
+     "look at what else writes at this position's offset", one_slot},
+    {"attention-heads-exchanged", "attention's output has its heads in another order",
+     "Each head is right, and lies where another belongs.", "write head h at h * head_dim", output_heads},
     {"attention-head-order", "attention's output is [head_dim, heads]", "The result is written transposed.",
      "head h's components lie at h * head_dim", head_order},
     {"attention-part-of-head", "scores are made of a part of the head",

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 #include <set>
 
 #include "diagnose/hypothesis.h"
@@ -61,36 +63,6 @@ std::vector<Candidate> pairing(const Question& q) {
                                   : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)")};
 }
 
-// The base that the angles of the suspect's rotation ask for: from the second pair, whose angle is position *
-// theta^(-2/n_rot).
-std::optional<double> fitted_theta(const Question& q, const plan::Rope& op) {
-  if (q.found.empty() || op.n_rot < 4 || op.factors || op.yarn) return std::nullopt;
-  const Values x = q.replay.value(op.x);
-  const std::size_t width = q.width();
-  const bool adjacent = op.pairing == plan::RopePairing::adjacent;
-  // Positions whose angle is not ambiguous; the later the better.
-  std::optional<double> best;
-  double best_position = 0;
-  for (std::size_t r = 0; r < q.rows.size(); ++r) {
-    const double position = q.replay.rows()[q.rows[r]].position;
-    if (position == 0 || position < best_position || position > 3) continue;
-    const std::uint32_t a = adjacent ? 2 : 1, b = adjacent ? 3 : 1 + op.n_rot / 2;
-    const std::size_t from = q.rows[r] * width, to = r * width;
-    double dot = 0, cross = 0;
-    for (std::size_t h = 0; h < width; h += op.head_dim) {
-      const double xa = (*x)[from + h + a], xb = (*x)[from + h + b], ya = q.found[to + h + a], yb = q.found[to + h + b];
-      dot += xa * ya + xb * yb;
-      cross += xa * yb - xb * ya;
-    }
-    const double angle = std::atan2(cross, dot) / position / op.position_scale;
-    if (angle > 1e-6) {
-      best = std::pow(angle, -op.n_rot / 2.0);
-      best_position = position;
-    }
-  }
-  return best;
-}
-
 std::vector<Candidate> theta(const Question& q) {
   const auto* op = q.as<plan::Rope>();
   if (op == nullptr) return {};
@@ -102,7 +74,12 @@ std::vector<Candidate> theta(const Question& q) {
     result.push_back(changed(wrong, fmt::format("theta {:.6g} instead of {:.6g}", base, op->theta)));
   };
   for (const double base : {1e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 1.6e5, 2.5e5, 5e5, 1e6, 5e6, 8e6, 1e7}) add(base);
-  if (const auto fitted = fitted_theta(q, *op); fitted && *fitted > 1 && *fitted < 1e12) add(*fitted);
+  const auto with = [op](double base) {
+    plan::Rope wrong = *op;
+    wrong.theta = static_cast<float>(base);
+    return plan::Op(wrong);
+  };
+  if (const auto base = fitted(q, 2, 1e10, with)) add(*base);
   return result;
 }
 
@@ -282,6 +259,77 @@ std::vector<Candidate> by_head(const Question& q) {
   return result;
 }
 
+// The position that each row at fault was turned by, where one explains each.
+std::vector<Candidate> other_positions(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr || q.found.empty()) return {};
+  constexpr double most_left = 0.1;  // of the right position's error
+  const std::vector<std::uint32_t> rows(q.rows.begin(), q.rows.end());
+  const View view(q.replay, rows);
+  const std::vector<float> factors = op->factors ? view.scene().vector(*op->factors) : std::vector<float>();
+  const auto x = view.scene().value(op->x);
+  const std::size_t width = q.width();
+  const std::size_t n_positions = 2 * q.replay.rows().size() + 16;
+  std::map<std::uint32_t, double> positions;  // by row
+  std::vector<float> y(op->head_dim);
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    double least = std::numeric_limits<double>::infinity(), right = 0;
+    for (std::size_t p = 0; p < n_positions; ++p) {
+      const Rotation turn = backends::reference::rotation_at(*op, factors, static_cast<double>(p));
+      double error = 0;
+      for (std::size_t head = r * width; head < (r + 1) * width; head += op->head_dim) {
+        backends::reference::rotate(*op, turn, x.data() + head, y.data());
+        for (std::size_t i = 0; i < op->head_dim; ++i) error += std::pow(double{q.found[head + i]} - y[i], 2);
+      }
+      if (p == rows[r]) right = error;
+      if (error < least) {
+        least = error;
+        positions[rows[r]] = static_cast<double>(p);
+      }
+    }
+    if (!(least <= most_left * most_left * right)) return {};
+  }
+  std::string list;
+  std::size_t n = 0;
+  for (const auto& [row, p] : positions) {
+    if (++n > 4) break;
+    list += fmt::format("{}position {} turns as {:g}", list.empty() ? "" : ", ", row, p);
+  }
+  if (positions.size() > 4) list += fmt::format(", and {} more", positions.size() - 4);
+  return {at_position(*op, list, [positions](const Site& site, std::size_t row) {
+    const auto found = positions.find(site.rows[row]);
+    return found == positions.end() ? right_position(site, row) : found->second;
+  })};
+}
+
+// Any other value of what the file gives.
+std::vector<Candidate> other_scaling(const Question& q) {
+  const auto* op = q.as<plan::Rope>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const auto fit = [&](float right, std::string_view what, auto set) {
+    const auto with = [&](double value) {
+      plan::Rope wrong = *op;
+      set(wrong, static_cast<float>(value));
+      return plan::Op(wrong);
+    };
+    if (const auto value = fitted(q, right / 100.0, right * 100.0, with))
+      result.push_back({fmt::format("{} {:.4g} instead of {:.4g}", what, *value, right),
+                        [wrong = with(*value)](const Site& site) { return site.compute(wrong); }});
+  };
+  fit(op->position_scale, "positions are multiplied by",
+      [](plan::Rope& rope, float value) { rope.position_scale = value; });
+  if (op->yarn) {
+    fit(op->yarn->attention_factor, "YaRN's magnitude is",
+        [](plan::Rope& rope, float v) { rope.yarn->attention_factor = v; });
+    fit(op->yarn->original_context, "YaRN's original context is",
+        [](plan::Rope& rope, float v) { rope.yarn->original_context = v; });
+    fit(op->yarn->beta_fast, "YaRN's beta_fast is", [](plan::Rope& rope, float v) { rope.yarn->beta_fast = v; });
+    fit(op->yarn->beta_slow, "YaRN's beta_slow is", [](plan::Rope& rope, float v) { rope.yarn->beta_slow = v; });
+  }
+  return result;
+}
+
 // Pairs read from what the first half of the loop has written already.
 std::vector<Candidate> in_place(const Question& q) {
   const auto* op = q.as<plan::Rope>();
@@ -355,6 +403,12 @@ constexpr Hypothesis table[] = {
     {"rope-in-place", "the second component is turned with the first one's new value",
      "The rotation is made in place and a is overwritten before b is computed from it.",
      "keep both old values until both new ones are computed", in_place},
+    {"rope-scaling-other", "rotary frequencies are scaled by another factor",
+     "rope.scaling.* say by how much, and for YaRN from which frequency on.", "read rope.scaling.* from the file",
+     other_scaling},
+    {"rope-other-positions", "tokens are rotated by other tokens' positions",
+     "The table of positions is not the batch's: it is stuck, turned round, clamped, or another step's.",
+     "give each token its index in the sequence", other_positions},
 };
 
 }  // namespace
