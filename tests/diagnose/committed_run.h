@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,12 @@
 #include "trace/trace.h"
 
 namespace plumb::diagnose::testing {
+
+// PLUMB_CORPUS_SHARE=n tries every n-th mistake alone: for builds that are slow.
+inline std::size_t corpus_share() {
+  const char* const share = std::getenv("PLUMB_CORPUS_SHARE");
+  return share == nullptr ? 1 : std::max<std::size_t>(1, std::strtoul(share, nullptr, 10));
+}
 
 // Rows of a prompt of n_prompt tokens and steps of one token each after it.
 inline std::vector<backends::Row> rows_of(const std::vector<backends::TokenId>& tokens, std::uint32_t n_prompt) {
