@@ -284,6 +284,7 @@ class Explainer {
                      : std::isinf(right) ? (std::isinf(wrong) ? 1 : wrong / std::max(rms(y), 1e-30))
                                          : wrong / right;
     if (!std::isfinite(cause.residual)) cause.residual = infinity;
+    cause.relative = wrong / std::max(rms(found), 1e-30);
     // A mistake that makes results larger makes their rounding larger.
     const double growth = rms(y) / std::max(rms(expected), 1e-30);
     if (growth > 1) {
@@ -449,7 +450,12 @@ class Explainer {
     const double best = std::min_element(matches.begin(), matches.end(), [](const Match& a, const Match& b) {
                           return a.cause.residual < b.cause.residual;
                         })->cause.residual;
-    std::erase_if(matches, [&](const Match& m) { return m.cause.residual > std::max(best * as_well, 1e-4); });
+    // Where what was found is next to nothing, so is the difference to anything that is.
+    const bool is_near =
+        std::any_of(matches.begin(), matches.end(), [](const Match& m) { return m.cause.relative < 0.01; });
+    std::erase_if(matches, [&](const Match& m) {
+      return m.cause.residual > std::max(best * as_well, 1e-4) || (is_near && m.cause.relative > 0.3);
+    });
     return matches;
   }
 

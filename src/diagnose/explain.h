@@ -34,6 +34,7 @@ struct Cause {
   std::string op;                  // the op's output; differs from the place's value inside a region
   double residual = 1;             // error left / error of the right op, as root mean squares
   double ratio = 0;                // error left / allowance
+  double relative = 0;             // error left / size of what was found
   bool explains_elements = false;  // nearly all elements that are wrong
 };
 

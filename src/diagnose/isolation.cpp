@@ -27,11 +27,33 @@ bool agree_beyond_numbers(float found, float expected) {
   return (std::isnan(found) && std::isnan(expected)) || found == expected;
 }
 
-// Standard deviation of an element. A variance of what is smaller than 1e-19 is too small for a float, and numbers below
-// 2^-126 are zero to many engines.
-double deviation(float variance, float expected) {
-  return std::max({std::sqrt(double{variance}), unit_f32 * std::abs(double{expected}) / std::numbers::sqrt3, 0x1p-126});
-}
+// The standard deviations of a matrix's elements.
+class Deviations {
+ public:
+  Deviations(std::span<const float> expected, std::span<const float> variance, std::size_t width)
+      : expected_(expected), variance_(variance), width_(width) {}
+
+  double operator[](std::size_t i) {
+    const double deviation = std::max(
+        {std::sqrt(double{variance_[i]}), unit_f32 * std::abs(double{expected_[i]}) / std::numbers::sqrt3, least_normal});
+    if (variance_[i] >= least_normal) return deviation;
+    // The variance of so small numbers is too small for a float. Numbers below the least normal one are zero to many
+    // engines.
+    if (row_ != i / width_) {
+      row_ = i / width_;
+      largest_ = 0;
+      for (const float v : expected_.subspan(row_ * width_, width_)) largest_ = std::max(largest_, std::abs(double{v}));
+    }
+    return std::max(deviation, 4 * unit_f32 * std::min(largest_, most_small));
+  }
+
+ private:
+  static constexpr double least_normal = 0x1p-126, most_small = 1e-10;
+  std::span<const float> expected_, variance_;
+  std::size_t width_;
+  std::size_t row_ = ~std::size_t{0};
+  double largest_ = 0;
+};
 
 // Whether all are numbers of a 16-bit format: what an engine that stores results so must show, but in a trace of bfloat16.
 bool fits(std::span<const float> values, double unit, trace::Dtype dtype) {
@@ -251,6 +273,7 @@ class Isolator {
     }
     // What an engine computes most ops in, or most of a kind, it may compute any in: a format or a phase of few ops shows
     // too little of it by itself.
+    constexpr double most = 0.5;
     std::map<std::string, std::vector<std::size_t>> used_by_kind;
     std::vector<std::size_t> used_by_all;
     for (std::size_t g = 0; g < used.size(); ++g) {
@@ -259,13 +282,13 @@ class Isolator {
       for (auto* const of : {&used_by_kind[group.kind], &used_by_all})
         of->insert(of->end(), used[g].begin(), used[g].end());
     }
-    const std::size_t usual_of_all = usual_arithmetic(std::move(used_by_all));
+    const std::size_t usual_of_all = usual_arithmetic(std::move(used_by_all), most);
     for (std::size_t g = 0; g < used.size(); ++g) {
       Group& group = result_.groups[g];
       if (allowance_.strict) continue;
       group.arithmetic = usual_arithmetic(std::move(used[g]));
       if (group.region.empty())
-        group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind]), usual_of_all});
+        group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind], most), usual_of_all});
     }
     // A region has products and attention in it: it may be as coarse as ops of any kind usually are.
     std::size_t coarsest = 0;
@@ -312,12 +335,12 @@ class Isolator {
 
 }  // namespace
 
-std::size_t usual_arithmetic(std::vector<std::size_t> of_ops) {
+std::size_t usual_arithmetic(std::vector<std::size_t> of_ops, double share) {
   const std::size_t n = arithmetics().size();
   std::erase_if(of_ops, [&](std::size_t a) { return a >= n; });
   if (of_ops.empty()) return 0;
   std::sort(of_ops.begin(), of_ops.end());
-  return of_ops[(of_ops.size() - 1) * 3 / 4];
+  return of_ops[static_cast<std::size_t>(static_cast<double>(of_ops.size() - 1) * share)];
 }
 
 double region_factor(Replay& replay, std::span<const std::size_t> region) {
@@ -335,8 +358,9 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
   double largest = -1, allowed = 0;
   check.histogram = {};
   check.row_ratio.assign(check.n_rows, 0);
+  Deviations deviations(expected, variance, width);
   for (std::size_t i = 0; i < found.size(); ++i) {
-    double z = std::abs(double{found[i]} - expected[i]) / deviation(variance[i], expected[i]);
+    double z = std::abs(double{found[i]} - expected[i]) / deviations[i];
     if (!std::isfinite(variance[i])) z = 0;
     if (std::isnan(z)) z = agree_beyond_numbers(found[i], expected[i]) ? 0 : infinity;
     if (z > largest) {
@@ -363,6 +387,7 @@ double most_rms_of(std::size_t n_rows) {
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width, double factor) {
   double squares = 0, largest = 0, error = 0;
+  Deviations deviations(expected, variance, width);
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (!std::isfinite(variance[i])) continue;
     const double difference = double{found[i]} - expected[i];
@@ -371,7 +396,7 @@ Misfit misfit(std::span<const float> found, std::span<const float> expected, std
       return {.ratio = infinity, .rms_error = infinity};
     }
     if (difference == 0) continue;
-    const double z = std::pow(difference / deviation(variance[i], expected[i]), 2);
+    const double z = std::pow(difference / deviations[i], 2);
     squares += z;
     largest = std::max(largest, z);
     error += difference * difference;

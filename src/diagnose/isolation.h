@@ -25,8 +25,8 @@ double most_rms_of(std::size_t n_rows);
 inline constexpr double of_regions = 2;
 double region_factor(Replay& replay, std::span<const std::size_t> region);
 
-// The finest arithmetic that allows three quarters of some ops, of those that any allows.
-std::size_t usual_arithmetic(std::vector<std::size_t> of_ops);
+// The finest arithmetic that allows a share of some ops, of those that any allows.
+std::size_t usual_arithmetic(std::vector<std::size_t> of_ops, double share = 0.75);
 
 struct Allowance {
   double factor = 1;    // multiplies both
