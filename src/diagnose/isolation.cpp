@@ -271,8 +271,8 @@ class Isolator {
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
       used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
     }
-    // What an engine computes most ops in, or most of a kind, it may compute any in: a format or a phase of few ops shows
-    // too little of it by itself.
+    // What an engine computes three quarters of its ops in, or half of a kind, it may compute any in: a format or a phase
+    // of few ops shows too little of it by itself.
     constexpr double most = 0.5;
     std::map<std::string, std::vector<std::size_t>> used_by_kind;
     std::vector<std::size_t> used_by_all;
@@ -282,7 +282,7 @@ class Isolator {
       for (auto* const of : {&used_by_kind[group.kind], &used_by_all})
         of->insert(of->end(), used[g].begin(), used[g].end());
     }
-    const std::size_t usual_of_all = usual_arithmetic(std::move(used_by_all), most);
+    const std::size_t usual_of_all = usual_arithmetic(std::move(used_by_all));
     for (std::size_t g = 0; g < used.size(); ++g) {
       Group& group = result_.groups[g];
       if (allowance_.strict) continue;
