@@ -824,6 +824,84 @@ std::vector<Plant> make_faults() {
         }
       }),
       {});
+
+  // Logits.
+  const Names head{"logits"};
+  add("probabilities for logits", head, then([](Floats& y, std::size_t, const Op&) {
+        double sum = 0;
+        for (const float v : y) sum += std::exp(double{v});
+        for (float& v : y) v = static_cast<float>(std::exp(double{v}) / sum);
+      }),
+      {"logits-postprocessed"});
+  add("logits capped at 7", head, each([](float v) { return 7 * std::tanh(v / 7); }), {"logits-postprocessed"});
+  add("a penalty for what was said", head,
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const std::size_t n = op.position + e.value("token_embd", op.step).size() / e.config().d;
+        std::set<std::int32_t> said(e.tokens().begin(), e.tokens().begin() + static_cast<std::ptrdiff_t>(n));
+        for (const std::int32_t id : said) {
+          float& v = y[static_cast<std::size_t>(id)];
+          v = v < 0 ? v * 1.2f : v / 1.2f;
+        }
+        return y;
+      },
+      {"logits-postprocessed"});
+  add("all but the ten largest logits gone", head, then([](Floats& y, std::size_t, const Op&) {
+        Floats by_size = y;
+        std::sort(by_size.begin(), by_size.end());
+        const float tenth = by_size[by_size.size() - 10];
+        for (float& v : y) v = v < tenth ? -std::numeric_limits<float>::infinity() : v;
+      }),
+      {"logits-filtered"});
+  add("three ids forbidden", head, then([](Floats& y, std::size_t, const Op&) {
+        for (const std::size_t id : {0u, 3u, 7u}) y[id] = -1e9f;
+      }),
+      {"logits-filtered"});
+
+  // Numbers and buffers.
+  add("what is large overflows", {"attn_v", "ffn_down", "output"}, then([](Floats& y, std::size_t, const Op&) {
+        float largest = 0;
+        for (const float v : y) largest = std::max(largest, std::fabs(v));
+        for (float& v : y) {
+          if (std::fabs(v) > largest * 0.8f) v *= std::numeric_limits<float>::infinity();
+        }
+      }),
+      {"precision-overflow"});
+  add("a step's output a step late", {"attn_v", "ffn_act", "attn_ctx", "ffn_norm"},
+      [](const Engine& e, const Op& op) { return op.step == 2 ? e.value(blk(op.layer, op.role), 1) : Floats(); },
+      {"buffer-stale"});
+  add("the last columns left from the step before", {"ffn_act", "attn_ctx", "ffn_down"},
+      [](const Engine& e, const Op& op) {
+        if (op.step == 0) return Floats();
+        Floats y = e.plain(op);
+        const Floats before = e.value(blk(op.layer, op.role), op.step - 1);
+        for (std::size_t i = y.size() - y.size() / 4; i < y.size(); ++i) y[i] = before[before.size() - y.size() + i];
+        return y;
+      },
+      {"buffer-partly-written"});
+  add("tokens counted from the end", {"attn_v", "ffn_act", "ffn_norm", "attn_ctx"},
+      then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t t = 0; 2 * t < op.rows; ++t) {
+          for (std::size_t i = 0; i < width; ++i) std::swap(y[t * width + i], y[(op.rows - 1 - t) * width + i]);
+        }
+      }),
+      {"buffer-rows-exchanged"});
+  add("two tokens exchanged", {"attn_v", "ffn_act", "ffn_norm"}, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; op.rows > 3 && i < width; ++i) std::swap(y[width + i], y[3 * width + i]);
+      }),
+      {"buffer-rows-exchanged"});
+  add("columns counted from the end", {"ffn_down", "ffn_act"}, then([](Floats& y, std::size_t width, const Op&) {
+        for (auto row = y.begin(); row != y.end(); row += static_cast<std::ptrdiff_t>(width))
+          std::reverse(row, row + static_cast<std::ptrdiff_t>(width));
+      }),
+      {"buffer-columns-exchanged"});
+  add("a tile written twice", {"ffn_down", "ffn_act", "attn_out"}, then([](Floats& y, std::size_t width, const Op&) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= width - 16) y[i] = y[i - 16];
+        }
+      }),
+      {"buffer-columns-exchanged"});
+  add("no number at all", any, each([](float) { return std::numeric_limits<float>::quiet_NaN(); }), {"value-not-a-number"});
   return f;
 }
 

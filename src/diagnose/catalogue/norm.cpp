@@ -68,7 +68,8 @@ std::vector<Candidate> other_eps(const Question& q) {
     }
   }
   // To three digits, as people write it.
-  if (fitted && *fitted > 0) add(std::strtod(fmt::format("{:.2e}", *fitted).c_str(), nullptr));
+  constexpr double largest = 1;  // what is more is no eps
+  if (fitted && *fitted > 0 && *fitted <= largest) add(std::strtod(fmt::format("{:.2e}", *fitted).c_str(), nullptr));
   return result;
 }
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
@@ -60,14 +61,58 @@ std::vector<Candidate> rounded(const Question& q) {
 
 std::vector<Candidate> overflow(const Question& q) {
   if (!has_output(q)) return {};
-  return {
+  constexpr float infinite = std::numeric_limits<float>::infinity();
+  std::vector<Candidate> result{
       each("above 65504 it is infinite",
-           [](float x) {
-             return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : f16_rounded(x);
-           }),
+           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); }),
       each("above 65504 it is infinite, else exact",
-           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : x; }),
+           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; }),
       each("values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); })};
+  if (!is_overflow(q)) return result;
+  // Another limit, such as that of a value that was scaled: between the largest number and the least that is infinite.
+  // Where rows have limits of their own there is none for all, and what is infinite is so in the rows that were looked at.
+  float largest = 0, least = infinite;
+  for (std::size_t i = 0; i < q.found.size(); ++i) {
+    const float size = std::abs(q.expected[i]);
+    if (std::isinf(q.found[i])) {
+      least = std::min(least, size);
+    } else {
+      largest = std::max(largest, size);
+    }
+  }
+  for (int power = -16; power <= 16; ++power) {
+    const float scale = std::ldexp(1.0f, power);
+    if (power == 0 || 65520 / scale < largest || 65520 / scale > least) continue;
+    result.push_back(
+        afterwards(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](const Site&, std::vector<float>& y) {
+          for (float& v : y) {
+            const float scaled = v * scale;
+            v = std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
+          }
+        }));
+  }
+  if (largest <= least) {
+    result.push_back(
+        afterwards(fmt::format("above {:.4g} it is infinite", least), [largest, least](const Site&, std::vector<float>& y) {
+          const float limit = largest + (least - largest) / 2;
+          for (float& v : y) v = std::abs(v) > limit ? std::copysign(infinite, v) : v;
+        }));
+    return result;
+  }
+  std::map<std::uint32_t, std::vector<std::size_t>> of_row;
+  const std::size_t width = q.width();
+  for (std::size_t i = 0; i < q.found.size(); ++i) {
+    if (std::isinf(q.found[i])) of_row[q.rows[i / width]].push_back(i % width);
+  }
+  result.push_back(
+      afterwards("the largest of a row are infinite", [of_row, width](const Site& site, std::vector<float>& y) {
+        for (std::size_t r = 0; r < site.rows.size(); ++r) {
+          const auto found = of_row.find(site.rows[r]);
+          if (found == of_row.end()) continue;
+          for (const std::size_t c : found->second) y[r * width + c] = std::copysign(infinite, y[r * width + c]);
+        }
+      }));
+  return result;
 }
 
 // A limit that the suspect's largest elements share.
@@ -173,7 +218,8 @@ constexpr Hypothesis table[] = {
      "The lower half of a float32 is cut off: errors all point towards zero.", "round to nearest even", truncated},
     {"precision-rounded", "results of this op alone are rounded to a coarser type",
      "The op stores its result in another type than its neighbours.", "store the result as the others are", rounded},
-    {"precision-overflow", "results overflow float16", "float16 ends at 65504; massive activations pass it.",
+    {"precision-overflow", "results overflow to infinity",
+     "float16 ends at 65504; massive activations pass it, and earlier where they are scaled or summed first.",
      "keep this value in float32 or bfloat16", overflow},
     {"value-clamped", "results are clamped",
      "A limit that was put in to hide something else; it changes every value beyond it.",
