@@ -825,6 +825,77 @@ std::vector<Plant> make_faults() {
       }),
       {});
 
+  // Norms, once more.
+  add("the norm of what attention read", {"ffn_norm"}, with([](const Engine& e, Op& op) {
+        op.x = op.layer == 0 ? e.value("token_embd", op.step) : e.value(blk(op.layer - 1, "output"), op.step);
+      }),
+      {"norm-other-input"});
+  add("the last norm of what the feed-forward read", {"output_norm"},
+      with([](const Engine& e, Op& op) { op.x = e.value(blk(e.config().n_layers - 1, "attn_resid"), op.step); }),
+      {"norm-other-input"});
+  add("the first token's root mean square for all", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        double squares = 0;
+        for (std::size_t i = 0; i < n; ++i) squares += double{op.x[i]} * op.x[i];
+        for (std::size_t i = 0; i < y.size(); ++i)
+          y[i] =
+              static_cast<float>(op.x[i] * op.w.data[i % n] / std::sqrt(squares / static_cast<double>(n) + op.config.eps));
+        return y;
+      },
+      {"norm-other-factor"});
+  add("half of the squares summed, all counted", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double squares = 0;
+          for (std::size_t i = 0; i < n; i += 2) squares += double{op.x[t * n + i]} * op.x[t * n + i];
+          const double root = std::sqrt(squares / static_cast<double>(n) + op.config.eps);
+          for (std::size_t i = 0; i < n; ++i) y[t * n + i] = static_cast<float>(op.x[t * n + i] / root * op.w.data[i]);
+        }
+        return y;
+      },
+      {"norm-part-of-row"});
+  add("the mean of absolutes for its root", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double sum = 0;
+          for (std::size_t i = 0; i < n; ++i) sum += std::fabs(op.x[t * n + i]);
+          for (std::size_t i = 0; i < n; ++i)
+            y[t * n + i] = static_cast<float>(op.x[t * n + i] / (sum / static_cast<double>(n)) * op.w.data[i]);
+        }
+        return y;
+      },
+      {"norm-other-statistic"});
+  add("a norm a group of threads", norms,
+      [](const Engine& e, Op op) {
+        const std::size_t n = op.w.data.size();
+        Floats y;
+        for (std::size_t start = 0; start < op.x.size(); start += 32) {
+          Op of = op;
+          of.x.assign(op.x.begin() + static_cast<std::ptrdiff_t>(start),
+                      op.x.begin() + static_cast<std::ptrdiff_t>(start + 32));
+          of.w.data.assign(op.w.data.begin() + static_cast<std::ptrdiff_t>(start % n),
+                           op.w.data.begin() + static_cast<std::ptrdiff_t>(start % n + 32));
+          const Floats part = e.plain(of);
+          y.insert(y.end(), part.begin(), part.end());
+        }
+        return y;
+      },
+      {"norm-by-parts"});
+  add("weighed, then normalised", norms,
+      [](const Engine& e, Op op) {
+        const std::size_t n = op.w.data.size();
+        for (std::size_t i = 0; i < op.x.size(); ++i) op.x[i] *= op.w.data[i % n];
+        std::fill(op.w.data.begin(), op.w.data.end(), 1.0f);
+        return e.plain(op);
+      },
+      {"norm-weight-before"});
+
   // Logits.
   const Names head{"logits"};
   add("probabilities for logits", head, then([](Floats& y, std::size_t, const Op&) {

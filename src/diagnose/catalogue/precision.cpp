@@ -122,6 +122,13 @@ std::vector<Candidate> clamped(const Question& q) {
   for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
   std::vector<Candidate> result;
   const auto add = [&](float from, float to) {
+    // What is beyond the limits is at them: to be small is not to be clamped.
+    std::size_t n_beyond = 0, n_at = 0;
+    for (std::size_t i = 0; i < std::min(q.found.size(), q.expected.size()); ++i) {
+      n_beyond += q.expected[i] > 1.001f * to || q.expected[i] < 1.001f * from ? 1 : 0;
+      n_at += (to > 0 && q.found[i] >= 0.99f * to) || (from < 0 && q.found[i] <= 0.99f * from) ? 1 : 0;
+    }
+    if (2 * n_at < n_beyond) return;
     result.push_back(afterwards(
         from == -to ? fmt::format("at {:+g} and {:+g}", from, to) : fmt::format("between {:g} and {:g}", from, to),
         [from, to](const Site&, std::vector<float>& y) {
