@@ -88,7 +88,7 @@ std::function<Floats(const Engine&, Op)> q8_0(
 // Super-blocks of Q4_K: d and dmin, 12 bytes of packed 6-bit scales and minima, 128 bytes of nibbles (block_q4_K).
 struct Q4K {
   bool interleaved = false, no_minimum = false, add_minimum = false, plain_scales = false, bf16_scale = false,
-       next_scale = false, offset = false, half = false;
+       next_scale = false, offset = false, half = false, minimum_before = false, unmasked = false;
 };
 std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
   return weights([mistake](const Op& op) {
@@ -104,6 +104,11 @@ std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
         if (j >= 4 && !mistake.plain_scales) {
           scale = (byte(raw, 8 + j) & 15) | (byte(raw, j) >> 6) << 4;
           minimum = byte(raw, 8 + j) >> 4 | (byte(raw, 4 + j) >> 6) << 4;
+        }
+        if (mistake.unmasked && j < 4) scale = byte(raw, 4 + j);
+        if (mistake.minimum_before) {
+          const std::size_t k = (j + 7) % 8;
+          minimum = k < 4 ? byte(raw, 8 + k) & 63 : byte(raw, 8 + k) >> 4 | (byte(raw, 4 + k) >> 6) << 4;
         }
         for (std::size_t i = 0; i < 32; ++i) {
           int q = byte(raw, 16 + j / 2 * 32 + i) >> (j % 2 * 4) & 15;
@@ -123,7 +128,8 @@ std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
 
 // Super-blocks of Q6_K: 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d (block_q6_K).
 struct Q6K {
-  bool no_high = false, high_swapped = false, no_offset = false, unsigned_scales = false;
+  bool no_high = false, high_swapped = false, no_offset = false, unsigned_scales = false, scale_before = false,
+       as_q4_k = false, pairs_exchanged = false;
 };
 std::function<Floats(const Engine&, Op)> q6_k(Q6K mistake) {
   return weights([mistake](const Op& op) {
@@ -134,11 +140,14 @@ std::function<Floats(const Engine&, Op)> q6_k(Q6K mistake) {
       const auto raw = op.w.raw.subspan(b * 210, 210);
       for (std::size_t k = 0; k < 256; ++k) {
         const std::size_t part = k / 128, quarter = k % 128 / 32, l = k % 32;
-        const int low = byte(raw, part * 64 + quarter % 2 * 32 + l) >> (quarter / 2 * 4) & 15;
+        int low = byte(raw, part * 64 + quarter % 2 * 32 + l) >> (quarter / 2 * 4) & 15;
+        if (mistake.as_q4_k) low = byte(raw, part * 64 + quarter / 2 * 32 + l) >> (quarter % 2 * 4) & 15;
         int high = byte(raw, 128 + part * 32 + l) >> (2 * quarter) & 3;
         if (mistake.no_high) high = 0;
         if (mistake.high_swapped) high = byte(raw, 128 + part * 32 + l) >> (2 * (3 - quarter)) & 3;
-        const std::uint8_t scale = byte(raw, 192 + k / 16);
+        if (mistake.pairs_exchanged && (quarter == 1 || quarter == 2))
+          high = byte(raw, 128 + part * 32 + l) >> (2 * (3 - quarter)) & 3;
+        const std::uint8_t scale = byte(raw, 192 + (mistake.scale_before ? (k / 16 + 15) % 16 : k / 16));
         const int s = mistake.unsigned_scales ? scale : static_cast<std::int8_t>(scale);
         const int q = (low | high << 4) - (mistake.no_offset ? 0 : 32);
         w[b * 256 + k] = half(raw, 208) * static_cast<float>(s * q);
@@ -928,6 +937,131 @@ std::vector<Plant> make_faults() {
         for (const std::size_t id : {0u, 3u, 7u}) y[id] = -1e9f;
       }),
       {"logits-filtered"});
+
+  // Products, once more.
+  add("the even inputs alone", products, with([](const Engine&, Op& op) {
+        for (std::size_t i = 1; i < op.x.size(); i += 2) op.x[i] = 0;
+      }),
+      {"product-part-of-sum"});
+  add("the first tile left out", products, with([](const Engine&, Op& op) {
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          for (std::size_t i = 0; i < 16; ++i) op.x[t * op.w.width + i] = 0;
+        }
+      }),
+      {"product-part-of-sum"});
+  add("the last tile twice", products, with([](const Engine&, Op& op) {
+        for (std::size_t t = 1; t <= op.rows; ++t) {
+          for (std::size_t i = 1; i <= 16; ++i) op.x[t * op.w.width - i] *= 2;
+        }
+      }),
+      {"product-summed-twice"});
+  add("heads of the context in reverse", {"attn_out"}, with([](const Engine&, Op& op) {
+        const std::size_t d = op.config.head_dim, n = op.w.width;
+        const Floats right = op.x;
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          for (std::size_t h = 0; h < n / d; ++h)
+            std::copy_n(right.begin() + static_cast<std::ptrdiff_t>(t * n + h * d), d,
+                        op.x.begin() + static_cast<std::ptrdiff_t>((t + 1) * n - (h + 1) * d));
+        }
+      }),
+      {"product-input-order"});
+  add("eight weights too late", products, weights([](const Op& op) {
+        Floats w(op.w.data.begin() + 8, op.w.data.end());
+        w.resize(op.w.data.size());
+        return w;
+      }),
+      {"weight-offset"});
+  add("four rows too late", {"ffn_gate", "ffn_up", "attn_q", "ffn_down"}, weights([](const Op& op) {
+        Floats w(op.w.data.begin() + static_cast<std::ptrdiff_t>(4 * op.w.width), op.w.data.end());
+        for (std::size_t i = 0; w.size() < op.w.data.size(); ++i) w.push_back(op.w.data[i * 7 % op.w.width]);
+        return w;
+      }),
+      {"weight-row-off-by-one"});
+  const auto joined = [](const Engine& e, const Op& op, std::initializer_list<const char*> parts) {
+    Matrix all;
+    for (const char* const part : parts) {
+      const Matrix& m = e.weight(blk(op.layer, fmt::format("{}.weight", part)));
+      all.data.insert(all.data.end(), m.data.begin(), m.data.end());
+      all.rows += m.rows;
+    }
+    return all;
+  };
+  add("Q, K and V thought equally long", {"attn_k", "attn_v"}, with([joined](const Engine& e, Op& op) {
+        const Matrix all = joined(e, op, {"attn_q", "attn_k", "attn_v"});
+        const std::size_t third = all.rows / 3 * (op.role == "attn_k" ? 1 : 2);
+        for (std::size_t i = 0; i < op.w.data.size(); ++i) {
+          const std::size_t from = third * op.w.width + i;
+          op.w.data[i] = from < all.data.size() ? all.data[from] : 0;
+        }
+      }),
+      {"weight-joined"});
+  add("gate and up thought interleaved", {"ffn_gate", "ffn_up"}, with([joined](const Engine& e, Op& op) {
+        const Matrix all = joined(e, op, {"ffn_gate", "ffn_up"});
+        for (std::size_t o = 0; o < op.w.rows; ++o)
+          std::copy_n(all.data.begin() + static_cast<std::ptrdiff_t>((2 * o + (op.role == "ffn_up" ? 1 : 0)) * op.w.width),
+                      op.w.width, op.w.data.begin() + static_cast<std::ptrdiff_t>(o * op.w.width));
+      }),
+      {"weight-joined"});
+  add("added to the step before's", {"attn_v", "ffn_down", "ffn_up"},
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const Floats before = op.step == 0 ? Floats() : e.value(blk(op.layer, op.role), op.step - 1);
+        for (std::size_t i = 0; !before.empty() && i < y.size(); ++i) y[i] += before[before.size() - y.size() + i];
+        return before.empty() ? before : y;
+      },
+      {"buffer-not-cleared"});
+  add("up added to gate", {"ffn_up"},
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const Floats gate = e.value(blk(op.layer, "ffn_gate"), op.step);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] += gate[i];
+        return y;
+      },
+      {"buffer-not-cleared"});
+  add("the bias of the first head for all", {"attn_q", "attn_k", "attn_v"}, with([](const Engine&, Op& op) {
+        if (op.bias.data.empty()) op.rows = 0;
+        for (std::size_t i = op.config.head_dim; i < op.bias.data.size(); ++i)
+          op.bias.data[i] = op.bias.data[i - op.config.head_dim];
+      }),
+      {"bias-other"});
+
+  // Quantization, once more.
+  add("Q8_0's scales apart from its bytes", products, q8_0([](auto raw, std::size_t b, std::size_t n, std::size_t i) {
+        return half(raw, 2 * b) * static_cast<float>(static_cast<std::int8_t>(byte(raw, 2 * n + 32 * b + i)));
+      }),
+      {"quant-planar"});
+  add("a row's first Q8_0 scale for all", {"attn_q", "ffn_down"}, weights([](const Op& op) {
+        if (op.w.format != quants::Format::q8_0) return Floats();
+        Floats w(op.w.data.size());
+        for (std::size_t i = 0; i < w.size(); ++i) {
+          const std::size_t row = i / op.w.width * op.w.width / 32 * 34;
+          w[i] =
+              half(op.w.raw, row) * static_cast<float>(static_cast<std::int8_t>(byte(op.w.raw, i / 32 * 34 + 2 + i % 32)));
+        }
+        return w;
+      }),
+      {"quant-neighbour-scale"});
+  add("halves of each Q8_0 block exchanged", products, q8_0([](auto raw, std::size_t b, std::size_t, std::size_t i) {
+        return half(raw, b * 34) * static_cast<float>(static_cast<std::int8_t>(byte(raw, b * 34 + 2 + (i + 16) % 32)));
+      }),
+      {"quant-block-order"});
+  add("Q4_K's minimum of the sub-block before", products, q4_k({.minimum_before = true}), {"quant-packed-scales"});
+  add("Q4_K's first scales with the bits of the last", products, q4_k({.unmasked = true}), {"quant-packed-scales"});
+  add("Q6_K's scale of the sub-block before", products, q6_k({.scale_before = true}), {"quant-neighbour-scale"});
+  add("Q6_K's nibbles as Q4_K's", products, q6_k({.as_q4_k = true}), {"quant-nibble-order"});
+  add("the second and third of Q6_K's pairs exchanged", products, q6_k({.pairs_exchanged = true}), {"quant-high-bits"});
+  add("a file of eight bits in place of float32", products, weights([](const Op& op) {
+        if (op.w.format != quants::Format::f32) return Floats();
+        Floats w = op.w.data;
+        for (std::size_t b = 0; b < w.size(); b += 32) {
+          float largest = 0;
+          for (std::size_t i = b; i < b + 32; ++i) largest = std::max(largest, std::fabs(w[i]));
+          const float exact = largest / 127, d = f16_to_f32(f32_to_f16(exact));
+          for (std::size_t i = b; i < b + 32 && exact > 0; ++i) w[i] = std::round(w[i] / exact) * d;
+        }
+        return w;
+      }),
+      {"weight-requantized"});
 
   // Numbers and buffers.
   add("what is large overflows", {"attn_v", "ffn_down", "output"}, then([](Floats& y, std::size_t, const Op&) {

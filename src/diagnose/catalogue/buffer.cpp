@@ -63,7 +63,7 @@ bool is_decode_only(const Question& q) {
 }
 
 std::vector<Candidate> zero(const Question& q) {
-  if (!has_output(q)) return {};
+  if (!has_output(q) || std::any_of(q.found.begin(), q.found.end(), [](float v) { return v != 0; })) return {};
   return {{"", [n = q.width()](const Site& site) { return std::vector<float>(site.rows.size() * n, 0.0f); }}};
 }
 
@@ -155,6 +155,44 @@ std::vector<Candidate> aliased(const Question& q) {
       result.push_back({fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
                         [id, shift](const Site& site) { return site.value(id, shift); }});
     }
+  }
+  return result;
+}
+
+// What is in the output beyond what it should be: what it held before, or another value.
+std::vector<Candidate> not_cleared(const Question& q) {
+  if (!has_output(q) || q.as<plan::Add>() != nullptr) return {};
+  std::vector<Candidate> result;
+  const std::size_t width = q.width();
+  const auto add = [&](plan::ValueId id, std::int64_t shift) {
+    if (!q.found.empty()) {
+      const Values other = q.replay.value(id);
+      const bool fits = resembles_changed(q, [&](std::vector<float>& y) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const std::int64_t row = std::int64_t{q.rows[i / width]} - shift;
+          if (row >= 0) y[i] += (*other)[static_cast<std::size_t>(row) * width + i % width];
+        }
+      });
+      if (!fits) return;
+    }
+    result.push_back(afterwards(fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
+                                [id, shift](const Site& site, std::vector<float>& y) {
+                                  const std::vector<float> other = site.value(id, shift);
+                                  for (std::size_t i = 0; i < y.size(); ++i) y[i] += other[i];
+                                }));
+  };
+  // What the row before should have been, and what it was.
+  result.push_back(afterwards("the row before", [](const Site& site, std::vector<float>& y) {
+    const std::vector<float> before = on_rows(site, [](std::uint32_t row) { return std::int64_t{row} - 1; });
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] += before[i];
+  }));
+  if (!q.found.empty()) add(q.out(), 1);
+  for (std::uint32_t i = 0; !q.found.empty() && i < q.plan().values.size(); ++i) {
+    const plan::ValueId id{i};
+    if (id == q.out() || q.plan().value(id).width != width || q.replay.suspect() == nullptr ||
+        !q.replay.suspect()->knows_all(id) || q.replay.producer(id) >= q.op_index)
+      continue;
+    add(id, 0);
   }
   return result;
 }
@@ -296,8 +334,10 @@ std::vector<Candidate> other_columns(const Question& q) {
   add("they are in reverse", reversed);
   // Whole heads and their halves are taken apart by hypotheses of their own.
   if (q.found.empty() || q.found.size() != q.expected.size()) return result;
-  add("even ones first, then odd ones", apart);
-  add("the halves are interleaved", together);
+  if (width != 2 * q.replay.parameters().head_dim) {
+    add("even ones first, then odd ones", apart);
+    add("the halves are interleaved", together);
+  }
   for (const std::size_t size : {256, 128, 64, 32, 16, 8}) {
     if (!result.empty() || width % size != 0 || width / size < 2 || width / size > most_tiles) continue;
     const std::vector<std::size_t> held = tiles_held(q.found.last(width), q.expected.last(width), size);
@@ -506,6 +546,9 @@ constexpr Hypothesis table[] = {
      "order the op before its readers; check the barrier", stale},
     {"buffer-aliased", "the output is another op's", "Two values share memory while both are needed.",
      "give the values memory of their own, or order the ops", aliased},
+    {"buffer-not-cleared", "the output is added to what was there",
+     "The product accumulates (beta is 1), or its sums start from what the buffer holds.",
+     "clear the output first, or write it without adding", not_cleared},
     {"buffer-row-shifted", "the output's rows are shifted", "The row's offset is off by one row.",
      "row r begins at r * width", shifted_rows},
     {"buffer-rows-exchanged", "the output's rows are in another order, or repeated",

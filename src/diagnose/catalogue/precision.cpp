@@ -9,7 +9,6 @@
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
-#include "quants/format.h"
 
 namespace plumb::diagnose::families {
 
@@ -146,13 +145,16 @@ std::vector<Candidate> clamped(const Question& q) {
 
 std::vector<Candidate> scaled(const Question& q) {
   if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
-  double yy = 0, yf = 0;
+  double yy = 0, yf = 0, ff = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     yy += double{q.expected[i]} * q.expected[i];
     yf += double{q.expected[i]} * q.found[i];
+    ff += double{q.found[i]} * q.found[i];
   }
   const double factor = yf / yy;
-  if (!std::isfinite(factor) || std::abs(factor) < 1e-9 || std::abs(factor - 1) < 1e-9) return {};
+  // Whatever is small is near to what is scaled by little: it has to go with it too.
+  const bool goes_with = yf * yf > 0.9 * yy * ff;
+  if (!std::isfinite(factor) || factor == 0 || std::abs(factor - 1) < 1e-9 || !goes_with) return {};
   return {afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
     for (float& v : y) v = static_cast<float>(v * factor);
   })};
@@ -207,16 +209,6 @@ std::vector<Candidate> coarse_weights(const Question& q) {
   result.push_back(with("to float16, truncated", [](std::span<float> w) {
     for (float& v : w) v = f16_truncated(v);
   }));
-  for (const quants::Format other : {quants::Format::q8_0, quants::Format::q4_0}) {
-    const quants::FormatInfo& format = quants::info(other);
-    if (format.encode == nullptr || q.plan().weight(op->weight).in() % format.block_size != 0) continue;
-    if (other == q.plan().weight(op->weight).tensor.format) continue;
-    result.push_back(with(fmt::format("to {}", format.name), [&format](std::span<float> w) {
-      std::vector<std::byte> blocks(format.row_bytes(w.size()));
-      format.encode(w.data(), blocks.data(), w.size() / format.block_size);
-      format.decode(blocks.data(), w.data(), w.size() / format.block_size);
-    }));
-  }
   return result;
 }
 
