@@ -1063,6 +1063,78 @@ std::vector<Plant> make_faults() {
       }),
       {"weight-requantized"});
 
+  // Embedding and feed-forward, once more.
+  add("the output's rows for the tokens", {"token_embd"},
+      with([](const Engine& e, Op& op) { op.w = e.weight("output.weight"); }), {"embedding-other-table"});
+  add("the table as [d, vocab]", {"token_embd"},
+      [](const Engine&, const Op& op) {
+        Floats y;
+        for (const float id : op.x) {
+          for (std::size_t i = 0; i < op.w.width; ++i) y.push_back(op.w.data[i * op.w.rows + static_cast<std::size_t>(id)]);
+        }
+        return y;
+      },
+      {"embedding-layout"});
+  add("a norm behind the embedding", {"token_embd"}, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double squares = op.config.eps * static_cast<double>(width);
+          for (std::size_t i = 0; i < width; ++i) squares += double{y[t * width + i]} * y[t * width + i];
+          for (std::size_t i = 0; i < width; ++i)
+            y[t * width + i] /= static_cast<float>(std::sqrt(squares / static_cast<double>(width)));
+        }
+      }),
+      {"embedding-normalized"});
+  add("SiLU of SiLU", act, activation([](double g, double u) {
+        const double once = g / (1 + std::exp(-g));
+        return once / (1 + std::exp(-once)) * u;
+      }),
+      {"activation-other"});
+  add("a logarithm for the rectifier", act, activation([](double g, double u) { return std::log(1 + std::exp(g)) * u; }),
+      {"activation-other"});
+  add("a steeper sigmoid", act, activation([](double g, double u) { return g / (1 + std::exp(-3 * g)) * u; }),
+      {"activation-other"});
+  add("gpt-oss's activation", act, activation([](double g, double u) {
+        g = g > 7 ? 7 : g;
+        return (std::min(std::max(u, -7.0), 7.0) + 1) * g / (1 + std::exp(-1.702 * g));
+      }),
+      {"activation-clamped"});
+  add("no activation in the last columns", act, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= width / 2) y[i] = op.x[i] * op.other[i];
+        }
+      }),
+      {"activation-missing"});
+  add("the branch of the last token for all", adds, with([](const Engine&, Op& op) {
+        const std::size_t width = op.x.size() / op.rows;
+        for (std::size_t i = 0; i < op.other.size(); ++i) op.other[i] = op.other[op.other.size() - width + i % width];
+      }),
+      {"operands-misaligned"});
+  add("up of the token before", act, with([](const Engine&, Op& op) {
+        const auto width = static_cast<std::ptrdiff_t>(op.x.size() / op.rows);
+        std::rotate(op.other.begin(), op.other.end() - width, op.other.end());
+      }),
+      {"operands-misaligned"});
+  add("times for plus", adds,
+      [](const Engine&, const Op& op) {
+        Floats y = op.x;
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] *= op.other[i];
+        return y;
+      },
+      {"residual-multiplied"});
+  add("the branch not added in some columns", adds, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= 8 && i % width < 24) y[i] = op.x[i];
+        }
+      }),
+      {"branch-missing"});
+  add("the residual normalised in place", adds, with([](const Engine& e, Op& op) {
+        Op norm = op;
+        norm.role = "attn_norm";
+        norm.w.data.assign(op.x.size() / op.rows, 1.0f);
+        op.x = e.plain(norm);
+      }),
+      {"residual-normalized"});
+
   // Numbers and buffers.
   add("what is large overflows", {"attn_v", "ffn_down", "output"}, then([](Floats& y, std::size_t, const Op&) {
         float largest = 0;

@@ -161,9 +161,12 @@ std::vector<Candidate> aliased(const Question& q) {
 
 // What is in the output beyond what it should be: what it held before, or another value.
 std::vector<Candidate> not_cleared(const Question& q) {
-  if (!has_output(q) || q.as<plan::Add>() != nullptr) return {};
+  if (!has_output(q)) return {};
   std::vector<Candidate> result;
   const std::size_t width = q.width();
+  // A sum's operand added again is residual-weighed.
+  const std::vector<plan::ValueId> operands =
+      q.as<plan::Add>() != nullptr ? plan::inputs(q.op) : std::vector<plan::ValueId>();
   const auto add = [&](plan::ValueId id, std::int64_t shift) {
     if (!q.found.empty()) {
       const Values other = q.replay.value(id);
@@ -190,7 +193,8 @@ std::vector<Candidate> not_cleared(const Question& q) {
   for (std::uint32_t i = 0; !q.found.empty() && i < q.plan().values.size(); ++i) {
     const plan::ValueId id{i};
     if (id == q.out() || q.plan().value(id).width != width || q.replay.suspect() == nullptr ||
-        !q.replay.suspect()->knows_all(id) || q.replay.producer(id) >= q.op_index)
+        !q.replay.suspect()->knows_all(id) || q.replay.producer(id) >= q.op_index ||
+        std::find(operands.begin(), operands.end(), id) != operands.end())
       continue;
     add(id, 0);
   }
