@@ -54,6 +54,15 @@ std::pair<std::uint32_t, std::uint32_t> step_of(std::span<const backends::Row> r
   return {begin, end};
 }
 
+// The right output of the row before the i-th at fault; the suspect's own where that row is not at fault.
+std::span<const float> row_before(const Question& q, const Values& own, std::size_t i) {
+  const std::size_t width = q.width();
+  const std::uint32_t row = q.rows[i] == 0 ? 0 : q.rows[i] - 1;
+  const auto at = std::find(q.rows.begin(), q.rows.end(), row);
+  return at == q.rows.end() ? std::span(*own).subspan(row * width, width)
+                            : q.expected.subspan(static_cast<std::size_t>(at - q.rows.begin()) * width, width);
+}
+
 // Whether all rows at fault are alone in their steps.
 bool is_decode_only(const Question& q) {
   return std::all_of(q.rows.begin(), q.rows.end(), [&](std::uint32_t row) {
@@ -91,12 +100,22 @@ std::vector<Candidate> stale(const Question& q) {
                       }});
   }
   // One that is read before it is written: what it is to hold now is there a step later. Of the prompt's rows the last.
-  result.push_back({"of the step before", [](const Site& site) {
-                      const auto rows = site.replay->rows();
-                      return on_rows(site, [&](std::uint32_t row) {
-                        return std::int64_t{row} - (rows[row].sequence == rows[0].sequence ? 0 : 1);
-                      });
-                    }});
+  const Values own = q.replay.value(out);
+  const bool resembles_old = resembles_changed(q, [&](std::vector<float>& y) {
+    for (std::size_t i = 0; i < q.rows.size(); ++i) {
+      if (q.replay.rows()[q.rows[i]].sequence == q.replay.rows()[0].sequence) continue;
+      const auto before = row_before(q, own, i);
+      std::copy(before.begin(), before.end(), y.begin() + static_cast<std::ptrdiff_t>(i * before.size()));
+    }
+  });
+  if (resembles_old) {
+    result.push_back({"of the step before", [](const Site& site) {
+                        const auto rows = site.replay->rows();
+                        return on_rows(site, [&](std::uint32_t row) {
+                          return std::int64_t{row} - (rows[row].sequence == rows[0].sequence ? 0 : 1);
+                        });
+                      }});
+  }
   const std::string_view name = q.plan().value(out).name;
   const auto layer = layer_of(name);
   for (std::uint32_t back = 1; layer && back <= 2 && back <= *layer; ++back) {
@@ -185,10 +204,19 @@ std::vector<Candidate> not_cleared(const Question& q) {
                                 }));
   };
   // What the row before should have been, and what it was.
-  result.push_back(afterwards("the row before", [](const Site& site, std::vector<float>& y) {
-    const std::vector<float> before = on_rows(site, [](std::uint32_t row) { return std::int64_t{row} - 1; });
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] += before[i];
-  }));
+  const Values own = q.replay.value(q.out());
+  const bool resembles_sum = resembles_changed(q, [&](std::vector<float>& y) {
+    for (std::size_t r = 0; r < q.rows.size(); ++r) {
+      const auto before = row_before(q, own, r);
+      for (std::size_t i = 0; i < width; ++i) y[r * width + i] += before[i];
+    }
+  });
+  if (resembles_sum) {
+    result.push_back(afterwards("the row before", [](const Site& site, std::vector<float>& y) {
+      const std::vector<float> before = on_rows(site, [](std::uint32_t row) { return std::int64_t{row} - 1; });
+      for (std::size_t i = 0; i < y.size(); ++i) y[i] += before[i];
+    }));
+  }
   if (!q.found.empty()) add(q.out(), 1);
   for (std::uint32_t i = 0; !q.found.empty() && i < q.plan().values.size(); ++i) {
     const plan::ValueId id{i};

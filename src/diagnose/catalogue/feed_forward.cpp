@@ -67,22 +67,30 @@ Candidate element_wise(const plan::GatedActivation& op, ElementFn f, std::string
           }};
 }
 
+constexpr std::pair<plan::Activation, std::string_view> activations[] = {{plan::Activation::silu, "SiLU"},
+                                                                         {plan::Activation::gelu_tanh, "GELU by tanh"},
+                                                                         {plan::Activation::gelu_erf, "GELU by erf"},
+                                                                         {plan::Activation::relu, "ReLU"}};
+
 std::vector<Candidate> exchanged(const Question& q) {
   const auto* op = q.as<plan::GatedActivation>();
   if (op == nullptr) return {};
   plan::GatedActivation wrong = *op;
   std::swap(wrong.gate, wrong.up);
-  return also_in_run(q, {changed(wrong)});
+  std::vector<Candidate> result{changed(wrong)};
+  for (const auto& [activation, name] : activations) {
+    if (activation == op->activation) continue;
+    wrong.activation = activation;
+    result.push_back(changed(wrong, fmt::format("and {} is used", name)));
+  }
+  return also_in_run(q, std::move(result));
 }
 
 std::vector<Candidate> other_function(const Question& q) {
   const auto* op = q.as<plan::GatedActivation>();
   if (op == nullptr) return {};
-  using enum plan::Activation;
-  constexpr std::pair<plan::Activation, std::string_view> all[] = {
-      {silu, "SiLU"}, {gelu_tanh, "GELU by tanh"}, {gelu_erf, "GELU by erf"}, {relu, "ReLU"}};
   std::vector<Candidate> result;
-  for (const auto& [activation, name] : all) {
+  for (const auto& [activation, name] : activations) {
     if (activation == op->activation) continue;
     plan::GatedActivation wrong = *op;
     wrong.activation = activation;
@@ -104,7 +112,7 @@ std::vector<Candidate> other_function(const Question& q) {
   result.push_back(element_wise(
       *op, [](double g, double u) { return g / (1 + std::abs(g)) * u; }, "softsign"));
   result.push_back(element_wise(
-      *op, [](double g, double u) { return g * (g / (1 + std::abs(g)) + 1) / 2 * u; }, "a sigmoid made of x / (1 + |x|)"));
+      *op, [](double g, double u) { return g * (g / (2 + std::abs(g)) + 1) / 2 * u; }, "a sigmoid made of x / (2 + |x|)"));
   result.push_back(element_wise(
       *op, [](double g, double u) { return softplus(g) * u; }, "softplus"));
   result.push_back(element_wise(
@@ -117,7 +125,7 @@ std::vector<Candidate> other_function(const Question& q) {
       *op, [](double g, double u) { return (g > 0 ? g : 0.1 * g) * u; }, "leaky ReLU, 0.1 x below 0"));
   result.push_back(element_wise(
       *op, [](double g, double u) { return g / (1 + std::exp(g)) * u; }, "x sigmoid(-x)"));
-  if (op->activation != silu) return result;
+  if (op->activation != plan::Activation::silu) return result;
   // x sigmoid(beta x): the beta that fits best, by thirds.
   if (q.found.empty()) return result;
   const Values gate = q.replay.value(op->gate), up = q.replay.value(op->up);
@@ -167,6 +175,8 @@ std::vector<Candidate> half(const Question& q) {
           element_wise(
               *op, [](double, double u) { return families::silu(u); }, "the gate is left out"),
           element_wise(
+              *op, [](double g, double) { return families::silu(g) * g; }, "the gate is used for both"),
+          element_wise(
               *op, [](double g, double u) { return families::silu(g) + u; }, "they are added"),
           element_wise(
               *op, [](double g, double u) { return families::silu(g) * families::silu(u); }, "both are activated"),
@@ -214,6 +224,25 @@ std::vector<Candidate> clamped_gate(const Question& q) {
     add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
     add(fmt::format("up clamped at {:g}", limit), none, limit);
     add(fmt::format("gate clamped at {:g}", limit), limit, none);
+  }
+  // What the suspect's up would have to be, where it is not what it is; below 0 the gate has no limit.
+  if (!q.found.empty()) {
+    const Values gate = q.replay.value(op->gate), up = q.replay.value(op->up);
+    const std::size_t width = q.width();
+    std::vector<double> limits;
+    for (std::size_t i = 0; i < q.found.size(); ++i) {
+      const std::size_t at = q.rows[i / width] * width + i % width;
+      const double activated = backends::reference::activate(op->activation, (*gate)[at]), right = std::abs((*up)[at]);
+      const double limit = std::abs(q.found[i] / activated);
+      if ((*gate)[at] < 0 && std::isfinite(limit) && limit < 0.99 * right) limits.push_back(limit);
+    }
+    if (!limits.empty()) {
+      const auto middle = limits.begin() + static_cast<std::ptrdiff_t>(limits.size() / 2);
+      std::nth_element(limits.begin(), middle, limits.end());
+      const double limit = std::strtod(fmt::format("{:.3g}", *middle).c_str(), nullptr);
+      add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
+      add(fmt::format("up clamped at {:g}", limit), none, limit);
+    }
   }
   // gpt-oss, with its limit and without.
   result.push_back(element_wise(
