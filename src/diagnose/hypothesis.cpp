@@ -146,6 +146,42 @@ std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<
   return shifts;
 }
 
+bool resembles(const Question& question, std::span<const float> guess) {
+  constexpr double most = 0.5;
+  if (question.found.empty()) return true;
+  if (question.found.size() != question.expected.size() || guess.size() != question.found.size()) return false;
+  double wrong = 0, right = 0;
+  for (std::size_t i = 0; i < guess.size(); ++i) {
+    if (!std::isfinite(question.found[i])) continue;
+    const double difference = double{question.found[i]} - guess[i];
+    wrong += std::isnan(difference) ? 0 : difference * difference;
+    right += std::pow(double{question.found[i]} - question.expected[i], 2);
+  }
+  return !(wrong > most * most * right);
+}
+
+bool is_overflow(const Question& question) {
+  if (question.found.empty() || question.found.size() != question.expected.size()) return false;
+  const std::size_t width = question.width();
+  bool any = false;
+  for (std::size_t start = 0; start < question.found.size(); start += width) {
+    float largest = 0, least = std::numeric_limits<float>::infinity();
+    for (std::size_t i = start; i < start + width; ++i) {
+      const float found = question.found[i], expected = question.expected[i];
+      if (std::isnan(found)) return false;
+      if (!std::isinf(found)) {
+        largest = std::max(largest, std::abs(expected));
+        continue;
+      }
+      if (std::signbit(found) != std::signbit(expected)) return false;
+      any = true;
+      least = std::min(least, std::abs(expected));
+    }
+    if (least < largest * 0.999f) return false;
+  }
+  return any;
+}
+
 std::string_view role(std::string_view value) {
   return layer_of(value) ? value.substr(value.find('.', value.find('.') + 1) + 1) : value;
 }

@@ -95,6 +95,21 @@ std::optional<double> fitted(const Question& q, double low, double high, const s
 // By how much the right row may have been shifted to give the one found: where its largest elements went. Few, or none.
 std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
 
+// Whether a guess at the op's output, [rows, width], explains what was found: what costs nothing, where it is a function of
+// the right output, and keeps what does not fit from being computed. Where nothing was found there is nothing to tell by.
+bool resembles(const Question& question, std::span<const float> guess);
+// The same, the guess being the right output changed.
+template <class Change>
+bool resembles_changed(const Question& question, Change change) {
+  std::vector<float> guess(question.expected.begin(), question.expected.end());
+  if (!question.found.empty()) change(guess);
+  return resembles(question, guess);
+}
+
+// Whether what is infinite of the suspect's rows is so because it is larger than all that is not: row by row, with the
+// signs that it should have.
+bool is_overflow(const Question& question);
+
 // "blk.3.attn_q" without "blk.3.": "attn_q"; other names as they are.
 std::string_view role(std::string_view value);
 // The layer in a name; none outside blocks.

@@ -88,7 +88,7 @@ std::function<Floats(const Engine&, Op)> q8_0(
 // Super-blocks of Q4_K: d and dmin, 12 bytes of packed 6-bit scales and minima, 128 bytes of nibbles (block_q4_K).
 struct Q4K {
   bool interleaved = false, no_minimum = false, add_minimum = false, plain_scales = false, bf16_scale = false,
-       next_scale = false, offset = false, half = false;
+       next_scale = false, offset = false, half = false, minimum_before = false, unmasked = false;
 };
 std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
   return weights([mistake](const Op& op) {
@@ -104,6 +104,11 @@ std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
         if (j >= 4 && !mistake.plain_scales) {
           scale = (byte(raw, 8 + j) & 15) | (byte(raw, j) >> 6) << 4;
           minimum = byte(raw, 8 + j) >> 4 | (byte(raw, 4 + j) >> 6) << 4;
+        }
+        if (mistake.unmasked && j < 4) scale = byte(raw, 4 + j);
+        if (mistake.minimum_before) {
+          const std::size_t k = (j + 7) % 8;
+          minimum = k < 4 ? byte(raw, 8 + k) & 63 : byte(raw, 8 + k) >> 4 | (byte(raw, 4 + k) >> 6) << 4;
         }
         for (std::size_t i = 0; i < 32; ++i) {
           int q = byte(raw, 16 + j / 2 * 32 + i) >> (j % 2 * 4) & 15;
@@ -123,7 +128,8 @@ std::function<Floats(const Engine&, Op)> q4_k(Q4K mistake) {
 
 // Super-blocks of Q6_K: 128 bytes of low nibbles, 64 of two high bits, 16 signed scales, d (block_q6_K).
 struct Q6K {
-  bool no_high = false, high_swapped = false, no_offset = false, unsigned_scales = false;
+  bool no_high = false, high_swapped = false, no_offset = false, unsigned_scales = false, scale_before = false,
+       as_q4_k = false, pairs_exchanged = false;
 };
 std::function<Floats(const Engine&, Op)> q6_k(Q6K mistake) {
   return weights([mistake](const Op& op) {
@@ -134,11 +140,14 @@ std::function<Floats(const Engine&, Op)> q6_k(Q6K mistake) {
       const auto raw = op.w.raw.subspan(b * 210, 210);
       for (std::size_t k = 0; k < 256; ++k) {
         const std::size_t part = k / 128, quarter = k % 128 / 32, l = k % 32;
-        const int low = byte(raw, part * 64 + quarter % 2 * 32 + l) >> (quarter / 2 * 4) & 15;
+        int low = byte(raw, part * 64 + quarter % 2 * 32 + l) >> (quarter / 2 * 4) & 15;
+        if (mistake.as_q4_k) low = byte(raw, part * 64 + quarter / 2 * 32 + l) >> (quarter % 2 * 4) & 15;
         int high = byte(raw, 128 + part * 32 + l) >> (2 * quarter) & 3;
         if (mistake.no_high) high = 0;
         if (mistake.high_swapped) high = byte(raw, 128 + part * 32 + l) >> (2 * (3 - quarter)) & 3;
-        const std::uint8_t scale = byte(raw, 192 + k / 16);
+        if (mistake.pairs_exchanged && (quarter == 1 || quarter == 2))
+          high = byte(raw, 128 + part * 32 + l) >> (2 * (3 - quarter)) & 3;
+        const std::uint8_t scale = byte(raw, 192 + (mistake.scale_before ? (k / 16 + 15) % 16 : k / 16));
         const int s = mistake.unsigned_scales ? scale : static_cast<std::int8_t>(scale);
         const int q = (low | high << 4) - (mistake.no_offset ? 0 : 32);
         w[b * 256 + k] = half(raw, 208) * static_cast<float>(s * q);
@@ -824,6 +833,352 @@ std::vector<Plant> make_faults() {
         }
       }),
       {});
+
+  // Norms, once more.
+  add("the norm of what attention read", {"ffn_norm"}, with([](const Engine& e, Op& op) {
+        op.x = op.layer == 0 ? e.value("token_embd", op.step) : e.value(blk(op.layer - 1, "output"), op.step);
+      }),
+      {"norm-other-input"});
+  add("the last norm of what the feed-forward read", {"output_norm"},
+      with([](const Engine& e, Op& op) { op.x = e.value(blk(e.config().n_layers - 1, "attn_resid"), op.step); }),
+      {"norm-other-input"});
+  add("the first token's root mean square for all", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        double squares = 0;
+        for (std::size_t i = 0; i < n; ++i) squares += double{op.x[i]} * op.x[i];
+        for (std::size_t i = 0; i < y.size(); ++i)
+          y[i] =
+              static_cast<float>(op.x[i] * op.w.data[i % n] / std::sqrt(squares / static_cast<double>(n) + op.config.eps));
+        return y;
+      },
+      {"norm-other-factor"});
+  add("half of the squares summed, all counted", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double squares = 0;
+          for (std::size_t i = 0; i < n; i += 2) squares += double{op.x[t * n + i]} * op.x[t * n + i];
+          const double root = std::sqrt(squares / static_cast<double>(n) + op.config.eps);
+          for (std::size_t i = 0; i < n; ++i) y[t * n + i] = static_cast<float>(op.x[t * n + i] / root * op.w.data[i]);
+        }
+        return y;
+      },
+      {"norm-part-of-row"});
+  add("the mean of absolutes for its root", norms,
+      [](const Engine&, const Op& op) {
+        Floats y(op.x.size());
+        const std::size_t n = op.w.data.size();
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double sum = 0;
+          for (std::size_t i = 0; i < n; ++i) sum += std::fabs(op.x[t * n + i]);
+          for (std::size_t i = 0; i < n; ++i)
+            y[t * n + i] = static_cast<float>(op.x[t * n + i] / (sum / static_cast<double>(n)) * op.w.data[i]);
+        }
+        return y;
+      },
+      {"norm-other-statistic"});
+  add("a norm a group of threads", norms,
+      [](const Engine& e, Op op) {
+        const std::size_t n = op.w.data.size();
+        Floats y;
+        for (std::size_t start = 0; start < op.x.size(); start += 32) {
+          Op of = op;
+          of.x.assign(op.x.begin() + static_cast<std::ptrdiff_t>(start),
+                      op.x.begin() + static_cast<std::ptrdiff_t>(start + 32));
+          of.w.data.assign(op.w.data.begin() + static_cast<std::ptrdiff_t>(start % n),
+                           op.w.data.begin() + static_cast<std::ptrdiff_t>(start % n + 32));
+          const Floats part = e.plain(of);
+          y.insert(y.end(), part.begin(), part.end());
+        }
+        return y;
+      },
+      {"norm-by-parts"});
+  add("weighed, then normalised", norms,
+      [](const Engine& e, Op op) {
+        const std::size_t n = op.w.data.size();
+        for (std::size_t i = 0; i < op.x.size(); ++i) op.x[i] *= op.w.data[i % n];
+        std::fill(op.w.data.begin(), op.w.data.end(), 1.0f);
+        return e.plain(op);
+      },
+      {"norm-weight-before"});
+
+  // Logits.
+  const Names head{"logits"};
+  add("probabilities for logits", head, then([](Floats& y, std::size_t, const Op&) {
+        double sum = 0;
+        for (const float v : y) sum += std::exp(double{v});
+        for (float& v : y) v = static_cast<float>(std::exp(double{v}) / sum);
+      }),
+      {"logits-postprocessed"});
+  add("logits capped at 7", head, each([](float v) { return 7 * std::tanh(v / 7); }), {"logits-postprocessed"});
+  add("a penalty for what was said", head,
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const std::size_t n = op.position + e.value("token_embd", op.step).size() / e.config().d;
+        std::set<std::int32_t> said(e.tokens().begin(), e.tokens().begin() + static_cast<std::ptrdiff_t>(n));
+        for (const std::int32_t id : said) {
+          float& v = y[static_cast<std::size_t>(id)];
+          v = v < 0 ? v * 1.2f : v / 1.2f;
+        }
+        return y;
+      },
+      {"logits-postprocessed"});
+  add("all but the ten largest logits gone", head, then([](Floats& y, std::size_t, const Op&) {
+        Floats by_size = y;
+        std::sort(by_size.begin(), by_size.end());
+        const float tenth = by_size[by_size.size() - 10];
+        for (float& v : y) v = v < tenth ? -std::numeric_limits<float>::infinity() : v;
+      }),
+      {"logits-filtered"});
+  add("three ids forbidden", head, then([](Floats& y, std::size_t, const Op&) {
+        for (const std::size_t id : {0u, 3u, 7u}) y[id] = -1e9f;
+      }),
+      {"logits-filtered"});
+
+  // Products, once more.
+  add("the even inputs alone", products, with([](const Engine&, Op& op) {
+        for (std::size_t i = 1; i < op.x.size(); i += 2) op.x[i] = 0;
+      }),
+      {"product-part-of-sum"});
+  add("the first tile left out", products, with([](const Engine&, Op& op) {
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          for (std::size_t i = 0; i < 16; ++i) op.x[t * op.w.width + i] = 0;
+        }
+      }),
+      {"product-part-of-sum"});
+  add("the last tile twice", products, with([](const Engine&, Op& op) {
+        for (std::size_t t = 1; t <= op.rows; ++t) {
+          for (std::size_t i = 1; i <= 16; ++i) op.x[t * op.w.width - i] *= 2;
+        }
+      }),
+      {"product-summed-twice"});
+  add("heads of the context in reverse", {"attn_out"}, with([](const Engine&, Op& op) {
+        const std::size_t d = op.config.head_dim, n = op.w.width;
+        const Floats right = op.x;
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          for (std::size_t h = 0; h < n / d; ++h)
+            std::copy_n(right.begin() + static_cast<std::ptrdiff_t>(t * n + h * d), d,
+                        op.x.begin() + static_cast<std::ptrdiff_t>((t + 1) * n - (h + 1) * d));
+        }
+      }),
+      {"product-input-order"});
+  add("eight weights too late", products, weights([](const Op& op) {
+        Floats w(op.w.data.begin() + 8, op.w.data.end());
+        w.resize(op.w.data.size());
+        return w;
+      }),
+      {"weight-offset"});
+  add("four rows too late", {"ffn_gate", "ffn_up", "attn_q", "ffn_down"}, weights([](const Op& op) {
+        Floats w(op.w.data.begin() + static_cast<std::ptrdiff_t>(4 * op.w.width), op.w.data.end());
+        for (std::size_t i = 0; w.size() < op.w.data.size(); ++i) w.push_back(op.w.data[i * 7 % op.w.width]);
+        return w;
+      }),
+      {"weight-row-off-by-one"});
+  const auto joined = [](const Engine& e, const Op& op, std::initializer_list<const char*> parts) {
+    Matrix all;
+    for (const char* const part : parts) {
+      const Matrix& m = e.weight(blk(op.layer, fmt::format("{}.weight", part)));
+      all.data.insert(all.data.end(), m.data.begin(), m.data.end());
+      all.rows += m.rows;
+    }
+    return all;
+  };
+  add("Q, K and V thought equally long", {"attn_k", "attn_v"}, with([joined](const Engine& e, Op& op) {
+        const Matrix all = joined(e, op, {"attn_q", "attn_k", "attn_v"});
+        const std::size_t third = all.rows / 3 * (op.role == "attn_k" ? 1 : 2);
+        for (std::size_t i = 0; i < op.w.data.size(); ++i) {
+          const std::size_t from = third * op.w.width + i;
+          op.w.data[i] = from < all.data.size() ? all.data[from] : 0;
+        }
+      }),
+      {"weight-joined"});
+  add("gate and up thought interleaved", {"ffn_gate", "ffn_up"}, with([joined](const Engine& e, Op& op) {
+        const Matrix all = joined(e, op, {"ffn_gate", "ffn_up"});
+        for (std::size_t o = 0; o < op.w.rows; ++o)
+          std::copy_n(all.data.begin() + static_cast<std::ptrdiff_t>((2 * o + (op.role == "ffn_up" ? 1 : 0)) * op.w.width),
+                      op.w.width, op.w.data.begin() + static_cast<std::ptrdiff_t>(o * op.w.width));
+      }),
+      {"weight-joined"});
+  add("added to the step before's", {"attn_v", "ffn_down", "ffn_up"},
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const Floats before = op.step == 0 ? Floats() : e.value(blk(op.layer, op.role), op.step - 1);
+        for (std::size_t i = 0; !before.empty() && i < y.size(); ++i) y[i] += before[before.size() - y.size() + i];
+        return before.empty() ? before : y;
+      },
+      {"buffer-not-cleared"});
+  add("up added to gate", {"ffn_up"},
+      [](const Engine& e, const Op& op) {
+        Floats y = e.plain(op);
+        const Floats gate = e.value(blk(op.layer, "ffn_gate"), op.step);
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] += gate[i];
+        return y;
+      },
+      {"buffer-not-cleared"});
+  add("the bias of the first head for all", {"attn_q", "attn_k", "attn_v"}, with([](const Engine&, Op& op) {
+        if (op.bias.data.empty()) op.rows = 0;
+        for (std::size_t i = op.config.head_dim; i < op.bias.data.size(); ++i)
+          op.bias.data[i] = op.bias.data[i - op.config.head_dim];
+      }),
+      {"bias-other"});
+
+  // Quantization, once more.
+  add("Q8_0's scales apart from its bytes", products, q8_0([](auto raw, std::size_t b, std::size_t n, std::size_t i) {
+        return half(raw, 2 * b) * static_cast<float>(static_cast<std::int8_t>(byte(raw, 2 * n + 32 * b + i)));
+      }),
+      {"quant-planar"});
+  add("a row's first Q8_0 scale for all", {"attn_q", "ffn_down"}, weights([](const Op& op) {
+        if (op.w.format != quants::Format::q8_0) return Floats();
+        Floats w(op.w.data.size());
+        for (std::size_t i = 0; i < w.size(); ++i) {
+          const std::size_t row = i / op.w.width * op.w.width / 32 * 34;
+          w[i] =
+              half(op.w.raw, row) * static_cast<float>(static_cast<std::int8_t>(byte(op.w.raw, i / 32 * 34 + 2 + i % 32)));
+        }
+        return w;
+      }),
+      {"quant-neighbour-scale"});
+  add("halves of each Q8_0 block exchanged", products, q8_0([](auto raw, std::size_t b, std::size_t, std::size_t i) {
+        return half(raw, b * 34) * static_cast<float>(static_cast<std::int8_t>(byte(raw, b * 34 + 2 + (i + 16) % 32)));
+      }),
+      {"quant-block-order"});
+  add("Q4_K's minimum of the sub-block before", products, q4_k({.minimum_before = true}), {"quant-packed-scales"});
+  add("Q4_K's first scales with the bits of the last", products, q4_k({.unmasked = true}), {"quant-packed-scales"});
+  add("Q6_K's scale of the sub-block before", products, q6_k({.scale_before = true}), {"quant-neighbour-scale"});
+  add("Q6_K's nibbles as Q4_K's", products, q6_k({.as_q4_k = true}), {"quant-nibble-order"});
+  add("the second and third of Q6_K's pairs exchanged", products, q6_k({.pairs_exchanged = true}), {"quant-high-bits"});
+  add("a file of eight bits in place of float32", products, weights([](const Op& op) {
+        if (op.w.format != quants::Format::f32) return Floats();
+        Floats w = op.w.data;
+        for (std::size_t b = 0; b < w.size(); b += 32) {
+          float largest = 0;
+          for (std::size_t i = b; i < b + 32; ++i) largest = std::max(largest, std::fabs(w[i]));
+          const float exact = largest / 127, d = f16_to_f32(f32_to_f16(exact));
+          for (std::size_t i = b; i < b + 32 && exact > 0; ++i) w[i] = std::round(w[i] / exact) * d;
+        }
+        return w;
+      }),
+      {"weight-requantized"});
+
+  // Embedding and feed-forward, once more.
+  add("the output's rows for the tokens", {"token_embd"},
+      with([](const Engine& e, Op& op) { op.w = e.weight("output.weight"); }), {"embedding-other-table"});
+  add("the table as [d, vocab]", {"token_embd"},
+      [](const Engine&, const Op& op) {
+        Floats y;
+        for (const float id : op.x) {
+          for (std::size_t i = 0; i < op.w.width; ++i) y.push_back(op.w.data[i * op.w.rows + static_cast<std::size_t>(id)]);
+        }
+        return y;
+      },
+      {"embedding-layout"});
+  add("a norm behind the embedding", {"token_embd"}, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t t = 0; t < op.rows; ++t) {
+          double squares = op.config.eps * static_cast<double>(width);
+          for (std::size_t i = 0; i < width; ++i) squares += double{y[t * width + i]} * y[t * width + i];
+          for (std::size_t i = 0; i < width; ++i)
+            y[t * width + i] /= static_cast<float>(std::sqrt(squares / static_cast<double>(width)));
+        }
+      }),
+      {"embedding-normalized"});
+  add("SiLU of SiLU", act, activation([](double g, double u) {
+        const double once = g / (1 + std::exp(-g));
+        return once / (1 + std::exp(-once)) * u;
+      }),
+      {"activation-other"});
+  add("a logarithm for the rectifier", act, activation([](double g, double u) { return std::log(1 + std::exp(g)) * u; }),
+      {"activation-other"});
+  add("a steeper sigmoid", act, activation([](double g, double u) { return g / (1 + std::exp(-3 * g)) * u; }),
+      {"activation-other"});
+  add("gpt-oss's activation", act, activation([](double g, double u) {
+        g = g > 7 ? 7 : g;
+        return (std::min(std::max(u, -7.0), 7.0) + 1) * g / (1 + std::exp(-1.702 * g));
+      }),
+      {"activation-clamped"});
+  add("no activation in the last columns", act, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= width / 2) y[i] = op.x[i] * op.other[i];
+        }
+      }),
+      {"activation-missing"});
+  add("the branch of the last token for all", adds, with([](const Engine&, Op& op) {
+        const std::size_t width = op.x.size() / op.rows;
+        for (std::size_t i = 0; i < op.other.size(); ++i) op.other[i] = op.other[op.other.size() - width + i % width];
+      }),
+      {"operands-misaligned"});
+  add("up of the token before", act, with([](const Engine&, Op& op) {
+        const auto width = static_cast<std::ptrdiff_t>(op.x.size() / op.rows);
+        std::rotate(op.other.begin(), op.other.end() - width, op.other.end());
+      }),
+      {"operands-misaligned"});
+  add("times for plus", adds,
+      [](const Engine&, const Op& op) {
+        Floats y = op.x;
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] *= op.other[i];
+        return y;
+      },
+      {"residual-multiplied"});
+  add("the branch not added in some columns", adds, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= 8 && i % width < 24) y[i] = op.x[i];
+        }
+      }),
+      {"branch-missing"});
+  add("the residual normalised in place", adds, with([](const Engine& e, Op& op) {
+        Op norm = op;
+        norm.role = "attn_norm";
+        norm.w.data.assign(op.x.size() / op.rows, 1.0f);
+        op.x = e.plain(norm);
+      }),
+      {"residual-normalized"});
+
+  // Numbers and buffers.
+  add("what is large overflows", {"attn_v", "ffn_down", "output"}, then([](Floats& y, std::size_t, const Op&) {
+        float largest = 0;
+        for (const float v : y) largest = std::max(largest, std::fabs(v));
+        for (float& v : y) {
+          if (std::fabs(v) > largest * 0.8f) v *= std::numeric_limits<float>::infinity();
+        }
+      }),
+      {"precision-overflow"});
+  add("a step's output a step late", {"attn_v", "ffn_act", "attn_ctx", "ffn_norm"},
+      [](const Engine& e, const Op& op) { return op.step == 2 ? e.value(blk(op.layer, op.role), 1) : Floats(); },
+      {"buffer-stale"});
+  add("the last columns left from the step before", {"ffn_act", "attn_ctx", "ffn_down"},
+      [](const Engine& e, const Op& op) {
+        if (op.step == 0) return Floats();
+        Floats y = e.plain(op);
+        const Floats before = e.value(blk(op.layer, op.role), op.step - 1);
+        for (std::size_t i = y.size() - y.size() / 4; i < y.size(); ++i) y[i] = before[before.size() - y.size() + i];
+        return y;
+      },
+      {"buffer-partly-written"});
+  add("tokens counted from the end", {"attn_v", "ffn_act", "ffn_norm", "attn_ctx"},
+      then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t t = 0; 2 * t < op.rows; ++t) {
+          for (std::size_t i = 0; i < width; ++i) std::swap(y[t * width + i], y[(op.rows - 1 - t) * width + i]);
+        }
+      }),
+      {"buffer-rows-exchanged"});
+  add("two tokens exchanged", {"attn_v", "ffn_act", "ffn_norm"}, then([](Floats& y, std::size_t width, const Op& op) {
+        for (std::size_t i = 0; op.rows > 3 && i < width; ++i) std::swap(y[width + i], y[3 * width + i]);
+      }),
+      {"buffer-rows-exchanged"});
+  add("columns counted from the end", {"ffn_down", "ffn_act"}, then([](Floats& y, std::size_t width, const Op&) {
+        for (auto row = y.begin(); row != y.end(); row += static_cast<std::ptrdiff_t>(width))
+          std::reverse(row, row + static_cast<std::ptrdiff_t>(width));
+      }),
+      {"buffer-columns-exchanged"});
+  add("a tile written twice", {"ffn_down", "ffn_act", "attn_out"}, then([](Floats& y, std::size_t width, const Op&) {
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          if (i % width >= width - 16) y[i] = y[i - 16];
+        }
+      }),
+      {"buffer-columns-exchanged"});
+  add("no number at all", any, each([](float) { return std::numeric_limits<float>::quiet_NaN(); }), {"value-not-a-number"});
   return f;
 }
 

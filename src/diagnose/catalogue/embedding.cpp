@@ -99,6 +99,72 @@ std::vector<Candidate> other_tokens(const Question& q) {
                     })};
 }
 
+std::vector<Candidate> other_table(const Question& q) {
+  const auto* op = q.as<plan::Embed>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const plan::Weight& own = q.plan().weight(op->table);
+  for (std::uint32_t i = 0; i < q.plan().weights.size(); ++i) {
+    const plan::Weight& other = q.plan().weights[i];
+    if (i == op->table.index || other.in() != own.in() || other.out() != own.out() || other.n_experts() != 1) continue;
+    result.push_back(with_weight(fmt::format("{} instead of {}", other.tensor.name, own.tensor.name), op->table,
+                                 backends::reference::rows_of(other.tensor)));
+  }
+  return result;
+}
+
+// The table's numbers read from other places: component i of a token's row is number index(token, i) of the table.
+std::vector<Candidate> layout(const Question& q) {
+  const auto* op = q.as<plan::Embed>();
+  if (op == nullptr) return {};
+  const plan::Weight& own = q.plan().weight(op->table);
+  const std::uint64_t width = own.in(), vocab = own.out();
+  const auto rows = backends::reference::rows_of(own.tensor);
+  const auto read = [&](std::string detail, auto index) {
+    return with_weight(std::move(detail), op->table,
+                       [rows, index, width, vocab](std::uint64_t token, std::span<float> out) {
+                         std::vector<float> row(width);
+                         std::uint64_t decoded = vocab;
+                         for (std::uint64_t i = 0; i < out.size(); ++i) {
+                           const std::uint64_t at = index(token, i) % (width * vocab);
+                           if (at / width != decoded) rows(decoded = at / width, row);
+                           out[i] = row[at % width];
+                         }
+                       });
+  };
+  std::vector<Candidate> result;
+  result.push_back(read(fmt::format("[{}, {}] read as [{}, {}]", vocab, width, width, vocab),
+                        [vocab](std::uint64_t token, std::uint64_t i) { return i * vocab + token; }));
+  for (const std::uint64_t stride : {width / 2, 2 * width, width + 32, width - 32}) {
+    if (stride == 0 || stride > 2 * width) continue;
+    result.push_back(read(fmt::format("rows {} apart instead of {}", stride, width),
+                          [stride](std::uint64_t token, std::uint64_t i) { return token * stride + i; }));
+  }
+  return result;
+}
+
+std::vector<Candidate> normalized(const Question& q) {
+  if (q.as<plan::Embed>() == nullptr) return {};
+  float eps = 1e-5f;
+  for (const plan::Op& op : q.plan().ops) {
+    if (const auto* norm = std::get_if<plan::RmsNorm>(&op); norm != nullptr && norm->x == q.out()) eps = norm->eps;
+  }
+  std::vector<Candidate> result;
+  for (const bool by_length : {false, true}) {
+    result.push_back(afterwards(by_length ? "divided by its length" : "divided by its root mean square",
+                                [by_length, eps, n = q.width()](const Site&, std::vector<float>& y) {
+                                  for (std::size_t start = 0; start < y.size(); start += n) {
+                                    double sum = 0;
+                                    for (std::size_t i = 0; i < n; ++i) sum += double{y[start + i]} * y[start + i];
+                                    const double s =
+                                        1 / std::sqrt(by_length ? sum : sum / static_cast<double>(n) + double{eps});
+                                    for (std::size_t i = 0; i < n; ++i) y[start + i] = static_cast<float>(y[start + i] * s);
+                                  }
+                                }));
+  }
+  return result;
+}
+
 constexpr Hypothesis table[] = {
     {"embedding-scale", "the embedding is scaled by another factor",
      "Gemma multiplies the embedding by sqrt(d_model); llama and qwen do not.",
@@ -112,6 +178,15 @@ constexpr Hypothesis table[] = {
      "were "
      "changed on the way to the device.",
      "compare the ids that reach the embedding with the tokenizer's", other_tokens},
+    {"embedding-other-table", "the embedding's rows are another tensor's",
+     "output.weight has the same shape, and is another tensor where the file has both.",
+     "take the rows of token_embd.weight", other_table},
+    {"embedding-layout", "the embedding's table is read in another layout",
+     "GGUF stores a row of d_model numbers for each token, one behind the other.",
+     "component i of a token lies at token * d_model + i", layout},
+    {"embedding-normalized", "the embedding is normalised",
+     "Some architectures have a norm behind the embedding; this file's has none before the first layer's.",
+     "pass the embedding on as it is", normalized},
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <set>
@@ -68,7 +69,8 @@ std::vector<Candidate> other_eps(const Question& q) {
     }
   }
   // To three digits, as people write it.
-  if (fitted && *fitted > 0) add(std::strtod(fmt::format("{:.2e}", *fitted).c_str(), nullptr));
+  constexpr double largest = 1;  // what is more is no eps
+  if (fitted && *fitted > 0 && *fitted <= largest) add(std::strtod(fmt::format("{:.2e}", *fitted).c_str(), nullptr));
   return result;
 }
 
@@ -140,31 +142,177 @@ std::vector<Candidate> skipped(const Question& q) {
   return one(q, [](auto x, auto y, auto, double) { std::copy(x.begin(), x.end(), y.begin()); });
 }
 
+// The op with another factor of a group than 1 / sqrt(mean square + eps).
+Candidate by_factor(const plan::RmsNorm& op, std::string detail,
+                    std::function<double(std::span<const float> x, double eps)> factor) {
+  return {std::move(detail), [op, factor = std::move(factor)](const Site& site) {
+            const std::vector<float> w = site.scene->vector(op.weight);
+            const auto x = site.scene->value(op.x);
+            std::vector<float> y(x.size());
+            for (std::size_t start = 0; start < x.size(); start += w.size()) {
+              const double s = factor(x.subspan(start, w.size()), op.eps);
+              for (std::size_t i = 0; i < w.size(); ++i) y[start + i] = static_cast<float>(x[start + i] * s * w[i]);
+            }
+            return y;
+          }};
+}
+
 std::vector<Candidate> part_of_row(const Question& q) {
   const auto* op = q.as<plan::RmsNorm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
+  const std::size_t n = q.plan().weight(op->weight).in();
+  // Which components are summed, and whether the sum is divided by their number or by that of all.
+  const auto add = [&](std::string detail, std::size_t first, std::size_t last, std::size_t step) {
+    if (first >= last || last > n) return;
+    for (const bool of_all : {false, true}) {
+      result.push_back(by_factor(*op, of_all ? detail + ", divided by the number of all" : detail,
+                                 [first, last, step, of_all](std::span<const float> x, double eps) {
+                                   double sum = 0, count = 0;
+                                   for (std::size_t i = first; i < last; i += step) sum += double{x[i]} * x[i], ++count;
+                                   return 1 / std::sqrt(sum / (of_all ? static_cast<double>(x.size()) : count) + eps);
+                                 }));
+    }
+  };
+  add("the last component is left out of the mean", 0, n - 1, 1);
+  add("the first component is left out of the mean", 1, n, 1);
+  for (const std::size_t size : std::set<std::size_t>{n / 2, n / 4, n * 3 / 4, n > 32 ? n - 32 : 0, n > 64 ? n - 64 : 0, 32,
+                                                      64, 128, 256, 512, 1024}) {
+    if (size + 1 < n) add(fmt::format("the mean is that of the first {} components", size), 0, size, 1);
+  }
+  add("the mean is that of the second half", n / 2, n, 1);
+  add("the mean is that of every second component", 0, n, 2);
+  add("the mean is that of every second component, from the second on", 1, n, 2);
+  return result;
+}
+
+std::vector<Candidate> other_statistic(const Question& q) {
+  const auto* op = q.as<plan::RmsNorm>();
+  if (op == nullptr) return {};
+  const auto mean = [](std::span<const float> x) {
+    double sum = 0;
+    for (const float v : x) sum += v;
+    return sum / static_cast<double>(x.size());
+  };
+  std::vector<Candidate> result;
+  result.push_back(by_factor(*op, "the standard deviation", [mean](std::span<const float> x, double eps) {
+    return 1 / std::sqrt(mean_square(x) - std::pow(mean(x), 2) + eps);
+  }));
+  result.push_back(by_factor(*op, "the mean of absolutes", [](std::span<const float> x, double eps) {
+    double sum = 0;
+    for (const float v : x) sum += std::abs(v);
+    return 1 / (sum / static_cast<double>(x.size()) + eps);
+  }));
+  result.push_back(by_factor(*op, "the largest", [](std::span<const float> x, double eps) {
+    float largest = 0;
+    for (const float v : x) largest = std::max(largest, std::abs(v));
+    return 1 / (largest + eps);
+  }));
   result.push_back(group_wise(
       *op,
       [](auto x, auto y, auto w, double eps) {
-        const double s = 1 / std::sqrt(mean_square(x.first(x.size() - 1)) + eps);
-        for (std::size_t i = 0; i < x.size(); ++i) y[i] = static_cast<float>(x[i] * s * w[i]);
+        double sum = 0;
+        for (const float v : x) sum += v / static_cast<double>(x.size());
+        const double s = 1 / std::sqrt(mean_square(x) + eps);
+        for (std::size_t i = 0; i < x.size(); ++i) y[i] = static_cast<float>((x[i] - sum) * s * w[i]);
       },
-      "the last component is left out of the mean"));
-  const std::size_t n = q.plan().weight(op->weight).in();
-  for (const std::size_t size : std::set<std::size_t>{n / 2, n / 4, 32, 64, 128, 256, 512, 1024}) {
-    if (size >= n) break;
-    result.push_back({fmt::format("the mean is that of the first {} components", size), [op = *op, size](const Site& site) {
+      "the root mean square, with the mean subtracted afterwards"));
+  return result;
+}
+
+// Rows of the norm's input, in place of each row's own, for its factor.
+std::vector<Candidate> other_factor(const Question& q) {
+  const auto* op = q.as<plan::RmsNorm>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const std::size_t width = q.width(), n = q.plan().weight(op->weight).in();
+  const auto add = [&](std::string detail, auto from, bool first_group) {
+    result.push_back({std::move(detail), [op = *op, from, first_group, width, n](const Site& site) {
                         const std::vector<float> w = site.scene->vector(op.weight);
                         const auto x = site.scene->value(op.x);
+                        const Values all = site.replay->value(op.x);
                         std::vector<float> y(x.size());
-                        for (std::size_t start = 0; start < x.size(); start += w.size()) {
-                          const double s = 1 / std::sqrt(mean_square(x.subspan(start, size)) + op.eps);
-                          for (std::size_t i = 0; i < w.size(); ++i)
-                            y[start + i] = static_cast<float>(x[start + i] * s * w[i]);
+                        for (std::size_t start = 0; start < x.size(); start += n) {
+                          const std::size_t row = from(site.replay->rows(), site.rows[start / width]);
+                          const std::size_t group = first_group ? 0 : start % width;
+                          const double s =
+                              1 / std::sqrt(mean_square(std::span(*all).subspan(row * width + group, n)) + op.eps);
+                          for (std::size_t i = 0; i < n; ++i) y[start + i] = static_cast<float>(x[start + i] * s * w[i]);
                         }
                         return y;
                       }});
+  };
+  using Rows = std::span<const backends::Row>;
+  add(
+      "the step's first row's",
+      [](Rows rows, std::size_t row) {
+        while (row > 0 && rows[row - 1].sequence == rows[row].sequence) --row;
+        return row;
+      },
+      false);
+  add(
+      "the step's last row's",
+      [](Rows rows, std::size_t row) {
+        while (row + 1 < rows.size() && rows[row + 1].sequence == rows[row].sequence) ++row;
+        return row;
+      },
+      false);
+  add(
+      "the row's before", [](Rows, std::size_t row) { return row == 0 ? row : row - 1; }, false);
+  if (n < width)
+    add(
+        "the first head's", [](Rows, std::size_t row) { return row; }, true);
+  return result;
+}
+
+// A row that is normalised in parts: a head's length each, or a block of threads'.
+std::vector<Candidate> by_parts(const Question& q) {
+  const auto* op = q.as<plan::RmsNorm>();
+  if (op == nullptr) return {};
+  const std::size_t n = q.plan().weight(op->weight).in();
+  std::vector<Candidate> result;
+  for (const std::size_t size : std::set<std::size_t>{q.replay.parameters().head_dim, 32, 64, 128, 256}) {
+    if (size == 0 || size >= n || n % size != 0) continue;
+    result.push_back({fmt::format("{} components each", size), [op = *op, size](const Site& site) {
+                        const std::vector<float> w = site.scene->vector(op.weight);
+                        const auto x = site.scene->value(op.x);
+                        std::vector<float> y(x.size());
+                        for (std::size_t start = 0; start < x.size(); start += size) {
+                          const double s = 1 / std::sqrt(mean_square(x.subspan(start, size)) + op.eps);
+                          for (std::size_t i = start; i < start + size; ++i)
+                            y[i] = static_cast<float>(x[i] * s * w[i % w.size()]);
+                        }
+                        return y;
+                      }});
+  }
+  return result;
+}
+
+std::vector<Candidate> weight_before(const Question& q) {
+  return one(q, [](auto x, auto y, auto w, double eps) {
+    double sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) sum += std::pow(double{x[i]} * w[i], 2);
+    const double s = 1 / std::sqrt(sum / static_cast<double>(x.size()) + eps);
+    for (std::size_t i = 0; i < x.size(); ++i) y[i] = static_cast<float>(x[i] * s * w[i]);
+  });
+}
+
+std::vector<Candidate> other_input(const Question& q) {
+  const auto* op = q.as<plan::RmsNorm>();
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const auto layer = layer_of(q.plan().value(op->out).name);
+  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
+    const plan::ValueId id{i};
+    const plan::Value& other = q.plan().values[i];
+    if (id == op->x || other.width != q.width() || q.replay.producer(id) >= q.op_index) continue;
+    // Of its layer and the one before; the last norm's are those of the last layer.
+    const auto of = layer_of(other.name);
+    const std::uint32_t least =
+        layer ? (*layer == 0 ? 0 : *layer - 1) : q.plan().cache.n_layers - std::min(2u, q.plan().cache.n_layers);
+    if (of && *of < least) continue;
+    result.push_back(with_input(fmt::format("{} instead of {}", other.name, q.plan().value(op->x).name), op->x,
+                                [id](const Site& site) { return site.value(id); }));
   }
   return result;
 }
@@ -222,6 +370,14 @@ std::vector<Candidate> other_weight(const Question& q) {
     result.push_back(with_weight(fmt::format("{} instead of {}", other.tensor.name, right.tensor.name), op->weight,
                                  backends::reference::rows_of(other.tensor)));
   }
+  for (const std::size_t by : {std::size_t{1}, right.in() - 1}) {
+    result.push_back(
+        with_weight(fmt::format("{} one component {}", right.tensor.name, by == 1 ? "late" : "early"), op->weight,
+                    [rows = backends::reference::rows_of(right.tensor), by](std::uint64_t row, std::span<float> w) {
+                      rows(row, w);
+                      std::rotate(w.begin(), w.begin() + static_cast<std::ptrdiff_t>(by), w.end());
+                    }));
+  }
   return result;
 }
 
@@ -259,6 +415,17 @@ constexpr Hypothesis table[] = {
     {"norm-part-of-row", "the norm averages a part of the row",
      "The reduction ends early: a thread group covers fewer components than the row has, or a remainder is left out.",
      "sum the squares of all components; check the reduction's bounds", part_of_row},
+    {"norm-other-statistic", "the norm divides by something else than the root mean square",
+     "The standard deviation, the mean of absolutes and the largest belong to other norms.",
+     "divide by the root of the mean square", other_statistic},
+    {"norm-by-parts", "parts of the row are normalised by themselves",
+     "Each group of threads, or each head, has a mean square of its own, where the row has one.",
+     "sum over all groups of threads before the root", by_parts},
+    {"norm-weight-before", "the norm's weight is applied before the mean square is taken",
+     "The factor is then that of the weighted row.", "normalise, and then multiply by the weight", weight_before},
+    {"norm-other-factor", "the row is divided by another row's root mean square",
+     "The sum's place in shared memory is indexed by something else than the row, or is read before it is written.",
+     "give each row and head a sum of its own", other_factor},
     {"norm-whole-row", "a norm of heads is taken over all heads at once",
      "The q and k norms normalise each head by itself.", "normalise over head_dim components", whole_row},
     {"norm-over-tokens", "one mean square is used for all tokens",
@@ -266,6 +433,9 @@ constexpr Hypothesis table[] = {
      "reduce each row by itself", over_rows},
     {"norm-other-weight", "another norm's weight is used", "Two norm tensors are exchanged, or the layer index is off.",
      "bind the norm's weight by its name", other_weight},
+    {"norm-other-input", "the norm reads another value",
+     "The residual stream has several values a layer: before attention, after it, and after the feed-forward.",
+     "give the norm the residual stream as it is there", other_input},
 };
 
 }  // namespace

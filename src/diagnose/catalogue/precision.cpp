@@ -5,10 +5,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
-#include "quants/format.h"
 
 namespace plumb::diagnose::families {
 
@@ -60,14 +60,58 @@ std::vector<Candidate> rounded(const Question& q) {
 
 std::vector<Candidate> overflow(const Question& q) {
   if (!has_output(q)) return {};
-  return {
+  constexpr float infinite = std::numeric_limits<float>::infinity();
+  std::vector<Candidate> result{
       each("above 65504 it is infinite",
-           [](float x) {
-             return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : f16_rounded(x);
-           }),
+           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); }),
       each("above 65504 it is infinite, else exact",
-           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(std::numeric_limits<float>::infinity(), x) : x; }),
+           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; }),
       each("values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); })};
+  if (!is_overflow(q)) return result;
+  // Another limit, such as that of a value that was scaled: between the largest number and the least that is infinite.
+  // Where rows have limits of their own there is none for all, and what is infinite is so in the rows that were looked at.
+  float largest = 0, least = infinite;
+  for (std::size_t i = 0; i < q.found.size(); ++i) {
+    const float size = std::abs(q.expected[i]);
+    if (std::isinf(q.found[i])) {
+      least = std::min(least, size);
+    } else {
+      largest = std::max(largest, size);
+    }
+  }
+  for (int power = -16; power <= 16; ++power) {
+    const float scale = std::ldexp(1.0f, power);
+    if (power == 0 || 65520 / scale < largest || 65520 / scale > least) continue;
+    result.push_back(
+        afterwards(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](const Site&, std::vector<float>& y) {
+          for (float& v : y) {
+            const float scaled = v * scale;
+            v = std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
+          }
+        }));
+  }
+  if (largest <= least) {
+    result.push_back(
+        afterwards(fmt::format("above {:.4g} it is infinite", least), [largest, least](const Site&, std::vector<float>& y) {
+          const float limit = largest + (least - largest) / 2;
+          for (float& v : y) v = std::abs(v) > limit ? std::copysign(infinite, v) : v;
+        }));
+    return result;
+  }
+  std::map<std::uint32_t, std::vector<std::size_t>> of_row;
+  const std::size_t width = q.width();
+  for (std::size_t i = 0; i < q.found.size(); ++i) {
+    if (std::isinf(q.found[i])) of_row[q.rows[i / width]].push_back(i % width);
+  }
+  result.push_back(
+      afterwards("the largest of a row are infinite", [of_row, width](const Site& site, std::vector<float>& y) {
+        for (std::size_t r = 0; r < site.rows.size(); ++r) {
+          const auto found = of_row.find(site.rows[r]);
+          if (found == of_row.end()) continue;
+          for (const std::size_t c : found->second) y[r * width + c] = std::copysign(infinite, y[r * width + c]);
+        }
+      }));
+  return result;
 }
 
 // A limit that the suspect's largest elements share.
@@ -77,6 +121,13 @@ std::vector<Candidate> clamped(const Question& q) {
   for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
   std::vector<Candidate> result;
   const auto add = [&](float from, float to) {
+    // What is beyond the limits is at them: to be small is not to be clamped.
+    std::size_t n_beyond = 0, n_at = 0;
+    for (std::size_t i = 0; i < std::min(q.found.size(), q.expected.size()); ++i) {
+      n_beyond += q.expected[i] > 1.001f * to || q.expected[i] < 1.001f * from ? 1 : 0;
+      n_at += (to > 0 && q.found[i] >= 0.99f * to) || (from < 0 && q.found[i] <= 0.99f * from) ? 1 : 0;
+    }
+    if (2 * n_at < n_beyond) return;
     result.push_back(afterwards(
         from == -to ? fmt::format("at {:+g} and {:+g}", from, to) : fmt::format("between {:g} and {:g}", from, to),
         [from, to](const Site&, std::vector<float>& y) {
@@ -94,13 +145,16 @@ std::vector<Candidate> clamped(const Question& q) {
 
 std::vector<Candidate> scaled(const Question& q) {
   if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
-  double yy = 0, yf = 0;
+  double yy = 0, yf = 0, ff = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     yy += double{q.expected[i]} * q.expected[i];
     yf += double{q.expected[i]} * q.found[i];
+    ff += double{q.found[i]} * q.found[i];
   }
   const double factor = yf / yy;
-  if (!std::isfinite(factor) || std::abs(factor) < 1e-9 || std::abs(factor - 1) < 1e-9) return {};
+  // Whatever is small is near to what is scaled by little: it has to go with it too.
+  const bool goes_with = yf * yf > 0.9 * yy * ff;
+  if (!std::isfinite(factor) || factor == 0 || std::abs(factor - 1) < 1e-9 || !goes_with) return {};
   return {afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
     for (float& v : y) v = static_cast<float>(v * factor);
   })};
@@ -155,16 +209,6 @@ std::vector<Candidate> coarse_weights(const Question& q) {
   result.push_back(with("to float16, truncated", [](std::span<float> w) {
     for (float& v : w) v = f16_truncated(v);
   }));
-  for (const quants::Format other : {quants::Format::q8_0, quants::Format::q4_0}) {
-    const quants::FormatInfo& format = quants::info(other);
-    if (format.encode == nullptr || q.plan().weight(op->weight).in() % format.block_size != 0) continue;
-    if (other == q.plan().weight(op->weight).tensor.format) continue;
-    result.push_back(with(fmt::format("to {}", format.name), [&format](std::span<float> w) {
-      std::vector<std::byte> blocks(format.row_bytes(w.size()));
-      format.encode(w.data(), blocks.data(), w.size() / format.block_size);
-      format.decode(blocks.data(), w.data(), w.size() / format.block_size);
-    }));
-  }
   return result;
 }
 
@@ -173,7 +217,8 @@ constexpr Hypothesis table[] = {
      "The lower half of a float32 is cut off: errors all point towards zero.", "round to nearest even", truncated},
     {"precision-rounded", "results of this op alone are rounded to a coarser type",
      "The op stores its result in another type than its neighbours.", "store the result as the others are", rounded},
-    {"precision-overflow", "results overflow float16", "float16 ends at 65504; massive activations pass it.",
+    {"precision-overflow", "results overflow to infinity",
+     "float16 ends at 65504; massive activations pass it, and earlier where they are scaled or summed first.",
      "keep this value in float32 or bfloat16", overflow},
     {"value-clamped", "results are clamped",
      "A limit that was put in to hide something else; it changes every value beyond it.",

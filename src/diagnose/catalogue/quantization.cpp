@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -153,6 +154,13 @@ std::vector<Candidate> block_order(const Question& q) {
     result.push_back(
         order("blocks exchanged in pairs", [n](std::uint64_t r, std::size_t b) { return r * n + std::min(b ^ 1, n - 1); }));
     result.push_back(order("the row's first block throughout", [n](std::uint64_t r, std::size_t) { return r * n; }));
+    result.push_back(with_weight("the halves of a block exchanged", w->id,
+                                 [rows_of = backends::reference::rows_of(*w->tensor), size = format.block_size](
+                                     std::uint64_t row, std::span<float> out) {
+                                   rows_of(row, out);
+                                   for (auto at = out.begin(); at != out.end(); at += size)
+                                     std::rotate(at, at + size / 2, at + size);
+                                 }));
     result.push_back(
         order("blocks counted down the columns", [rows](std::uint64_t r, std::size_t b) { return b * rows + r; }));
   }
@@ -215,6 +223,35 @@ std::vector<Candidate> nibble_order(const Question& q) {
                              "a byte's nibbles taken for neighbours"));
     // With scales that stay in their place.
     if (format.block_size == 32) return result;
+    if (w->layout->format == Format::q6_k) {
+      result.push_back(reading(*w,
+                               {.bytes =
+                                    [](const Layout& l, Bytes block, auto, auto) {
+                                      for (int start = 0; start < l.n_nibbles; start += 64) {
+                                        const Bytes bytes = part(block, l.nibbles + start, 64);
+                                        for (std::size_t i = 0; i < 32; ++i) {
+                                          const std::uint8_t a = bytes[i], b = bytes[i + 32];
+                                          bytes[i] = static_cast<std::uint8_t>((a & 15) | (b & 15) << 4);
+                                          bytes[i + 32] = static_cast<std::uint8_t>(a >> 4 | (b & 0xf0));
+                                        }
+                                      }
+                                    }},
+                               "both nibbles of a byte taken for weights 32 apart, as in Q4_K"));
+    }
+    if (w->layout->format == Format::q4_k || w->layout->format == Format::q5_k) {
+      result.push_back(reading(*w,
+                               {.bytes =
+                                    [](const Layout& l, Bytes block, auto, auto) {
+                                      const Bytes bytes = part(block, l.nibbles, l.n_nibbles);
+                                      const std::vector<std::uint8_t> right(bytes.begin(), bytes.end());
+                                      for (std::size_t i = 0; i < 256; ++i) {
+                                        const std::uint8_t v = i < 128 ? right[i] & 15 : right[i - 128] >> 4;
+                                        std::uint8_t& b = bytes[i / 64 * 32 + i % 32];
+                                        b = static_cast<std::uint8_t>(i % 64 < 32 ? (b & 0xf0) | v : (b & 15) | v << 4);
+                                      }
+                                    }},
+                               "all low nibbles first, then all high ones"));
+    }
     result.push_back(reading(*w,
                              {.bytes =
                                   [](const Layout& l, Bytes block, auto, auto) {
@@ -263,6 +300,8 @@ std::vector<Candidate> high_bits(const Question& q) {
     each("neighbouring pairs exchanged",
          [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0x33) << 2 | (b & 0xcc) >> 2); });
     each("the halves of a byte exchanged", [](std::uint8_t b) { return static_cast<std::uint8_t>(b << 4 | b >> 4); });
+    each("the second and third pair exchanged",
+         [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0xc3) | (b & 0x0c) << 2 | (b & 0x30) >> 2); });
   } else {
     each("neighbouring bits exchanged",
          [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0x55) << 1 | (b & 0xaa) >> 1); });
@@ -415,26 +454,37 @@ std::vector<Candidate> neighbour_scale(const Question& q) {
                }},
           fmt::format("the {} block's{}", by > 0 ? "next" : "previous", minimum_too ? ", and its minimum" : "")));
     }
+  if (w->layout->scale >= 0) {
+    for (const bool of_row : {true, false}) {
+      result.push_back(reading(
+          *w,
+          {.bytes =
+               [of_row, size, n = w->tensor->dims[0] / quants::info(w->tensor->format).block_size](
+                   const Layout& l, Bytes block, std::span<const std::byte> all, std::size_t index) {
+                 const std::size_t first = of_row ? index / n * n : 0;
+                 std::memcpy(block.data() + l.scale, all.data() + first * size + static_cast<std::size_t>(l.scale), 2);
+               }},
+          of_row ? "that of the row's first block for all" : "that of the tensor's first block for all"));
+    }
+  }
   if (w->layout->format == Format::q6_k || w->layout->format == Format::q2_k) {
-    result.push_back(reading(*w,
-                             {.bytes =
-                                  [](const Layout& l, Bytes block, auto, auto) {
-                                    const auto begin = block.begin() + l.scales;
-                                    std::rotate(begin, begin + 1, begin + l.n_scales);
-                                  }},
-                             "the next sub-block's"));
-    result.push_back(
-        reading(*w,
-                {.bytes = [](const Layout& l, Bytes block, auto,
-                             auto) { std::reverse(block.begin() + l.scales, block.begin() + l.scales + l.n_scales); }},
-                "sub-block scales in reverse"));
-    result.push_back(reading(*w,
-                             {.bytes =
-                                  [](const Layout& l, Bytes block, auto, auto) {
-                                    const auto begin = block.begin() + l.scales;
-                                    std::rotate(begin, begin + l.n_scales / 2, begin + l.n_scales);
-                                  }},
-                             "halves of the sub-block scales exchanged"));
+    const auto sub_blocks = [&](std::string detail, std::size_t (*from)(std::size_t i, std::size_t n)) {
+      result.push_back(reading(*w,
+                               {.bytes =
+                                    [from](const Layout& l, Bytes block, auto, auto) {
+                                      const Bytes scales = part(block, l.scales, l.n_scales);
+                                      const std::vector<std::uint8_t> right(scales.begin(), scales.end());
+                                      for (std::size_t i = 0; i < right.size(); ++i)
+                                        scales[i] = right[from(i, right.size())];
+                                    }},
+                               std::move(detail)));
+    };
+    sub_blocks("the next sub-block's", [](std::size_t i, std::size_t n) { return (i + 1) % n; });
+    sub_blocks("the previous sub-block's", [](std::size_t i, std::size_t n) { return (i + n - 1) % n; });
+    sub_blocks("sub-block scales in reverse", [](std::size_t i, std::size_t n) { return n - 1 - i; });
+    sub_blocks("halves of the sub-block scales exchanged", [](std::size_t i, std::size_t n) { return (i + n / 2) % n; });
+    sub_blocks("one for two sub-blocks, the first's", [](std::size_t i, std::size_t) { return i & ~std::size_t{1}; });
+    sub_blocks("one for two sub-blocks, each in two", [](std::size_t i, std::size_t) { return i / 2; });
   }
   return result;
 }
@@ -459,6 +509,17 @@ void pack(const Packed& p, std::span<std::uint8_t> s) {
     s[j + 4] = static_cast<std::uint8_t>(p.minimum[j] | (p.minimum[j + 4] >> 4) << 6);
     s[j + 8] = static_cast<std::uint8_t>((p.scale[j + 4] & 15) | (p.minimum[j + 4] & 15) << 4);
   }
+}
+
+// The integers of a block of Q4_K or Q5_K.
+std::vector<int> integers(const Layout& l, std::span<const std::uint8_t> block) {
+  std::vector<int> q(256);
+  for (std::size_t i = 0; i < q.size(); ++i) {
+    const std::size_t sub = i / 32, byte = sub / 2 * 32 + i % 32;
+    q[i] = block[static_cast<std::size_t>(l.nibbles) + byte] >> (sub % 2 * 4) & 15;
+    if (l.high >= 0) q[i] |= (block[static_cast<std::size_t>(l.high) + i % 32] >> sub & 1) << 4;
+  }
+  return q;
 }
 
 std::vector<Candidate> offset(const Question& q) {
@@ -553,6 +614,37 @@ std::vector<Candidate> packed_scales(const Question& q) {
     std::rotate(p.scale.begin(), p.scale.begin() + 1, p.scale.end());
     std::rotate(p.minimum.begin(), p.minimum.begin() + 1, p.minimum.end());
   });
+  add("the previous sub-block's", [](Packed& p, auto) {
+    std::rotate(p.scale.begin(), p.scale.end() - 1, p.scale.end());
+    std::rotate(p.minimum.begin(), p.minimum.end() - 1, p.minimum.end());
+  });
+  add("the next sub-block's scale",
+      [](Packed& p, auto) { std::rotate(p.scale.begin(), p.scale.begin() + 1, p.scale.end()); });
+  add("the previous sub-block's scale",
+      [](Packed& p, auto) { std::rotate(p.scale.begin(), p.scale.end() - 1, p.scale.end()); });
+  add("the next sub-block's minimum",
+      [](Packed& p, auto) { std::rotate(p.minimum.begin(), p.minimum.begin() + 1, p.minimum.end()); });
+  add("the previous sub-block's minimum",
+      [](Packed& p, auto) { std::rotate(p.minimum.begin(), p.minimum.end() - 1, p.minimum.end()); });
+  add("scale and minimum of the first four taken for neighbours", [](Packed& p, std::span<const std::uint8_t> s) {
+    for (std::size_t j = 0; j < 4; ++j) p.scale[j] = s[2 * j] & 63, p.minimum[j] = s[2 * j + 1] & 63;
+  });
+  // Beyond 6 bits, which no packing holds: what is too much is added to the weights.
+  for (const bool minimum_too : {true, false}) {
+    result.push_back(
+        reading(*w,
+                {.weights =
+                     [minimum_too](const Layout& l, std::span<float> weights, std::span<const std::uint8_t> block) {
+                       const std::vector<int> values = integers(l, block);
+                       const float d = half_at(block, l.scale), low = half_at(block, l.minimum);
+                       for (std::size_t i = 0; i < weights.size() / 2; ++i) {
+                         const auto at = static_cast<std::size_t>(l.scales) + i / 32;
+                         weights[i] += d * static_cast<float>((block[at] & 192) * values[i]);
+                         if (minimum_too) weights[i] -= low * static_cast<float>(block[at + 4] & 192);
+                       }
+                     }},
+                minimum_too ? "the first four not cut to 6 bits" : "the first four scales not cut to 6 bits"));
+  }
   add("in reverse", [](Packed& p, auto) {
     std::reverse(p.scale.begin(), p.scale.end());
     std::reverse(p.minimum.begin(), p.minimum.end());
@@ -575,6 +667,83 @@ std::vector<Candidate> linear_values(const Question& q) {
                          }
                        }},
                   "")};
+}
+
+// All scales first, and then all values: of the tensor, or of each row.
+std::vector<Candidate> planar(const Question& q) {
+  const auto w = quantized_of(q);
+  if (!w || w->layout->scale != 0 || quants::info(w->tensor->format).block_size != 32 || w->layout->minimum >= 0) return {};
+  const quants::FormatInfo& format = quants::info(w->tensor->format);
+  const std::size_t n = w->tensor->dims[0] / format.block_size;
+  std::vector<Candidate> result;
+  for (const bool of_row : {false, true}) {
+    if (of_row && n == 1) continue;
+    result.push_back(with_weight(of_row ? "of each row" : "of the tensor", w->id,
+                                 [&format, n, of_row, data = w->tensor->data](std::uint64_t row, std::span<float> out) {
+                                   const std::size_t n_scales = of_row ? n : data.size() / format.block_bytes,
+                                                     values = format.block_bytes - 2;
+                                   const auto from = data.subspan(of_row ? row * n * format.block_bytes : 0);
+                                   std::vector<std::byte> block(format.block_bytes);
+                                   for (std::size_t b = 0; b < n; ++b) {
+                                     const std::size_t index = of_row ? b : row * n + b;
+                                     std::memcpy(block.data(), from.data() + 2 * index, 2);
+                                     std::memcpy(block.data() + 2, from.data() + 2 * n_scales + values * index, values);
+                                     format.decode(block.data(), out.data() + b * format.block_size, 1);
+                                   }
+                                 }));
+  }
+  return result;
+}
+
+// Types that a weight may have been quantized to from the file's. Some outputs tell which: encoders take their time.
+std::vector<Candidate> requantized(const Question& q) {
+  const auto* linear = q.as<plan::Linear>();
+  const auto* embed = q.as<plan::Embed>();
+  if ((linear == nullptr && embed == nullptr) || q.found.empty() || q.found.size() != q.expected.size()) return {};
+  const plan::WeightId id = linear != nullptr ? linear->weight : embed->table;
+  const plan::Weight& weight = q.plan().weight(id);
+  const quants::FormatInfo& own = quants::info(weight.tensor.format);
+  const RowSource rows = backends::reference::rows_of(weight.tensor);
+  const std::size_t width = q.width(), n_in = weight.in();
+  constexpr std::size_t n_compared = 24;
+  const Values x = linear != nullptr ? q.replay.value(linear->x) : nullptr;
+  std::vector<Candidate> result;
+  for (const Format other :
+       {Format::q8_0, Format::q6_k, Format::q5_k, Format::q5_1, Format::q5_0, Format::q4_k, Format::q4_1, Format::q4_0}) {
+    const quants::FormatInfo& format = quants::info(other);
+    // A finer type than the file's holds what the file has.
+    const bool is_coarser = format.block_bytes * own.block_size < own.block_bytes * format.block_size;
+    if (format.encode == nullptr || other == own.format || !is_coarser || n_in % format.block_size != 0) continue;
+    const RowSource coarse = [rows, &format](std::uint64_t row, std::span<float> out) {
+      rows(row, out);
+      std::vector<std::byte> blocks(format.row_bytes(out.size()));
+      format.encode(out.data(), blocks.data(), out.size() / format.block_size);
+      format.decode(blocks.data(), out.data(), out.size() / format.block_size);
+    };
+    double wrong = 0, right = 0;
+    std::vector<float> w(n_in), exact(n_in);
+    const auto compare = [&](double found, double expected, double guess) {
+      wrong += std::pow(found - guess, 2);
+      right += std::pow(found - expected, 2);
+    };
+    if (linear != nullptr) {
+      for (std::size_t k = 0; k < n_compared; ++k) {
+        const std::size_t j = k * width / n_compared;
+        const float* const in = x->data() + q.rows[0] * n_in;
+        coarse(j, w);
+        rows(j, exact);
+        double change = 0;
+        for (std::size_t i = 0; i < n_in; ++i) change += (double{w[i]} - exact[i]) * in[i];
+        compare(q.found[j], q.expected[j], q.expected[j] + change);
+      }
+    } else {
+      coarse(static_cast<std::uint64_t>(q.replay.rows()[q.rows[0]].token), w);
+      for (std::size_t i = 0; i < n_in; ++i) compare(q.found[i], q.expected[i], double{w[i]} * embed->scale);
+    }
+    if (!(wrong < 0.25 * right)) continue;
+    result.push_back(with_weight(fmt::format("to {} from {}", format.name, own.name), id, coarse));
+  }
+  return result;
 }
 
 // float16 and bfloat16 weights read as each other.
@@ -622,6 +791,12 @@ constexpr Hypothesis table[] = {
      "unpack the 12 bytes as the format says", packed_scales},
     {"quant-linear-values", "IQ4_NL's values are read as linear", "Its 16 values are a table, not q - 8.",
      "look the value up in the table", linear_values},
+    {"quant-planar", "scales and values of quantized weights are read from separate arrays",
+     "An engine that repacks its weights has all scales first and all values after them; the file has them block by block.",
+     "repack the weights when they are loaded, or read them as they are", planar},
+    {"weight-requantized", "the weight was quantized to another type",
+     "The engine ran another quantization of the model than the file that it is compared with, or made one when it loaded.",
+     "run the file that the trace is compared with, and keep the types that it has", requantized},
     {"weight-sixteen-bits", "float16 and bfloat16 are exchanged", "Both have 16 bits, and other exponents.",
      "decode the type that the file states", sixteen_bits},
 };
