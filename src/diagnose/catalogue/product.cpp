@@ -287,22 +287,27 @@ std::vector<Candidate> joined_otherwise(const Question& q) {
   std::vector<Candidate> result;
   // from: the joined weight's row that is read for row j of the op's own.
   using Rows = std::function<std::uint64_t(std::uint64_t j)>;
-  const auto add = [&](std::string detail, const Rows& from) {
-    result.push_back({std::move(detail),
-                      [joined = *joined, from, op = *p->op](const Site& site) {
-                        backends::reference::Scene scene = *site.scene;
-                        scene.weight = [&](plan::WeightId id) -> RowSource {
-                          if (id == op.weight)
-                            return [&](std::uint64_t j, std::span<float> out) { joined.weight(from(j), out); };
-                          return [&](std::uint64_t, std::span<float> out) {
-                            const std::vector<float> bias = joined.bias();
-                            for (std::size_t j = 0; j < out.size(); ++j)
-                              out[j] = from(j) < bias.size() ? bias[from(j)] : 0.0f;
+  const auto add = [&](const std::string& detail, const Rows& from) {
+    for (const bool bias_too : {true, false}) {
+      if (!bias_too && !p->op->bias) continue;
+      const std::string_view note = p->op->bias && !bias_too ? ", the bias is not" : "";
+      result.push_back({fmt::format("{}{}", detail, note),
+                        [joined = *joined, from, op = *p->op, bias_too](const Site& site) {
+                          backends::reference::Scene scene = *site.scene;
+                          scene.weight = [&](plan::WeightId id) -> RowSource {
+                            if (id == op.weight)
+                              return [&](std::uint64_t j, std::span<float> out) { joined.weight(from(j), out); };
+                            if (!bias_too) return site.scene->weight(id);
+                            return [&](std::uint64_t, std::span<float> out) {
+                              const std::vector<float> bias = joined.bias();
+                              for (std::size_t j = 0; j < out.size(); ++j)
+                                out[j] = from(j) < bias.size() ? bias[from(j)] : 0.0f;
+                            };
                           };
-                        };
-                        return backends::reference::compute(*site.op, scene);
-                      },
-                      true});
+                          return backends::reference::compute(*site.op, scene);
+                        },
+                        true});
+    }
   };
   const std::uint64_t own = joined->own, begin = joined->begins[own], total = joined->begins.back(),
                       n = joined->rows.size();
