@@ -215,6 +215,7 @@ std::vector<Candidate> shifted_rows(const Question& q) {
 }
 
 std::vector<Candidate> shifted_elements(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p || p->weight->tensor.n_elements() > most_elements) return {};
   std::vector<Candidate> result;
@@ -280,6 +281,7 @@ std::optional<Joined> joined_of(const Question& q, const Product& p) {
 }
 
 std::vector<Candidate> joined_otherwise(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   const auto joined = joined_of(q, *p);
@@ -377,6 +379,7 @@ std::vector<Candidate> part_of_sum(const Question& q) {
     if (n == 0 || n >= p->in) continue;
     add(fmt::format("the first {} of {} inputs are summed", n, p->in), [n](std::size_t i) { return i < n; });
   }
+  if (q.is_inner()) return result;
   for (const std::uint64_t n : std::set<std::uint64_t>{1, 4, 8, 16, 32, 64, 128, 256, p->in / 4, p->in / 2}) {
     if (n > 0 && n < p->in)
       add(fmt::format("the first {} of {} inputs are left out", n, p->in), [n](std::size_t i) { return i >= n; });
@@ -396,6 +399,7 @@ std::vector<Candidate> part_of_sum(const Question& q) {
 }
 
 std::vector<Candidate> part_twice(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   const RowSource rows = backends::reference::rows_of(p->weight->tensor);
@@ -415,6 +419,7 @@ std::vector<Candidate> part_twice(const Question& q) {
 
 // Column i of the weight with another input than the i-th.
 std::vector<Candidate> input_order(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   std::vector<Candidate> result;
