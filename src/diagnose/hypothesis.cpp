@@ -157,7 +157,7 @@ bool resembles(const Question& question, std::span<const float> guess) {
     wrong += std::isnan(difference) ? 0 : difference * difference;
     right += std::pow(double{question.found[i]} - question.expected[i], 2);
   }
-  return !(wrong > most * most * right);
+  return right > 0 && wrong <= most * most * right;
 }
 
 bool is_overflow(const Question& question) {

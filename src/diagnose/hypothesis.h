@@ -33,6 +33,9 @@ struct Question {
   [[nodiscard]] const T* as() const {
     return std::get_if<T>(&op);
   }
+  // Whether the op lies between values that the suspect shows: every try there runs a part of the model anew, so that only
+  // likely mistakes are tried.
+  [[nodiscard]] bool is_inner() const { return found.empty() && replay.suspect() != nullptr; }
   // The value the op makes.
   [[nodiscard]] plan::ValueId out() const { return *plan::output(op); }
   [[nodiscard]] std::size_t width() const { return plan().value(out()).width; }

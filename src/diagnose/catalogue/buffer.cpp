@@ -101,7 +101,7 @@ std::vector<Candidate> stale(const Question& q) {
   }
   // One that is read before it is written: what it is to hold now is there a step later. Of the prompt's rows the last.
   const Values own = q.replay.value(out);
-  const bool resembles_old = resembles_changed(q, [&](std::vector<float>& y) {
+  const bool resembles_old = !q.is_inner() && resembles_changed(q, [&](std::vector<float>& y) {
     for (std::size_t i = 0; i < q.rows.size(); ++i) {
       if (q.replay.rows()[q.rows[i]].sequence == q.replay.rows()[0].sequence) continue;
       const auto before = row_before(q, own, i);
@@ -180,6 +180,7 @@ std::vector<Candidate> aliased(const Question& q) {
 
 // What is in the output beyond what it should be: what it held before, or another value.
 std::vector<Candidate> not_cleared(const Question& q) {
+  if (q.is_inner()) return {};
   if (!has_output(q)) return {};
   std::vector<Candidate> result;
   const std::size_t width = q.width();
@@ -243,6 +244,7 @@ std::vector<Candidate> shifted_rows(const Question& q) {
 
 // At the embedding this is embedding-other-tokens.
 std::vector<Candidate> other_rows(const Question& q) {
+  if (q.is_inner()) return {};
   if (!has_output(q) || q.as<plan::Embed>() != nullptr || q.out() == q.plan().logits || is_decode_only(q) ||
       q.found.size() != q.expected.size())
     return {};
@@ -346,6 +348,7 @@ std::vector<std::size_t> tiles_held(std::span<const float> found, std::span<cons
 }
 
 std::vector<Candidate> other_columns(const Question& q) {
+  if (q.is_inner()) return {};
   if (!has_output(q)) return {};
   constexpr std::size_t most_tiles = 512;
   const std::size_t width = q.width();

@@ -115,6 +115,7 @@ std::vector<Candidate> other_table(const Question& q) {
 
 // The table's numbers read from other places: component i of a token's row is number index(token, i) of the table.
 std::vector<Candidate> layout(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* op = q.as<plan::Embed>();
   if (op == nullptr) return {};
   const plan::Weight& own = q.plan().weight(op->table);

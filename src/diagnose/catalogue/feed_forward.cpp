@@ -79,7 +79,7 @@ std::vector<Candidate> exchanged(const Question& q) {
   std::swap(wrong.gate, wrong.up);
   std::vector<Candidate> result{changed(wrong)};
   for (const auto& [activation, name] : activations) {
-    if (activation == op->activation) continue;
+    if (activation == op->activation || q.is_inner()) continue;
     wrong.activation = activation;
     result.push_back(changed(wrong, fmt::format("and {} is used", name)));
   }
@@ -104,6 +104,7 @@ std::vector<Candidate> other_function(const Question& q) {
       *op, [](double g, double u) { return std::tanh(g) * u; }, "tanh"));
   result.push_back(element_wise(
       *op, [](double g, double u) { return g > 0 ? g * g * u : 0; }, "squared ReLU"));
+  if (q.is_inner()) return result;
   result.push_back(element_wise(
       *op, [](double g, double u) { return families::silu(families::silu(g)) * u; }, "SiLU twice"));
   result.push_back(element_wise(
@@ -222,6 +223,7 @@ std::vector<Candidate> clamped_gate(const Question& q) {
   };
   for (const double limit : {1.0, 2.0, 5.0, 6.0, 7.0, 10.0, 20.0, 100.0}) {
     add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
+    if (q.is_inner()) continue;
     add(fmt::format("up clamped at {:g}", limit), none, limit);
     add(fmt::format("gate clamped at {:g}", limit), limit, none);
   }
@@ -260,6 +262,7 @@ std::vector<Candidate> clamped_gate(const Question& q) {
 
 // Two operands that do not belong to the same token, or column.
 std::vector<Candidate> misaligned(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* gated = q.as<plan::GatedActivation>();
   const auto* sum = q.as<plan::Add>();
   if (gated == nullptr && sum == nullptr) return {};
@@ -311,6 +314,7 @@ std::vector<Candidate> misaligned(const Question& q) {
 }
 
 std::vector<Candidate> multiplied(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* op = q.as<plan::Add>();
   if (op == nullptr) return {};
   return {{"", [op = *op](const Site& site) {
@@ -358,6 +362,7 @@ std::vector<Candidate> residual_from(const Question& q) {
 
 // The residual that a norm in place left, before its weight.
 std::vector<Candidate> normalized(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* op = q.as<plan::Add>();
   if (op == nullptr) return {};
   for (const plan::Op& other : q.plan().ops) {

@@ -166,6 +166,7 @@ std::vector<Candidate> part_of_row(const Question& q) {
   const auto add = [&](std::string detail, std::size_t first, std::size_t last, std::size_t step) {
     if (first >= last || last > n) return;
     for (const bool of_all : {false, true}) {
+      if (of_all && q.is_inner()) continue;
       result.push_back(by_factor(*op, of_all ? detail + ", divided by the number of all" : detail,
                                  [first, last, step, of_all](std::span<const float> x, double eps) {
                                    double sum = 0, count = 0;
@@ -180,6 +181,7 @@ std::vector<Candidate> part_of_row(const Question& q) {
                                                       64, 128, 256, 512, 1024}) {
     if (size + 1 < n) add(fmt::format("the mean is that of the first {} components", size), 0, size, 1);
   }
+  if (q.is_inner()) return result;
   add("the mean is that of the second half", n / 2, n, 1);
   add("the mean is that of every second component", 0, n, 2);
   add("the mean is that of every second component, from the second on", 1, n, 2);
@@ -222,6 +224,7 @@ std::vector<Candidate> other_statistic(const Question& q) {
 
 // Rows of the norm's input, in place of each row's own, for its factor.
 std::vector<Candidate> other_factor(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* op = q.as<plan::RmsNorm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
@@ -267,6 +270,7 @@ std::vector<Candidate> other_factor(const Question& q) {
 
 // A row that is normalised in parts: a head's length each, or a block of threads'.
 std::vector<Candidate> by_parts(const Question& q) {
+  if (q.is_inner()) return {};
   const auto* op = q.as<plan::RmsNorm>();
   if (op == nullptr) return {};
   const std::size_t n = q.plan().weight(op->weight).in();

@@ -215,6 +215,7 @@ std::vector<Candidate> shifted_rows(const Question& q) {
 }
 
 std::vector<Candidate> shifted_elements(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p || p->weight->tensor.n_elements() > most_elements) return {};
   std::vector<Candidate> result;
@@ -280,6 +281,7 @@ std::optional<Joined> joined_of(const Question& q, const Product& p) {
 }
 
 std::vector<Candidate> joined_otherwise(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   const auto joined = joined_of(q, *p);
@@ -287,22 +289,27 @@ std::vector<Candidate> joined_otherwise(const Question& q) {
   std::vector<Candidate> result;
   // from: the joined weight's row that is read for row j of the op's own.
   using Rows = std::function<std::uint64_t(std::uint64_t j)>;
-  const auto add = [&](std::string detail, const Rows& from) {
-    result.push_back({std::move(detail),
-                      [joined = *joined, from, op = *p->op](const Site& site) {
-                        backends::reference::Scene scene = *site.scene;
-                        scene.weight = [&](plan::WeightId id) -> RowSource {
-                          if (id == op.weight)
-                            return [&](std::uint64_t j, std::span<float> out) { joined.weight(from(j), out); };
-                          return [&](std::uint64_t, std::span<float> out) {
-                            const std::vector<float> bias = joined.bias();
-                            for (std::size_t j = 0; j < out.size(); ++j)
-                              out[j] = from(j) < bias.size() ? bias[from(j)] : 0.0f;
+  const auto add = [&](const std::string& detail, const Rows& from) {
+    for (const bool bias_too : {true, false}) {
+      if (!bias_too && !p->op->bias) continue;
+      const std::string_view note = p->op->bias && !bias_too ? ", the bias is not" : "";
+      result.push_back({fmt::format("{}{}", detail, note),
+                        [joined = *joined, from, op = *p->op, bias_too](const Site& site) {
+                          backends::reference::Scene scene = *site.scene;
+                          scene.weight = [&](plan::WeightId id) -> RowSource {
+                            if (id == op.weight)
+                              return [&](std::uint64_t j, std::span<float> out) { joined.weight(from(j), out); };
+                            if (!bias_too) return site.scene->weight(id);
+                            return [&](std::uint64_t, std::span<float> out) {
+                              const std::vector<float> bias = joined.bias();
+                              for (std::size_t j = 0; j < out.size(); ++j)
+                                out[j] = from(j) < bias.size() ? bias[from(j)] : 0.0f;
+                            };
                           };
-                        };
-                        return backends::reference::compute(*site.op, scene);
-                      },
-                      true});
+                          return backends::reference::compute(*site.op, scene);
+                        },
+                        true});
+    }
   };
   const std::uint64_t own = joined->own, begin = joined->begins[own], total = joined->begins.back(),
                       n = joined->rows.size();
@@ -372,6 +379,7 @@ std::vector<Candidate> part_of_sum(const Question& q) {
     if (n == 0 || n >= p->in) continue;
     add(fmt::format("the first {} of {} inputs are summed", n, p->in), [n](std::size_t i) { return i < n; });
   }
+  if (q.is_inner()) return result;
   for (const std::uint64_t n : std::set<std::uint64_t>{1, 4, 8, 16, 32, 64, 128, 256, p->in / 4, p->in / 2}) {
     if (n > 0 && n < p->in)
       add(fmt::format("the first {} of {} inputs are left out", n, p->in), [n](std::size_t i) { return i >= n; });
@@ -391,6 +399,7 @@ std::vector<Candidate> part_of_sum(const Question& q) {
 }
 
 std::vector<Candidate> part_twice(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   const RowSource rows = backends::reference::rows_of(p->weight->tensor);
@@ -410,6 +419,7 @@ std::vector<Candidate> part_twice(const Question& q) {
 
 // Column i of the weight with another input than the i-th.
 std::vector<Candidate> input_order(const Question& q) {
+  if (q.is_inner()) return {};
   const auto p = product_of(q);
   if (!p) return {};
   std::vector<Candidate> result;

@@ -671,6 +671,7 @@ std::vector<Candidate> linear_values(const Question& q) {
 
 // All scales first, and then all values: of the tensor, or of each row.
 std::vector<Candidate> planar(const Question& q) {
+  if (q.is_inner()) return {};
   const auto w = quantized_of(q);
   if (!w || w->layout->scale != 0 || quants::info(w->tensor->format).block_size != 32 || w->layout->minimum >= 0) return {};
   const quants::FormatInfo& format = quants::info(w->tensor->format);
