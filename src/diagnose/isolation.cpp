@@ -286,7 +286,7 @@ class Isolator {
     for (std::size_t g = 0; g < used.size(); ++g) {
       Group& group = result_.groups[g];
       if (allowance_.strict) continue;
-      group.arithmetic = usual_arithmetic(std::move(used[g]));
+      group.arithmetic = usual_of_group(g, std::move(used[g]));
       if (group.region.empty())
         group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind], most), usual_of_all});
     }
@@ -309,6 +309,22 @@ class Isolator {
         check.at_fault = check.ratio > outlier || check.arithmetic >= arithmetics().size();
       }
     }
+  }
+
+  // An engine computes all layers alike, in what the coarsest of a layer's checks shows: where layers differ, half of them
+  // are right. An op of which there is one has its steps alone to be held to.
+  [[nodiscard]] std::size_t usual_of_group(std::size_t group, std::vector<std::size_t> of_checks) const {
+    std::map<std::size_t, std::size_t> coarsest;  // by op
+    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
+      const Check& check = result_.checks[i];
+      if (result_.group_of[i] != group || check.arithmetic >= arithmetics().size()) continue;
+      std::size_t& of_op = coarsest[check.op];
+      of_op = std::max(of_op, check.arithmetic);
+    }
+    if (coarsest.size() < 2) return usual_arithmetic(std::move(of_checks));
+    std::vector<std::size_t> of_ops;
+    for (const auto& [op, arithmetic] : coarsest) of_ops.push_back(arithmetic);
+    return usual_arithmetic(std::move(of_ops), 0.5);
   }
 
   static std::size_t float16_results() {
