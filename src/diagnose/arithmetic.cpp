@@ -221,6 +221,7 @@ class Variance {
         const double of_weight =
             uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
         std::vector<double> value_step;
+        value_step.reserve(seen.size());
         for (const std::uint32_t s : seen) value_step.push_back(block_step(scene_.cached_value(op.layer, t, s) + kv));
         for (std::uint32_t i = 0; i < op.head_dim; ++i) {
           double v = 0;

@@ -167,12 +167,17 @@ class Explainer {
     return result;
   }
 
+  [[nodiscard]] std::vector<std::uint32_t> steps_of(const std::vector<std::size_t>& checks) const {
+    std::vector<std::uint32_t> steps(checks.size());
+    std::transform(checks.begin(), checks.end(), steps.begin(),
+                   [&](std::size_t check) { return isolation_.checks[check].step; });
+    return steps;
+  }
+
   // The checks of an op that earlier faults do not account for. Where the trace lacks steps, attention reads keys and
   // values that the reference computed, without the mistakes that the suspect made in those steps.
   std::vector<std::size_t> left_by_earlier(std::size_t op, const std::vector<std::size_t>& checks) {
-    std::vector<std::uint32_t> steps;
-    for (const std::size_t check : checks) steps.push_back(isolation_.checks[check].step);
-    const std::vector<std::size_t> region = replay_.region(op, steps);
+    const std::vector<std::size_t> region = replay_.region(op, steps_of(checks));
     Replay trial(model_, replay_.rows(), &suspect_, replay_.rows_of(replay_.producer(plan_.logits)), replay_.n_threads());
     bool depends = false, is_known = true;
     for (const Explained& e : explained_) {
@@ -217,9 +222,7 @@ class Explainer {
     fault.place.value = plan_.value(out).name;
     fault.place.layer = layer_of(fault.place.value);
     fault.place.checks = checks;
-    std::vector<std::uint32_t> steps;
-    for (const std::size_t check : checks) steps.push_back(isolation_.checks[check].step);
-    const std::vector<std::size_t> region = replay_.region(op, steps);
+    const std::vector<std::size_t> region = replay_.region(op, steps_of(checks));
     for (const std::size_t r : region) fault.place.region.emplace_back(value_of_any(r));
     fault.factor = allowance_.factor * region_factor(replay_, region);
     ProductSums sums;

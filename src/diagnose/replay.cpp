@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <tuple>
 #include <utility>
 
 namespace plumb::diagnose {
@@ -116,11 +117,7 @@ std::vector<plan::ValueId> Replay::reads(const plan::Op& op) const {
 }
 
 std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uint32_t> steps) const {
-  struct Part {
-    std::size_t op;
-    std::uint32_t step, n_rows;  // the last ones of the step
-    auto operator<=>(const Part&) const = default;
-  };
+  using Part = std::tuple<std::size_t, std::uint32_t, std::uint32_t>;  // an op, a step and how many of its last rows
   std::set<std::size_t> ops{op};
   std::set<Part> seen;
   std::vector<Part> open;
@@ -130,7 +127,7 @@ std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uin
   };
   const auto add = [&](std::size_t producer, std::uint32_t step, std::uint32_t n_rows) {
     ops.insert(producer);
-    if (seen.insert({producer, step, n_rows}).second) open.push_back({producer, step, n_rows});
+    if (seen.emplace(producer, step, n_rows).second) open.emplace_back(producer, step, n_rows);
   };
   const auto follow = [&](plan::ValueId id, std::uint32_t step, std::uint32_t n_rows) {
     if (suspect_ == nullptr || suspect_->known_rows(id, step) < n_rows) add(producer(id), step, n_rows);
@@ -141,12 +138,12 @@ std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uin
     add(op, step, known > 0 ? known : rows_in(step));
   }
   while (!open.empty()) {
-    const Part next = open.back();
+    const auto [next, step, n_rows] = open.back();
     open.pop_back();
-    for (const plan::ValueId id : plan::inputs(plan_.ops[next.op])) follow(id, next.step, next.n_rows);
-    if (const auto* attention = std::get_if<plan::Attention>(&plan_.ops[next.op])) {
+    for (const plan::ValueId id : plan::inputs(plan_.ops[next])) follow(id, step, n_rows);
+    if (const auto* attention = std::get_if<plan::Attention>(&plan_.ops[next])) {
       const plan::KvWrite& write = kv_write(attention->layer);
-      for (std::uint32_t before = 0; before <= next.step; ++before) {
+      for (std::uint32_t before = 0; before <= step; ++before) {
         follow(write.k, before, rows_in(before));
         follow(write.v, before, rows_in(before));
       }

@@ -249,9 +249,11 @@ Result<void> Trace::check_overlaps() const {
 }
 
 const Value* Trace::find(std::uint32_t step, std::string_view name) const {
-  const auto of_step = std::ranges::equal_range(values_, step, {}, &Value::step);
-  const auto found = std::ranges::find(of_step, name, &Value::name);
-  return found == of_step.end() ? nullptr : &*found;
+  const auto first = std::lower_bound(values_.begin(), values_.end(), step,
+                                      [](const Value& value, std::uint32_t s) { return value.step < s; });
+  const auto found =
+      std::find_if(first, values_.end(), [&](const Value& value) { return value.step != step || value.name == name; });
+  return found == values_.end() || found->step != step ? nullptr : &*found;
 }
 
 std::uint32_t Trace::n_steps() const { return values_.empty() ? 0 : values_.back().step + 1; }

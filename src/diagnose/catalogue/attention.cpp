@@ -297,9 +297,9 @@ std::vector<Candidate> softmax(const Question& q) {
                           : fmt::format("keys of zeros, up to a multiple of {}, share the softmax", multiple),
             [multiple](std::uint32_t, std::span<double> scores) {
               const std::size_t n = scores.size();
-              const double n_zero = multiple == 1 ? 1.0 : static_cast<double>((n + multiple - 1) / multiple * multiple - n);
+              const std::size_t n_zero = multiple == 1 ? 1 : (n + multiple - 1) / multiple * multiple - n;
               const double largest = std::max(0.0, *std::max_element(scores.begin(), scores.end()));
-              double total = n_zero * std::exp(-largest);
+              double total = static_cast<double>(n_zero) * std::exp(-largest);
               for (double& s : scores) total += s = std::exp(s - largest);
               for (double& s : scores) s /= total;
             });

@@ -491,8 +491,9 @@ std::vector<Candidate> partly_written(const Question& q) {
   // The buffer of one row, of which the prompt's rows left the first or the last.
   const auto rows = q.replay.rows();
   if (is_decode_only(q) && rows.size() > 1) {
-    const auto [begin, end] = step_of(rows, 0);
-    for (const std::uint32_t left : {begin, end - 1}) {
+    const auto prompt = step_of(rows, 0);
+    const std::uint32_t end = prompt.second;
+    for (const std::uint32_t left : {prompt.first, end - 1}) {
       const auto before = [left, end](std::uint32_t row) { return row == end ? left : row - 1; };
       const std::size_t from = tail([&](std::size_t r, std::size_t c) {
         return q.rows[r] >= end && q.found[r * width + c] == (*all)[before(q.rows[r]) * width + c];

@@ -163,7 +163,7 @@ std::vector<Candidate> part_of_row(const Question& q) {
   std::vector<Candidate> result;
   const std::size_t n = q.plan().weight(op->weight).in();
   // Which components are summed, and whether the sum is divided by their number or by that of all.
-  const auto add = [&](std::string detail, std::size_t first, std::size_t last, std::size_t step) {
+  const auto add = [&](const std::string& detail, std::size_t first, std::size_t last, std::size_t step) {
     if (first >= last || last > n) return;
     for (const bool of_all : {false, true}) {
       if (of_all && q.is_inner()) continue;
