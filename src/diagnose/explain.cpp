@@ -847,7 +847,7 @@ std::string_view name(Confidence confidence) {
 }
 
 bool Finding::is_whole() const {
-  constexpr double most_left = 2;
+  constexpr double most_left = 4;  // the allowance is that of the right op's numbers
   return std::all_of(places.begin(), places.end(), [](const Place& place) { return place.left <= most_left; });
 }
 

@@ -286,7 +286,11 @@ class Isolator {
     for (std::size_t g = 0; g < used.size(); ++g) {
       Group& group = result_.groups[g];
       if (allowance_.strict) continue;
-      group.arithmetic = usual_of_group(g, std::move(used[g]));
+      const bool none_follows =
+          std::all_of(used[g].begin(), used[g].end(), [](std::size_t a) { return a >= arithmetics().size(); });
+      group.own = group.arithmetic = usual_of_group(g, std::move(used[g]));
+      // What a mistake leaves is held to what engines may do: their caches are of float16 where nothing shows otherwise.
+      if (none_follows) group.arithmetic = std::max(group.arithmetic, float16_cache());
       if (group.region.empty())
         group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind], most), usual_of_all});
     }
@@ -328,10 +332,16 @@ class Isolator {
     return usual_arithmetic(std::move(of_ops), 0.5);
   }
 
-  static std::size_t float16_results() {
+  template <class Is>
+  static std::size_t first_arithmetic(const Is& is) {
     const auto all = arithmetics();
-    return static_cast<std::size_t>(
-        std::find_if(all.begin(), all.end(), [](const Arithmetic& a) { return a.store == unit_f16; }) - all.begin());
+    return static_cast<std::size_t>(std::find_if(all.begin(), all.end(), is) - all.begin());
+  }
+  static std::size_t float16_results() {
+    return first_arithmetic([](const Arithmetic& a) { return a.store == unit_f16; });
+  }
+  static std::size_t float16_cache() {
+    return first_arithmetic([](const Arithmetic& a) { return a.cache == unit_f16; });
   }
 
   // Of long regions: more ops than few_ops, and how many are tried in all arithmetics.

@@ -68,7 +68,8 @@ struct Group {
   std::string format;  // of the weight; empty: none
   std::string region;  // roles of the values between it and what the trace knows; empty: it stands alone
   bool prompt = false;
-  std::size_t arithmetic = 0;
+  std::size_t own = 0;         // arithmetic that the group's checks show
+  std::size_t arithmetic = 0;  // that they are held to: no finer than most of the engine's
   std::size_t n_checks = 0;
 };
 

@@ -209,7 +209,7 @@ class Text {
       Row& row = at->second;
       ++row.n;
       if (check.at_fault) ++row.n_faults;
-      row.arithmetics.insert(report_.isolation.groups[report_.isolation.group_of[i]].arithmetic);
+      row.arithmetics.insert(report_.isolation.groups[report_.isolation.group_of[i]].own);
       if (row.check == nullptr || check.ratio > row.worst || std::isnan(check.ratio)) {
         row.worst = check.ratio;
         row.check = &check;
@@ -357,7 +357,7 @@ nlohmann::ordered_json to_json(const Report& report) {
     json["arithmetics"].push_back({{"op", group.kind},
                                    {"format", group.format},
                                    {"prompt", group.prompt},
-                                   {"arithmetic", arithmetics()[group.arithmetic].name},
+                                   {"arithmetic", arithmetics()[group.own].name},
                                    {"checks", group.n_checks}});
   }
   json["values"] = Json::array();

@@ -167,6 +167,18 @@ std::vector<Candidate> scaling(const Question& q) {
     wrong = *op;
     wrong.yarn->attention_factor = 1;
     result.push_back(changed(wrong, "YaRN's magnitude is not applied"));
+    wrong = *op;
+    // The paper's, for llama models: https://arxiv.org/abs/2309.00071
+    constexpr float usual_fast = 32, usual_slow = 1;
+    wrong.yarn->beta_fast = usual_fast;
+    wrong.yarn->beta_slow = usual_slow;
+    if (op->yarn->beta_fast != usual_fast || op->yarn->beta_slow != usual_slow) {
+      result.push_back(changed(wrong, fmt::format("YaRN's ramp is that of the betas {:g} and {:g} instead of {:g} and {:g}",
+                                                  usual_fast, usual_slow, op->yarn->beta_fast, op->yarn->beta_slow)));
+    }
+    wrong = *op;
+    wrong.yarn->extrapolation_mix = 0;
+    result.push_back(changed(wrong, "all frequencies are interpolated: YaRN's ramp is left out"));
   }
   if (op->position_scale != 1 && !op->yarn) {
     plan::Rope wrong = *op;
