@@ -146,19 +146,21 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
             const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
             if (value_of(planted) == role && layer != 0) continue;
             cases.push_back(planted);
-            if (whole_corpus()) break;  // one op each
           }
           ++turn;
         }
       }
       const std::size_t first = whole_corpus() ? 0 : turn * 7;
       bool ran = false;
+      std::set<std::pair<std::size_t, bool>> done;  // of the whole corpus: one op each for a layer and a phase
       for (std::size_t i = 0; i < cases.size(); ++i) {
         const Planted& planted = cases[(first + i) % cases.size()];
+        if (done.contains({planted.layer, planted.prompt})) continue;
         const Outcome outcome = try_one(subject, planted);
         if (!outcome.ran) continue;
         shown.insert(fault.name);
         ran = true;
+        done.emplace(planted.layer, planted.prompt);
         ++n;
         located += outcome.located ? 1 : 0;
         named += outcome.named ? 1 : 0;
