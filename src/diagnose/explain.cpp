@@ -99,6 +99,7 @@ class Explainer {
         plan_(replay.plan()),
         isolation_(isolation),
         allowance_(allowance),
+        seconds_(limits.seconds),
         end_(std::chrono::steady_clock::now() + std::chrono::milliseconds(static_cast<int>(limits.seconds * 1000))) {}
 
   Explanation run() {
@@ -111,6 +112,12 @@ class Explainer {
     prove();
     try_alternatives();
     judge();
+    for (Finding& finding : result_.findings) {
+      if (incomplete_ && !finding.cause)
+        finding.known.push_back(fmt::format(
+            "not all causes were tried: the search stops after {:g} s; a trace with more values is searched faster",
+            seconds_));
+    }
     return std::move(result_);
   }
 
@@ -832,6 +839,7 @@ class Explainer {
   const plan::Plan& plan_;
   Isolation& isolation_;
   const Allowance& allowance_;
+  double seconds_;
   std::chrono::steady_clock::time_point end_;
   std::vector<std::size_t> found_;  // hypotheses that explained something, by place in the catalogue
   std::vector<Explained> explained_;
