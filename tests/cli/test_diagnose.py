@@ -181,6 +181,48 @@ class Diagnose(unittest.TestCase):
         report = self.verdict(self.changed(drop_bos), 1)
         self.assertIn("token", self.first_fault(report)["stage"])
 
+    def test_tokens_are_held_against_those_given(self):
+        tokens = json.loads(Trace(self.healthy).metadata["tokens"])[:-2]
+        stages = {s["name"]: s["outcome"] for s in self.verdict(self.healthy, 0, "--tokens", ",".join(map(str, tokens)))["stages"]}
+        self.assertEqual(stages["tokens"], "pass")
+        fault = self.first_fault(self.verdict(self.healthy, 1, "--tokens", ",".join(map(str, [tokens[0], 9, *tokens[2:]]))))
+        self.assertEqual((fault["stage"], fault["cause"]), ("tokens", None))
+        self.assertIn("index 1", fault["evidence"])
+
+    def test_logits_of_a_padded_vocabulary_follow(self):
+        def pad(trace):
+            for key, ((rows, width), values) in trace.values.items():
+                if key.endswith("/logits"):
+                    padded = array.array("f")
+                    for row in range(rows):
+                        padded += values[row * width : (row + 1) * width] + array.array("f", [0] * 13)
+                    trace.values[key] = ([rows, width + 13], padded)
+
+        self.verdict(self.changed(pad), 0)
+
+    def test_leading_dimensions_are_taken_together(self):
+        def wrap(trace):
+            trace.values = {key: ([1, *shape], values) for key, (shape, values) in trace.values.items()}
+
+        self.verdict(self.changed(wrap), 0)
+
+    def test_what_a_trace_is_too_thin_for_is_no_pass(self):
+        # Of results in bfloat16 the logits alone show nothing: rounding on the way may be as large as they are.
+        def thin(trace):
+            trace.values = {key: value for key, value in trace.values.items() if key.endswith("/logits")}
+            for shape, values in trace.values.values():
+                for i in range(len(values)):
+                    values[i] = values[i] * 1.3 + 0.1 * math.sin(i)
+
+        path = self.changed(thin)
+        done = plumb("diagnose", "canary", "--trace", path, "--json")
+        report = json.loads(done.stdout)
+        if done.returncode == 0:
+            stages = {s["name"]: s["outcome"] for s in report["stages"]}
+            self.assertEqual((stages["ops"], stages["parameters"]), ("unknown", "unknown"))
+            self.assertFalse(any(op["tells"] for op in report["ops"]))
+            self.assertIn(b"as far as the trace tells", plumb("diagnose", "canary", "--trace", path).stdout)
+
     def test_parameters_that_differ_are_a_finding(self):
         def declare(trace):
             trace.metadata["parameters"] = json.dumps({"rms_eps": 0.25, "nonsense": 1})

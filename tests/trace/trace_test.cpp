@@ -136,6 +136,11 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(entry("F32", "[2,0.5]", "[0,8]"), "whole numbers");
   refused(entry("F32", "[4294967296,4294967296,4294967296,1]", "[0,8]"), "too many elements");
   refused(entry("F32", "[4294967296,4294967296]", "[0,8]"), "another size");
+  put(with(
+          R"("0/x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"0/y":{"dtype":"F32","shape":[1],"data_offsets":[2,6]})"),
+      "012345");
+  EXPECT_THAT(Trace::open(path).error().message, HasSubstr("'0/x' and '0/y' overlap"));
+  refused(R"({"a":[[[[1]]]]})", "no JSON object");
   refused(with(R"("x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "does not begin with a step");
   refused(with(R"("99999999999/x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "does not begin with a step");
   refused(with(R"("0/x":[])"), "lacks");
