@@ -171,21 +171,25 @@ class Isolator {
     }
     // From fine to coarse until one allows every step; what a step was found to be allowed by stays.
     std::vector<double> factors;
-    bool is_long = false;
+    std::vector<bool> is_long;  // by check
     for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
       const std::uint32_t steps[] = {result_.checks[i].step};
       const std::vector<std::size_t> ops = replay_.region(op, steps);
       factors.push_back(allowance_.factor * region_factor(replay_, ops));
-      is_long = is_long || ops.size() > few_ops;
+      is_long.push_back(ops.size() > few_ops);
     }
-    const std::size_t finest = is_long ? finest_of_long_regions() : 0;
-    for (std::size_t i = first_check; i < result_.checks.size(); ++i) result_.checks[i].ratios.assign(finest, infinity);
-    for (std::size_t a = finest; a < arithmetics().size(); ++a) {
+    const std::size_t finest_of_long = finest_of_long_regions();
+    for (std::size_t a = 0; a < arithmetics().size(); ++a) {
       bool all = true;
       std::vector<float> v;
       for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
         Check& check = result_.checks[i];
         if (check.arithmetic != infinity_of_arithmetics) continue;
+        if (is_long[i - first_check] && a < finest_of_long) {
+          check.ratios.push_back(infinity);
+          all = false;
+          continue;
+        }
         of_step(op, c, check.step, {}, [&](const Compared& part, std::uint32_t, std::uint32_t) {
           const double store = arithmetics()[a].store;
           if (store > 0 && (!stores_[a] || !fits(part.found, store, c.observed.dtype))) {
@@ -213,7 +217,7 @@ class Isolator {
       check.allowed_rms *= factors[i - first_check];
       check.tells = !(check.allowed_rms > check.rms_expected / 3);
       check.arithmetic = std::min(check.arithmetic, arithmetics().size());
-      if (is_long && check.step == 0) of_long_regions_.push_back(check.arithmetic);
+      if (is_long[i - first_check] && check.step == 0) of_long_regions_.push_back(check.arithmetic);
     }
   }
 
