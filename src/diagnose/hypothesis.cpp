@@ -1,5 +1,7 @@
 #include "diagnose/hypothesis.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -68,6 +70,24 @@ std::optional<std::uint32_t> layer_of(std::string_view value) {
   const auto [end, error] = std::from_chars(value.data() + prefix.size(), value.data() + value.size(), layer);
   if (error != std::errc() || end == value.data() + value.size() || *end != '.') return std::nullopt;
   return layer;
+}
+
+std::vector<Candidate> with_other_values(const Question& q, plan::ValueId input) {
+  std::vector<Candidate> result;
+  const std::uint32_t n_layers = q.plan().cache.n_layers;
+  const auto layer = layer_of(q.plan().value(q.out()).name);
+  const std::uint32_t first = layer ? *layer - std::min(1u, *layer) : n_layers - std::min(2u, n_layers);
+  const plan::Value& right = q.plan().value(input);
+  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
+    const plan::ValueId id{i};
+    const plan::Value& other = q.plan().values[i];
+    const auto of = layer_of(other.name);
+    const bool near = !of || *of >= first || (!layer && role(other.name) == "output");
+    if (id == input || other.width != right.width || !near || q.replay.producer(id) >= q.op_index) continue;
+    result.push_back(with_input(fmt::format("{} in place of {}", other.name, right.name), input,
+                                [id](const Site& site) { return site.value(id); }));
+  }
+  return result;
 }
 
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with) {

@@ -91,6 +91,11 @@ Candidate with_weight(std::string detail, plan::WeightId weight, backends::refer
 // The op with one of its inputs being another value, whole or changed.
 Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value);
 
+// The op with another value of the run in place of an input: one of the same width that is made before the op, in its
+// layer, the layer before or outside of layers. Of the ops outside of layers the last two layers are near, and the output
+// of any.
+std::vector<Candidate> with_other_values(const Question& q, plan::ValueId input);
+
 // The value between `low` and `high`, both positive, of a parameter with which the op comes nearest to what was found,
 // where that is much nearer than the right op comes.
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with);

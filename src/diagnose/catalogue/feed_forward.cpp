@@ -345,19 +345,7 @@ std::vector<Candidate> branch_missing(const Question& q) {
 
 std::vector<Candidate> residual_from(const Question& q) {
   const auto* op = q.as<plan::Add>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  const auto layer = layer_of(q.plan().value(op->out).name);
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
-    const plan::ValueId id{i};
-    const plan::Value& other = q.plan().values[i];
-    const auto of = layer_of(other.name);
-    const bool near = !of || !layer || *of == *layer || *of + 1 == *layer;
-    if (id == op->a || other.width != q.width() || !near || q.replay.producer(id) >= q.op_index) continue;
-    result.push_back(with_input(fmt::format("{} in place of {}", other.name, q.plan().value(op->a).name), op->a,
-                                [id](const Site& site) { return site.value(id); }));
-  }
-  return result;
+  return op == nullptr ? std::vector<Candidate>() : with_other_values(q, op->a);
 }
 
 // The residual that a norm in place left, before its weight.
@@ -385,19 +373,7 @@ std::vector<Candidate> normalized(const Question& q) {
 
 std::vector<Candidate> branch_from(const Question& q) {
   const auto* op = q.as<plan::Add>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  const auto layer = layer_of(q.plan().value(op->out).name);
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
-    const plan::ValueId id{i};
-    const plan::Value& other = q.plan().values[i];
-    const auto of = layer_of(other.name);
-    const bool near = !of || !layer || *of == *layer || *of + 1 == *layer;
-    if (id == op->b || id == op->a || other.width != q.width() || !near || q.replay.producer(id) >= q.op_index) continue;
-    result.push_back(with_input(fmt::format("{} in place of {}", other.name, q.plan().value(op->b).name), op->b,
-                                [id](const Site& site) { return site.value(id); }));
-  }
-  return result;
+  return op == nullptr ? std::vector<Candidate>() : with_other_values(q, op->b);
 }
 
 std::vector<Candidate> residual_weighed(const Question& q) {

@@ -303,22 +303,7 @@ std::vector<Candidate> weight_before(const Question& q) {
 
 std::vector<Candidate> other_input(const Question& q) {
   const auto* op = q.as<plan::RmsNorm>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  const auto layer = layer_of(q.plan().value(op->out).name);
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
-    const plan::ValueId id{i};
-    const plan::Value& other = q.plan().values[i];
-    if (id == op->x || other.width != q.width() || q.replay.producer(id) >= q.op_index) continue;
-    // Of its layer and the one before; the last norm's are those of the last layer.
-    const auto of = layer_of(other.name);
-    const std::uint32_t least =
-        layer ? (*layer == 0 ? 0 : *layer - 1) : q.plan().cache.n_layers - std::min(2u, q.plan().cache.n_layers);
-    if (of && *of < least) continue;
-    result.push_back(with_input(fmt::format("{} instead of {}", other.name, q.plan().value(op->x).name), op->x,
-                                [id](const Site& site) { return site.value(id); }));
-  }
-  return result;
+  return op == nullptr ? std::vector<Candidate>() : with_other_values(q, op->x);
 }
 
 // A norm of heads taken over the whole row.

@@ -584,19 +584,7 @@ std::vector<Candidate> bias_other(const Question& q) {
 
 std::vector<Candidate> other_input(const Question& q) {
   const auto p = product_of(q);
-  if (!p) return {};
-  std::vector<Candidate> result;
-  const std::string_view right = q.plan().value(p->op->x).name;
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
-    const plan::Value& other = q.plan().values[i];
-    const auto layer = layer_of(other.name);
-    const bool near = !layer || !p->layer || *layer == *p->layer || *layer + 1 == *p->layer;
-    const plan::ValueId id{i};
-    if (id == p->op->x || other.width != p->in || !near || q.replay.producer(id) >= q.op_index) continue;
-    result.push_back(with_input(fmt::format("{} instead of {}", other.name, right), p->op->x,
-                                [id](const Site& site) { return site.value(id); }));
-  }
-  return result;
+  return p ? with_other_values(q, p->op->x) : std::vector<Candidate>();
 }
 
 std::vector<Candidate> logits_row(const Question& q) {
