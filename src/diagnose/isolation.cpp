@@ -412,7 +412,7 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
 }
 
 double most_rms_of(std::size_t n_rows) {
-  return most_rms * (1 + 0.5 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
+  return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
 }
 
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
