@@ -14,11 +14,13 @@ function(plumb_warnings target)
 endfunction()
 
 if(PLUMB_SANITIZE)
-  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  # What object-size would find AddressSanitizer does; it takes as long to compile as all else.
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize=object-size -fno-sanitize-recover=all
+                      -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
     # Large functions call AddressSanitizer's checks instead of repeating them: the vector kernels compile in half the time.
-    add_compile_options("SHELL:-mllvm -asan-instrumentation-with-call-threshold=500")
+    add_compile_options("SHELL:-mllvm -asan-instrumentation-with-call-threshold=50")
   endif()
 endif()
 

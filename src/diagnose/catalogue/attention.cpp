@@ -12,6 +12,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_attention {
 namespace {
 
 using backends::reference::AttentionRule;
@@ -760,7 +761,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_attention
 
-std::span<const Hypothesis> attention() { return table; }
+std::span<const Hypothesis> attention() { return in_attention::table; }
 
 }  // namespace plumb::diagnose::families

@@ -13,6 +13,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_buffer {
 namespace {
 
 bool has_output(const Question& q) { return plan::output(q.op).has_value(); }
@@ -608,7 +609,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_buffer
 
-std::span<const Hypothesis> buffer() { return table; }
+std::span<const Hypothesis> buffer() { return in_buffer::table; }
 
 }  // namespace plumb::diagnose::families

@@ -9,6 +9,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_embedding {
 namespace {
 
 // Embeds other tokens than the run's.
@@ -191,7 +192,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_embedding
 
-std::span<const Hypothesis> embedding() { return table; }
+std::span<const Hypothesis> embedding() { return in_embedding::table; }
 
 }  // namespace plumb::diagnose::families

@@ -8,6 +8,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_experts {
 namespace {
 
 std::vector<Candidate> gating(const Question& q) {
@@ -150,7 +151,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_experts
 
-std::span<const Hypothesis> experts() { return table; }
+std::span<const Hypothesis> experts() { return in_experts::table; }
 
 }  // namespace plumb::diagnose::families

@@ -13,6 +13,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_norm {
 namespace {
 
 // Calls f(x, y, weight, eps) for every group that the norm covers.
@@ -428,7 +429,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_norm
 
-std::span<const Hypothesis> norm() { return table; }
+std::span<const Hypothesis> norm() { return in_norm::table; }
 
 }  // namespace plumb::diagnose::families

@@ -12,6 +12,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_precision {
 namespace {
 
 bool has_output(const Question& q) { return plan::output(q.op).has_value(); }
@@ -234,7 +235,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_precision
 
-std::span<const Hypothesis> precision() { return table; }
+std::span<const Hypothesis> precision() { return in_precision::table; }
 
 }  // namespace plumb::diagnose::families

@@ -15,6 +15,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_product {
 namespace {
 
 using backends::reference::RowSource;
@@ -856,7 +857,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_product
 
-std::span<const Hypothesis> product() { return table; }
+std::span<const Hypothesis> product() { return in_product::table; }
 
 }  // namespace plumb::diagnose::families

@@ -16,6 +16,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_quantization {
 namespace {
 
 using backends::reference::RowSource;
@@ -803,7 +804,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_quantization
 
-std::span<const Hypothesis> quantization() { return table; }
+std::span<const Hypothesis> quantization() { return in_quantization::table; }
 
 }  // namespace plumb::diagnose::families

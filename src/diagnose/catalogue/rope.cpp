@@ -11,6 +11,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_rope {
 namespace {
 
 using backends::reference::Rotation;
@@ -424,7 +425,8 @@ constexpr Hypothesis table[] = {
 };
 
 }  // namespace
+}  // namespace in_rope
 
-std::span<const Hypothesis> rope() { return table; }
+std::span<const Hypothesis> rope() { return in_rope::table; }
 
 }  // namespace plumb::diagnose::families
