@@ -159,86 +159,119 @@ class Variance {
 
   void add(const plan::KvWrite&) {}
 
+  // Variance of a block of 8 bits, which keys and values lie in, and queries that are multiplied with such keys.
+  [[nodiscard]] double block_step(std::span<const float> head) const {
+    if (!a_.eight_bit_cache) return 0;
+    double largest = 0;
+    for (const float x : head) largest = std::max(largest, std::abs(double{x}));
+    return square(largest / 127) / 12;
+  }
+
+  // Keys or values of a cache, of all heads, by position.
+  struct Cached {
+    std::vector<const float*> rows;
+    std::vector<double> variance;          // [positions, width]: of what attention reads
+    std::vector<std::uint32_t> first_bad;  // by column: the first position whose number is not finite
+  };
+  template <class Row>
+  [[nodiscard]] Cached cached(const plan::Attention& op, std::uint32_t n, const InputError& error, const Row& row) const {
+    const std::size_t width = std::size_t{op.n_kv_heads} * op.head_dim;
+    Cached result;
+    result.variance.resize(n * width);
+    result.first_bad.resize(width, n);
+    for (std::uint32_t s = 0; s < n; ++s) {
+      const float* x = row(s);
+      result.rows.push_back(x);
+      for (std::size_t c = 0; c < width; c += op.head_dim) {
+        const double step = block_step({x + c, op.head_dim});
+        for (std::size_t i = c; i < c + op.head_dim; ++i) {
+          result.variance[s * width + i] =
+              error.at(s * width + i, x[i]) + rounded(std::max(a_.cache, a_.operand), x[i]) + step;
+          if (!std::isfinite(x[i])) result.first_bad[i] = std::min(result.first_bad[i], s);
+        }
+      }
+    }
+    return result;
+  }
+
   void add(const plan::Attention& op) {
     using namespace backends::reference;
     const AttentionRule rule = attention_rule(op, scene_);
     const auto q = scene_.value(op.q);
     const InputError q_error = error_(op.q);
     const auto [k_error, v_error] = cache_error_(op.layer);
-    const std::size_t kv_width = std::size_t{op.n_kv_heads} * op.head_dim;
-    const double operands = uniform(a_.operand);  // of queries; that of keys is added by element
+    std::uint32_t n_cached = 0;
+    for (std::size_t t = 0; t < scene_.rows.size(); ++t) n_cached = std::max(n_cached, scene_.cached(t));
+    // One sequence: a position's key is the same for all rows.
+    const Cached keys = cached(op, n_cached, k_error, [&](std::uint32_t s) { return scene_.key(op.layer, 0, s); });
+    const Cached values =
+        cached(op, n_cached, v_error, [&](std::uint32_t s) { return scene_.cached_value(op.layer, 0, s); });
+    in_parts(op.n_heads, scene_.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
+      for (auto h = static_cast<std::uint32_t>(begin); h < end; ++h) add_head(op, rule, h, q, q_error, keys, values);
+    });
+  }
+
+  void add_head(const plan::Attention& op, const backends::reference::AttentionRule& rule, std::uint32_t h,
+                std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values) {
+    const std::size_t d = op.head_dim, width = op.n_kv_heads * d, kv = rule.kv_head(h) * d;
+    const double operands = uniform(a_.operand);  // of queries; that of keys is theirs
+    const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
+                                                          keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
-    std::vector<double> p, of_score;
+    std::vector<double> p, of_score, x_squared(d), of_x(d), sum(d);
     for (std::size_t t = 0; t < scene_.rows.size(); ++t) {
       seen.clear();
       for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
         if (rule.sees(t, s)) seen.push_back(s);
       }
-      for (std::uint32_t h = 0; h < op.n_heads; ++h) {
-        const std::size_t kv = std::size_t{rule.kv_head(h)} * op.head_dim;
-        const std::size_t at = (t * op.n_heads + h) * op.head_dim;
-        p.clear();
-        of_score.clear();
-        // Of blocks of 8 bits: keys and values in the cache, and queries that are multiplied with such keys.
-        const auto block_step = [&](const float* head) {
-          if (!a_.eight_bit_cache) return 0.0;
-          double largest = 0;
-          for (std::uint32_t i = 0; i < op.head_dim; ++i) largest = std::max(largest, std::abs(double{head[i]}));
-          return square(largest / 127) / 12;
-        };
-        const double q_step = block_step(q.data() + at);
-        for (const std::uint32_t s : seen) {
-          const float* key = scene_.key(op.layer, t, s) + kv;
-          double dot = 0, squares = 0, inputs = 0;
-          const double step = block_step(key);
-          for (std::uint32_t i = 0; i < op.head_dim; ++i) {
-            const double x = q[at + i], k = key[i];
-            dot += x * k;
-            squares += square(x * k);
-            inputs +=
-                square(x) * (k_error.at(s * kv_width + kv + i, k) + rounded(std::max(a_.cache, a_.operand), k) + step) +
-                square(k) * (q_error.at(at + i, x) + q_step);
-          }
-          double score = dot * op.scale, slope = 1;
-          if (op.soft_cap > 0) {
-            slope = 1 - square(std::tanh(score / op.soft_cap));
-            score = op.soft_cap * std::tanh(score / op.soft_cap);
-          }
-          p.push_back(score);
-          const double of_dot = squares * (operands + square(a_.sum) * op.head_dim) + inputs;
-          of_score.push_back(square(slope * op.scale) * of_dot + square(2 * unit_f32) * (square(score) + function_units) +
-                             uniform(a_.store * score));
+      if (seen.empty()) continue;
+      const std::size_t at = (t * op.n_heads + h) * d;
+      const float* x = q.data() + at;
+      const double q_step = block_step({x, d});
+      for (std::size_t i = 0; i < d; ++i) {
+        x_squared[i] = square(x[i]);
+        of_x[i] = q_error.at(at + i, x[i]) + q_step;
+      }
+      p.clear();
+      of_score.clear();
+      for (const std::uint32_t s : seen) {
+        const float* key = keys.rows[s] + kv;
+        const double* of_key = keys.variance.data() + s * width + kv;
+        double dot = 0, squares = 0, inputs = 0;
+        for (std::size_t i = 0; i < d; ++i) {
+          const double k = key[i], product = x[i] * k;
+          dot += product;
+          squares += square(product);
+          inputs += x_squared[i] * of_key[i] + square(k) * of_x[i];
         }
-        if (p.empty()) continue;
-        bool no_number_of_keys = false;
-        for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
-          const float* key = scene_.key(op.layer, t, s) + kv;
-          no_number_of_keys =
-              no_number_of_keys || !std::all_of(key, key + op.head_dim, [](float k) { return std::isfinite(k); });
+        double score = dot * op.scale, slope = 1;
+        if (op.soft_cap > 0) {
+          slope = 1 - square(std::tanh(score / op.soft_cap));
+          score = op.soft_cap * std::tanh(score / op.soft_cap);
         }
-        rule.weigh(h, p);
-        const double n = static_cast<double>(p.size());
-        const double of_weight =
-            uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
-        std::vector<double> value_step;
-        value_step.reserve(seen.size());
-        for (const std::uint32_t s : seen) value_step.push_back(block_step(scene_.cached_value(op.layer, t, s) + kv));
-        for (std::uint32_t i = 0; i < op.head_dim; ++i) {
-          double v = 0;
-          for (std::size_t j = 0; j < seen.size(); ++j) {
-            const double value = scene_.cached_value(op.layer, t, seen[j])[kv + i];
-            const double of_value = rounded(std::max(a_.cache, a_.operand), value) +
-                                    v_error.at(seen[j] * kv_width + kv + i, value) + value_step[j];
-            v += square(p[j]) * (square(value - y_[at + i]) * std::expm1(std::min(of_score[j], 4.0)) +
-                                 square(value) * of_weight + of_value);
-          }
-          // Engines that multiply by weights of 0, or add the mask to scores, make no number of what is none behind it.
-          for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
-            if (!std::isfinite(scene_.cached_value(op.layer, t, s)[kv + i])) v = std::numeric_limits<double>::infinity();
-          }
-          if (no_number_of_keys) v = std::numeric_limits<double>::infinity();
-          out_[at + i] = static_cast<float>(v);
+        p.push_back(score);
+        const double of_dot = squares * (operands + square(a_.sum) * static_cast<double>(d)) + inputs;
+        of_score.push_back(square(slope * op.scale) * of_dot + square(2 * unit_f32) * (square(score) + function_units) +
+                           uniform(a_.store * score));
+      }
+      rule.weigh(h, p);
+      const double n = static_cast<double>(p.size());
+      const double of_weight =
+          uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
+      std::fill(sum.begin(), sum.end(), 0.0);
+      for (std::size_t j = 0; j < seen.size(); ++j) {
+        const float* value = values.rows[seen[j]] + kv;
+        const double* of_value = values.variance.data() + seen[j] * width + kv;
+        const double share = square(p[j]), spread = std::expm1(std::min(of_score[j], 4.0));
+        for (std::size_t i = 0; i < d; ++i) {
+          const double v = value[i];
+          sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight + of_value[i]);
         }
+      }
+      // Engines that multiply by weights of 0, or add the mask to scores, make no number of what is none behind it.
+      for (std::size_t i = 0; i < d; ++i) {
+        const bool is_bad = std::min(first_bad_key, values.first_bad[kv + i]) < scene_.cached(t);
+        out_[at + i] = is_bad ? std::numeric_limits<float>::infinity() : static_cast<float>(sum[i]);
       }
     }
   }

@@ -6,7 +6,6 @@
 #include <numbers>
 #include <numeric>
 #include <string>
-#include <thread>
 #include <variant>
 
 #include "quants/format.h"
@@ -46,17 +45,6 @@ PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::si
   for (; i < n; ++i) sum += w[i] * w[i] * variance[i];
   for (const float lane : lanes) sum += lane;
   return sum;
-}
-
-// Calls part(begin, end) for parts of [0, n), on n_threads threads.
-template <class Part>
-void in_parts(std::uint64_t n, std::uint32_t n_threads, const Part& part) {
-  const std::uint64_t n_parts = std::clamp<std::uint64_t>(n_threads, 1, std::max<std::uint64_t>(n, 1));
-  std::vector<std::jthread> threads;
-  for (std::uint64_t i = 1; i < n_parts; ++i) {
-    threads.emplace_back([&part, n, n_parts, i] { part(n * i / n_parts, n * (i + 1) / n_parts); });
-  }
-  part(0, n / n_parts);
 }
 
 // Indices of the k largest, as plan::TopK says.

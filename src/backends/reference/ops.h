@@ -5,10 +5,12 @@
 // Results are rounded to float once, when an op has finished.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "backends/batch.h"
@@ -86,6 +88,17 @@ AttentionRule attention_rule(const plan::Attention& op, const Scene& scene);
 // probs, when wanted: [n_heads * rows, n_positions].
 std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, const Scene& scene,
                           std::vector<float>* probs = nullptr, std::uint64_t n_positions = 0);
+
+// Calls part(begin, end) for parts of [0, n), on n_threads threads.
+template <class Part>
+void in_parts(std::uint64_t n, std::uint32_t n_threads, const Part& part) {
+  const std::uint64_t n_parts = std::clamp<std::uint64_t>(n_threads, 1, std::max<std::uint64_t>(n, 1));
+  std::vector<std::jthread> threads;
+  for (std::uint64_t i = 1; i < n_parts; ++i) {
+    threads.emplace_back([&part, n, n_parts, i] { part(n * i / n_parts, n * (i + 1) / n_parts); });
+  }
+  part(0, n / n_parts);
+}
 
 // An expert of n as TopK gives it. Who substitutes values may give anything.
 std::uint64_t expert_index(float expert, std::uint64_t n);
