@@ -70,6 +70,13 @@ Result<void> NewFile::append(std::span<const std::byte> bytes) {
   return write_all(target_, bytes, [&](std::span<const std::byte> rest) { return ::write(fd_, rest.data(), rest.size()); });
 }
 
+Result<void> NewFile::extend(std::uint64_t n) {
+  const off_t end = ::lseek(fd_, 0, SEEK_END);
+  if (end < 0 || ::ftruncate(fd_, end + static_cast<off_t>(n)) != 0 || ::lseek(fd_, 0, SEEK_END) < 0)
+    return fail("{}: cannot make it {} bytes longer: {}", target_.string(), n, system_reason(errno));
+  return {};
+}
+
 Result<void> NewFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
   const std::size_t n = bytes.size();
   return write_all(target_, bytes, [&](std::span<const std::byte> rest) {

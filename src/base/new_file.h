@@ -24,6 +24,8 @@ class NewFile {
   ~NewFile();
 
   Result<void> append(std::span<const std::byte> bytes);
+  // Appends n zeros, which take no space until they are written over.
+  Result<void> extend(std::uint64_t n);
   // Over what was appended before.
   Result<void> write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   // Gives it its name; nothing may be written after.

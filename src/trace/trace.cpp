@@ -57,6 +57,8 @@ Json parse_json(std::string_view text) {
   return is_shallow(text) ? Json::parse(text, nullptr, false) : Json(Json::value_t::discarded);
 }
 
+std::string key_of(std::uint32_t step, std::string_view name) { return std::to_string(step) + "/" + std::string(name); }
+
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
@@ -276,13 +278,34 @@ Result<void> Writer::add(std::uint32_t step, std::string_view name, std::uint64_
                          std::span<const float> data) {
   if (data.size() != rows * width) return fail("{} has {} values; {} x {} were promised", name, data.size(), rows, width);
   PLUMB_CHECK(file_.append(std::as_bytes(data)));
-  entries_.push_back({.key = std::to_string(step) + "/" + std::string(name),
-                      .rows = rows,
-                      .width = width,
-                      .begin = n_bytes_,
-                      .end = n_bytes_ + data.size_bytes()});
+  entries_.push_back(
+      {.key = key_of(step, name), .rows = rows, .width = width, .begin = n_bytes_, .end = n_bytes_ + data.size_bytes()});
   n_bytes_ += data.size_bytes();
   return {};
+}
+
+const Writer::Entry* Writer::find(std::uint32_t step, std::string_view name) const {
+  const std::string key = key_of(step, name);
+  const auto found = std::find_if(entries_.rbegin(), entries_.rend(), [&](const Entry& e) { return e.key == key; });
+  return found == entries_.rend() ? nullptr : &*found;
+}
+
+Result<void> Writer::add_part(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
+                              std::uint64_t first_row, std::span<const float> data) {
+  const Entry* entry = find(step, name);
+  if (entry == nullptr) {
+    const std::uint64_t size = rows * width * sizeof(float);
+    PLUMB_CHECK(file_.extend(size));
+    entries_.push_back(
+        {.key = key_of(step, name), .rows = rows, .width = width, .begin = n_bytes_, .end = n_bytes_ + size});
+    n_bytes_ += size;
+    entry = &entries_.back();
+  }
+  if (entry->rows != rows || entry->width != width || first_row * width + data.size() > rows * width)
+    return fail("{}: {} values from row {} on do not fit into {} x {}", name, data.size(), first_row, entry->rows,
+                entry->width);
+  return file_.write_at(length_bytes + header_room_ + entry->begin + first_row * width * sizeof(float),
+                        std::as_bytes(data));
 }
 
 Result<void> Writer::finish(const Info& info) {

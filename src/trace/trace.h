@@ -89,6 +89,10 @@ class Writer {
   // data: [rows, width]
   Result<void> add(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
                    std::span<const float> data);
+  // Some rows of a value that has `rows`, from first_row on; its first part comes first. Rows that never come are zero.
+  Result<void> add_part(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
+                        std::uint64_t first_row, std::span<const float> data);
+  [[nodiscard]] bool has(std::uint32_t step, std::string_view name) const { return find(step, name) != nullptr; }
   Result<void> finish(const Info& info);
 
  private:
@@ -96,6 +100,7 @@ class Writer {
     std::string key;
     std::uint64_t rows = 0, width = 0, begin = 0, end = 0;
   };
+  [[nodiscard]] const Entry* find(std::uint32_t step, std::string_view name) const;
   Writer(NewFile file, std::uint64_t header_room) : file_(std::move(file)), header_room_(header_room) {}
 
   NewFile file_;

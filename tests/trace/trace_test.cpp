@@ -87,6 +87,28 @@ TEST_F(Traces, AreReadAsTheyWereWritten) {
   EXPECT_EQ(trace->find(2, "token_embd"), nullptr);
 }
 
+TEST_F(Traces, AreWrittenInParts) {
+  const Info info{.tokens = {1, 2, 3}};
+  auto writer = Writer::create(path, info, 3);
+  ASSERT_TRUE(writer) << writer.error().message;
+  const std::vector<float> first{1, 2, 3, 4}, second{5, 6}, other{7};
+  EXPECT_FALSE(writer->has(0, "a"));
+  ASSERT_TRUE(writer->add_part(0, "a", 3, 2, 0, first));
+  EXPECT_TRUE(writer->has(0, "a"));
+  EXPECT_FALSE(writer->has(1, "a"));
+  ASSERT_TRUE(writer->add_part(0, "b", 3, 2, 0, first));
+  ASSERT_TRUE(writer->add_part(0, "a", 3, 2, 2, second));
+  EXPECT_FALSE(writer->add_part(0, "a", 3, 2, 2, first));
+  EXPECT_FALSE(writer->add_part(0, "a", 4, 2, 3, second));
+  ASSERT_TRUE(writer->add(0, "c", 1, 1, other));
+  ASSERT_TRUE(writer->finish(info));
+  const auto trace = Trace::open(path);
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_THAT(trace->find(0, "a")->floats(), ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THAT(trace->find(0, "b")->floats(), ElementsAre(1, 2, 3, 4, 0, 0));
+  EXPECT_THAT(trace->find(0, "c")->floats(), ElementsAre(7));
+}
+
 TEST_F(Traces, HaveHalvesAndOtherShapes) {
   const std::uint16_t halves[] = {f32_to_f16(1.5F), f32_to_f16(-0.25F), 0x3fc0, 0xbf80};
   std::string data(sizeof halves, '\0');
