@@ -82,6 +82,8 @@ Result<gguf::File> open_model(const std::string& model) {
   return fail("{}: there is no such file", model);
 }
 
+std::string is_named(const std::string& path) { return path.empty() ? "the file's name is empty" : ""; }
+
 void EngineArguments::add(CLI::App& app) {
   app.add_option("MODEL", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
   app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker")->capture_default_str();

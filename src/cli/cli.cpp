@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/printable.h"
 #include "cli/command.h"
 
 namespace plumb::cli {
@@ -57,14 +58,14 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     std::string command;
     for (const CLI::App* parsed : app.get_subcommands()) command = " " + parsed->get_name();
-    fmt::print(stderr, "plumb{}: {}; see 'plumb{} --help'\n", command, error.what(), command);
+    fmt::print(stderr, "plumb{}: {}; see 'plumb{} --help'\n", command, printable(error.what()), command);
     return exit_unusable;
   }
   for (const auto& [subcommand, action] : actions) {
     if (!subcommand->parsed()) continue;
     const Result<int> outcome = action();
     if (outcome) return *outcome;
-    fmt::print(stderr, "plumb: {}\n", outcome.error().message);
+    fmt::print(stderr, "plumb: {}\n", printable(outcome.error().message));
     return exit_unusable;
   }
   return exit_unusable;

@@ -101,6 +101,9 @@ struct PromptArguments {
 // none.
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 
+// For CLI::Option::check: a file's name may not be empty.
+std::string is_named(const std::string& path);
+
 // Writes to stdout; a closed or full stdout is an error.
 Result<void> print(std::string_view text);
 // One document, indented, with a newline. Bytes that are not UTF-8 are shown as U+FFFD.

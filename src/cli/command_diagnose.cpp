@@ -102,7 +102,8 @@ Action setup_diagnose(CLI::App& app) {
   options->engine.add(app);
   options->prompt.add(app);
   app.add_option("--trace", options->trace,
-                 "The run of another engine, a .safetensors file (docs/trace.md); without it --backend is run");
+                 "The run of another engine, a .safetensors file (docs/trace.md); without it --backend is run")
+      ->check(is_named);
   app.add_option("--steps", options->n_steps, "Greedy steps after the prompt, at most; with --backend")
       ->check(CLI::Range(0u, 4096u))
       ->capture_default_str();
@@ -110,7 +111,8 @@ Action setup_diagnose(CLI::App& app) {
   app.add_option("--allow", options->allow, "Multiply every allowance by this")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--html", options->html, "Also write the report as one page for a browser, which needs no network");
+  app.add_option("--html", options->html, "Also write the report as one page for a browser, which needs no network")
+      ->check(is_named);
   app.add_flag("--json", options->json, "Print one JSON document (docs/report-schema.json is its schema)");
   return [options] { return run_diagnose(*options); };
 }

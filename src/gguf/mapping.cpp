@@ -31,9 +31,9 @@ Result<Mapping> Mapping::open(const std::filesystem::path& path) {
   if (file.fd < 0) return fail("{}: cannot open: {}", path.string(), system_reason(errno));
   struct stat status {};
   if (::fstat(file.fd, &status) != 0) return fail("{}: cannot read its size: {}", path.string(), system_reason(errno));
-  if (S_ISDIR(status.st_mode)) return fail("{}: is a folder; name the .gguf file in it", path.string());
+  if (S_ISDIR(status.st_mode)) return fail("{}: is a folder; name a file in it", path.string());
   if (!S_ISREG(status.st_mode)) {
-    return fail("{}: is no regular file; a model is mapped, so save it to a file first", path.string());
+    return fail("{}: is no regular file; its bytes are mapped, so save them to a file first", path.string());
   }
   const auto size = static_cast<std::size_t>(status.st_size);
   if (size == 0) return Mapping(nullptr, 0);
