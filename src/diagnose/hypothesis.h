@@ -46,8 +46,8 @@ struct Hypothesis {
   std::string_view title;        // "rotary embedding turns other pairs of components"
   std::string_view explanation;  // what goes wrong in an engine that has it, and how it shows
   std::string_view remedy;       // what to change
-  // The variants that could be at work in an op; none where the hypothesis does not apply.
-  std::vector<Candidate> (*candidates)(const Question& question);
+  // The variants that could be at work in an op; none where the hypothesis does not apply. Null: it is of no op.
+  std::vector<Candidate> (*candidates)(const Question& question) = nullptr;
 };
 
 // All of them, family by family.
@@ -56,7 +56,7 @@ std::span<const Hypothesis> catalogue();
 const Hypothesis* find_hypothesis(std::string_view name);
 
 namespace families {
-// Of the way from the prompt to its tokens (prompt.cpp); they are no ops and have no candidates.
+// Of the way from the prompt to its tokens (prompt.cpp), and of no op.
 std::span<const Hypothesis> tokens();
 // Of what an engine says of itself (parameters.cpp); likewise.
 std::span<const Hypothesis> parameters();

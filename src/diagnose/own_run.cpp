@@ -4,13 +4,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <iterator>
 #include <map>
 #include <numeric>
+#include <utility>
 
 #include "base/half.h"
 #include "base/machine.h"
+#include "base/system_error.h"
 #include "diagnose/replay.h"
 
 namespace plumb::diagnose {
@@ -19,21 +24,19 @@ namespace {
 
 using text::TokenId;
 
-std::vector<Candidate> no_candidates(const Question&) { return {}; }
-
 constexpr Hypothesis run_table[] = {
     {"weight-changed-on-device", "weights on the device are not the file's",
      "What was uploaded, read back, differs: a wrong offset, or a write past another buffer.",
-     "check the upload's offsets and sizes", no_candidates},
+     "check the upload's offsets and sizes"},
     {"run-not-deterministic", "the same run gives other bits",
      "Memory that was never written, or a race: the result depends on what was there before.",
-     "run the kernels under the checker", no_candidates},
+     "run the kernels under the checker"},
     {"cache-differs-from-prefill", "steps after the prompt differ from the prompt's pass",
      "The same tokens in one pass and one by one must give the same logits, but for rounding.",
-     "compare what attention reads of the cache with what was written", no_candidates},
+     "compare what attention reads of the cache with what was written"},
     {"fused-run-differs", "the run differs when nobody watches",
      "Fused kernels run then, and the unfused ones that were checked do not.",
-     "check the fused kernels against the ops they stand for", no_candidates},
+     "check the fused kernels against the ops they stand for"},
 };
 
 const Hypothesis* run_hypothesis(std::string_view name) {
@@ -94,20 +97,28 @@ std::vector<float> from_halves(const Site& site) {
   return backends::reference::compute(*site.op, scene);
 }
 
-// A file that goes when this does.
+// A file in a folder of its own, that nobody else may write to; both go when this does.
 class TemporaryFile {
  public:
-  TemporaryFile() : path_(std::filesystem::temp_directory_path() / fmt::format("plumb-{}.safetensors", ::getpid())) {}
+  static Result<TemporaryFile> create() {
+    std::error_code error;
+    std::string folder = (std::filesystem::temp_directory_path(error) / "plumb-XXXXXX").string();
+    if (error) return fail("no folder for temporary files: {}; TMPDIR names one", error.message());
+    if (::mkdtemp(folder.data()) == nullptr)
+      return fail("{}: cannot make a temporary folder: {}", folder, system_reason(errno));
+    return TemporaryFile(std::move(folder));
+  }
   ~TemporaryFile() {
     std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
+    if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
   }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  TemporaryFile(TemporaryFile&& other) noexcept : folder_(std::exchange(other.folder_, {})) {}
+  TemporaryFile& operator=(TemporaryFile&&) = delete;
+  [[nodiscard]] std::filesystem::path path() const { return folder_ / "run.safetensors"; }
 
  private:
-  std::filesystem::path path_;
+  explicit TemporaryFile(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  std::filesystem::path folder_;
 };
 
 class OwnRun {
@@ -171,8 +182,7 @@ class OwnRun {
     std::vector<float> all;
     for (std::size_t at = 0; at < tokens_.size();) {
       const std::size_t n = at == 0 ? n_prompt_ : 1;
-      PLUMB_TRY(const std::span<const float> logits,
-                engine_.executor().run({.cache = cache.get(), .tokens = std::span(tokens_).subspan(at, n)}));
+      PLUMB_TRY(const std::span<const float> logits, engine_.prefill(*cache, std::span(tokens_).subspan(at, n)));
       all.insert(all.end(), logits.begin(), logits.end());
       at += n;
     }
@@ -284,10 +294,6 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
                         trace::Info info, const RecordOptions& options) {
   backends::Executor& executor = engine.executor();
   if (prompt.empty()) return fail("the prompt has no tokens");
-  if (prompt.size() > executor.max_batch()) {
-    return fail("a prompt of {} tokens is longer than the {} that one pass of this backend takes; use a shorter one",
-                prompt.size(), executor.max_batch());
-  }
   info.tokens.assign(prompt.begin(), prompt.end());
   const auto wanted = [&](std::string_view name) {
     return options.wanted ? options.wanted(name) : !name.ends_with(".attn_probs");
@@ -295,20 +301,45 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   const plan::Plan& plan = *engine.model().plan();
   std::size_t a_step = 0;
   for (const plan::Value& value : plan.values) a_step += wanted(value.name) ? 1 : 0;
-  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) a_step += wanted(fmt::format("blk.{}.attn_probs", i)) ? 1 : 0;
+  std::size_t n_probs = 0;
+  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(fmt::format("blk.{}.attn_probs", i)) ? 1 : 0;
+  a_step += n_probs;
+  const bool in_parts = prompt.size() > executor.max_batch();
+  if (in_parts && n_probs > 0) {
+    return fail("attention weights can be traced of prompts that one pass takes, of {} tokens at most; this one has {}",
+                executor.max_batch(), prompt.size());
+  }
   if (a_step == 0) return fail("no value of the run is wanted; docs/architecture.md has the names, such as blk.0.attn_q");
   PLUMB_TRY(auto writer, trace::Writer::create(path, info, a_step * (1 + std::size_t{options.n_steps})));
 
   Recorded recorded;
   Result<void> written;
-  executor.watch(wanted, [&](std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data) {
-    if (written) written = writer.add(recorded.n_steps, name, rows, width, data);
+  std::size_t first = 0, n = 0;  // rows of the prompt that this pass computes
+  const auto add = [&](std::string_view name, std::uint64_t rows, std::uint64_t width,
+                       std::span<const float> data) -> Result<void> {
+    const bool in_steps = recorded.n_steps > 0;
+    if (in_parts && !in_steps && rows == n && (first == 0 || writer.has(0, name))) {
+      if (first == 0) ++recorded.n_values;
+      recorded.n_bytes += data.size_bytes();
+      return writer.add_part(0, name, prompt.size(), width, first, data);
+    }
+    // What a pass computes for its last rows only is wanted of the prompt's last.
+    if (in_parts && !in_steps && first + n < prompt.size()) return {};
     ++recorded.n_values;
     recorded.n_bytes += data.size_bytes();
+    return writer.add(recorded.n_steps, name, rows, width, data);
+  };
+  executor.watch(wanted, [&](std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data) {
+    if (written) written = add(name, rows, width, data);
   });
   const auto run = [&]() -> Result<void> {
     PLUMB_TRY(const auto cache, engine.new_cache());
-    PLUMB_TRY(std::span<const float> logits, executor.run({.cache = cache.get(), .tokens = prompt}));
+    std::span<const float> logits;
+    for (; first < prompt.size() && written; first += n) {
+      if (options.interrupted && options.interrupted()) return fail("interrupted; nothing was written");
+      n = std::min<std::size_t>(prompt.size() - first, executor.max_batch());
+      PLUMB_TRY(logits, executor.run({.cache = cache.get(), .tokens = prompt.subspan(first, n)}));
+    }
     while (recorded.n_steps < options.n_steps && written) {
       const TokenId token = most_likely(logits);
       if (engine.tokenizer().ends_generation(token) || cache->length() == cache->capacity()) break;
@@ -328,7 +359,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
 
 Result<Report> diagnose_engine(engine::Engine& engine, std::span<const TokenId> prompt, trace::Info info,
                                const RecordOptions& options, const Settings& settings) {
-  const TemporaryFile file;
+  PLUMB_TRY(const TemporaryFile file, TemporaryFile::create());
   PLUMB_CHECK(record(engine, prompt, file.path(), std::move(info), options));
   PLUMB_TRY(const trace::Trace trace, trace::Trace::open(file.path()));
   PLUMB_TRY(Report report, diagnose_trace(engine.model(), trace, settings));

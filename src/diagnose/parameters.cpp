@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 constexpr Hypothesis parameters_table[] = {
     {"parameter-differs", "the engine runs with another hyper-parameter than the file's",
      "It says so itself. Usually it is a default that the file should have overridden, or a key of another name.",
-     "read it from the file's metadata", [](const Question&) { return std::vector<Candidate>(); }},
+     "read it from the file's metadata"},
 };
 
 template <class Op>

@@ -14,60 +14,57 @@ namespace {
 using text::TokenId;
 using Tokens = std::vector<TokenId>;
 
-std::vector<Candidate> none(const Question&) { return {}; }
-
 constexpr Hypothesis table[] = {
     {"tokens-bos-missing", "the BOS token is missing",
-     "The file asks for it (tokenizer.ggml.add_bos_token), and the model was trained with it.", "put BOS before the prompt",
-     none},
+     "The file asks for it (tokenizer.ggml.add_bos_token), and the model was trained with it.",
+     "put BOS before the prompt"},
     {"tokens-bos-doubled", "the BOS token is there twice", "The chat template writes it and the tokenizer adds it again.",
-     "add BOS only where the template has not", none},
+     "add BOS only where the template has not"},
     {"tokens-bos-added", "a BOS token was added that the file does not ask for", "tokenizer.ggml.add_bos_token is false.",
-     "add no BOS", none},
+     "add no BOS"},
     {"tokens-eos-added", "an EOS token ends the prompt", "The model is told that the text is over before it answers.",
-     "add no EOS", none},
+     "add no EOS"},
     {"tokens-newline-as-space", "a newline became a space",
      "The step that turns white space into U+2581 takes newlines too. They have a token of their own.",
-     "turn spaces into U+2581, and nothing else", none},
+     "turn spaces into U+2581, and nothing else"},
     {"tokens-newline-dropped", "newlines are lost", "They are stripped or split away before the text is encoded.",
-     "encode newlines too", none},
+     "encode newlines too"},
     {"tokens-space-prefix-missing", "the space before the text is missing",
-     "SentencePiece puts a space before a text (tokenizer.ggml.add_space_prefix).", "put a space before the text", none},
+     "SentencePiece puts a space before a text (tokenizer.ggml.add_space_prefix).", "put a space before the text"},
     {"tokens-space-prefix-added", "a space was put before the text", "The file's tokenizer puts none.",
-     "put no space before the text", none},
+     "put no space before the text"},
     {"tokens-special-as-text", "special tokens are encoded as text",
      "The template writes them (<|im_start|>), and they reach the model in letters.",
-     "parse special tokens in a rendered template", none},
+     "parse special tokens in a rendered template"},
     {"tokens-special-parsed", "text was read as special tokens", "A prompt's own text must not become control tokens.",
-     "parse special tokens in the template's part only", none},
+     "parse special tokens in the template's part only"},
     {"tokens-white-space", "white space was changed", "It was trimmed, or runs of it became one space.",
-     "give the text to the tokenizer as it is", none},
+     "give the text to the tokenizer as it is"},
     {"tokens-newline-as-text", "a newline became the two characters \\n",
-     "The text came through a shell, a file or JSON whose escapes were not resolved.", "resolve escapes before encoding",
-     none},
+     "The text came through a shell, a file or JSON whose escapes were not resolved.", "resolve escapes before encoding"},
     {"tokens-case", "the text was put in other letters", "A normalizer of another tokenizer was applied.",
-     "give the text to the tokenizer as it is", none},
+     "give the text to the tokenizer as it is"},
     {"tokens-encoded-twice", "the text was encoded as UTF-8 twice",
-     "Its bytes were taken for characters, of Latin-1, and encoded again.", "pass bytes of UTF-8 on as they are", none},
+     "Its bytes were taken for characters, of Latin-1, and encoded again.", "pass bytes of UTF-8 on as they are"},
     {"tokens-id-offset", "all token ids are off by a constant",
      "The vocabulary is counted from elsewhere: special tokens before it, or an index from 1.",
-     "id i is entry i of tokenizer.ggml.tokens", none},
+     "id i is entry i of tokenizer.ggml.tokens"},
     {"tokens-reversed", "the tokens are in reverse", "A list that is built from its end was not turned round.",
-     "keep the order of the text", none},
-    {"tokens-cut", "the prompt was cut", "Its beginning or end is missing.", "give the model the whole prompt", none},
+     "keep the order of the text"},
+    {"tokens-cut", "the prompt was cut", "Its beginning or end is missing.", "give the model the whole prompt"},
     {"tokens-by-character", "the text was encoded character by character", "Merges are not applied.",
-     "apply the vocabulary's merges", none},
+     "apply the vocabulary's merges"},
     {"template-missing", "the chat template was not applied",
      "The text went to the model as it is; a chat model answers as if it were in the middle of a text.",
-     "render the file's tokenizer.chat_template", none},
+     "render the file's tokenizer.chat_template"},
     {"template-applied", "a chat template was applied to a text that should go as it is", "The prompt was meant raw.",
-     "do not render the template", none},
+     "do not render the template"},
     {"template-other", "another chat template was applied", "The turns are marked as another model family does.",
-     "render the file's tokenizer.chat_template", none},
+     "render the file's tokenizer.chat_template"},
     {"template-generation-prompt", "the template's generation prompt is missing",
-     "The model is not told that it is its turn, and goes on with the user's.", "render with add_generation_prompt", none},
+     "The model is not told that it is its turn, and goes on with the user's.", "render with add_generation_prompt"},
     {"template-system", "the template's system message is missing",
-     "The template adds one by itself, or it was given and lost.", "give the template all messages", none},
+     "The template adds one by itself, or it was given and lost.", "give the template all messages"},
 };
 
 const Hypothesis& hypothesis(std::string_view name) {
@@ -150,6 +147,58 @@ struct Base {
   bool of_template = false;
 };
 
+// The rule that explains ids by ids alone, if one does.
+std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& tokens, const text::SpecialTokens& special) {
+  const auto rule = [](std::string_view name, std::string detail = "") {
+    return BrokenRule{&hypothesis(name), std::move(detail)};
+  };
+  if (special.bos) {
+    const bool has = !right.empty() && right.front() == *special.bos;
+    if (has && std::equal(right.begin() + 1, right.end(), tokens.begin(), tokens.end())) return rule("tokens-bos-missing");
+    Tokens more = right;
+    more.insert(more.begin(), *special.bos);
+    if (more == tokens) return rule(has ? "tokens-bos-doubled" : "tokens-bos-added");
+  }
+  if (special.eos) {
+    Tokens more = right;
+    more.push_back(*special.eos);
+    if (more == tokens) return rule("tokens-eos-added");
+  }
+  for (const TokenId by : {1, -1, 3, -3}) {
+    const auto is_shifted = [by](TokenId due, TokenId has) { return std::int64_t{due} + by == has; };
+    if (std::equal(right.begin(), right.end(), tokens.begin(), tokens.end(), is_shifted))
+      return rule("tokens-id-offset", fmt::format("ids {:+d}", by));
+  }
+  if (tokens != right && std::equal(right.rbegin(), right.rend(), tokens.begin(), tokens.end()))
+    return rule("tokens-reversed");
+  return std::nullopt;
+}
+
+// Whether a part of the ids is missing.
+std::optional<BrokenRule> cut(const Tokens& right, const Tokens& tokens) {
+  if (tokens.size() >= right.size() || tokens.size() < 2) return std::nullopt;
+  const std::size_t n = right.size() - tokens.size();
+  const auto rule = [](std::string detail) { return BrokenRule{&hypothesis("tokens-cut"), std::move(detail)}; };
+  if (std::equal(tokens.begin(), tokens.end(), right.begin()))
+    return rule(fmt::format("the last {} of {} tokens are missing", n, right.size()));
+  if (std::equal(tokens.rbegin(), tokens.rend(), right.rbegin()))
+    return rule(fmt::format("the first {} of {} tokens are missing", n, right.size()));
+  // As a context that is too short does it: the first token stays, those behind it go.
+  if (tokens.front() == right.front() && std::equal(tokens.rbegin(), tokens.rend() - 1, right.rbegin()))
+    return rule(fmt::format("{} of {} tokens behind the first are missing", n, right.size()));
+  return std::nullopt;
+}
+
+// Where the ids part; `shown` writes one.
+std::string difference(const Tokens& right, const Tokens& tokens, std::string_view by_whom,
+                       const std::function<std::string(TokenId)>& shown) {
+  const auto at = static_cast<std::size_t>(std::mismatch(right.begin(), right.end(), tokens.begin(), tokens.end()).first -
+                                           right.begin());
+  return fmt::format("the tokens differ from index {} on: {} where {} {}; {} tokens in place of {}", at,
+                     at < tokens.size() ? shown(tokens[at]) : "no token", by_whom,
+                     at < right.size() ? shown(right[at]) : "none", tokens.size(), right.size());
+}
+
 class Checker {
  public:
   Checker(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
@@ -169,7 +218,8 @@ class Checker {
     }
     // That something is missing is said only where nothing says what.
     for (const Base& base : bases_) {
-      if (auto found = cut(base)) return *found;
+      if (!base.broken.empty()) continue;
+      if (auto broken = cut(encode(base), tokens_)) return found(base, {*broken});
     }
     return unexplained();
   }
@@ -260,20 +310,7 @@ class Checker {
       return std::vector<BrokenRule>{{&hypothesis(name), std::move(detail)}};
     };
     const Tokens right = encode(base);
-    const auto bos = tokenizer_.special().bos;
-    const auto eos = tokenizer_.special().eos;
-    if (bos) {
-      const bool has = !right.empty() && right.front() == *bos;
-      if (has && equal({right.begin() + 1, right.end()})) return found(base, rule("tokens-bos-missing"));
-      Tokens more = right;
-      more.insert(more.begin(), *bos);
-      if (equal(more)) return found(base, rule(has ? "tokens-bos-doubled" : "tokens-bos-added"));
-    }
-    if (eos) {
-      Tokens more = right;
-      more.push_back(*eos);
-      if (equal(more)) return found(base, rule("tokens-eos-added"));
-    }
+    if (auto broken = broken_in_ids(right, tokens_, tokenizer_.special())) return found(base, {*broken});
     if (equal(encode(base.text, !(base.rendered && writes_bos(base.text)), false))) {
       return found(base, rule("tokens-special-as-text"));
     }
@@ -303,37 +340,7 @@ class Checker {
       return found(base, rule("tokens-white-space", "the newline at the end is missing"));
     if (equal(encode(changed(base, replaced(base.text, "\n", "\\n"))))) return found(base, rule("tokens-newline-as-text"));
     if (equal(encode(changed(base, latin1_as_utf8(base.text))))) return found(base, rule("tokens-encoded-twice"));
-    for (const TokenId by : {1, -1, 3, -3}) {
-      Tokens shifted = right;
-      for (TokenId& token : shifted) token += by;
-      if (equal(shifted)) return found(base, rule("tokens-id-offset", fmt::format("ids {:+d}", by)));
-    }
-    if (Tokens turned(right.rbegin(), right.rend()); turned != right && equal(turned))
-      return found(base, rule("tokens-reversed"));
     if (equal(by_character(base))) return found(base, rule("tokens-by-character"));
-    return std::nullopt;
-  }
-
-  std::optional<TokenCheck> cut(const Base& base) {
-    const Tokens right = encode(base);
-    const auto rule = [](std::string detail) {
-      return std::vector<BrokenRule>{{&hypothesis("tokens-cut"), std::move(detail)}};
-    };
-    if (tokens_.size() < right.size() && base.broken.empty() && tokens_.size() >= 2) {
-      if (std::equal(tokens_.begin(), tokens_.end(), right.begin())) {
-        return found(
-            base, rule(fmt::format("the last {} of {} tokens are missing", right.size() - tokens_.size(), right.size())));
-      }
-      if (std::equal(tokens_.rbegin(), tokens_.rend(), right.rbegin())) {
-        return found(
-            base, rule(fmt::format("the first {} of {} tokens are missing", right.size() - tokens_.size(), right.size())));
-      }
-      // As a context that is too short does it: the first token stays, those behind it go.
-      if (tokens_.front() == right.front() && std::equal(tokens_.rbegin(), tokens_.rend() - 1, right.rbegin())) {
-        return found(base, rule(fmt::format("{} of {} tokens behind the first are missing", right.size() - tokens_.size(),
-                                            right.size())));
-      }
-    }
     return std::nullopt;
   }
 
@@ -384,14 +391,7 @@ class Checker {
   }
 
   [[nodiscard]] std::string difference() const {
-    const std::size_t n = std::min(expected_.size(), tokens_.size());
-    std::size_t at = 0;
-    while (at < n && expected_[at] == tokens_[at]) ++at;
-    const std::string has = at < tokens_.size() ? shown(tokens_[at]) : "no token";
-    const std::string should = at < expected_.size() ? shown(expected_[at]) : "none";
-    return fmt::format(
-        "the tokens differ from index {} on: {} where the file's tokenizer gives {}; {} tokens in place of {}", at, has,
-        should, tokens_.size(), expected_.size());
+    return diagnose::difference(expected_, tokens_, "the file's tokenizer gives", [&](TokenId id) { return shown(id); });
   }
 
   TokenCheck found(const Base& base, std::vector<BrokenRule> mistakes) {
@@ -404,7 +404,6 @@ class Checker {
     check.broken = base.broken;
     check.broken.insert(check.broken.end(), mistakes.begin(), mistakes.end());
     check.follows = check.broken.empty();
-    check.of_template = base.of_template && !base.broken.empty();
     check.used_template = base.of_template && base.broken.empty();
     check.evidence = check.follows ? fmt::format("the {} tokens are those of the prompt's text, {}", tokens_.size(),
                                                  base.of_template ? "through the file's chat template" : "as it is written")
@@ -444,6 +443,21 @@ std::span<const Hypothesis> families::tokens() { return table; }
 Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
                                 std::span<const TokenId> tokens, const Prompt& prompt) {
   return Checker(tokenizer, chat_template, tokens, prompt).run();
+}
+
+TokenCheck check_ids(const text::SpecialTokens& special, std::span<const TokenId> tokens, std::span<const TokenId> due) {
+  const Tokens right(due.begin(), due.end()), has(tokens.begin(), tokens.end());
+  TokenCheck check;
+  check.follows = right == has;
+  if (check.follows) {
+    check.evidence = fmt::format("the {} tokens are those given", has.size());
+    return check;
+  }
+  auto broken = broken_in_ids(right, has, special);
+  if (!broken) broken = cut(right, has);
+  if (broken) check.broken.push_back(*broken);
+  check.evidence = difference(right, has, "those given have", [](TokenId id) { return fmt::format("{}", id); });
+  return check;
 }
 
 }  // namespace plumb::diagnose

@@ -36,12 +36,15 @@ struct TokenCheck {
   std::string evidence;            // a sentence
   std::vector<BrokenRule> broken;  // all of them together give the run's tokens; empty: follows, or not explained
   bool spells = false;             // not explained, but the tokens' text is the prompt's
-  bool of_template = false;        // the template's rules are among them
   bool used_template = false;      // the tokens are those of the file's chat template
 };
 
 // tokens: of the prompt. Errors: text that cannot be encoded.
 Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
                                 std::span<const text::TokenId> tokens, const Prompt& prompt);
+
+// The same where ids are given, not a text. special: empty where the file has no tokenizer.
+TokenCheck check_ids(const text::SpecialTokens& special, std::span<const text::TokenId> tokens,
+                     std::span<const text::TokenId> due);
 
 }  // namespace plumb::diagnose

@@ -12,21 +12,19 @@ namespace plumb::diagnose {
 
 namespace {
 
-std::vector<Candidate> no_candidates(const Question&) { return {}; }
-
 constexpr Hypothesis sampling_table[] = {
     {"sampling-least-likely", "the least likely token is chosen",
      "The comparison of the search is turned round, or logits are negated before it.",
-     "choose the largest logit: argmax over the vocabulary", no_candidates},
+     "choose the largest logit: argmax over the vocabulary"},
     {"sampling-shifted", "the token chosen lies beside the most likely one",
      "The index that the search gives is off: it counts from 1, or the logits begin some places further on.",
-     "let index i of the logits be token i", no_candidates},
+     "let index i of the logits be token i"},
     {"sampling-other-row", "the token is chosen from another row's logits",
      "The prompt's pass gives a row of logits a token; the next token follows from the last of them.",
-     "take the logits of the last row", no_candidates},
+     "take the logits of the last row"},
     {"sampling-stale", "the token is chosen from the logits of the step before",
      "The search reads the logits before they are written, or their copy on the host is not brought up to date.",
-     "wait for the step to end before its logits are read", no_candidates},
+     "wait for the step to end before its logits are read"},
 };
 
 const Hypothesis* named(std::string_view name) {

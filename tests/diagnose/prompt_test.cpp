@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "engine/quantized_canary.h"
 
 namespace plumb::diagnose {
@@ -92,6 +94,27 @@ TEST_F(PromptRules, OfLengthAreNamedWhereNoOtherIs) {
   EXPECT_EQ(named(behind, text_), "tokens-cut");
   // Not what is missing, but why.
   EXPECT_EQ(named(rendered("upper cat", false), "upper cat", Prompt::Form::message), "template-generation-prompt");
+}
+
+TEST(PromptIds, AreHeldAgainstThoseGiven) {
+  const Tokens given = {1, 20, 30, 40, 50, 60};
+  const text::SpecialTokens special{.bos = 1, .eos = 2};
+  const auto named = [&](const Tokens& tokens) {
+    const TokenCheck check = check_ids(special, tokens, given);
+    if (check.follows) return std::string("follows");
+    return check.broken.empty() ? "unknown: " + check.evidence : std::string(check.broken.front().hypothesis->name);
+  };
+  EXPECT_EQ(named(given), "follows");
+  EXPECT_EQ(named({20, 30, 40, 50, 60}), "tokens-bos-missing");
+  EXPECT_EQ(named({1, 1, 20, 30, 40, 50, 60}), "tokens-bos-doubled");
+  EXPECT_EQ(named({1, 20, 30, 40, 50, 60, 2}), "tokens-eos-added");
+  EXPECT_EQ(named({2, 21, 31, 41, 51, 61}), "tokens-id-offset");
+  EXPECT_EQ(named({60, 50, 40, 30, 20, 1}), "tokens-reversed");
+  EXPECT_EQ(named({1, 20, 30, 40}), "tokens-cut");
+  EXPECT_EQ(named({1, 40, 50, 60}), "tokens-cut");
+  EXPECT_EQ(named({1, 20, 31, 40, 50, 60}),
+            "unknown: the tokens differ from index 2 on: 31 where those given have 30; 6 tokens in place of 6");
+  EXPECT_FALSE(check_ids({}, Tokens{1, 20}, Tokens{std::numeric_limits<TokenId>::max(), 3}).follows);
 }
 
 TEST_F(PromptRules, ThatAreNotKnownAreNoGuess) {
