@@ -19,6 +19,9 @@ namespace plumb::diagnose {
 
 namespace {
 
+// Tokens that a trace may have, whatever the model's context.
+constexpr std::uint32_t least_context = 4096;
+
 StageResult file_stage(const trace::Info& info, const Settings& settings) {
   if (info.model_sha256.empty() || settings.file_sha256.empty()) {
     return {Stage::file, Outcome::unknown, "the trace does not say from which bytes it was made"};
@@ -41,6 +44,12 @@ class Diagnosis {
           info.model, info.model_sha256.substr(0, 12), settings_.file_sha256.substr(0, 12));
     }
     PLUMB_TRY(const Suspect suspect, Suspect::bind(plan_, trace_));
+    // What the trace lacks is computed, and attention takes time by the square of the tokens.
+    const std::uint32_t most_rows = std::max(model_.parameters().context, least_context);
+    if (suspect.n_rows() > most_rows) {
+      return fail("the trace is of {} tokens; a diagnosis takes at most {}, the model's context being {}", suspect.n_rows(),
+                  most_rows, model_.parameters().context);
+    }
     describe(suspect);
     report_.stages.push_back(file_stage(info, settings_));
     PLUMB_CHECK(tokens(suspect));
@@ -86,8 +95,15 @@ class Diagnosis {
       report_.stages.push_back({Stage::tokens, Outcome::unknown, std::string(why)});
       report_.stages.push_back({Stage::chat_template, Outcome::unknown, std::string(why)});
     };
+    std::vector<text::TokenId> tokens;
+    for (std::uint32_t r = 0; r < suspect.end(0); ++r) tokens.push_back(suspect.rows()[r].token);
     if (!settings_.tokens.empty()) {
-      given_tokens(suspect);
+      const auto tokenizer = text::Tokenizer::load(model_.file());
+      const TokenCheck check =
+          check_ids(tokenizer ? tokenizer->special() : text::SpecialTokens(), tokens, settings_.tokens);
+      report_.stages.push_back({Stage::tokens, check.follows ? Outcome::pass : Outcome::fail, check.evidence});
+      report_.stages.push_back({Stage::chat_template, Outcome::unknown, "token ids were given, no text"});
+      token_faults(check, !check.follows, "with this mistake those given are the run's exactly");
       return {};
     }
     std::optional<Prompt> prompt = settings_.prompt;
@@ -109,8 +125,6 @@ class Diagnosis {
         if (auto parsed = text::ChatTemplate::parse(*source)) chat_template = std::move(*parsed);
       }
     }
-    std::vector<text::TokenId> tokens;
-    for (std::uint32_t r = 0; r < suspect.end(0); ++r) tokens.push_back(suspect.rows()[r].token);
     PLUMB_TRY(const TokenCheck check, check_tokens(*tokenizer, chat_template, tokens, *prompt));
     const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(), [](const BrokenRule& r) {
       return r.hypothesis->name.starts_with("template");
@@ -133,35 +147,22 @@ class Diagnosis {
                               : check.follows       ? "the prompt went to the model as it is written"
                               : check.spells        ? check.evidence
                                                     : "the tokens differ before it can be told"});
+    token_faults(check, tokens_broken, "with this mistake the file's tokenizer gives the run's tokens exactly");
+    return {};
+  }
+
+  void token_faults(const TokenCheck& check, bool tokens_broken, std::string_view proof) {
     for (const BrokenRule& rule : check.broken) {
       report_.faults.push_back(
           {.stage = rule.hypothesis->name.starts_with("template") ? Stage::chat_template : Stage::tokens,
            .hypothesis = rule.hypothesis,
            .detail = rule.detail,
            .confidence = Confidence::high,
-           .evidence = check.evidence + "; with this mistake the file's tokenizer gives the run's tokens exactly"});
+           .evidence = fmt::format("{}; {}", check.evidence, proof)});
     }
     if (tokens_broken && check.broken.empty()) {
       report_.faults.push_back({.stage = Stage::tokens, .confidence = Confidence::medium, .evidence = check.evidence});
     }
-    return {};
-  }
-
-  // The run's tokens against those that it should have been given.
-  void given_tokens(const Suspect& suspect) {
-    const std::vector<text::TokenId>& given = settings_.tokens;
-    std::size_t at = 0;
-    while (at < std::min<std::size_t>(given.size(), suspect.end(0)) && suspect.rows()[at].token == given[at]) ++at;
-    const bool same = at == given.size() && at == suspect.end(0);
-    const std::string evidence =
-        same ? fmt::format("the {} tokens are those given", at)
-             : fmt::format(
-                   "the tokens differ from those given from index {} on: {} where {} was given; {} tokens in place of {}",
-                   at, at < suspect.end(0) ? fmt::format("{}", suspect.rows()[at].token) : "none",
-                   at < given.size() ? fmt::format("{}", given[at]) : "none", suspect.end(0), given.size());
-    report_.stages.push_back({Stage::tokens, same ? Outcome::pass : Outcome::fail, evidence});
-    report_.stages.push_back({Stage::chat_template, Outcome::unknown, "token ids were given, no text"});
-    if (!same) report_.faults.push_back({.stage = Stage::tokens, .confidence = Confidence::medium, .evidence = evidence});
   }
 
   // What the engine says of its hyper-parameters, and what its ops show of them.
@@ -226,6 +227,9 @@ class Diagnosis {
       fault.known = finding.known;
       if (finding.cause && !finding.is_whole())
         fault.known.emplace_back("the cause leaves more than rounding does: there is something else, too");
+      if (finding.cause && !finding.stands_alone())
+        fault.known.emplace_back(
+            "the trace lacks values in between: a mistake in another of these ops could come to the same");
       const Check& check = report_.isolation.checks[finding.places.front().checks.front()];
       fault.evidence = fmt::format("{}: error {:.3g} where {:.2g} is allowed, {:.3g} being its size",
                                    finding.places.front().value, check.rms_error, check.allowed_rms, check.rms_expected);

@@ -185,20 +185,18 @@ class Explainer {
   // values that the reference computed, without the mistakes that the suspect made in those steps.
   std::vector<std::size_t> left_by_earlier(std::size_t op, const std::vector<std::size_t>& checks) {
     const std::vector<std::size_t> region = replay_.region(op, steps_of(checks));
-    Replay trial(model_, replay_.rows(), &suspect_, replay_.rows_of(replay_.producer(plan_.logits)), replay_.n_threads());
-    bool depends = false, is_known = true;
+    std::vector<const Explained*> earlier;
     for (const Explained& e : explained_) {
-      if (e.fault.place.op == op || !std::binary_search(region.begin(), region.end(), e.fault.place.op)) continue;
-      depends = true;
-      if (e.matches.empty()) {
-        is_known = false;
-      } else {
-        for (Commit& commit : commit_of(e.matches.front(), e.fault)) trial.commit(std::move(commit));
-      }
+      if (e.fault.place.op != op && std::binary_search(region.begin(), region.end(), e.fault.place.op))
+        earlier.push_back(&e);
     }
-    if (!depends) return checks;
+    if (earlier.empty()) return checks;
     std::vector<std::size_t> left;
-    if (is_known) {
+    if (std::none_of(earlier.begin(), earlier.end(), [](const Explained* e) { return e->matches.empty(); })) {
+      Replay trial = this->trial();
+      for (const Explained* e : earlier) {
+        for (Commit& commit : commit_of(e->matches.front(), e->fault)) trial.commit(std::move(commit));
+      }
       const Fault fault = fault_of(op, checks, isolation_.groups[isolation_.group_of[checks.front()]].arithmetic);
       const std::vector<float> y = trial.compute(op);
       const std::vector<std::uint32_t> rows = replay_.rows_of(op);
@@ -217,6 +215,11 @@ class Explainer {
     // What follows from a fault whose cause is not known cannot be told from a fault of its own.
     for (const std::size_t c : checks) isolation_.checks[c].at_fault = std::count(left.begin(), left.end(), c) > 0;
     return left;
+  }
+
+  // A run of its own with what the suspect shows, to make mistakes in.
+  [[nodiscard]] Replay trial() const {
+    return {model_, replay_.rows(), &suspect_, replay_.rows_of(replay_.producer(plan_.logits)), replay_.n_threads()};
   }
 
   [[nodiscard]] std::string_view value_of(std::size_t op) const { return plan_.value(*plan::output(plan_.ops[op])).name; }
@@ -332,7 +335,7 @@ class Explainer {
                       .replay = &replay_};
       return mistakes[0].second(site);
     }
-    Replay trial(model_, replay_.rows(), &suspect_, replay_.rows_of(replay_.producer(plan_.logits)), replay_.n_threads());
+    Replay trial = this->trial();
     for (const auto& [op, mistake] : mistakes) trial.commit({.op = op, .rows = {}, .mistake = mistake});
     const std::vector<float> y = trial.compute(fault.place.op);
     const std::vector<std::uint32_t> of = replay_.rows_of(fault.place.op);
@@ -346,6 +349,7 @@ class Explainer {
   }
 
   [[nodiscard]] std::vector<Candidate> candidates(const Fault& fault, std::size_t op, const Hypothesis& hypothesis) {
+    if (hypothesis.candidates == nullptr) return {};
     std::vector<float> found, expected;
     if (op == fault.place.op) {
       found = fault.part(fault.found, fault.place.rows);
@@ -712,9 +716,10 @@ class Explainer {
       names.erase(finding.cause->hypothesis->name);
       const bool proven = result_.proof && result_.proof->outcome != Proof::Outcome::not_reproduced;
       const bool near = finding.cause->residual <= 0.1;
-      finding.confidence = names.empty() && proven && near && finding.is_whole() ? Confidence::high
-                           : near && (proven || finding.is_whole())              ? Confidence::medium
-                                                                                 : Confidence::low;
+      finding.confidence = names.empty() && proven && near && finding.stands_alone() && finding.is_whole()
+                               ? Confidence::high
+                           : near && (proven || finding.is_whole()) ? Confidence::medium
+                                                                    : Confidence::low;
     }
     std::sort(result_.findings.begin(), result_.findings.end(),
               [](const Finding& a, const Finding& b) { return a.places.front().op < b.places.front().op; });
@@ -857,6 +862,10 @@ std::string_view name(Confidence confidence) {
 bool Finding::is_whole() const {
   constexpr double most_left = 4;  // the allowance is that of the right op's numbers
   return std::all_of(places.begin(), places.end(), [](const Place& place) { return place.left <= most_left; });
+}
+
+bool Finding::stands_alone() const {
+  return std::any_of(places.begin(), places.end(), [](const Place& place) { return place.region.size() == 1; });
 }
 
 Explanation explain(Replay& replay, const Suspect& suspect, const model::Model& model, Isolation& isolation,

@@ -60,6 +60,9 @@ struct Finding {
   // Whether the cause leaves no more than the allowance, or little more, at any place: what is left would have another
   // cause.
   [[nodiscard]] bool is_whole() const;
+  // Whether the trace has all values around the op at any place. Where it lacks some, mistakes in different ops can come to
+  // the same.
+  [[nodiscard]] bool stands_alone() const;
 };
 
 struct Explanation {

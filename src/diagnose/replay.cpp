@@ -39,7 +39,11 @@ std::vector<float> Site::value(plan::ValueId id, std::int64_t shift) const {
 }
 
 View::View(Replay& replay, std::vector<std::uint32_t> rows) : replay_(replay), ids_(std::move(rows)) {
-  for (const std::uint32_t id : ids_) rows_.push_back(replay.rows_[id]);
+  for (const std::uint32_t id : ids_) {
+    is_whole_ = is_whole_ && id == rows_.size();
+    rows_.push_back(replay.rows_[id]);
+  }
+  is_whole_ = is_whole_ && ids_.size() == replay.rows_.size();
   scene_.plan = &replay.plan_;
   scene_.rows = rows_;
   scene_.n_outputs = rows_.size();
@@ -48,7 +52,7 @@ View::View(Replay& replay, std::vector<std::uint32_t> rows) : replay_(replay), i
     Values& held = held_[id.index];
     if (!held) {
       held = replay_.value(id);
-      if (ids_.size() != replay_.rows_.size()) {
+      if (!is_whole_) {
         held = std::make_shared<const std::vector<float>>(gather(*held, replay_.plan_.value(id).width, ids_));
       }
     }
@@ -90,6 +94,10 @@ Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, c
     if (const auto* write = std::get_if<plan::KvWrite>(&plan_.ops[i])) kv_writes_[write->layer] = i;
   }
   busy_.resize(plan_.ops.size());
+  for (const backends::Row& row : rows) {
+    if (row.sequence >= step_rows_.size()) step_rows_.resize(row.sequence + std::size_t{1}, 0);
+    ++step_rows_[row.sequence];
+  }
   cached_.resize(rows.size());
   for (std::size_t i = rows.size(); i-- > 0;) {
     const bool last = i + 1 == rows.size() || rows[i + 1].sequence != rows[i].sequence;
@@ -121,10 +129,7 @@ std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uin
   std::set<std::size_t> ops{op};
   std::set<Part> seen;
   std::vector<Part> open;
-  const auto rows_in = [&](std::uint32_t step) {
-    return static_cast<std::uint32_t>(
-        std::count_if(rows_.begin(), rows_.end(), [&](const backends::Row& row) { return row.sequence == step; }));
-  };
+  const auto rows_in = [&](std::uint32_t step) { return step < step_rows_.size() ? step_rows_[step] : 0; };
   const auto add = [&](std::size_t producer, std::uint32_t step, std::uint32_t n_rows) {
     ops.insert(producer);
     if (seen.emplace(producer, step, n_rows).second) open.emplace_back(producer, step, n_rows);
@@ -143,9 +148,9 @@ std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uin
     for (const plan::ValueId id : plan::inputs(plan_.ops[next])) follow(id, step, n_rows);
     if (const auto* attention = std::get_if<plan::Attention>(&plan_.ops[next])) {
       const plan::KvWrite& write = kv_write(attention->layer);
-      for (std::uint32_t before = 0; before <= step; ++before) {
-        follow(write.k, before, rows_in(before));
-        follow(write.v, before, rows_in(before));
+      for (const plan::ValueId id : {write.k, write.v}) {
+        if (suspect_ != nullptr && suspect_->knows_all(id)) continue;
+        for (std::uint32_t before = 0; before <= step; ++before) follow(id, before, rows_in(before));
       }
     }
   }

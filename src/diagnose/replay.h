@@ -69,6 +69,7 @@ class View {
   Replay& replay_;
   std::vector<std::uint32_t> ids_;
   std::vector<backends::Row> rows_;
+  bool is_whole_ = true;                                   // they are the run's, in its order
   std::map<std::uint32_t, Values> held_;                   // by ValueId
   std::map<std::uint32_t, std::pair<Values, Values>> kv_;  // by layer
   backends::reference::Scene scene_;
@@ -132,6 +133,7 @@ class Replay {
   std::vector<std::size_t> producers_;    // by ValueId
   std::vector<std::size_t> kv_writes_;    // by layer
   std::vector<std::uint32_t> cached_;     // by row: positions its step can see
+  std::vector<std::uint32_t> step_rows_;  // by step: how many rows it has
   std::vector<Values> computed_;          // by ValueId: those that were
   std::map<std::uint32_t, Values> seen_;  // what was read of the suspect's lately
   std::uint64_t seen_bytes_ = 0;

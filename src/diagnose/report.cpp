@@ -9,6 +9,8 @@
 #include <set>
 #include <string_view>
 
+#include "base/printable.h"
+
 namespace plumb::diagnose {
 
 namespace {
@@ -90,15 +92,16 @@ std::string proof_sentence(const Proof& proof) {
   return figures;
 }
 
-// Lines of at most `width` characters, indented.
-std::string wrapped(std::string_view text, std::size_t indent, std::size_t width = 110) {
+// Lines of at most `width` characters, indented, of text that may be another's.
+std::string wrapped(std::string_view raw, std::size_t indent, std::size_t width = 110) {
+  const std::string text = printable(raw);
   std::string result;
   std::size_t column = indent;
   std::size_t at = 0;
   while (at < text.size()) {
     std::size_t end = text.find(' ', at);
-    if (end == std::string_view::npos) end = text.size();
-    const std::string_view word = text.substr(at, end - at);
+    if (end == std::string::npos) end = text.size();
+    const std::string_view word = std::string_view(text).substr(at, end - at);
     if (column > indent && column + word.size() + 1 > width) {
       result += '\n' + std::string(indent, ' ');
       column = indent;
@@ -140,9 +143,9 @@ class Text {
 
   void verdict() {
     const std::string run =
-        fmt::format("{} of {}, {} prompt token{} and {} step{} after them",
-                    report_.engine.empty() ? "the run" : report_.engine, report_.model, report_.n_prompt,
-                    report_.n_prompt == 1 ? "" : "s", report_.n_steps, report_.n_steps == 1 ? "" : "s");
+        printable(fmt::format("{} of {}, {} prompt token{} and {} step{} after them",
+                              report_.engine.empty() ? "the run" : report_.engine, report_.model, report_.n_prompt,
+                              report_.n_prompt == 1 ? "" : "s", report_.n_steps, report_.n_steps == 1 ? "" : "s"));
     if (report_.follows() && report_.n_untold() > 0) {
       out_ += fmt::format(
           "{} {} of {} checks span so many ops whose values the trace lacks that rounding\nalone may be as large as the "
@@ -166,7 +169,7 @@ class Text {
 
   void fault(std::size_t index, const Fault& fault) {
     const std::string title = fault.hypothesis == nullptr ? "unknown cause" : std::string(fault.hypothesis->title);
-    out_ += fmt::format("\n{}. {}{}\n", index + 1, bold(title), fault.detail.empty() ? "" : ": " + fault.detail);
+    out_ += fmt::format("\n{}. {}{}\n", index + 1, bold(title), printable(fault.detail.empty() ? "" : ": " + fault.detail));
     line("stage", name(fault.stage));
     for (const std::string& place : place_lines(fault.places)) line("op", place);
     if (fault.hypothesis != nullptr) {
@@ -227,7 +230,7 @@ class Text {
     }
     if (!report_.unknown_names.empty()) {
       out_ += fmt::format("  {} names in the trace are no values of this model, such as '{}'\n",
-                          report_.unknown_names.size(), report_.unknown_names.front().substr(0, 80));
+                          report_.unknown_names.size(), printable(report_.unknown_names.front().substr(0, 80)));
     }
   }
 
@@ -292,8 +295,8 @@ std::string_view name(Stage stage) {
 std::string to_text(const Report& report, bool color) { return Text(report, color).run(); }
 
 nlohmann::ordered_json to_json(const Report& report) {
-  using Json = nlohmann::ordered_json;
-  Json json;
+  using OrderedJson = nlohmann::ordered_json;
+  OrderedJson json;
   json["format"] = "plumb-diagnosis";
   json["version"] = 1;
   json["follows"] = report.follows();
@@ -307,27 +310,27 @@ nlohmann::ordered_json to_json(const Report& report) {
   json["allowance_factor"] = report.allowance_factor;
   json["strict"] = report.strict;
   json["seconds"] = report.seconds;
-  json["faults"] = Json::array();
+  json["faults"] = OrderedJson::array();
   for (const Fault& fault : report.faults) {
-    Json f;
+    OrderedJson f;
     f["stage"] = name(fault.stage);
     f["cause"] = cause_json(fault.hypothesis, fault.detail);
     f["confidence"] = name(fault.confidence);
     f["evidence"] = fault.evidence;
-    f["places"] = Json::array();
+    f["places"] = OrderedJson::array();
     for (const Place& place : fault.places) {
       f["places"].push_back({{"value", place.value},
                              {"op", report.op_kinds[place.op]},
-                             {"layer", place.layer ? Json(*place.layer) : Json(nullptr)},
+                             {"layer", place.layer ? OrderedJson(*place.layer) : OrderedJson(nullptr)},
                              {"steps", place.steps},
                              {"rows", place.rows},
                              {"region", place.region},
                              {"detail", place.detail},
                              {"residual", number(place.residual)}});
     }
-    f["alternatives"] = Json::array();
+    f["alternatives"] = OrderedJson::array();
     for (const Cause& other : fault.alternatives) {
-      Json a = cause_json(other.hypothesis, other.detail);
+      OrderedJson a = cause_json(other.hypothesis, other.detail);
       a["residual"] = number(other.residual);
       f["alternatives"].push_back(std::move(a));
     }
@@ -348,11 +351,11 @@ nlohmann::ordered_json to_json(const Report& report) {
                      {"n_tokens_without", p.n_tokens_without},
                      {"sentence", proof_sentence(p)}};
   }
-  json["stages"] = Json::array();
+  json["stages"] = OrderedJson::array();
   for (const StageResult& stage : report.stages) {
     json["stages"].push_back({{"name", name(stage.stage)}, {"outcome", name(stage.outcome)}, {"evidence", stage.evidence}});
   }
-  json["arithmetics"] = Json::array();
+  json["arithmetics"] = OrderedJson::array();
   for (const Group& group : report.isolation.groups) {
     json["arithmetics"].push_back({{"op", group.kind},
                                    {"format", group.format},
@@ -360,19 +363,19 @@ nlohmann::ordered_json to_json(const Report& report) {
                                    {"arithmetic", arithmetics()[group.own].name},
                                    {"checks", group.n_checks}});
   }
-  json["values"] = Json::array();
+  json["values"] = OrderedJson::array();
   for (std::size_t i = 0; i < report.op_values.size(); ++i) {
     if (report.op_values[i] != report.op_kinds[i])
       json["values"].push_back({{"value", report.op_values[i]}, {"op", report.op_kinds[i]}});
   }
-  json["ops"] = Json::array();
+  json["ops"] = OrderedJson::array();
   for (std::size_t i = 0; i < report.isolation.checks.size(); ++i) {
     const Check& check = report.isolation.checks[i];
     const std::string& value = report.op_values[check.op];
     const auto layer = layer_of(value);
     json["ops"].push_back({{"value", value},
                            {"op", report.op_kinds[check.op]},
-                           {"layer", layer ? Json(*layer) : Json(nullptr)},
+                           {"layer", layer ? OrderedJson(*layer) : OrderedJson(nullptr)},
                            {"step", check.step},
                            {"rows", check.n_rows},
                            {"size", number(check.rms_expected)},
@@ -391,7 +394,7 @@ nlohmann::ordered_json to_json(const Report& report) {
                            {"fault", check.at_fault},
                            {"histogram", check.histogram},
                            {"row_ratio", [&] {
-                              Json rows = Json::array();
+                              OrderedJson rows = OrderedJson::array();
                               for (const float r : check.row_ratio) rows.push_back(number(rounded(r)));
                               return rows;
                             }()}});

@@ -71,8 +71,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
   }
 
   const plan::ValueId last_attention = first_that_may_drop_rows(plan);
-  suspect.knows_.assign(plan.values.size(), false);
-  suspect.known_rows_.assign(plan.values.size() * suspect.n_steps_, 0);
+  suspect.parts_.resize(plan.values.size());
   suspect.dtypes_.assign(plan.values.size(), trace::Dtype::f32);
   std::vector<std::uint64_t> n_known(plan.values.size(), 0);
   for (const trace::Value& value : trace.values()) {
@@ -99,8 +98,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
     if (value.rows < most && !may_drop) {
       return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);
     }
-    suspect.knows_[id->index] = true;
-    suspect.known_rows_[value.step * plan.values.size() + id->index] = static_cast<std::uint32_t>(value.rows);
+    suspect.parts_[id->index].push_back(&value);
     n_known[id->index] += value.rows;
     suspect.dtypes_[id->index] = std::max(suspect.dtypes_[id->index], value.dtype);
     ++suspect.n_values_;
@@ -114,17 +112,22 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
   return suspect;
 }
 
+std::uint32_t Suspect::known_rows(plan::ValueId id, std::uint32_t step) const {
+  const auto& parts = parts_[id.index];
+  const auto at = std::lower_bound(parts.begin(), parts.end(), step,
+                                   [](const trace::Value* part, std::uint32_t s) { return part->step < s; });
+  return at == parts.end() || (*at)->step != step ? 0 : static_cast<std::uint32_t>((*at)->rows);
+}
+
 std::optional<Observed> Suspect::observe(plan::ValueId id) const {
   if (!knows(id)) return std::nullopt;
   const plan::Value& value = plan_->value(id);
   Observed observed;
   observed.data.assign(n_rows() * value.width, std::numeric_limits<float>::quiet_NaN());
   observed.has.assign(n_rows(), 0);
-  for (std::uint32_t step = 0; step < n_steps_; ++step) {
-    const trace::Value* part = trace_->find(step, value.name);
-    if (part == nullptr) continue;
+  for (const trace::Value* part : parts_[id.index]) {
     const std::vector<float> data = part->floats();
-    const std::uint64_t first = end(step) - part->rows;
+    const std::uint64_t first = end(part->step) - part->rows;
     for (std::uint64_t row = 0; row < part->rows; ++row) {
       std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(row * part->width), value.width,
                   observed.data.begin() + static_cast<std::ptrdiff_t>((first + row) * value.width));

@@ -39,12 +39,10 @@ class Suspect {
   [[nodiscard]] std::uint32_t begin(std::uint32_t step) const { return step == 0 ? 0 : n_prompt_ + step - 1; }
   [[nodiscard]] std::uint32_t end(std::uint32_t step) const { return n_prompt_ + step; }
 
-  [[nodiscard]] bool knows(plan::ValueId id) const { return knows_[id.index]; }
+  [[nodiscard]] bool knows(plan::ValueId id) const { return !parts_[id.index].empty(); }
   [[nodiscard]] bool knows_all(plan::ValueId id) const { return knows_all_[id.index]; }
   // How many of a step's last rows are known.
-  [[nodiscard]] std::uint32_t known_rows(plan::ValueId id, std::uint32_t step) const {
-    return known_rows_[step * plan_->values.size() + id.index];
-  }
+  [[nodiscard]] std::uint32_t known_rows(plan::ValueId id, std::uint32_t step) const;
   // The coarsest dtype that the trace has a known value in.
   [[nodiscard]] trace::Dtype dtype(plan::ValueId id) const { return dtypes_[id.index]; }
   [[nodiscard]] std::optional<Observed> observe(plan::ValueId id) const;
@@ -57,9 +55,9 @@ class Suspect {
   const trace::Trace* trace_ = nullptr;
   std::vector<backends::Row> rows_;
   std::uint32_t n_prompt_ = 0, n_steps_ = 0;
-  std::vector<bool> knows_, knows_all_;    // by ValueId
-  std::vector<std::uint32_t> known_rows_;  // by step, then ValueId
-  std::vector<trace::Dtype> dtypes_;       // by ValueId
+  std::vector<std::vector<const trace::Value*>> parts_;  // by ValueId: what the trace has of it, by step
+  std::vector<bool> knows_all_;                          // by ValueId
+  std::vector<trace::Dtype> dtypes_;                     // by ValueId
   std::vector<std::string> unknown_names_;
   std::size_t n_values_ = 0;
 };

@@ -316,6 +316,54 @@ class Diagnose(unittest.TestCase):
 
         self.refused(self.changed(tokens), "token")
 
+    def test_more_tokens_than_the_context_are_refused_before_they_are_computed(self):
+        def many(trace):
+            (_, width), logits = trace.values["0/logits"]
+            trace.values = {"0/token_embd": trace.values["0/token_embd"], "999999/logits": ([1, width], logits[-width:])}
+            trace.metadata["tokens"] = json.dumps([1] * 1_000_100)
+
+        self.refused(self.changed(many), "context")
+
+    def test_a_prompt_of_several_passes(self):
+        tokens = ",".join(str(3 + i % 200) for i in range(520))
+        arguments = ("canary", "--tokens", tokens, "--backend", "cpu", "--ctx", 600, "--steps", 1)
+        done = plumb("trace", *arguments, "-o", self.path, "--values", "*attn_q*", "--values", "blk.0.*", "--values", "logits")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(b"attention weights", done.stderr)
+        done = plumb("trace", *arguments, "-o", self.path)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        trace = Trace(self.path)
+        self.assertEqual([trace.values[f"0/{name}"][0][0] for name in ("blk.0.attn_q", "logits")], [520, 1])
+        self.verdict(self.path, 0)
+        shape, values = trace.values["0/blk.0.attn_k"]
+        values[515 * shape[1]] += 1
+        trace.write(self.path)
+        self.assertEqual(self.first_fault(self.verdict(self.path, 1))["places"][0]["value"], "blk.0.attn_k")
+        self.assertEqual(plumb("diagnose", *arguments).returncode, 0)
+
+    def test_names_of_files_may_not_be_empty(self):
+        for option in ("--html", "--trace"):
+            done = plumb("diagnose", "canary", "--trace", self.healthy, option, "")
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(b"name is empty", done.stderr)
+
+    def test_what_others_wrote_gives_the_terminal_no_commands(self):
+        def hostile(trace):
+            trace.metadata["engine"] = "en\x1b[2Jgine"
+            trace.metadata["prompt"] = "\x1b]0;title\x07"
+            trace.values["0/\x1b[31mname"] = ([1, 2], array.array("f", (1, 2)))
+
+        done = plumb("diagnose", "canary", "--trace", self.changed(hostile))
+        self.assertNotIn(b"\x1b", done.stdout)
+        self.assertIn(b"en\\x1b[2Jgine", done.stdout)
+
+        def unreadable(trace):
+            trace.values["\x1b[31m"] = ([1, 2], array.array("f", (1, 2)))
+
+        done = plumb("diagnose", "canary", "--trace", self.changed(unreadable))
+        self.assertEqual(done.returncode, 2)
+        self.assertNotIn(b"\x1b", done.stderr)
+
     def test_another_models_trace_is_refused(self):
         def other_file(trace):
             trace.metadata["model_sha256"] = "0" * 64

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,10 +18,14 @@
 
 namespace plumb::diagnose::testing {
 
-// PLUMB_CORPUS_SHARE=n tries every n-th mistake alone: for builds that are slow.
-inline std::size_t corpus_share() {
+// Whether mistake i of a corpus is to be tried. PLUMB_CORPUS_SHARE=N tries every N-th alone, for builds that are slow; =N:K of
+// those the K-th, so that N processes try all.
+inline bool is_of_share(std::size_t i) {
   const char* const share = std::getenv("PLUMB_CORPUS_SHARE");
-  return share == nullptr ? 1 : std::max<std::size_t>(1, std::strtoul(share, nullptr, 10));
+  if (share == nullptr) return true;
+  char* end = nullptr;
+  const std::size_t n = std::max<std::size_t>(1, std::strtoul(share, &end, 10));
+  return i % n == (*end == ':' ? std::strtoul(end + 1, nullptr, 10) : 0);
 }
 
 // Rows of a prompt of n_prompt tokens and steps of one token each after it.
@@ -32,10 +37,11 @@ inline std::vector<backends::Row> rows_of(const std::vector<backends::TokenId>& 
   return rows;
 }
 
-// All values of a run, its tokens being given.
+// All values of a run, or those wanted, its tokens being given.
 inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::vector<backends::TokenId>& tokens,
                                          std::uint32_t n_prompt, const std::vector<Commit>& mistakes,
-                                         const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {}) {
+                                         const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {},
+                                         const std::function<bool(const std::string& name)>& wanted = {}) {
   const plan::Plan& plan = *model.plan();
   const std::vector<backends::Row> rows = rows_of(tokens, n_prompt);
   std::vector<std::uint32_t> all(tokens.size());
@@ -54,6 +60,7 @@ inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::v
   for (std::uint32_t step = 0; step <= n_steps; ++step) {
     const std::size_t first = step == 0 ? 0 : n_prompt + step - 1, n = step == 0 ? n_prompt : 1;
     for (std::uint32_t v = 0; v < plan.values.size(); ++v) {
+      if (wanted && !wanted(plan.values[v].name)) continue;
       const std::size_t width = plan.values[v].width;
       const Values value = replay.value(plan::ValueId{v});
       PLUMB_CHECK(writer.add(step, plan.values[v].name, n, width, std::span(*value).subspan(first * width, n * width)));
