@@ -46,6 +46,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plumb", default=SOURCE / "build" / "bin" / "plumb")
     parser.add_argument("--backends", default="reference,cpu,checker", help="comma between them")
+    parser.add_argument("--variants", type=int, default=9, help="of each backend, the first so many")
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -74,32 +75,41 @@ def main():
                     subjects.append((f"{name} {kind}", path, n_vocab))
 
         def diagnose(path, n_vocab, variant, prompt):
+            """Exit code, largest error / allowance, and what there is to say where it is not 0."""
             text = ["--tokens", tokens(n_vocab, prompt)] if n_vocab else ["-p", TEXTS[prompt % len(TEXTS)]]
-            return plumb("diagnose", path, *text, *variant, "--steps", options.steps, "-t", 1, "--json")
+            done = plumb("diagnose", path, *text, *variant, "--steps", options.steps, "-t", 1, "--json")
+            if done.returncode not in (0, 1):
+                return done.returncode, 0.0, done.stderr.strip()
+            report = json.loads(done.stdout)
+            worst = max((op["ratio"] for op in report["ops"] if op["ratio"] is not None), default=0.0)
+            return done.returncode, worst, json.dumps(report["faults"])[:600]
 
         total = accused = failed = 0
         largest = 0.0
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            pending = []
             for label, path, n_vocab in subjects:
                 for backend in options.backends.split(","):
-                    for extra in VARIANTS[backend]:
+                    for extra in VARIANTS[backend][: options.variants]:
                         variant = ["--backend", backend, *extra]
-                        runs = list(pool.map(lambda p: diagnose(path, n_vocab, variant, p), range(options.prompts)))
-                        worst = 0.0
-                        for prompt, run in enumerate(runs):
-                            what = f"{label}, {' '.join(variant)}, prompt {prompt}"
-                            if run.returncode not in (0, 1):
-                                failed += 1
-                                print(f"FAILED  {what}: {run.stderr.strip()}")
-                                continue
-                            total += 1
-                            report = json.loads(run.stdout)
-                            if run.returncode == 1:
-                                accused += 1
-                                print(f"ACCUSED {what}: {json.dumps(report['faults'])[:600]}")
-                            worst = max([worst, *(op["ratio"] for op in report["ops"] if op["ratio"] is not None)])
-                        largest = max(largest, worst)
-                        print(f"{label:24} {' '.join(variant[1:]):40} {len(runs):3} runs, largest error / allowance {worst:.2f}", flush=True)
+                        runs = [pool.submit(diagnose, path, n_vocab, variant, p) for p in range(options.prompts)]
+                        pending.append((label, variant, runs))
+            for label, variant, runs in pending:
+                worst = 0.0
+                for prompt, run in enumerate(runs):
+                    code, ratio, said = run.result()
+                    what = f"{label}, {' '.join(variant)}, prompt {prompt}: {said}"
+                    if code not in (0, 1):
+                        failed += 1
+                        print(f"FAILED  {what}")
+                        continue
+                    total += 1
+                    if code == 1:
+                        accused += 1
+                        print(f"ACCUSED {what}")
+                    worst = max(worst, ratio)
+                largest = max(largest, worst)
+                print(f"{label:24} {' '.join(variant[1:]):40} {len(runs):3} runs, largest error / allowance {worst:.2f}", flush=True)
     print(f"{total} healthy runs diagnosed: {accused} accused; {failed} did not run; largest error / allowance {largest:.2f}")
     return 1 if accused or failed or not total else 0
 
