@@ -8,12 +8,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 
 #include "diagnose/committed_run.h"
 #include "diagnose/diagnose.h"
 #include "diagnose/faulty_engine.h"
+#include "diagnose/hypothesis.h"
 #include "engine/quantized_canary.h"
 #include "gguf/temporary_folder.h"
 #include "model/golden.h"
@@ -97,6 +99,19 @@ class PlantedFaults : public ::testing::Test {
     auto report = diagnose_trace(subject.model, *trace, {});
     EXPECT_TRUE(report.has_value()) << report.error().message;
     return std::move(*report);
+  }
+
+  // Behind an infinity or what is no number, of the run that was made last, anything follows.
+  [[nodiscard]] std::size_t last_layer_of_numbers(std::size_t n_layers) const {
+    const auto trace = trace::Trace::open(path());
+    for (const trace::Value& value : trace->values()) {
+      const auto layer = layer_of(value.name);
+      if (!layer || *layer + std::size_t{1} >= n_layers) continue;
+      const std::vector<float> data = value.floats();
+      if (!std::all_of(data.begin(), data.end(), [](float v) { return std::isfinite(v); }))
+        n_layers = *layer + std::size_t{1};
+    }
+    return n_layers - 1;
   }
 
   static std::string value_of(const Planted& planted) {
@@ -210,8 +225,10 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
     Engine engine(*subject.healthy, planted);
     const Report report = diagnose(subject, engine);
     std::set<std::string> expected, found;
+    const std::size_t last = last_layer_of_numbers(n_layers);
     for (const Planted& p : engine.planted()) {
-      if (p.effect >= least_effect) expected.insert(value_of(p));
+      const bool behind_layers = value_of(p) == p.role && p.role != "token_embd";
+      if (p.effect >= least_effect && (behind_layers ? n_layers - 1 : p.layer) <= last) expected.insert(value_of(p));
     }
     for (const Fault& fault : report.faults) {
       for (const Place& place : fault.places) {
@@ -227,7 +244,10 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
     n_faults += expected.size();
     std::string label = subject.label + ":";
     for (const Planted& p : planted) label += fmt::format(" '{}' at {};", p.fault->name, value_of(p));
-    EXPECT_EQ(found, expected) << label;
+    EXPECT_TRUE(std::includes(found.begin(), found.end(), expected.begin(), expected.end())) << label;
+    for (const std::string& value : found)
+      EXPECT_TRUE(std::any_of(planted.begin(), planted.end(), [&](const Planted& p) { return value_of(p) == value; }))
+          << label << " and " << value;
   }
   std::printf("%zu runs with %zu faults, %zu of them named right\n", n, n_faults, named);
   EXPECT_GE(100 * named, 90 * n_faults);

@@ -375,6 +375,10 @@ constexpr Hypothesis table[] = {
      "component i with i + n_rot/2 (NEOX). The other order leaves short prompts almost right and falls apart as positions "
      "grow.",
      "choose the pairing by general.architecture", pairing},
+    // Before the base, which is fitted: 10000^2 turns the first half of the components as half of them by 10000 would be,
+    // and the others hardly.
+    {"rope-partial", "another number of components turns",
+     "rope.dimension_count components of each head turn, the rest stay.", "turn rope.dimension_count components", partial},
     {"rope-theta", "rotary embedding uses another base",
      "The base is the file's rope.freq_base (10000 where a llama file has none). A constant in the code fits one model "
      "only.",
@@ -404,8 +408,6 @@ constexpr Hypothesis table[] = {
      "them "
      "text degrades with its length.",
      "apply what rope.scaling.type and rope_freqs.weight say", scaling},
-    {"rope-partial", "another number of components turns",
-     "rope.dimension_count components of each head turn, the rest stay.", "turn rope.dimension_count components", partial},
     {"rope-exponent", "the frequencies' exponent is wrong",
      "Pair i turns by position * theta^(-2i/n_rot). Other denominators or a missing 2 spread the frequencies wrongly.",
      "theta^(-2i/n_rot) for i = 0 .. n_rot/2 - 1", exponent},
