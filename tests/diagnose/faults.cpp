@@ -169,6 +169,9 @@ struct Attention {
   std::function<bool(std::size_t t, std::size_t s, std::size_t n, const Op& op)> seen =
       [](std::size_t t, std::size_t s, std::size_t, const Op&) { return s <= t; };
   double masked = -std::numeric_limits<double>::infinity();
+  // Added to a score.
+  double (*bias)(std::size_t t, std::size_t s, std::size_t h, const Config& c) = [](std::size_t, std::size_t, std::size_t,
+                                                                                    const Config&) { return 0.0; };
   std::size_t (*components)(std::size_t head_dim) = [](std::size_t d) { return d; };
   void (*weights)(std::vector<double>& p) = [](std::vector<double>& p) {
     double sum = 0;
@@ -191,7 +194,7 @@ std::function<Floats(const Engine&, Op)> attention(Attention a) {
           p[s] = 0;
           for (std::size_t i = 0; i < a.components(c.head_dim); ++i)
             p[s] += double{op.x[(t * c.n_heads + h) * c.head_dim + i]} * op.keys[s * kv_width + g * c.head_dim + i];
-          p[s] = a.score(p[s], c);
+          p[s] = a.score(p[s], c) + a.bias(op.position + t, s, h, c);
         }
         a.weights(p);
         for (std::size_t i = 0; i < c.head_dim; ++i) {
@@ -615,6 +618,14 @@ std::vector<Plant> make_faults() {
     add("key and value heads in turn", ctx, attention(a), {"attention-head-map"});
     a.kv = [](std::size_t, const Config&) { return std::size_t{0}; };
     add("the first key and value head for all", ctx, attention(a), {"attention-head-map"});
+  }
+  {
+    Attention a;
+    a.bias = [](std::size_t t, std::size_t s, std::size_t h, const Config& c) {
+      const double slope = std::pow(2.0, -8.0 / static_cast<double>(c.n_heads) * static_cast<double>(h + 1));
+      return t < s ? 0 : -slope * static_cast<double>(t - s);
+    };
+    add("ALiBi besides the rotation", ctx, attention(a), {"attention-distance-bias"});
   }
   {
     Attention a;

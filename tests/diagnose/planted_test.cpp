@@ -228,7 +228,13 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
     const std::size_t last = last_layer_of_numbers(n_layers);
     for (const Planted& p : engine.planted()) {
       const bool behind_layers = value_of(p) == p.role && p.role != "token_embd";
-      if (p.effect >= least_effect && (behind_layers ? n_layers - 1 : p.layer) <= last) expected.insert(value_of(p));
+      if ((behind_layers ? n_layers - 1 : p.layer) > last || p.effect < least_effect) continue;
+      // What looks like another arithmetic, and no layer is right to tell by: docs/diagnosis.md, "What it cannot see".
+      const auto n_of_role = std::count_if(engine.planted().begin(), engine.planted().end(),
+                                           [&](const Planted& other) { return other.role == p.role; });
+      const bool looks_like_rounding = std::any_of(p.fault->causes.begin(), p.fault->causes.end(),
+                                                   [](const std::string& c) { return c.starts_with("precision-"); });
+      if (!looks_like_rounding || static_cast<std::size_t>(n_of_role) < n_layers) expected.insert(value_of(p));
     }
     for (const Fault& fault : report.faults) {
       for (const Place& place : fault.places) {
@@ -244,7 +250,8 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
     n_faults += expected.size();
     std::string label = subject.label + ":";
     for (const Planted& p : planted) label += fmt::format(" '{}' at {};", p.fault->name, value_of(p));
-    EXPECT_TRUE(std::includes(found.begin(), found.end(), expected.begin(), expected.end())) << label;
+    EXPECT_TRUE(std::includes(found.begin(), found.end(), expected.begin(), expected.end())) << label << '\n'
+                                                                                             << to_text(report, false);
     for (const std::string& value : found)
       EXPECT_TRUE(std::any_of(planted.begin(), planted.end(), [&](const Planted& p) { return value_of(p) == value; }))
           << label << " and " << value;

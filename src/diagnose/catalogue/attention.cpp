@@ -260,6 +260,27 @@ std::vector<Candidate> soft_cap(const Question& q) {
   return result;
 }
 
+// ALiBi, https://arxiv.org/abs/2108.12409 (section 3): -m (t - s) is added to the scores, m = 2^(-8 (h + 1) / n_heads).
+// What all positions seen have in common the softmax takes away, so that m times the place among them will do.
+std::vector<Candidate> distance_bias(const Question& q) {
+  const auto* op = attention_of(q);
+  if (op == nullptr) return {};
+  std::vector<Candidate> result;
+  const auto biased = [&](std::string detail, double sign) {
+    result.push_back(
+        with_rule(*op, std::move(detail), [sign, n = static_cast<double>(op->n_heads)](const Site&, AttentionRule& rule) {
+          rule.weigh = [right = rule.weigh, sign, n](std::uint32_t head, std::span<double> scores) {
+            const double slope = sign * std::exp2(-8.0 * (head + 1) / n);
+            for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += slope * static_cast<double>(i);
+            right(head, scores);
+          };
+        }));
+  };
+  biased("ALiBi's, 2^(-8 (h + 1) / n_heads) a position", 1);
+  biased("ALiBi's, with the wrong sign", -1);
+  return result;
+}
+
 std::vector<Candidate> softmax(const Question& q) {
   const auto* op = attention_of(q);
   if (op == nullptr) return {};
@@ -726,6 +747,9 @@ constexpr Hypothesis table[] = {
      "attention.sliding_window counts positions, that of the token included.", "admit t - window < s <= t", window},
     {"attention-soft-cap", "scores are capped otherwise", "cap * tanh(score / cap), where the architecture asks for it.",
      "cap scores as the architecture asks", soft_cap},
+    {"attention-distance-bias", "scores are biased by distance",
+     "ALiBi adds a bias to the scores instead of rotating queries and keys; these models rotate.",
+     "add nothing to the scores but the mask", distance_bias},
     {"attention-softmax", "the weights are no softmax of the scores",
      "exp(score - largest) / sum, over the positions seen.", "take the softmax over positions", softmax},
     {"attention-softmax-axis", "the softmax runs over the wrong axis",
