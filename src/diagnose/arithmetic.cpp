@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <numeric>
 #include <variant>
 
 #include "quants/format.h"
@@ -172,6 +173,7 @@ class Variance {
     std::vector<const float*> rows;
     std::vector<double> variance;          // [positions, width]: of what attention reads
     std::vector<std::uint32_t> first_bad;  // by column: the first position whose number is not finite
+    std::vector<std::uint32_t> alike;      // [heads, positions]: a position whose numbers are rounded alike
   };
   template <class Row>
   [[nodiscard]] Cached cached(const plan::Attention& op, std::uint32_t n, const InputError& error, const Row& row) const {
@@ -190,6 +192,32 @@ class Variance {
           if (!std::isfinite(x[i])) result.first_bad[i] = std::min(result.first_bad[i], s);
         }
       }
+    }
+    const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
+    for (std::size_t c = 0; c < width; c += op.head_dim) {
+      const std::vector<std::uint32_t> alike = rounded_alike(result.rows, c, op.head_dim, unit);
+      result.alike.insert(result.alike.end(), alike.begin(), alike.end());
+    }
+    return result;
+  }
+
+  // Tokens that come again have nearly the same values, whose rounding is the same: it does not average out. By position,
+  // one whose columns differ from its own by no more than rounding does; those of one group have the same.
+  static std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column, std::size_t n,
+                                                  double unit) {
+    std::vector<std::uint32_t> order(rows.size()), result(rows.size());
+    std::iota(order.begin(), order.end(), 0u);
+    result = order;
+    const auto key = [&](std::uint32_t s) { return std::isnan(rows[s][column]) ? 0.0f : rows[s][column]; };
+    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) < key(b); });
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      const float *a = rows[order[i - 1]] + column, *b = rows[order[i]] + column;
+      double difference = 0, size = 0;
+      for (std::size_t c = 0; c < n; ++c) {
+        difference += square(double{a[c]} - b[c]);
+        size += square(b[c]);
+      }
+      if (difference <= square(unit) * size) result[order[i]] = result[order[i - 1]];
     }
     return result;
   }
@@ -218,7 +246,8 @@ class Variance {
     const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
                                                           keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
-    std::vector<double> p, of_score, x_squared(d), of_x(d), sum(d);
+    std::vector<double> p, of_score, x_squared(d), of_x(d), sum(d), together(values.rows.size());
+    const std::uint32_t* const alike = values.alike.data() + kv / d * values.rows.size();
     for (std::size_t t = 0; t < scene_.rows.size(); ++t) {
       seen.clear();
       for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
@@ -259,13 +288,16 @@ class Variance {
       const double of_weight =
           uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
       std::fill(sum.begin(), sum.end(), 0.0);
+      for (const std::uint32_t s : seen) together[alike[s]] = 0;
+      for (std::size_t j = 0; j < seen.size(); ++j) together[alike[seen[j]]] += p[j];
       for (std::size_t j = 0; j < seen.size(); ++j) {
         const float* value = values.rows[seen[j]] + kv;
         const double* of_value = values.variance.data() + seen[j] * width + kv;
         const double share = square(p[j]), spread = std::expm1(std::min(of_score[j], 4.0));
+        const double of_group = p[j] * together[alike[seen[j]]];  // which over a group adds up to the square of its sum
         for (std::size_t i = 0; i < d; ++i) {
           const double v = value[i];
-          sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight + of_value[i]);
+          sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight) + of_group * of_value[i];
         }
       }
       // Engines that multiply by weights of 0, or add the mask to scores, make no number of what is none behind it.

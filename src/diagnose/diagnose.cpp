@@ -43,26 +43,21 @@ class Diagnosis {
           "the trace was made from another file ({}, SHA-256 {}…), not from this one ({}…); give the file it was made from",
           info.model, info.model_sha256.substr(0, 12), settings_.file_sha256.substr(0, 12));
     }
-    PLUMB_TRY(const Suspect suspect, Suspect::bind(plan_, trace_));
+    PLUMB_TRY(Suspect suspect, Suspect::bind(plan_, trace_));
     // What the trace lacks is computed, and attention takes time by the square of the tokens.
     const std::uint32_t most_rows = std::max(model_.parameters().context, least_context);
     if (suspect.n_rows() > most_rows) {
       return fail("the trace is of {} tokens; a diagnosis takes at most {}, the model's context being {}", suspect.n_rows(),
                   most_rows, model_.parameters().context);
     }
+    PLUMB_CHECK(settle_length(suspect));
     describe(suspect);
     report_.stages.push_back(file_stage(info, settings_));
     PLUMB_CHECK(tokens(suspect));
 
-    std::vector<std::uint32_t> logit_rows;
-    const auto logits = suspect.observe(plan_.logits);
-    for (std::uint32_t r = 0; r < suspect.n_rows(); ++r) {
-      if (logits ? logits->has[r] != 0 : suspect.end(suspect.step_of(r)) == r + 1) logit_rows.push_back(r);
-    }
-    const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
-    Replay replay(model_, suspect.rows(), &suspect, logit_rows, n_threads);
-    report_.isolation = isolate(replay, suspect, settings_.allowance);
-    Explanation explanation = explain(replay, suspect, model_, report_.isolation, settings_.allowance, settings_.limits);
+    std::optional<Replay> replay;
+    report_.isolation = isolated(suspect, replay);
+    Explanation explanation = explain(*replay, suspect, model_, report_.isolation, settings_.allowance, settings_.limits);
     report_.proof = explanation.proof;
     op_faults(explanation);
     parameters();
@@ -73,6 +68,31 @@ class Diagnosis {
   }
 
  private:
+  [[nodiscard]] Isolation isolated(const Suspect& suspect, std::optional<Replay>& replay) const {
+    std::vector<std::uint32_t> logit_rows;
+    const auto logits = suspect.observe(plan_.logits);
+    for (std::uint32_t r = 0; r < suspect.n_rows(); ++r) {
+      if (logits ? logits->has[r] != 0 : suspect.end(suspect.step_of(r)) == r + 1) logit_rows.push_back(r);
+    }
+    const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
+    replay.emplace(model_, suspect.rows(), &suspect, logit_rows, n_threads);
+    return isolate(*replay, suspect, settings_.allowance);
+  }
+
+  // Of the lengths that the prompt may have, the one by which fewer ops are at fault.
+  Result<void> settle_length(Suspect& suspect) const {
+    const auto other_length = suspect.other_length();
+    if (!other_length) return {};
+    PLUMB_TRY(Suspect other, Suspect::bind(plan_, trace_, other_length));
+    const auto n_faults = [&](const Suspect& of) {
+      std::optional<Replay> replay;
+      const Isolation isolation = isolated(of, replay);
+      return std::count_if(isolation.checks.begin(), isolation.checks.end(), [](const Check& c) { return c.at_fault; });
+    };
+    if (n_faults(other) < n_faults(suspect)) suspect = std::move(other);
+    return {};
+  }
+
   void describe(const Suspect& suspect) {
     report_.engine = trace_.info().engine;
     report_.model = trace_.info().model.empty() ? model_.file().label() : trace_.info().model;
@@ -233,6 +253,8 @@ class Diagnosis {
       const Check& check = report_.isolation.checks[finding.places.front().checks.front()];
       fault.evidence = fmt::format("{}: error {:.3g} where {:.2g} is allowed, {:.3g} being its size",
                                    finding.places.front().value, check.rms_error, check.allowed_rms, check.rms_expected);
+      if (check.rms_error <= check.allowed_rms && check.n_not_finite == 0)
+        fault.evidence += "; single elements are further off than any may be";
       if (check.n_not_finite > 0)
         fault.evidence += fmt::format("; {} elements are not finite and should be", check.n_not_finite);
       fault.evidence += fmt::format("; at row {}, column {} it is {:.6g} where {:.6g} belongs", check.worst.row,
@@ -269,16 +291,17 @@ class Diagnosis {
     };
     using Prefixes = std::initializer_list<std::string_view>;
     const bool weights_named = any(Prefixes{"weight-", "quant-"});
-    report_.stages.push_back({Stage::weights,
-                              weights_named                                  ? Outcome::fail
-                              : !products.empty() && faulty_products.empty() ? Outcome::pass
-                                                                             : Outcome::unknown,
-                              weights_named      ? "a weight is not read as the file has it"
-                              : products.empty() ? "the trace shows no product"
-                              : faulty_products.empty()
-                                  ? fmt::format("{} products follow from the file's weights", products.size())
-                                  : fmt::format("{} of {} products do not follow, for another reason than their weights",
-                                                faulty_products.size(), products.size())});
+    report_.stages.push_back(
+        {Stage::weights,
+         weights_named                                  ? Outcome::fail
+         : !products.empty() && faulty_products.empty() ? Outcome::pass
+                                                        : Outcome::unknown,
+         weights_named      ? "a weight is not read as the file has it"
+         : products.empty() ? "the trace shows no product"
+         : faulty_products.empty()
+             ? fmt::format("{} products follow from the file's weights", products.size())
+             : fmt::format("{} of {} products do not follow, and nothing shows that it is their weights",
+                           faulty_products.size(), products.size())});
     std::size_t n_outputs = 0;
     for (const plan::Op& op : plan_.ops) n_outputs += plan::output(op) ? 1 : 0;
     const std::size_t n_untold = report_.n_untold();

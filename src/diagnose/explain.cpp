@@ -521,7 +521,12 @@ class Explainer {
       std::erase_if(matches, [](const Match& m) {
         return m.cause.residual > most_hidden || m.cause.hypothesis->name.starts_with("buffer-");
       });
-      if (matches.empty() || std::any_of(matches.begin(), matches.end(), is_rounding)) continue;
+      // Operands that are cut off make a product smaller by as much as this, and no more.
+      const bool is_cut = check.rms_error <= 0x1p-9 * check.rms_expected;
+      const auto is_arithmetic = [&](const Match& m) {
+        return is_rounding(m) && (is_cut || m.cause.hypothesis->name != "value-scaled");
+      };
+      if (matches.empty() || std::any_of(matches.begin(), matches.end(), is_arithmetic)) continue;
       // The same mistake in the group's other ops of this role.
       for (std::size_t i = 0; i < isolation_.checks.size(); ++i) {
         Check& other = isolation_.checks[i];
@@ -716,7 +721,8 @@ class Explainer {
       names.erase(finding.cause->hypothesis->name);
       const bool proven = result_.proof && result_.proof->outcome != Proof::Outcome::not_reproduced;
       const bool near = finding.cause->residual <= 0.1;
-      finding.confidence = names.empty() && proven && near && finding.stands_alone() && finding.is_whole()
+      const bool explains = !finding.cause->hypothesis->only_describes;
+      finding.confidence = names.empty() && proven && near && explains && finding.stands_alone() && finding.is_whole()
                                ? Confidence::high
                            : near && (proven || finding.is_whole()) ? Confidence::medium
                                                                     : Confidence::low;

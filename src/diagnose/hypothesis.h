@@ -48,6 +48,8 @@ struct Hypothesis {
   std::string_view remedy;       // what to change
   // The variants that could be at work in an op; none where the hypothesis does not apply. Null: it is of no op.
   std::vector<Candidate> (*candidates)(const Question& question) = nullptr;
+  // It says what was found, such as zeros, which more mistakes than one leave: its confidence is never high.
+  bool only_describes = false;
 };
 
 // All of them, family by family.

@@ -165,6 +165,12 @@ class Isolator {
         Check check{.op = op, .step = step, .first_row = first, .n_rows = n};
         measure(part, check);
         check.arithmetic = infinity_of_arithmetics;
+        std::size_t stored_as = 0;
+        for (std::size_t a = 0; a < arithmetics().size(); ++a) {
+          const double store = arithmetics()[a].store;
+          if (store > 0 && is_stored(op, a) && fits(part.found, store, c.observed.dtype)) stored_as = a;
+        }
+        stored_as_.push_back(stored_as);
         result_.checks.push_back(std::move(check));
         result_.group_of.push_back(group(op, step == 0, region_of(op, step)));
       });
@@ -192,7 +198,7 @@ class Isolator {
         }
         of_step(op, c, check.step, {}, [&](const Compared& part, std::uint32_t, std::uint32_t) {
           const double store = arithmetics()[a].store;
-          if (store > 0 && (!stores_[a] || !fits(part.found, store, c.observed.dtype))) {
+          if (store > 0 && (!is_stored(op, a) || !fits(part.found, store, c.observed.dtype))) {
             check.ratios.push_back(infinity);
             all = false;
             return;
@@ -230,21 +236,30 @@ class Isolator {
     return median < arithmetics().size() ? median : 0;
   }
 
-  // An engine that stores results in 16 bits stores most of them so; the values that it does not are no evidence of it.
+  // An engine that stores results in 16 bits stores most of them so, or most of a kind; the values that it does not are no
+  // evidence of it.
   void count_stored() {
-    std::size_t n = 0;
-    std::vector<std::size_t> n_fit(arithmetics().size(), 0);
+    const auto count = [&](Stored& of, const Observed& observed) {
+      of.n_fit.resize(arithmetics().size(), 0);
+      ++of.n;
+      of.n_16_bits += observed.dtype == trace::Dtype::f32 ? 0 : 1;
+      of.n_bf16 += observed.dtype == trace::Dtype::bf16 ? 1 : 0;
+      for (std::size_t a = 0; a < of.n_fit.size(); ++a) {
+        const double store = arithmetics()[a].store;
+        if (store > 0 && fits(observed.data, store, observed.dtype)) ++of.n_fit[a];
+      }
+    };
     for (const plan::Op& op : plan_.ops) {
       const auto out = plan::output(op);
       if (!out || !suspect_.knows(*out)) continue;
       const Observed observed = *suspect_.observe(*out);
-      ++n;
-      for (std::size_t a = 0; a < n_fit.size(); ++a) {
-        const double store = arithmetics()[a].store;
-        if (store > 0 && fits(observed.data, store, observed.dtype)) ++n_fit[a];
-      }
+      count(stored_["all"], observed);
+      count(stored_[std::string(plan::name(op))], observed);
     }
-    for (const std::size_t fit : n_fit) stores_.push_back(2 * fit >= n);
+  }
+  [[nodiscard]] bool is_stored(std::size_t op, std::size_t arithmetic) const {
+    const Stored &all = stored_.at("all"), &of_kind = stored_.at(std::string(plan::name(plan_.ops[op])));
+    return 2 * all.n_fit[arithmetic] >= all.n || 2 * of_kind.n_fit[arithmetic] > of_kind.n;
   }
 
   // The values that lie between an op's output and what the trace knows, by role; empty where the op stands alone.
@@ -308,13 +323,28 @@ class Isolator {
       Check& check = result_.checks[i];
       std::size_t usual = result_.groups[result_.group_of[i]].arithmetic;
       // What float16 does to a result, bfloat16 hides in a trace, but where the result is next to nothing.
-      if (!allowance_.strict && suspect_.dtype(*plan::output(plan_.ops[check.op])) == trace::Dtype::bf16)
-        usual = std::max(usual, float16_results());
+      const plan::ValueId out = *plan::output(plan_.ops[check.op]);
+      const bool is_region = !result_.groups[result_.group_of[i]].region.empty();
+      if (!allowance_.strict) {
+        if (suspect_.dtype(out) == trace::Dtype::bf16) usual = std::max(usual, float16_results());
+        // Numbers of 16 bits where float32 was written are no chance, and who writes most values in 16 bits has such
+        // operands.
+        const Stored& all = stored_.at("all");
+        if (suspect_.dtype(out) == trace::Dtype::f32) usual = std::max(usual, stored_as_[i]);
+        if (2 * all.n_16_bits > all.n && all.n_bf16 == 0) usual = std::max(usual, float16_operands());
+        if (2 * all.n_16_bits > all.n && all.n_bf16 > 0 && suspect_.dtype(out) == trace::Dtype::f32)
+          usual = std::max(usual, bfloat16_operands());
+        // Operands are rounded or cut off; where all terms have one sign the latter shows.
+        if (usual == float16_operands()) ++usual;
+        if (is_region) usual = std::max(usual, float16_cache());
+      }
       if (check.arithmetic <= usual) {
         check.ratio = check.ratios[check.arithmetic];
       } else {
-        check.ratio = check.ratios[std::min(usual, check.ratios.size() - 1)];
-        check.at_fault = check.ratio > outlier || check.arithmetic >= arithmetics().size();
+        const std::size_t n = std::min(usual + 1, check.ratios.size());
+        check.ratio = *std::min_element(check.ratios.begin(), check.ratios.begin() + static_cast<std::ptrdiff_t>(n));
+        check.at_fault =
+            check.ratio > (is_region ? outlier_of_regions : outlier) || check.arithmetic >= arithmetics().size();
       }
     }
   }
@@ -345,14 +375,20 @@ class Isolator {
     return first_arithmetic([](const Arithmetic& a) { return a.store == unit_f16; });
   }
   static std::size_t float16_cache() {
-    return first_arithmetic([](const Arithmetic& a) { return a.cache == unit_f16; });
+    return first_arithmetic([](const Arithmetic& a) { return a.cache == unit_f16 && a.activations > 0; });
+  }
+  static std::size_t float16_operands() {
+    return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_f16; });
+  }
+  static std::size_t bfloat16_operands() {
+    return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_bf16; });
   }
 
   // Of long regions: more ops than few_ops, and how many are tried in all arithmetics.
   static constexpr std::size_t few_ops = 4, regions_tried = 3;
   static constexpr std::size_t infinity_of_arithmetics = ~std::size_t{0};
   // An op that needs a coarser arithmetic than others of its kind is at fault if it misses theirs by so much.
-  static constexpr double outlier = 1.5;
+  static constexpr double outlier = 2, outlier_of_regions = 2.5;
 
   Replay& replay_;
   const Suspect& suspect_;
@@ -360,7 +396,12 @@ class Isolator {
   const Allowance& allowance_;
   Isolation result_;
   std::vector<std::size_t> of_long_regions_;  // arithmetics that allow their prompt's pass
-  std::vector<bool> stores_;                  // by arithmetic: whether most of the suspect's values are numbers of its type
+  struct Stored {
+    std::size_t n = 0, n_16_bits = 0, n_bf16 = 0;  // values, and those that the trace has in 16 bits
+    std::vector<std::size_t> n_fit;                // by arithmetic: values that are numbers of its type
+  };
+  std::map<std::string, Stored> stored_;  // by kind of op, and of all
+  std::vector<std::size_t> stored_as_;    // by check: the arithmetic whose results its numbers are, as most of the engine's
   std::map<std::tuple<std::string, std::string, bool, std::string>, std::size_t> groups_;
 };
 

@@ -41,12 +41,12 @@ std::uint32_t prompt_length(const plan::Plan& plan, const trace::Trace& trace) {
 
 }  // namespace
 
-Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace) {
+Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace, std::optional<std::uint32_t> n_prompt) {
   Suspect suspect;
   suspect.plan_ = &plan;
   suspect.trace_ = &trace;
   suspect.n_steps_ = std::max(1u, trace.n_steps());
-  suspect.n_prompt_ = prompt_length(plan, trace);
+  suspect.n_prompt_ = n_prompt ? *n_prompt : prompt_length(plan, trace);
   const trace::Info& info = trace.info();
   const std::size_t n_rows = suspect.n_prompt_ + std::size_t{suspect.n_steps_} - 1;
   if (info.tokens.empty())
@@ -99,6 +99,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace)
       return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);
     }
     suspect.parts_[id->index].push_back(&value);
+    suspect.has_one_row_ = suspect.has_one_row_ && (value.step > 0 || value.rows == 1);
     n_known[id->index] += value.rows;
     suspect.dtypes_[id->index] = std::max(suspect.dtypes_[id->index], value.dtype);
     ++suspect.n_values_;

@@ -26,7 +26,13 @@ class Suspect {
  public:
   // `trace` and `plan` outlive this. Errors: no value that the Plan has; a shape that is not the Plan's, with the name;
   // tokens that do not fit the steps; positions that do not count up from 0.
-  static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace);
+  // n_prompt: how many tokens the prompt has; told by the trace where not given.
+  static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace,
+                              std::optional<std::uint32_t> n_prompt = {});
+  // Another length that the prompt may have: a step 0 of one row is that of a prompt of one token, or the last of more.
+  [[nodiscard]] std::optional<std::uint32_t> other_length() const {
+    return has_one_row_ && n_prompt_ > 1 ? std::optional(1u) : std::nullopt;
+  }
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
   [[nodiscard]] const plan::Plan& plan() const { return *plan_; }
@@ -55,6 +61,7 @@ class Suspect {
   const trace::Trace* trace_ = nullptr;
   std::vector<backends::Row> rows_;
   std::uint32_t n_prompt_ = 0, n_steps_ = 0;
+  bool has_one_row_ = true;                              // no value of step 0 has more
   std::vector<std::vector<const trace::Value*>> parts_;  // by ValueId: what the trace has of it, by step
   std::vector<bool> knows_all_;                          // by ValueId
   std::vector<trace::Dtype> dtypes_;                     // by ValueId

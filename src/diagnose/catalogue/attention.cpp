@@ -281,6 +281,16 @@ std::vector<Candidate> distance_bias(const Question& q) {
   return result;
 }
 
+std::vector<Candidate> uniform_weights(const Question& q) {
+  const auto* op = attention_of(q);
+  if (op == nullptr) return {};
+  return {with_rule(*op, "", [](const Site&, AttentionRule& rule) {
+    rule.weigh = [](std::uint32_t, std::span<double> scores) {
+      std::fill(scores.begin(), scores.end(), 1.0 / static_cast<double>(scores.size()));
+    };
+  })};
+}
+
 std::vector<Candidate> softmax(const Question& q) {
   const auto* op = attention_of(q);
   if (op == nullptr) return {};
@@ -304,9 +314,6 @@ std::vector<Candidate> softmax(const Question& q) {
   });
   weighed("weights are sigmoids of the scores", [](std::uint32_t, std::span<double> scores) {
     for (double& s : scores) s = 1 / (1 + std::exp(-s));
-  });
-  weighed("all positions weigh alike", [](std::uint32_t, std::span<double> scores) {
-    std::fill(scores.begin(), scores.end(), 1.0 / static_cast<double>(scores.size()));
   });
   weighed("the base is 2 instead of e", [](std::uint32_t, std::span<double> scores) {
     const double largest = *std::max_element(scores.begin(), scores.end());
@@ -750,6 +757,9 @@ constexpr Hypothesis table[] = {
     {"attention-distance-bias", "scores are biased by distance",
      "ALiBi adds a bias to the scores instead of rotating queries and keys; these models rotate.",
      "add nothing to the scores but the mask", distance_bias},
+    {"attention-uniform", "all positions weigh alike",
+     "All scores are equal: keys or queries are zero where attention reads them, or the scores are lost.",
+     "check that keys are written to the cache, and what the scores' product reads", uniform_weights},
     {"attention-softmax", "the weights are no softmax of the scores",
      "exp(score - largest) / sum, over the positions seen.", "take the softmax over positions", softmax},
     {"attention-softmax-axis", "the softmax runs over the wrong axis",

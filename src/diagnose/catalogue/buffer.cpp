@@ -552,13 +552,13 @@ std::vector<Candidate> uninitialized(const Question& q) {
     n_low += found < -1e8f ? 1 : 0;
   }
   if (n == 0 || n == q.found.size() || wrong > 1e-4 * right) return {};
-  if (q.out() == q.plan().logits && n_low == n) return {};  // logits-filtered
   const auto n_columns = static_cast<std::size_t>(std::count(of_column.begin(), of_column.end(), q.rows.size()));
   const auto n_rows = static_cast<std::size_t>(std::count(of_row.begin(), of_row.end(), width));
   std::size_t first = 0, last = width;
   while (first < width && of_column[first] == 0) ++first;
   while (last > first && of_column[last - 1] == 0) --last;
   const bool is_run = n_columns == last - first && n == n_columns * q.rows.size();
+  if (q.out() == q.plan().logits && n_low == n && !(is_run && last == width)) return {};  // logits-filtered
   if (2 * n > q.found.size() && !is_run && n != n_rows * width) return {};
   std::vector<float> found(q.found.begin(), q.found.end());
   std::vector<std::uint32_t> rows(q.rows.begin(), q.rows.end());
@@ -576,13 +576,16 @@ std::vector<Candidate> uninitialized(const Question& q) {
 }
 
 constexpr Hypothesis table[] = {
-    {"buffer-zero", "the output is all zero", "The kernel did not run, or wrote elsewhere.",
-     "check the launch, its grid and its output pointer", zero},
+    {"buffer-zero", "the output is all zero",
+     "The kernel did not run, or wrote elsewhere; or what it reads is zero: weights or a cache that were never written.",
+     "check the launch, its grid and its output pointer, and what the op's weights and cache hold on the device", zero,
+     true},
     {"buffer-stale", "the output is an old value",
      "The op was not run, or runs after its reader: the buffer still has what was there before.",
      "order the op before its readers; check the barrier", stale},
-    {"buffer-aliased", "the output is another op's", "Two values share memory while both are needed.",
-     "give the values memory of their own, or order the ops", aliased},
+    {"buffer-aliased", "the output is another op's",
+     "Two values share memory while both are needed; or the op was left out and what it reads handed on.",
+     "check that the op runs, and give the values memory of their own", aliased, true},
     {"buffer-not-cleared", "the output is added to what was there",
      "The product accumulates (beta is 1), or its sums start from what the buffer holds.",
      "clear the output first, or write it without adding", not_cleared},
@@ -597,15 +600,17 @@ constexpr Hypothesis table[] = {
     {"buffer-column-shifted", "the output's columns are shifted", "The pointer to the row is off by some elements.",
      "row r begins at r * width", shifted_columns},
     {"buffer-partly-written", "a part of the output is not written",
-     "The grid is rounded down: the last columns are covered by no thread.", "round the grid up, and guard the last block",
-     partly_written},
+     "The grid is rounded down: the last columns are covered by no thread. Or a part of what it reads is zero: the "
+     "weights' "
+     "last rows, a head of the cache.",
+     "round the grid up, and guard the last block; check that the weights are loaded whole", partly_written, true},
     {"value-not-a-number", "the output is not a number, and its inputs are",
      "A division of zero by zero, a difference of infinities, a root of a negative number; or memory that was filled with "
      "NaN to catch those that read it before it is written.",
-     "check divisors, and that the output is written", no_number},
+     "check divisors, and that the output is written", no_number, true},
     {"buffer-uninitialized", "parts of the output were never written",
-     "What is there is what the memory held: no number that the op gives.", "write all of the output, or clear it",
-     uninitialized},
+     "What is there is what memory held: the output's, or that of a row of weights which was never loaded.",
+     "write all of the output, or clear it, and check the weights of these columns", uninitialized, true},
 };
 
 }  // namespace

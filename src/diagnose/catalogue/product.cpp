@@ -765,6 +765,8 @@ std::vector<Candidate> logits_filtered(const Question& q) {
     }
   }
   if (n == 0 || n == q.found.size() || !(wrong <= 1e-4 * right)) return {};
+  // The vocabulary's end, in all rows, is no choice of a sampler's: buffer-uninitialized.
+  if (ids.size() > 1 && ids.size() * q.rows.size() == n && *ids.begin() + ids.size() == width) return {};
   std::string detail = fmt::format("{} of {} ids in each row", n / q.rows.size(), width);
   if (ids.size() * q.rows.size() == n && ids.size() <= 4) {
     detail = ids.size() == 1 ? "id " : "ids ";
