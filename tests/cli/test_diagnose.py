@@ -341,6 +341,15 @@ class Diagnose(unittest.TestCase):
         self.assertEqual(self.first_fault(self.verdict(self.path, 1))["places"][0]["value"], "blk.0.attn_k")
         self.assertEqual(plumb("diagnose", *arguments).returncode, 0)
 
+    def test_a_prompt_of_one_token_is_not_taken_for_the_last_of_more(self):
+        done = plumb("trace", "canary", "--tokens", "11", "--backend", "reference", "--steps", 2, "-o", self.path)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        trace = Trace(self.path)
+        self.assertGreater(len(json.loads(trace.metadata["tokens"])), 1)
+        trace.values = {key: value for key, value in trace.values.items() if key.startswith("0/")}
+        trace.write(self.path)
+        self.verdict(self.path, 0)
+
     def test_names_of_files_may_not_be_empty(self):
         for option in ("--html", "--trace"):
             done = plumb("diagnose", "canary", "--trace", self.healthy, option, "")

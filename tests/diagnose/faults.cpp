@@ -626,6 +626,9 @@ std::vector<Plant> make_faults() {
       return t < s ? 0 : -slope * static_cast<double>(t - s);
     };
     add("ALiBi besides the rotation", ctx, attention(a), {"attention-distance-bias"});
+    a.seen = [](std::size_t, std::size_t, std::size_t, const Op&) { return true; };
+    a.bias = [](std::size_t t, std::size_t s, std::size_t, const Config&) { return s > t ? -5.0 : 0.0; };
+    add("a mask of -5", ctx, attention(a), {"attention-mask-weak"});
   }
   {
     Attention a;

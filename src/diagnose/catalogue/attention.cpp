@@ -185,42 +185,55 @@ std::vector<Candidate> mask_missing(const Question& q) {
       *op, "", [](const Site&, AttentionRule& rule) { rule.sees = [](std::uint64_t, std::uint32_t) { return true; }; })};
 }
 
-// A mask that multiplies or adds nothing: positions after the token keep a score of 0, and their share of the softmax.
+// A mask that does not exclude: positions after the token keep the score that `masked` makes of theirs, and their share of
+// the softmax.
+Candidate weak_mask(const plan::Attention& op, std::string detail, std::function<double(double)> masked,
+                    bool reads_values) {
+  return {std::move(detail), [op, masked = std::move(masked), reads_values](const Site& site) {
+            const AttentionRule right = attention_rule(op, *site.scene);
+            std::vector<float> y;
+            // Row by row, since the rule for weights does not know the row.
+            for (std::size_t r = 0; r < site.rows.size(); ++r) {
+              const View view_of_row(*site.replay, {site.rows[r]});
+              Scene scene = view_of_row.scene();
+              scene.key = [&, r](std::uint32_t layer, std::uint64_t, std::uint32_t s) {
+                return site.scene->key(layer, r, s);
+              };
+              scene.cached_value = [&, r](std::uint32_t layer, std::uint64_t, std::uint32_t s) {
+                return site.scene->cached_value(layer, r, s);
+              };
+              AttentionRule rule = attention_rule(op, scene);
+              rule.sees = [](std::uint64_t, std::uint32_t) { return true; };
+              rule.weigh = [&, r, usual = rule.weigh](std::uint32_t h, std::span<double> scores) {
+                for (std::uint32_t s = 0; s < scores.size(); ++s) {
+                  if (!right.sees(r, s)) scores[s] = masked(scores[s]);
+                }
+                usual(h, scores);
+                for (std::uint32_t s = 0; !reads_values && s < scores.size(); ++s) {
+                  if (!right.sees(r, s)) scores[s] = 0;
+                }
+              };
+              const std::vector<float> row = backends::reference::attend(op, rule, scene);
+              y.insert(y.end(), row.begin(), row.end());
+            }
+            return y;
+          }};
+}
+
 std::vector<Candidate> mask_zero(const Question& q) {
   const auto* op = attention_of(q);
   if (op == nullptr) return {};
+  const auto zero = [](double) { return 0.0; };
+  return {weak_mask(*op, "with their values", zero, true), weak_mask(*op, "and no values", zero, false)};
+}
+
+std::vector<Candidate> mask_weak(const Question& q) {
+  const auto* op = attention_of(q);
+  if (op == nullptr || q.is_inner()) return {};
   std::vector<Candidate> result;
-  for (const bool reads_values : {true, false}) {
-    result.push_back({reads_values ? "with their values" : "and no values", [op = *op, reads_values](const Site& site) {
-                        const AttentionRule right = attention_rule(op, *site.scene);
-                        std::vector<float> y;
-                        // Row by row, since the rule for weights does not know the row.
-                        for (std::size_t r = 0; r < site.rows.size(); ++r) {
-                          const View view_of_row(*site.replay, {site.rows[r]});
-                          Scene scene = view_of_row.scene();
-                          scene.key = [&, r](std::uint32_t layer, std::uint64_t, std::uint32_t s) {
-                            return site.scene->key(layer, r, s);
-                          };
-                          scene.cached_value = [&, r](std::uint32_t layer, std::uint64_t, std::uint32_t s) {
-                            return site.scene->cached_value(layer, r, s);
-                          };
-                          AttentionRule rule = attention_rule(op, scene);
-                          rule.sees = [](std::uint64_t, std::uint32_t) { return true; };
-                          rule.weigh = [&, r, usual = rule.weigh](std::uint32_t h, std::span<double> scores) {
-                            for (std::uint32_t s = 0; s < scores.size(); ++s) {
-                              if (!right.sees(r, s)) scores[s] = 0;
-                            }
-                            usual(h, scores);
-                            for (std::uint32_t s = 0; !reads_values && s < scores.size(); ++s) {
-                              if (!right.sees(r, s)) scores[s] = 0;
-                            }
-                          };
-                          const std::vector<float> row = backends::reference::attend(op, rule, scene);
-                          y.insert(y.end(), row.begin(), row.end());
-                        }
-                        return y;
-                      }});
-  }
+  for (const double by : {1.0, 2.0, 4.0, 5.0, 8.0, 10.0, 16.0, 20.0})
+    result.push_back(weak_mask(
+        *op, fmt::format("by {:g}", by), [by](double score) { return score - by; }, true));
   return result;
 }
 
@@ -750,6 +763,9 @@ constexpr Hypothesis table[] = {
      "Every token of the prompt sees all others; single steps after it are right.", "admit s <= t", mask_missing},
     {"attention-mask-zero", "masked scores are 0 instead of -infinity", "Masked positions keep a share of the softmax.",
      "set masked scores to -infinity before the softmax", mask_zero},
+    {"attention-mask-weak", "masked scores are lowered, not excluded",
+     "The mask adds a number that is not low enough: masked positions keep a share of the softmax.",
+     "add -infinity, or the type's lowest number", mask_weak},
     {"attention-window", "the sliding window is another",
      "attention.sliding_window counts positions, that of the token included.", "admit t - window < s <= t", window},
     {"attention-soft-cap", "scores are capped otherwise", "cap * tanh(score / cap), where the architecture asks for it.",
