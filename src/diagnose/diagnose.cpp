@@ -22,6 +22,9 @@ namespace {
 // Tokens that a trace may have, whatever the model's context.
 constexpr std::uint32_t least_context = 4096;
 
+// Time for lengths of the prompt that a trace may have beside the likeliest.
+constexpr std::chrono::seconds most_for_lengths{5};
+
 StageResult file_stage(const trace::Info& info, const Settings& settings) {
   if (info.model_sha256.empty() || settings.file_sha256.empty()) {
     return {Stage::file, Outcome::unknown, "the trace does not say from which bytes it was made"};
@@ -79,17 +82,25 @@ class Diagnosis {
     return isolate(*replay, suspect, settings_.allowance);
   }
 
-  // Of the lengths that the prompt may have, the one by which fewer ops are at fault.
+  // Of the lengths that the prompt may have, the first by which no op is at fault, or fewest are.
   Result<void> settle_length(Suspect& suspect) const {
-    const auto other_length = suspect.other_length();
-    if (!other_length) return {};
-    PLUMB_TRY(Suspect other, Suspect::bind(plan_, trace_, other_length));
+    const std::vector<std::uint32_t> lengths = suspect.other_lengths();
+    if (lengths.empty()) return {};
     const auto n_faults = [&](const Suspect& of) {
       std::optional<Replay> replay;
       const Isolation isolation = isolated(of, replay);
       return std::count_if(isolation.checks.begin(), isolation.checks.end(), [](const Check& c) { return c.at_fault; });
     };
-    if (n_faults(other) < n_faults(suspect)) suspect = std::move(other);
+    const auto end = std::chrono::steady_clock::now() + most_for_lengths;
+    auto least = n_faults(suspect);
+    for (const std::uint32_t length : lengths) {
+      if (least == 0 || std::chrono::steady_clock::now() > end) break;
+      PLUMB_TRY(Suspect other, Suspect::bind(plan_, trace_, length));
+      const auto n = n_faults(other);
+      if (n >= least) continue;
+      least = n;
+      suspect = std::move(other);
+    }
     return {};
   }
 

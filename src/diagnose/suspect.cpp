@@ -113,6 +113,14 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
   return suspect;
 }
 
+std::vector<std::uint32_t> Suspect::other_lengths() const {
+  std::vector<std::uint32_t> lengths;
+  if (!has_one_row_ || n_prompt_ < 2) return lengths;
+  lengths.push_back(1);
+  for (std::uint32_t n = n_prompt_ - 1; n > 1; --n) lengths.push_back(n);
+  return lengths;
+}
+
 std::uint32_t Suspect::known_rows(plan::ValueId id, std::uint32_t step) const {
   const auto& parts = parts_[id.index];
   const auto at = std::lower_bound(parts.begin(), parts.end(), step,

@@ -29,10 +29,8 @@ class Suspect {
   // n_prompt: how many tokens the prompt has; told by the trace where not given.
   static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace,
                               std::optional<std::uint32_t> n_prompt = {});
-  // Another length that the prompt may have: a step 0 of one row is that of a prompt of one token, or the last of more.
-  [[nodiscard]] std::optional<std::uint32_t> other_length() const {
-    return has_one_row_ && n_prompt_ > 1 ? std::optional(1u) : std::nullopt;
-  }
+  // Other lengths that the prompt may have: a step 0 of one row is that of a prompt of one token, or the last of any.
+  [[nodiscard]] std::vector<std::uint32_t> other_lengths() const;
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
   [[nodiscard]] const plan::Plan& plan() const { return *plan_; }
