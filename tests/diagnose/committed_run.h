@@ -18,8 +18,8 @@
 
 namespace plumb::diagnose::testing {
 
-// Whether mistake i of a corpus is to be tried. PLUMB_CORPUS_SHARE=N tries every N-th alone, for builds that are slow; =N:K of
-// those the K-th, so that N processes try all.
+// Whether mistake i of a corpus is to be tried. PLUMB_CORPUS_SHARE=N tries every N-th alone, for builds that are slow; =N:K
+// of those the K-th, so that N processes try all.
 inline bool is_of_share(std::size_t i) {
   const char* const share = std::getenv("PLUMB_CORPUS_SHARE");
   if (share == nullptr) return true;
