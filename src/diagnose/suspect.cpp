@@ -99,7 +99,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
       return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);
     }
     suspect.parts_[id->index].push_back(&value);
-    suspect.has_one_row_ = suspect.has_one_row_ && (value.step > 0 || value.rows == 1);
+    if (value.step == 0) suspect.most_rows_ = std::max(suspect.most_rows_, static_cast<std::uint32_t>(value.rows));
     n_known[id->index] += value.rows;
     suspect.dtypes_[id->index] = std::max(suspect.dtypes_[id->index], value.dtype);
     ++suspect.n_values_;
@@ -115,9 +115,9 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
 
 std::vector<std::uint32_t> Suspect::other_lengths() const {
   std::vector<std::uint32_t> lengths;
-  if (!has_one_row_ || n_prompt_ < 2) return lengths;
-  lengths.push_back(1);
-  for (std::uint32_t n = n_prompt_ - 1; n > 1; --n) lengths.push_back(n);
+  if (most_rows_ == 0 || most_rows_ >= n_prompt_) return lengths;
+  lengths.push_back(most_rows_);
+  for (std::uint32_t n = n_prompt_ - 1; n > most_rows_; --n) lengths.push_back(n);
   return lengths;
 }
 

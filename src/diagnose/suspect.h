@@ -29,7 +29,7 @@ class Suspect {
   // n_prompt: how many tokens the prompt has; told by the trace where not given.
   static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace,
                               std::optional<std::uint32_t> n_prompt = {});
-  // Other lengths that the prompt may have: a step 0 of one row is that of a prompt of one token, or the last of any.
+  // Other lengths that the prompt may have, the likeliest first: the rows of step 0 are all of it, or its last ones.
   [[nodiscard]] std::vector<std::uint32_t> other_lengths() const;
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
@@ -59,7 +59,7 @@ class Suspect {
   const trace::Trace* trace_ = nullptr;
   std::vector<backends::Row> rows_;
   std::uint32_t n_prompt_ = 0, n_steps_ = 0;
-  bool has_one_row_ = true;                              // no value of step 0 has more
+  std::uint32_t most_rows_ = 0;                          // of a value of step 0
   std::vector<std::vector<const trace::Value*>> parts_;  // by ValueId: what the trace has of it, by step
   std::vector<bool> knows_all_;                          // by ValueId
   std::vector<trace::Dtype> dtypes_;                     // by ValueId
