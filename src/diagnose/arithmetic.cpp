@@ -173,7 +173,6 @@ class Variance {
     std::vector<const float*> rows;
     std::vector<double> variance;          // [positions, width]: of what attention reads
     std::vector<std::uint32_t> first_bad;  // by column: the first position whose number is not finite
-    std::vector<std::uint32_t> alike;      // [heads, positions]: a position whose numbers are rounded alike
   };
   template <class Row>
   [[nodiscard]] Cached cached(const plan::Attention& op, std::uint32_t n, const InputError& error, const Row& row) const {
@@ -193,18 +192,14 @@ class Variance {
         }
       }
     }
-    const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
-    for (std::size_t c = 0; c < width; c += op.head_dim) {
-      const std::vector<std::uint32_t> alike = rounded_alike(result.rows, c, op.head_dim, unit);
-      result.alike.insert(result.alike.end(), alike.begin(), alike.end());
-    }
     return result;
   }
 
   // Tokens that come again have nearly the same values, whose rounding is the same: it does not average out. By position,
-  // one whose columns differ from its own by no more than rounding does; those of one group have the same.
-  static std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column, std::size_t n,
-                                                  double unit) {
+  // one whose n columns differ from its own by no more than rounding does; those of one group have the same.
+  [[nodiscard]] std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column,
+                                                         std::size_t n, const InputError& error) const {
+    const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
     std::vector<std::uint32_t> order(rows.size()), result(rows.size());
     std::iota(order.begin(), order.end(), 0u);
     result = order;
@@ -234,20 +229,24 @@ class Variance {
     const Cached keys = cached(op, n_cached, k_error, [&](std::uint32_t s) { return scene_.key(op.layer, 0, s); });
     const Cached values =
         cached(op, n_cached, v_error, [&](std::uint32_t s) { return scene_.cached_value(op.layer, 0, s); });
+    std::vector<std::vector<std::uint32_t>> alike;  // by head of the values, then position
+    for (std::size_t kv = 0; kv < op.n_kv_heads; ++kv)
+      alike.push_back(rounded_alike(values.rows, kv * op.head_dim, op.head_dim, v_error));
     in_parts(op.n_heads, scene_.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
-      for (auto h = static_cast<std::uint32_t>(begin); h < end; ++h) add_head(op, rule, h, q, q_error, keys, values);
+      for (auto h = static_cast<std::uint32_t>(begin); h < end; ++h)
+        add_head(op, rule, h, q, q_error, keys, values, alike[rule.kv_head(h)]);
     });
   }
 
   void add_head(const plan::Attention& op, const backends::reference::AttentionRule& rule, std::uint32_t h,
-                std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values) {
+                std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values,
+                const std::vector<std::uint32_t>& alike) {
     const std::size_t d = op.head_dim, width = op.n_kv_heads * d, kv = rule.kv_head(h) * d;
     const double operands = uniform(a_.operand);  // of queries; that of keys is theirs
     const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
                                                           keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
     std::vector<double> p, of_score, x_squared(d), of_x(d), sum(d), together(values.rows.size());
-    const std::uint32_t* const alike = values.alike.data() + kv / d * values.rows.size();
     for (std::size_t t = 0; t < scene_.rows.size(); ++t) {
       seen.clear();
       for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {

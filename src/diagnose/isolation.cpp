@@ -160,6 +160,8 @@ class Isolator {
   void check(std::size_t op) {
     Computed c = computed(op, arithmetics()[0]);
     const std::size_t first_check = result_.checks.size();
+    std::vector<double> factors;  // by check
+    std::vector<bool> is_long;    // by check
     for (std::uint32_t step = 0; step < suspect_.n_steps(); ++step) {
       of_step(op, c, step, {}, [&](const Compared& part, std::uint32_t first, std::uint32_t n) {
         Check check{.op = op, .step = step, .first_row = first, .n_rows = n};
@@ -172,18 +174,13 @@ class Isolator {
         }
         stored_as_.push_back(stored_as);
         result_.checks.push_back(std::move(check));
-        result_.group_of.push_back(group(op, step == 0, region_of(op, step)));
+        const std::vector<std::size_t> region = replay_.region(op, std::span(&step, 1));
+        result_.group_of.push_back(group(op, step == 0, roles_of(region)));
+        factors.push_back(allowance_.factor * region_factor(replay_, region));
+        is_long.push_back(region.size() > few_ops);
       });
     }
     // From fine to coarse until one allows every step; what a step was found to be allowed by stays.
-    std::vector<double> factors;
-    std::vector<bool> is_long;  // by check
-    for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
-      const std::uint32_t steps[] = {result_.checks[i].step};
-      const std::vector<std::size_t> ops = replay_.region(op, steps);
-      factors.push_back(allowance_.factor * region_factor(replay_, ops));
-      is_long.push_back(ops.size() > few_ops);
-    }
     const std::size_t finest_of_long = finest_of_long_regions();
     for (std::size_t a = 0; a < arithmetics().size(); ++a) {
       bool all = true;
@@ -262,12 +259,11 @@ class Isolator {
     return 2 * all.n_fit[arithmetic] >= all.n || 2 * of_kind.n_fit[arithmetic] > of_kind.n;
   }
 
-  // The values that lie between an op's output and what the trace knows, by role; empty where the op stands alone.
-  [[nodiscard]] std::string region_of(std::size_t op, std::uint32_t step) const {
-    const std::vector<std::size_t> ops = replay_.region(op, std::span(&step, 1));
-    if (ops.size() == 1) return "";
+  // The values of a region, by role; empty where the op stands alone.
+  [[nodiscard]] std::string roles_of(std::span<const std::size_t> region) const {
+    if (region.size() == 1) return "";
     std::set<std::string> roles;
-    for (const std::size_t r : ops) {
+    for (const std::size_t r : region) {
       if (const auto out = plan::output(plan_.ops[r])) roles.emplace(role(plan_.value(*out).name));
     }
     std::string all;
@@ -321,23 +317,8 @@ class Isolator {
     }
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
       Check& check = result_.checks[i];
-      std::size_t usual = result_.groups[result_.group_of[i]].arithmetic;
-      // What float16 does to a result, bfloat16 hides in a trace, but where the result is next to nothing.
-      const plan::ValueId out = *plan::output(plan_.ops[check.op]);
       const bool is_region = !result_.groups[result_.group_of[i]].region.empty();
-      if (!allowance_.strict) {
-        if (suspect_.dtype(out) == trace::Dtype::bf16) usual = std::max(usual, float16_results());
-        // Numbers of 16 bits where float32 was written are no chance, and who writes most values in 16 bits has such
-        // operands.
-        const Stored& all = stored_.at("all");
-        if (suspect_.dtype(out) == trace::Dtype::f32) usual = std::max(usual, stored_as_[i]);
-        if (2 * all.n_16_bits > all.n && all.n_bf16 == 0) usual = std::max(usual, float16_operands());
-        if (2 * all.n_16_bits > all.n && all.n_bf16 > 0 && suspect_.dtype(out) == trace::Dtype::f32)
-          usual = std::max(usual, bfloat16_operands());
-        // Operands are rounded or cut off; where all terms have one sign the latter shows.
-        if (usual == float16_operands()) ++usual;
-        if (is_region) usual = std::max(usual, float16_cache());
-      }
+      const std::size_t usual = coarsest_of(i);
       if (check.arithmetic <= usual) {
         check.ratio = check.ratios[check.arithmetic];
       } else {
@@ -347,6 +328,27 @@ class Isolator {
             check.ratio > (is_region ? outlier_of_regions : outlier) || check.arithmetic >= arithmetics().size();
       }
     }
+  }
+
+  // The coarsest arithmetic that a check is held to: its group's, or what the trace itself shows that the engine may use.
+  [[nodiscard]] std::size_t coarsest_of(std::size_t check) const {
+    const Group& group = result_.groups[result_.group_of[check]];
+    std::size_t usual = group.arithmetic;
+    if (allowance_.strict) return usual;
+    const trace::Dtype dtype = suspect_.dtype(*plan::output(plan_.ops[result_.checks[check].op]));
+    const Stored& all = stored_.at("all");
+    const bool mostly_16_bits = 2 * all.n_16_bits > all.n;
+    // What float16 does to a result, bfloat16 hides in a trace, but where the result is next to nothing.
+    if (dtype == trace::Dtype::bf16) usual = std::max(usual, float16_results());
+    // Numbers of 16 bits where float32 was written are no chance.
+    if (dtype == trace::Dtype::f32) usual = std::max(usual, stored_as_[check]);
+    // Who writes most values in 16 bits has such operands.
+    if (mostly_16_bits && all.n_bf16 == 0) usual = std::max(usual, float16_operands());
+    if (mostly_16_bits && all.n_bf16 > 0 && dtype == trace::Dtype::f32) usual = std::max(usual, bfloat16_operands());
+    // Operands are rounded or cut off; where all terms have one sign the latter shows.
+    if (usual == float16_operands()) ++usual;
+    if (!group.region.empty()) usual = std::max(usual, float16_cache());
+    return usual;
   }
 
   // An engine computes all layers alike, in what the coarsest of a layer's checks shows: where layers differ, half of them

@@ -304,8 +304,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   std::size_t n_probs = 0;
   for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(fmt::format("blk.{}.attn_probs", i)) ? 1 : 0;
   a_step += n_probs;
-  const bool in_parts = prompt.size() > executor.max_batch();
-  if (in_parts && n_probs > 0) {
+  if (prompt.size() > executor.max_batch() && n_probs > 0) {
     return fail("attention weights can be traced of prompts that one pass takes, of {} tokens at most; this one has {}",
                 executor.max_batch(), prompt.size());
   }
@@ -317,14 +316,14 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   std::size_t first = 0, n = 0;  // rows of the prompt that this pass computes
   const auto add = [&](std::string_view name, std::uint64_t rows, std::uint64_t width,
                        std::span<const float> data) -> Result<void> {
-    const bool in_steps = recorded.n_steps > 0;
-    if (in_parts && !in_steps && rows == n && (first == 0 || writer.has(0, name))) {
+    const bool is_prompt = recorded.n_steps == 0;
+    if (is_prompt && rows == n && (first == 0 || writer.has(0, name))) {
       if (first == 0) ++recorded.n_values;
       recorded.n_bytes += data.size_bytes();
       return writer.add_part(0, name, prompt.size(), width, first, data);
     }
     // What a pass computes for its last rows only is wanted of the prompt's last.
-    if (in_parts && !in_steps && first + n < prompt.size()) return {};
+    if (is_prompt && first + n < prompt.size()) return {};
     ++recorded.n_values;
     recorded.n_bytes += data.size_bytes();
     return writer.add(recorded.n_steps, name, rows, width, data);

@@ -107,7 +107,7 @@ std::vector<Candidate> other_function(const Question& q) {
       *op, [](double g, double u) { return g > 0 ? g * g * u : 0; }, "squared ReLU"));
   if (q.is_inner()) return result;
   result.push_back(element_wise(
-      *op, [](double g, double u) { return in_feed_forward::silu(in_feed_forward::silu(g)) * u; }, "SiLU twice"));
+      *op, [](double g, double u) { return silu(silu(g)) * u; }, "SiLU twice"));
   result.push_back(element_wise(
       *op, [](double g, double u) { return g * std::clamp(g / 6 + 0.5, 0.0, 1.0) * u; },
       "hard swish, x clamp(x / 6 + 1/2)"));
@@ -166,28 +166,26 @@ std::vector<Candidate> missing(const Question& q) {
 std::vector<Candidate> on_product(const Question& q) {
   const auto* op = q.as<plan::GatedActivation>();
   if (op == nullptr) return {};
-  return {element_wise(*op, [](double g, double u) { return in_feed_forward::silu(g * u); })};
+  return {element_wise(*op, [](double g, double u) { return silu(g * u); })};
 }
 
 std::vector<Candidate> half(const Question& q) {
   const auto* op = q.as<plan::GatedActivation>();
   if (op == nullptr) return {};
-  return {
-      element_wise(
-          *op, [](double g, double) { return in_feed_forward::silu(g); }, "the up projection is left out"),
-      element_wise(
-          *op, [](double, double u) { return in_feed_forward::silu(u); }, "the gate is left out"),
-      element_wise(
-          *op, [](double g, double) { return in_feed_forward::silu(g) * g; }, "the gate is used for both"),
-      element_wise(
-          *op, [](double g, double u) { return in_feed_forward::silu(g) + u; }, "they are added"),
-      element_wise(
-          *op, [](double g, double u) { return in_feed_forward::silu(g) * in_feed_forward::silu(u); },
-          "both are activated"),
-      element_wise(
-          *op, [](double g, double u) { return in_feed_forward::silu(g) * (u + 1); }, "1 is added to the up projection"),
-      element_wise(
-          *op, [](double g, double u) { return (in_feed_forward::silu(g) + 1) * u; }, "1 is added to the activation")};
+  return {element_wise(
+              *op, [](double g, double) { return silu(g); }, "the up projection is left out"),
+          element_wise(
+              *op, [](double, double u) { return silu(u); }, "the gate is left out"),
+          element_wise(
+              *op, [](double g, double) { return silu(g) * g; }, "the gate is used for both"),
+          element_wise(
+              *op, [](double g, double u) { return silu(g) + u; }, "they are added"),
+          element_wise(
+              *op, [](double g, double u) { return silu(g) * silu(u); }, "both are activated"),
+          element_wise(
+              *op, [](double g, double u) { return silu(g) * (u + 1); }, "1 is added to the up projection"),
+          element_wise(
+              *op, [](double g, double u) { return (silu(g) + 1) * u; }, "1 is added to the activation")};
 }
 
 std::vector<Candidate> interleaved(const Question& q) {
