@@ -6,6 +6,9 @@ function(plumb_warnings target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     # GCC 12 reports both for correct uses of std::string at -O3: https://gcc.gnu.org/bugzilla/show_bug.cgi?id=105651
     list(APPEND warnings -Wno-restrict -Wno-maybe-uninitialized)
+    if(CMAKE_UNITY_BUILD)  # GCC takes a unity file's unnamed namespaces for those of a header
+      list(APPEND warnings -Wno-subobject-linkage)
+    endif()
   endif()
   if(PLUMB_WERROR)
     list(APPEND warnings -Werror)
