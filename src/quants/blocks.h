@@ -30,8 +30,20 @@ struct Half : U16 {
   constexpr void set(float value) { set_bits(f32_to_f16(value)); }
 };
 
-inline constexpr std::size_t small_block = 32;   // weights in a block of Q4_0 .. Q8_0, IQ4_NL and MXFP4
-inline constexpr std::size_t super_block = 256;  // weights in a block of the K-quants and IQ4_XS
+// Weights in a block of each family of format_list.h.
+inline constexpr std::size_t floats_block = 1;
+inline constexpr std::size_t small_block = 32;
+inline constexpr std::size_t super_block = 256;
+
+struct BlockF32 {
+  std::array<std::uint8_t, 4> bytes;
+};
+struct BlockF16 {
+  Half value;
+};
+struct BlockBF16 {
+  U16 bits;
+};
 
 // w = d * (q - 8), q in 0..15.
 struct BlockQ4_0 {

@@ -1,6 +1,6 @@
-// The one table of tensor formats. A format is a block layout: `block_size` weights in `block_bytes` bytes, rows being
-// whole blocks. Nobody outside src/quants and the kernels of src/backends knows how a block is laid out. One
-// file a family adds its entries (float.cpp, legacy.cpp, k_quants.cpp, iq.cpp, mx.cpp).
+// The one table of tensor formats, made from format_list.h. A format is a block layout: `block_size` weights in
+// `block_bytes` bytes, rows being whole blocks. Nobody outside src/quants and the kernels of src/backends knows how a block
+// is laid out. Codecs are in float.cpp, legacy.cpp, k_quants.cpp, iq.cpp and mx.cpp.
 //
 // Names and type ids are GGUF's. Decoding is bit-exact with the PyPI package `gguf`; NaN payloads excepted.
 #pragma once
@@ -10,27 +10,36 @@
 #include <span>
 #include <string_view>
 
+#include "quants/format_list.h"
+
 namespace plumb::quants {
 
 // Values are the type ids of the GGUF file format.
 enum class Format : std::uint32_t {
-  f32 = 0,
-  f16 = 1,
-  q4_0 = 2,
-  q4_1 = 3,
-  q5_0 = 6,
-  q5_1 = 7,
-  q8_0 = 8,
-  q2_k = 10,
-  q3_k = 11,
-  q4_k = 12,
-  q5_k = 13,
-  q6_k = 14,
-  iq4_nl = 20,
-  iq4_xs = 23,
-  bf16 = 30,
-  mxfp4 = 39,
+#define PLUMB_FORMAT(id, type, NAME, family, writing) id = type,
+  PLUMB_FORMATS(PLUMB_FORMAT)
+#undef PLUMB_FORMAT
 };
+
+// The place of a format in tables that have one entry for each.
+constexpr std::size_t index(Format format) {
+  enum : std::size_t {
+#define PLUMB_FORMAT(id, type, NAME, family, writing) at_##id,
+    PLUMB_FORMATS(PLUMB_FORMAT)
+#undef PLUMB_FORMAT
+  };
+  switch (format) {
+#define PLUMB_FORMAT(id, type, NAME, family, writing) \
+  case Format::id:                                    \
+    return at_##id;
+    PLUMB_FORMATS(PLUMB_FORMAT)
+#undef PLUMB_FORMAT
+  }
+  return 0;
+}
+#define PLUMB_FORMAT(...) +1
+inline constexpr std::size_t n_formats = PLUMB_FORMATS(PLUMB_FORMAT);
+#undef PLUMB_FORMAT
 
 // Decodes n_blocks blocks to n_blocks * block_size floats.
 using DecodeFn = void (*)(const std::byte* blocks, float* values, std::size_t n_blocks);

@@ -15,6 +15,7 @@ TEST(Table, EntriesAreConsistent) {
   std::uint32_t previous_id = 0;
   for (const FormatInfo& entry : formats()) {
     SCOPED_TRACE(entry.name);
+    EXPECT_EQ(index(entry.format), names.size());
     const auto id = static_cast<std::uint32_t>(entry.format);
     EXPECT_TRUE(names.empty() || id > previous_id) << "out of order";
     previous_id = id;
@@ -31,7 +32,7 @@ TEST(Table, EntriesAreConsistent) {
     std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
     EXPECT_EQ(find(lower), &entry);
   }
-  EXPECT_EQ(names.size(), 16u);
+  EXPECT_EQ(names.size(), n_formats);
 }
 
 TEST(Table, UnknownFormatsAreNull) {
