@@ -42,7 +42,7 @@ struct BlockF16 {
   Half value;
 };
 struct BlockBF16 {
-  U16 bits;
+  U16 value;
 };
 
 // w = d * (q - 8), q in 0..15.

@@ -1,32 +1,42 @@
-// The decoders and encoders of every family, for the table in format.cpp. Each has the signature of DecodeFn or EncodeFn.
+// One block to floats and back, for each format: format.cpp makes its table of these.
 //
 // Decoders do the float operations of the PyPI package `gguf` in its order, in float32 and without contraction to fused
 // multiply-adds (src/quants/CMakeLists.txt sees to it), so that results agree bit for bit.
 #pragma once
 
+#include <bit>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
+#include "base/half.h"
+#include "quants/blocks.h"
 #include "quants/format_list.h"
 
 namespace plumb::quants {
 
 // Formats that are only read have no encoder.
-#define PLUMB_FORMAT(id, type, NAME, family, writing)                             \
-  void decode_##id(const std::byte* blocks, float* values, std::size_t n_blocks); \
-  void encode_##id(const float* values, std::byte* blocks, std::size_t n_blocks);
+#define PLUMB_FORMAT(id, type, NAME, family, writing)   \
+  void decode(const Block##NAME& block, float* values); \
+  void encode(const float* values, Block##NAME& block);
 PLUMB_FORMATS(PLUMB_FORMAT)
 #undef PLUMB_FORMAT
 
-template <class Block>
-const Block* blocks_at(const std::byte* bytes) {
-  static_assert(alignof(Block) == 1);
-  return reinterpret_cast<const Block*>(bytes);
-}
+inline void decode(const BlockF32& block, float* values) { std::memcpy(values, &block, sizeof *values); }
+inline void encode(const float* values, BlockF32& block) { std::memcpy(&block, values, sizeof *values); }
 
-template <class Block>
-Block* blocks_at(std::byte* bytes) {
-  static_assert(alignof(Block) == 1);
-  return reinterpret_cast<Block*>(bytes);
+// As f16_to_f32, without branches: the scaling aligns the exponent, subnormals included, and is exact.
+inline void decode(const BlockF16& block, float* values) {
+  const std::uint16_t half = block.value.bits();
+  const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fff) << 13;
+  const std::uint32_t finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+  const std::uint32_t special = magnitude | 0x7f800000u;  // infinity or NaN
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16;
+  *values = std::bit_cast<float>((magnitude >= 0x0f800000u ? special : finite) | sign);
 }
+inline void encode(const float* values, BlockF16& block) { block.value.set(*values); }
+
+inline void decode(const BlockBF16& block, float* values) { *values = bf16_to_f32(block.value.bits()); }
+inline void encode(const float* values, BlockBF16& block) { block.value.set_bits(f32_to_bf16(*values)); }
 
 }  // namespace plumb::quants

@@ -3,16 +3,33 @@
 #include <algorithm>
 #include <array>
 
-#include "quants/blocks.h"
 #include "quants/codecs.h"
 
 namespace plumb::quants {
 namespace {
 
-#define PLUMB_ENCODER_written(id) encode_##id
-#define PLUMB_ENCODER_read_only(id) nullptr
-#define PLUMB_FORMAT(id, type, NAME, family, writing) \
-  FormatInfo{Format::id, #NAME, family##_block, sizeof(Block##NAME), decode_##id, PLUMB_ENCODER_##writing(id)},
+template <class Block, std::size_t n>
+void decode_blocks(const std::byte* blocks, float* values, std::size_t n_blocks) {
+  static_assert(alignof(Block) == 1);
+  const auto* block = reinterpret_cast<const Block*>(blocks);
+  for (std::size_t b = 0; b < n_blocks; ++b) decode(block[b], values + n * b);
+}
+
+template <class Block, std::size_t n>
+void encode_blocks(const float* values, std::byte* blocks, std::size_t n_blocks) {
+  auto* block = reinterpret_cast<Block*>(blocks);
+  for (std::size_t b = 0; b < n_blocks; ++b) encode(values + n * b, block[b]);
+}
+
+#define PLUMB_ENCODER_written(Block, n) encode_blocks<Block, n>
+#define PLUMB_ENCODER_read_only(Block, n) nullptr
+#define PLUMB_FORMAT(id, type, NAME, family, writing)    \
+  FormatInfo{Format::id,                                 \
+             #NAME,                                      \
+             family##_block,                             \
+             sizeof(Block##NAME),                        \
+             decode_blocks<Block##NAME, family##_block>, \
+             PLUMB_ENCODER_##writing(Block##NAME, family##_block)},
 constexpr std::array table = {PLUMB_FORMATS(PLUMB_FORMAT)};
 #undef PLUMB_FORMAT
 

@@ -1,6 +1,6 @@
 // The one table of tensor formats, made from format_list.h. A format is a block layout: `block_size` weights in
 // `block_bytes` bytes, rows being whole blocks. Nobody outside src/quants and the kernels of src/backends knows how a block
-// is laid out. Codecs are in float.cpp, legacy.cpp, k_quants.cpp, iq.cpp and mx.cpp.
+// is laid out. Codecs are in codecs.h, legacy.cpp, k_quants.cpp and levels.cpp.
 //
 // Names and type ids are GGUF's. Decoding is bit-exact with the PyPI package `gguf`; NaN payloads excepted.
 #pragma once

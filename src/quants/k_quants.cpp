@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 
-#include "quants/blocks.h"
 #include "quants/codecs.h"
 #include "quants/fit.h"
 
@@ -140,15 +139,6 @@ AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials)
   return best;
 }
 
-// The low four bits of the levels, as Q4_K and Q5_K store them.
-void pack_low_bits(const std::array<std::uint8_t, super_block>& q, std::array<std::uint8_t, 128>& qs) {
-  for (std::size_t run = 0; run < super_block / 64; ++run) {
-    for (std::size_t j = 0; j < 32; ++j) {
-      qs[32 * run + j] = static_cast<std::uint8_t>((q[64 * run + j] & 0x0f) | (q[64 * run + 32 + j] & 0x0f) << 4);
-    }
-  }
-}
-
 // A super-block of Q6_K taken apart: w = (d * scale) * (q - 32).
 struct SymmetricSuperBlock {
   float d = 0.0f;
@@ -206,144 +196,117 @@ SymmetricSuperBlock fit_symmetric(const float* x, const float* w) {
   return best;
 }
 
+// values of Q4_K or Q5_K; q(g, j) is level j of group g.
+template <class Block, class Q>
+void decode_affine(const Block& block, float* values, Q q) {
+  const float d = block.d.value();
+  const float dmin = block.dmin.value();
+  std::array<std::uint8_t, n_groups_32> scales;
+  std::array<std::uint8_t, n_groups_32> mins;
+  unpack_scales_mins(block.scales, scales, mins);
+  for (std::size_t g = 0; g < n_groups_32; ++g) {
+    const float scale = d * static_cast<float>(scales[g]);
+    const float min = dmin * static_cast<float>(mins[g]);
+    for (std::size_t j = 0; j < 32; ++j) values[32 * g + j] = scale * static_cast<float>(q(g, j)) - min;
+  }
+}
+
+// All but the high bits of Q5_K. Gives the levels.
+template <class Block>
+std::array<std::uint8_t, super_block> encode_affine(const float* values, float high, Block& block) {
+  const AffineSuperBlock fitted = fit_affine(values, high, {4, 0.25f});
+  block.d.set(fitted.d);
+  block.dmin.set(fitted.dmin);
+  pack_scales_mins(fitted.scales, fitted.mins, block.scales);
+  for (std::size_t run = 0; run < super_block / 64; ++run) {
+    const std::uint8_t* q = fitted.q.data() + 64 * run;
+    for (std::size_t j = 0; j < 32; ++j) {
+      block.qs[32 * run + j] = static_cast<std::uint8_t>((q[j] & 0x0f) | (q[32 + j] & 0x0f) << 4);
+    }
+  }
+  return fitted.q;
+}
+
 }  // namespace
 
-void decode_q2_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
-  const auto* block = blocks_at<BlockQ2_K>(blocks);
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const float d = block->d.value();
-    const float dmin = block->dmin.value();
-    for (std::size_t g = 0; g < n_groups_16; ++g) {
-      const float scale = d * static_cast<float>(block->scales[g] & 0x0f);
-      const float min = dmin * static_cast<float>(block->scales[g] >> 4);
-      const std::uint8_t* qs = block->qs.data() + 32 * (g / 8) + 16 * (g % 2);
-      const std::size_t shift = 2 * (g % 8 / 2);
-      for (std::size_t j = 0; j < 16; ++j) values[16 * g + j] = scale * static_cast<float>((qs[j] >> shift) & 3) - min;
-    }
+void decode(const BlockQ2_K& block, float* values) {
+  const float d = block.d.value();
+  const float dmin = block.dmin.value();
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    const float scale = d * static_cast<float>(block.scales[g] & 0x0f);
+    const float min = dmin * static_cast<float>(block.scales[g] >> 4);
+    const std::uint8_t* qs = block.qs.data() + 32 * (g / 8) + 16 * (g % 2);
+    const std::size_t shift = 2 * (g % 8 / 2);
+    for (std::size_t j = 0; j < 16; ++j) values[16 * g + j] = scale * static_cast<float>((qs[j] >> shift) & 3) - min;
   }
 }
 
-void decode_q3_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
-  const auto* block = blocks_at<BlockQ3_K>(blocks);
+void decode(const BlockQ3_K& block, float* values) {
+  const float d = block.d.value();
   std::array<std::int8_t, n_groups_16> scales;
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const float d = block->d.value();
-    unpack_scales(block->scales, scales);
-    for (std::size_t g = 0; g < n_groups_16; ++g) {
-      const float scale = d * static_cast<float>(scales[g]);
-      const std::uint8_t* qs = block->qs.data() + 32 * (g / 8) + 16 * (g % 2);
-      const std::uint8_t* high = block->hmask.data() + 16 * (g % 2);
-      const std::size_t shift = 2 * (g % 8 / 2);
-      const std::size_t bit = g / 2;
-      for (std::size_t j = 0; j < 16; ++j) {
-        const int q = ((qs[j] >> shift) & 3) + 4 * ((high[j] >> bit) & 1) - 4;
-        values[16 * g + j] = scale * static_cast<float>(q);
-      }
+  unpack_scales(block.scales, scales);
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    const float scale = d * static_cast<float>(scales[g]);
+    const std::uint8_t* qs = block.qs.data() + 32 * (g / 8) + 16 * (g % 2);
+    const std::uint8_t* high = block.hmask.data() + 16 * (g % 2);
+    const std::size_t shift = 2 * (g % 8 / 2);
+    const std::size_t bit = g / 2;
+    for (std::size_t j = 0; j < 16; ++j) {
+      const int q = ((qs[j] >> shift) & 3) + 4 * ((high[j] >> bit) & 1) - 4;
+      values[16 * g + j] = scale * static_cast<float>(q);
     }
   }
 }
 
-void decode_q4_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
-  const auto* block = blocks_at<BlockQ4_K>(blocks);
-  std::array<std::uint8_t, n_groups_32> scales;
-  std::array<std::uint8_t, n_groups_32> mins;
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const float d = block->d.value();
-    const float dmin = block->dmin.value();
-    unpack_scales_mins(block->scales, scales, mins);
-    for (std::size_t g = 0; g < n_groups_32; ++g) {
-      const float scale = d * static_cast<float>(scales[g]);
-      const float min = dmin * static_cast<float>(mins[g]);
-      const std::uint8_t* qs = block->qs.data() + 32 * (g / 2);
-      const std::size_t shift = 4 * (g % 2);
-      for (std::size_t j = 0; j < 32; ++j) values[32 * g + j] = scale * static_cast<float>((qs[j] >> shift) & 0x0f) - min;
+void decode(const BlockQ4_K& block, float* values) {
+  decode_affine(block, values,
+                [&](std::size_t g, std::size_t j) { return (block.qs[32 * (g / 2) + j] >> (4 * (g % 2))) & 0x0f; });
+}
+
+void decode(const BlockQ5_K& block, float* values) {
+  decode_affine(block, values, [&](std::size_t g, std::size_t j) {
+    return ((block.qs[32 * (g / 2) + j] >> (4 * (g % 2))) & 0x0f) + 16 * ((block.qh[j] >> g) & 1);
+  });
+}
+
+void decode(const BlockQ6_K& block, float* values) {
+  const float d = block.d.value();
+  for (std::size_t g = 0; g < n_groups_16; ++g) {
+    const float scale = d * static_cast<float>(block.scales[g]);
+    const std::uint8_t* ql = block.ql.data() + 64 * (g / 8) + 16 * (g % 4);
+    const std::size_t low_shift = 4 * (g % 8 / 4);
+    const std::uint8_t* qh = block.qh.data() + 32 * (g / 8) + 16 * (g % 2);
+    const std::size_t high_shift = 2 * (g % 8 / 2);
+    for (std::size_t j = 0; j < 16; ++j) {
+      const int q = ((ql[j] >> low_shift) & 0x0f) + 16 * ((qh[j] >> high_shift) & 3) - 32;
+      values[16 * g + j] = scale * static_cast<float>(q);
     }
   }
 }
 
-void decode_q5_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
-  const auto* block = blocks_at<BlockQ5_K>(blocks);
-  std::array<std::uint8_t, n_groups_32> scales;
-  std::array<std::uint8_t, n_groups_32> mins;
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const float d = block->d.value();
-    const float dmin = block->dmin.value();
-    unpack_scales_mins(block->scales, scales, mins);
-    for (std::size_t g = 0; g < n_groups_32; ++g) {
-      const float scale = d * static_cast<float>(scales[g]);
-      const float min = dmin * static_cast<float>(mins[g]);
-      const std::uint8_t* qs = block->qs.data() + 32 * (g / 2);
-      const std::size_t shift = 4 * (g % 2);
-      for (std::size_t j = 0; j < 32; ++j) {
-        const int q = ((qs[j] >> shift) & 0x0f) + 16 * ((block->qh[j] >> g) & 1);
-        values[32 * g + j] = scale * static_cast<float>(q) - min;
-      }
-    }
-  }
+void encode(const float* values, BlockQ4_K& block) { encode_affine(values, 15.0f, block); }
+
+void encode(const float* values, BlockQ5_K& block) {
+  const auto q = encode_affine(values, 31.0f, block);
+  block.qh.fill(0);
+  for (std::size_t i = 0; i < super_block; ++i) block.qh[i % 32] |= static_cast<std::uint8_t>((q[i] >> 4) << (i / 32));
 }
 
-void decode_q6_k(const std::byte* blocks, float* values, std::size_t n_blocks) {
-  const auto* block = blocks_at<BlockQ6_K>(blocks);
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const float d = block->d.value();
-    for (std::size_t g = 0; g < n_groups_16; ++g) {
-      const float scale = d * static_cast<float>(block->scales[g]);
-      const std::uint8_t* ql = block->ql.data() + 64 * (g / 8) + 16 * (g % 4);
-      const std::size_t low_shift = 4 * (g % 8 / 4);
-      const std::uint8_t* qh = block->qh.data() + 32 * (g / 8) + 16 * (g % 2);
-      const std::size_t high_shift = 2 * (g % 8 / 2);
-      for (std::size_t j = 0; j < 16; ++j) {
-        const int q = ((ql[j] >> low_shift) & 0x0f) + 16 * ((qh[j] >> high_shift) & 3) - 32;
-        values[16 * g + j] = scale * static_cast<float>(q);
-      }
-    }
-  }
-}
-
-void encode_q4_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
-  auto* block = blocks_at<BlockQ4_K>(blocks);
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const AffineSuperBlock fitted = fit_affine(values, 15.0f, {4, 0.25f});
-    block->d.set(fitted.d);
-    block->dmin.set(fitted.dmin);
-    pack_scales_mins(fitted.scales, fitted.mins, block->scales);
-    pack_low_bits(fitted.q, block->qs);
-  }
-}
-
-void encode_q5_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
-  auto* block = blocks_at<BlockQ5_K>(blocks);
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    const AffineSuperBlock fitted = fit_affine(values, 31.0f, {4, 0.25f});
-    block->d.set(fitted.d);
-    block->dmin.set(fitted.dmin);
-    pack_scales_mins(fitted.scales, fitted.mins, block->scales);
-    pack_low_bits(fitted.q, block->qs);
-    block->qh.fill(0);
-    for (std::size_t i = 0; i < super_block; ++i) {
-      block->qh[i % 32] |= static_cast<std::uint8_t>((fitted.q[i] >> 4) << (i / 32));
-    }
-  }
-}
-
-void encode_q6_k(const float* values, std::byte* blocks, std::size_t n_blocks) {
-  auto* block = blocks_at<BlockQ6_K>(blocks);
+void encode(const float* values, BlockQ6_K& block) {
   std::array<float, super_block> x;
   std::array<float, super_block> w;
-  for (std::size_t b = 0; b < n_blocks; ++b, ++block, values += super_block) {
-    fit::load<super_block>(values, fit::largest_half * 128.0f * 32.0f, x.data());
-    fit::importance_of<super_block>(x.data(), w.data());
-    const SymmetricSuperBlock fitted = fit_symmetric(x.data(), w.data());
-    block->d.set(fitted.d);
-    block->scales = fitted.scales;
-    block->ql.fill(0);
-    block->qh.fill(0);
-    for (std::size_t i = 0; i < super_block; ++i) {
-      const float scale = fitted.d * static_cast<float>(fitted.scales[i / 16]);
-      const int q = static_cast<int>(fit::level_of(x[i], {scale, 0.0f}, q6_levels)) + 32;
-      block->ql[64 * (i / 128) + i % 64] |= static_cast<std::uint8_t>((q & 0x0f) << (4 * (i % 128 / 64)));
-      block->qh[32 * (i / 128) + i % 32] |= static_cast<std::uint8_t>((q >> 4) << (2 * (i % 128 / 32)));
-    }
+  fit::load<super_block>(values, fit::largest_half * 128.0f * 32.0f, x.data());
+  fit::importance_of<super_block>(x.data(), w.data());
+  const SymmetricSuperBlock fitted = fit_symmetric(x.data(), w.data());
+  block.d.set(fitted.d);
+  block.scales = fitted.scales;
+  block.ql.fill(0);
+  block.qh.fill(0);
+  for (std::size_t i = 0; i < super_block; ++i) {
+    const float scale = fitted.d * static_cast<float>(fitted.scales[i / 16]);
+    const int q = static_cast<int>(fit::level_of(x[i], {scale, 0.0f}, q6_levels)) + 32;
+    block.ql[64 * (i / 128) + i % 64] |= static_cast<std::uint8_t>((q & 0x0f) << (4 * (i % 128 / 64)));
+    block.qh[32 * (i / 128) + i % 32] |= static_cast<std::uint8_t>((q >> 4) << (2 * (i % 128 / 32)));
   }
 }
 
