@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "text/chat_template.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 namespace {
 

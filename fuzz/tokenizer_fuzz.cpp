@@ -11,8 +11,8 @@
 #include <string_view>
 
 #include "../tests/text/tokenizer_samples.h"
-#include "text/pre_tokenizer.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/pre_tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace {
 

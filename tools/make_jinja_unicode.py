@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes src/text/jinja_unicode_tables.h: the Unicode properties and case mappings that Python's str methods use.
+"""Writes src/text/jinja/unicode_tables.h: the Unicode properties and case mappings that Python's str methods use.
 
 Chat templates call Python string methods (upper, title, isalpha, split, ...), so the tables are made from Python itself.
-Usage: make_jinja_unicode.py > src/text/jinja_unicode_tables.h
+Usage: make_jinja_unicode.py > src/text/jinja/unicode_tables.h
 """
 
 import sys

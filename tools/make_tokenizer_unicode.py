@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes src/text/unicode_tables.cpp: what the tokenizers need to know of Unicode beyond what PCRE2 knows.
+"""Writes src/text/unicode/tables.cpp: what the tokenizers need to know of Unicode beyond what PCRE2 knows.
 
     pip install unicodedata2==15.1.0
-    tools/make_tokenizer_unicode.py > src/text/unicode_tables.cpp
+    tools/make_tokenizer_unicode.py > src/text/unicode/tables.cpp
 
 Unicode 15.1 is the version that llama.cpp's tables hold; Python's own unicodedata follows the interpreter.
 """
@@ -109,7 +109,7 @@ def main():
     if unicodedata2.unidata_version != VERSION or unicodedata.unidata_version != PCRE2_VERSION:
         sys.exit(f"needs unicodedata2 {VERSION} on a Python whose own tables are Unicode {PCRE2_VERSION} (3.11)")
     print("// Made by tools/make_tokenizer_unicode.py from Unicode", VERSION + ".")
-    print('#include "text/unicode_tables.h"\n\nnamespace plumb::text {\n\n// clang-format off')
+    print('#include "text/unicode/tables.h"\n\nnamespace plumb::text {\n\n// clang-format off')
     emit("CodePointRange mark_ranges", of_category("M"))
     emit("CodePointRange punctuation_ranges", of_category("P"))
     emit("CodePointRange control_ranges", of_category("C"))

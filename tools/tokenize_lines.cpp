@@ -4,13 +4,14 @@
 //
 // reads one text a line, in hexadecimal, and prints its ids on a line. Built by hand, against a build folder:
 //
-//     c++ -std=c++20 -O2 -Isrc tools/tokenize_lines.cpp -o tokenize_lines build/src/text/libplumb_text.a
+//     c++ -std=c++20 -O2 -Isrc tools/tokenize_lines.cpp -o tokenize_lines
+//         build/src/text/tokenizer/libplumb_text_tokenizer.a build/src/text/unicode/libplumb_text_unicode.a
 //         build/src/gguf/libplumb_gguf.a build/src/quants/libplumb_quants.a -lfmt -lpcre2-8
 #include <charconv>
 #include <iostream>
 #include <string>
 
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 int main(int argc, char** argv) {
   if (argc != 4) {

@@ -21,7 +21,7 @@
 #include "gguf/file.h"
 #include "quants/format.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace {
 

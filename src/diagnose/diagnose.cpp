@@ -13,7 +13,7 @@
 #include "diagnose/parameters.h"
 #include "diagnose/sampling.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace plumb::diagnose {
 

@@ -10,7 +10,7 @@
 #include "base/result.h"
 #include "diagnose/hypothesis.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace plumb::diagnose {
 

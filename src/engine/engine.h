@@ -18,7 +18,7 @@
 #include "gguf/file.h"
 #include "model/model.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace plumb::engine {
 

@@ -3,8 +3,8 @@
 #include <new>
 #include <utility>
 
-#include "text/jinja_syntax.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/syntax.h"
+#include "text/jinja/unicode.h"
 
 namespace plumb::text {
 

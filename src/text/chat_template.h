@@ -3,7 +3,7 @@
 // The interpreter implements what chat templates use of Jinja2, set up as Hugging Face transformers does it
 // (ImmutableSandboxedEnvironment, trim_blocks, lstrip_blocks, loop controls, `generation` blocks, its `tojson`,
 // `raise_exception`, `strftime_now`). A template is untrusted input: steps, nesting, output and memory are bounded by
-// Limits, and nothing it does reaches outside the interpreter. Errors name line and cause.
+// TemplateLimits, and nothing it does reaches outside the interpreter. Errors name line and cause.
 #pragma once
 
 #include <chrono>
@@ -16,16 +16,9 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "text/jinja/limits.h"
 
 namespace plumb::text {
-
-struct TemplateLimits {
-  std::uint64_t max_steps = 10'000'000;       // evaluated nodes, and each 256 bytes of text read or made
-  std::uint32_t max_depth = 200;              // nesting of expressions, blocks and calls, in parsing and in running
-  std::size_t max_output_bytes = 64u << 20;   // rendered text
-  std::size_t max_memory_bytes = 256u << 20;  // strings and containers that are alive at one time
-  std::size_t max_source_bytes = 1u << 20;
-};
 
 class ChatTemplate {
  public:

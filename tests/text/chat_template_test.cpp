@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 namespace plumb::text {
 namespace {

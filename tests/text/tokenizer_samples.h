@@ -11,7 +11,7 @@
 
 #include "gguf/file.h"
 #include "gguf/writer.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace plumb::text::samples {
 

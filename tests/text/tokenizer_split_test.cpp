@@ -4,9 +4,9 @@
 #include <fstream>
 #include <sstream>
 
-#include "text/merge.h"
-#include "text/pre_tokenizer.h"
-#include "text/unicode_tables.h"
+#include "text/tokenizer/merge.h"
+#include "text/tokenizer/pre_tokenizer.h"
+#include "text/unicode/tables.h"
 
 namespace plumb::text {
 namespace {

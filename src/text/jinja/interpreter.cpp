@@ -1,0 +1,666 @@
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+#include "text/jinja/callables.h"
+#include "text/jinja/syntax.h"
+#include "text/jinja/unicode.h"
+
+namespace plumb::text::jinja {
+
+namespace {
+
+template <class... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <class... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+// The variables of one block. Blocks see those around them; macros keep the scope that they were defined in.
+class Scope {
+ public:
+  explicit Scope(std::shared_ptr<Scope> parent) : parent_(std::move(parent)) {}
+
+  void set(const std::string& name, Value value) { variables_.insert_or_assign(name, std::move(value)); }
+
+  [[nodiscard]] const Value* find(const std::string& name) const {
+    for (const Scope* scope = this; scope != nullptr; scope = scope->parent_.get()) {
+      if (const auto found = scope->variables_.find(name); found != scope->variables_.end()) return &found->second;
+    }
+    return nullptr;
+  }
+
+  void clear() { variables_.clear(); }
+
+ private:
+  std::shared_ptr<Scope> parent_;
+  std::unordered_map<std::string, Value> variables_;
+};
+
+using ScopePtr = std::shared_ptr<Scope>;
+
+enum class Flow : std::uint8_t { next, leave_loop, next_round };
+
+// Names that a macro's body reads: whether it takes the arguments that its signature does not name.
+struct ImplicitNames {
+  bool varargs = false, kwargs = false, caller = false;
+};
+
+class NameFinder {
+ public:
+  static ImplicitNames find(const Body& body) {
+    NameFinder finder;
+    finder.visit(body);
+    return finder.found_;
+  }
+
+ private:
+  void visit(const ExpressionPtr& expression) {
+    if (!expression) return;
+    std::visit(
+        Overloaded{[](const Constant&) {},
+                   [&](const Name& name) {
+                     found_.varargs |= name.name == "varargs";
+                     found_.kwargs |= name.name == "kwargs";
+                     found_.caller |= name.name == "caller";
+                   },
+                   [&](const ListOf& list) { visit(list.items); },
+                   [&](const DictOf& dict) {
+                     for (const auto& [key, value] : dict.items) {
+                       visit(key);
+                       visit(value);
+                     }
+                   },
+                   [&](const Attribute& attribute) { visit(attribute.object); },
+                   [&](const Subscript& subscript) {
+                     visit(subscript.object);
+                     visit(subscript.key);
+                   },
+                   [&](const Slice& slice) {
+                     for (const auto* part : {&slice.object, &slice.start, &slice.stop, &slice.step}) visit(*part);
+                   },
+                   [&](const Call& call) {
+                     visit(call.callee);
+                     visit(call.arguments);
+                   },
+                   [&](const FilterCall& filter) {
+                     visit(filter.subject);
+                     visit(filter.arguments);
+                   },
+                   [&](const TestCall& test) {
+                     visit(test.subject);
+                     visit(test.arguments);
+                   },
+                   [&](const Arithmetic& chain) {
+                     visit(chain.first);
+                     for (const auto& [op, value] : chain.rest) visit(value);
+                   },
+                   [&](const Concatenation& chain) { visit(chain.items); },
+                   [&](const Compare& compare) {
+                     visit(compare.first);
+                     for (const auto& [op, value] : compare.rest) visit(value);
+                   },
+                   [&](const Logic& logic) { visit(logic.items); }, [&](const Unary& unary) { visit(unary.operand); },
+                   [&](const Conditional& conditional) {
+                     visit(conditional.condition);
+                     visit(conditional.then);
+                     visit(conditional.otherwise);
+                   }},
+        expression->node);
+  }
+
+  void visit(const std::vector<ExpressionPtr>& items) {
+    for (const auto& item : items) visit(item);
+  }
+
+  void visit(const CallArguments& arguments) {
+    visit(arguments.positional);
+    for (const auto& [name, value] : arguments.named) visit(value);
+    visit(arguments.spread);
+    visit(arguments.named_spread);
+  }
+
+  void visit(const Body& body) {
+    for (const auto& statement : body) {
+      std::visit(Overloaded{[](const Text&) {}, [](const Jump&) {},
+                            [&](const Macro& macro) {
+                              visit(macro.signature.defaults);
+                              visit(macro.body);
+                            },
+                            [&](const Print& print) { visit(print.value); },
+                            [&](const For& loop) {
+                              visit(loop.iterable);
+                              visit(loop.condition);
+                              visit(loop.body);
+                              visit(loop.otherwise);
+                            },
+                            [&](const If& branch) {
+                              for (const auto& [condition, taken] : branch.branches) {
+                                visit(condition);
+                                visit(taken);
+                              }
+                              visit(branch.otherwise);
+                            },
+                            [&](const Set& set) { visit(set.value); },
+                            [&](const SetBlock& block) {
+                              visit(block.filter);
+                              visit(block.body);
+                            },
+                            [&](const CallBlock& block) {
+                              visit(block.call);
+                              visit(block.signature.defaults);
+                              visit(block.body);
+                            },
+                            [&](const FilterBlock& block) {
+                              visit(block.filter);
+                              visit(block.body);
+                            },
+                            [&](const With& with) {
+                              for (const auto& [target, value] : with.variables) visit(value);
+                              visit(with.body);
+                            },
+                            [](const Block&) {}, [&](const Generation& generation) { visit(generation.body); },
+                            [&](const Group& group) { visit(group.body); }},
+                 statement->node);
+    }
+  }
+
+  ImplicitNames found_;
+};
+
+class Interpreter {
+ public:
+  explicit Interpreter(Runtime& runtime) : runtime_(runtime) {}
+
+  std::string run_template(const Body& body, const nlohmann::ordered_json& variables) {
+    const auto scope = std::make_shared<Scope>(nullptr);
+    for (const auto& [name, value] : variables.items()) scope->set(name, from_json(runtime_, value));
+    TextBuilder out(runtime_);
+    root_ = std::make_shared<Scope>(scope);
+    run(body, root_, out);
+    return out.take();
+  }
+
+  Flow run(const Body& body, const ScopePtr& scope, TextBuilder& out) {
+    const DepthGuard guard(runtime_);
+    for (const auto& statement : body) {
+      runtime_.budget.step();
+      try {
+        const Flow flow = std::visit([&](const auto& node) { return execute(node, scope, out); }, statement->node);
+        if (out.view().size() > runtime_.budget.limits().max_output_bytes) {
+          raise("the template makes more than {} bytes of text", runtime_.budget.limits().max_output_bytes);
+        }
+        if (flow != Flow::next) return flow;
+      } catch (Failure& failure) {
+        if (failure.line == 0) failure.line = statement->line;
+        throw;
+      }
+    }
+    return Flow::next;
+  }
+
+  Value evaluate(const ExpressionPtr& expression, const ScopePtr& scope) {
+    const DepthGuard guard(runtime_);
+    runtime_.budget.step();
+    try {
+      return std::visit([&](const auto& node) { return value_of(node, scope); }, expression->node);
+    } catch (Failure& failure) {
+      if (failure.line == 0) failure.line = expression->line;
+      throw;
+    }
+  }
+
+  // A macro or the body of a call block, as something that templates call.
+  class MacroCallable final : public Callable {
+   public:
+    MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
+                  ScopePtr scope, ImplicitNames implicit)
+        : Callable(budget, 0, "<Macro " + (name.empty() ? "anonymous" : jinja::quoted(name)) + ">"),
+          interpreter_(interpreter),
+          name_(std::move(name)),
+          signature_(signature),
+          body_(body),
+          scope_(std::move(scope)),
+          implicit_(implicit) {}
+
+    const char* type_name() const override { return "Macro"; }
+
+    std::optional<Value> attribute(Runtime& runtime, std::string_view wanted) override {
+      if (wanted == "name") return name_.empty() ? Value() : runtime.string(name_);
+      if (wanted == "arguments") {
+        std::vector<Value> names;
+        for (const std::string& parameter : signature_.names) names.push_back(runtime.string(parameter));
+        return runtime.tuple(std::move(names));
+      }
+      if (wanted == "catch_kwargs") return Value::boolean(implicit_.kwargs);
+      if (wanted == "catch_varargs") return Value::boolean(implicit_.varargs);
+      if (wanted == "caller") return Value::boolean(implicit_.caller);
+      return std::nullopt;
+    }
+
+    Value call(Runtime& runtime, Arguments& arguments) override {
+      const DepthGuard guard(runtime);
+      const auto scope = std::make_shared<Scope>(scope_);
+      bind(runtime, arguments, scope);
+      TextBuilder out(runtime);
+      interpreter_.run(body_, scope, out);
+      return runtime.string(out.take());
+    }
+
+   private:
+    static std::optional<Value> take_named(Runtime& runtime, Arguments& arguments, std::string_view wanted) {
+      runtime.budget.step(arguments.named.size() / 8 + 1);
+      const auto found = std::find_if(arguments.named.begin(), arguments.named.end(),
+                                      [&](const auto& entry) { return entry.first == wanted; });
+      if (found == arguments.named.end()) return std::nullopt;
+      Value value = std::move(found->second);
+      arguments.named.erase(found);
+      return value;
+    }
+
+    void bind(Runtime& runtime, Arguments& arguments, const ScopePtr& scope) {
+      const std::size_t n = signature_.names.size();
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::string& parameter = signature_.names[i];
+        if (i < arguments.positional.size()) {
+          scope->set(parameter, arguments.positional[i]);
+        } else if (auto named = take_named(runtime, arguments, parameter)) {
+          scope->set(parameter, std::move(*named));
+        } else if (i + signature_.defaults.size() >= n) {
+          scope->set(parameter, interpreter_.evaluate(signature_.defaults[i + signature_.defaults.size() - n], scope));
+        } else {
+          scope->set(parameter, runtime.undefined(fmt::format("parameter {} was not provided", jinja::quoted(parameter))));
+        }
+      }
+      const bool names_caller =
+          std::find(signature_.names.begin(), signature_.names.end(), "caller") != signature_.names.end();
+      if (implicit_.caller && !names_caller) {
+        auto caller = take_named(runtime, arguments, "caller");
+        scope->set("caller", caller ? std::move(*caller) : runtime.undefined("No caller defined"));
+      }
+      if (implicit_.kwargs) {
+        std::vector<Dict::Entry> rest;
+        for (auto& [key, value] : arguments.named) rest.emplace_back(runtime.string(key), std::move(value));
+        scope->set("kwargs", runtime.dict(std::move(rest)));
+      } else if (!arguments.named.empty()) {
+        if (arguments.named.front().first == "caller") {
+          raise("macro {} was invoked with two values for the special caller argument. This is most likely a bug.",
+                jinja::quoted(name_));
+        }
+        raise("macro {} takes no keyword argument {}", jinja::quoted(name_), jinja::quoted(arguments.named.front().first));
+      }
+      if (implicit_.varargs) {
+        std::vector<Value> rest;
+        for (std::size_t i = n; i < arguments.positional.size(); ++i) rest.push_back(arguments.positional[i]);
+        scope->set("varargs", runtime.tuple(std::move(rest)));
+      } else if (arguments.positional.size() > n) {
+        raise("macro {} takes not more than {} argument(s)", jinja::quoted(name_), n);
+      }
+    }
+
+    Interpreter& interpreter_;
+    const std::string name_;
+    const Signature& signature_;
+    const Body& body_;
+    const ScopePtr scope_;
+    const ImplicitNames implicit_;
+  };
+
+ private:
+  // A macro keeps its scope, and the scope may hold the macro: the run's end empties it.
+  Value make_macro(std::string name, const Signature& signature, const Body& body, const ScopePtr& scope) {
+    runtime_.budget.take(sizeof(Scope) + sizeof(MacroCallable));
+    runtime_.keep(scope, [scope = scope.get()] { scope->clear(); });
+    const auto [known, is_new] = implicit_names_.try_emplace(&body);
+    if (is_new) known->second = NameFinder::find(body);
+    return Value(Kind::callable,
+                 runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope, known->second));
+  }
+
+  void assign(const Target& target, Value value, const ScopePtr& scope) {
+    if (target.tuple) {
+      const auto items = to_vector(runtime_, value);
+      if (items.size() < target.parts.size()) {
+        raise("not enough values to unpack (expected {}, got {})", target.parts.size(), items.size());
+      }
+      if (items.size() > target.parts.size()) raise("too many values to unpack (expected {})", target.parts.size());
+      for (std::size_t i = 0; i < items.size(); ++i) assign(target.parts[i], items[i], scope);
+      return;
+    }
+    if (target.attribute.empty()) {
+      scope->set(target.name, std::move(value));
+      return;
+    }
+    const Value* name_space = scope->find(target.name);
+    if (name_space == nullptr || !name_space->is(Kind::name_space))
+      raise("cannot assign attribute on non-namespace object");
+    check_namespace_name(target.attribute);
+    name_space->name_space().set(target.attribute, std::move(value));
+  }
+
+  Flow execute(const Text& text, const ScopePtr&, TextBuilder& out) {
+    out.append(text.text);
+    return Flow::next;
+  }
+
+  Flow execute(const Print& print, const ScopePtr& scope, TextBuilder& out) {
+    out.append(str(runtime_, evaluate(print.value, scope)));
+    return Flow::next;
+  }
+
+  Flow execute(const For& loop, const ScopePtr& scope, TextBuilder& out) {
+    return run_loop(loop, evaluate(loop.iterable, scope), 0, scope, out);
+  }
+
+  Flow run_loop(const For& statement, const Value& iterable, std::int64_t depth, const ScopePtr& scope, TextBuilder& out) {
+    const DepthGuard guard(runtime_);
+    Value source = iterable;
+    if (statement.condition) {
+      // The condition is asked item by item, between the rounds: it sees what the body changed.
+      auto next = [this, &statement, scope, items = iterate(runtime_, source)](Runtime& runtime) -> std::optional<Value> {
+        while (auto item = items->next(runtime)) {
+          runtime.budget.step();
+          const auto filter_scope = std::make_shared<Scope>(scope);
+          assign(statement.target, *item, filter_scope);
+          if (truth(runtime, evaluate(statement.condition, filter_scope))) return item;
+        }
+        return std::nullopt;
+      };
+      source = Value(Kind::iterator, runtime_.make<Generator>(source.depth() + 2, std::move(next)));
+    }
+    const auto loop = runtime_.make<Loop>(source, iterate(runtime_, source), depth);
+    if (statement.recursive) {
+      loop->recurse = [this, &statement, scope](Runtime& runtime, const Value& inner, std::int64_t depth0) {
+        TextBuilder text(runtime);
+        run_loop(statement, inner, depth0, scope, text);
+        return runtime.string(text.take());
+      };
+    }
+    // As in Jinja, {% else %} also runs after a loop in which no round came to its end.
+    bool any = false;
+    while (loop->advance(runtime_)) {
+      runtime_.budget.step();
+      const auto round = std::make_shared<Scope>(scope);
+      round->set("loop", Value(Kind::loop, loop));
+      assign(statement.target, loop->current(), round);
+      const Flow flow = run(statement.body, round, out);
+      if (flow == Flow::leave_loop) break;
+      any = any || flow == Flow::next;
+    }
+    if (!any) return run(statement.otherwise, std::make_shared<Scope>(scope), out);
+    return Flow::next;
+  }
+
+  Flow execute(const If& branch, const ScopePtr& scope, TextBuilder& out) {
+    for (const auto& [condition, body] : branch.branches) {
+      if (truth(runtime_, evaluate(condition, scope))) return run(body, scope, out);
+    }
+    return run(branch.otherwise, scope, out);
+  }
+
+  Flow execute(const Set& set, const ScopePtr& scope, TextBuilder&) {
+    assign(set.target, evaluate(set.value, scope), scope);
+    return Flow::next;
+  }
+
+  Value rendered(const Body& body, const ScopePtr& scope) {
+    TextBuilder text(runtime_);
+    run(body, std::make_shared<Scope>(scope), text);
+    return runtime_.string(text.take());
+  }
+
+  Value filtered(const ExpressionPtr& filter, const Value& text, const ScopePtr& scope) {
+    const auto& call = std::get<FilterCall>(filter->node);
+    const DepthGuard guard(runtime_);
+    const Value subject = call.subject ? filtered(call.subject, text, scope) : text;
+    return apply_filter(call, subject, scope);
+  }
+
+  Flow execute(const SetBlock& block, const ScopePtr& scope, TextBuilder&) {
+    Value text = rendered(block.body, scope);
+    assign(block.target, block.filter ? filtered(block.filter, text, scope) : std::move(text), scope);
+    return Flow::next;
+  }
+
+  Flow execute(const Macro& macro, const ScopePtr& scope, TextBuilder&) {
+    scope->set(macro.name, make_macro(macro.name, macro.signature, macro.body, scope));
+    return Flow::next;
+  }
+
+  // What a call block or filter block puts on the page is not turned into text.
+  static void append_string(TextBuilder& out, const Value& value) {
+    if (!value.is_string()) raise("expected str instance, {} found", type_name(value));
+    out.append(value.text());
+  }
+
+  Flow execute(const CallBlock& block, const ScopePtr& scope, TextBuilder& out) {
+    const auto& call_node = std::get<Call>(block.call->node);
+    const Value callee = evaluate(call_node.callee, scope);
+    Arguments arguments = evaluate(call_node.arguments, scope);
+    arguments.named.emplace_back("caller", make_macro("", block.signature, block.body, scope));
+    append_string(out, call(runtime_, callee, arguments));
+    return Flow::next;
+  }
+
+  Flow execute(const FilterBlock& block, const ScopePtr& scope, TextBuilder& out) {
+    append_string(out, filtered(block.filter, rendered(block.body, scope), scope));
+    return Flow::next;
+  }
+
+  Flow execute(const Block& block, const ScopePtr& scope, TextBuilder& out) {
+    return run(block.body, std::make_shared<Scope>(block.scoped ? scope : root_), out);
+  }
+
+  Flow execute(const With& with, const ScopePtr& scope, TextBuilder& out) {
+    const auto inner = std::make_shared<Scope>(scope);
+    for (const auto& [target, value] : with.variables) assign(target, evaluate(value, scope), inner);
+    return run(with.body, inner, out);
+  }
+
+  // Jinja makes the body a macro without a name, so it has varargs and kwargs of its own.
+  Flow execute(const Generation& generation, const ScopePtr& scope, TextBuilder& out) {
+    static const Signature none;
+    Arguments arguments;
+    append_string(out, call(runtime_, make_macro("", none, generation.body, scope), arguments));
+    return Flow::next;
+  }
+
+  Flow execute(const Group& group, const ScopePtr& scope, TextBuilder& out) {
+    return run(group.body, std::make_shared<Scope>(scope), out);
+  }
+
+  Flow execute(const Jump& jump, const ScopePtr&, TextBuilder&) {
+    return jump.is_continue ? Flow::next_round : Flow::leave_loop;
+  }
+
+  Value value_of(const Constant& constant, const ScopePtr&) {
+    return std::visit(Overloaded{[](std::monostate) { return Value(); }, [](bool value) { return Value::boolean(value); },
+                                 [](std::int64_t value) { return Value::integer(value); },
+                                 [&](const BigInt& value) { return runtime_.big(value); },
+                                 [](double value) { return Value::real(value); },
+                                 [&](const std::string& value) { return runtime_.string(value); }},
+                      constant.value);
+  }
+
+  Value value_of(const Name& name, const ScopePtr& scope) {
+    if (const Value* value = scope->find(name.name)) return *value;
+    if (auto value = global(runtime_, name.name)) return *value;
+    return runtime_.undefined(fmt::format("{} is undefined", jinja::quoted(name.name)));
+  }
+
+  std::vector<Value> evaluate(const std::vector<ExpressionPtr>& expressions, const ScopePtr& scope) {
+    std::vector<Value> values;
+    values.reserve(expressions.size());
+    for (const auto& expression : expressions) values.push_back(evaluate(expression, scope));
+    return values;
+  }
+
+  Value value_of(const ListOf& list, const ScopePtr& scope) {
+    std::vector<Value> items = evaluate(list.items, scope);
+    return list.tuple ? runtime_.tuple(std::move(items)) : runtime_.list(std::move(items));
+  }
+
+  Value value_of(const DictOf& dict, const ScopePtr& scope) {
+    std::vector<Dict::Entry> entries;
+    for (const auto& [key, value] : dict.items) {
+      Value evaluated = evaluate(key, scope);
+      entries.emplace_back(std::move(evaluated), evaluate(value, scope));
+    }
+    return runtime_.dict(std::move(entries));
+  }
+
+  Value value_of(const Attribute& node, const ScopePtr& scope) {
+    return attribute(runtime_, evaluate(node.object, scope), node.name);
+  }
+
+  Value value_of(const Subscript& node, const ScopePtr& scope) {
+    const Value object = evaluate(node.object, scope);
+    return item(runtime_, object, evaluate(node.key, scope));
+  }
+
+  Value value_of(const Slice& node, const ScopePtr& scope) {
+    const auto part = [&](const ExpressionPtr& expression) { return expression ? evaluate(expression, scope) : Value(); };
+    const Value object = evaluate(node.object, scope);
+    const Value start = part(node.start);
+    const Value stop = part(node.stop);
+    return slice(runtime_, object, start, stop, part(node.step));
+  }
+
+  Arguments evaluate(const CallArguments& node, const ScopePtr& scope) {
+    Arguments arguments;
+    arguments.positional = evaluate(node.positional, scope);
+    for (const auto& [name, value] : node.named) {
+      runtime_.budget.step(arguments.named.size() / 8 + 1);
+      using Named = std::pair<std::string, Value>;
+      const bool repeated = std::ranges::find(arguments.named, name, &Named::first) != arguments.named.end();
+      if (repeated) raise("keyword argument repeated: {}", name);
+      arguments.named.emplace_back(name, evaluate(value, scope));
+    }
+    if (node.spread) {
+      for (Value& value : to_vector(runtime_, evaluate(node.spread, scope)))
+        arguments.positional.push_back(std::move(value));
+    }
+    if (node.named_spread) {
+      const Value named = evaluate(node.named_spread, scope);
+      if (!named.is(Kind::dict)) raise("argument after ** must be a mapping, not {}", type_name(named));
+      for (const auto& [key, value] : named.dict().entries) {
+        if (!key.is_string()) raise("keywords must be strings");
+        arguments.named.emplace_back(key.text(), value);
+      }
+    }
+    return arguments;
+  }
+
+  Value value_of(const Call& node, const ScopePtr& scope) {
+    const Value callee = evaluate(node.callee, scope);
+    Arguments arguments = evaluate(node.arguments, scope);
+    return call(runtime_, callee, arguments);
+  }
+
+  Value apply_filter(const FilterCall& node, const Value& subject, const ScopePtr& scope) {
+    const Filter filter = find_filter(node.name);
+    if (filter == nullptr) raise("No filter named {}.", jinja::quoted(node.name));
+    Arguments arguments = evaluate(node.arguments, scope);
+    return filter(runtime_, subject, arguments);
+  }
+
+  Value value_of(const FilterCall& node, const ScopePtr& scope) {
+    return apply_filter(node, evaluate(node.subject, scope), scope);
+  }
+
+  Value value_of(const TestCall& node, const ScopePtr& scope) {
+    const Test test = find_test(node.name);
+    if (test == nullptr) raise("No test named {}.", jinja::quoted(node.name));
+    const Value subject = evaluate(node.subject, scope);
+    Arguments arguments = evaluate(node.arguments, scope);
+    return Value::boolean(test(runtime_, subject, arguments) != node.negated);
+  }
+
+  Value value_of(const Arithmetic& node, const ScopePtr& scope) {
+    Value left = evaluate(node.first, scope);
+    for (const auto& [op, operand] : node.rest) {
+      const Value right = evaluate(operand, scope);
+      left = arithmetic(runtime_, op, left, right);
+    }
+    return left;
+  }
+
+  Value value_of(const Concatenation& node, const ScopePtr& scope) {
+    TextBuilder text(runtime_);
+    for (const auto& expression : node.items) text.append(str(runtime_, evaluate(expression, scope)));
+    return runtime_.string(text.take());
+  }
+
+  bool compare(Comparison comparison, const Value& left, const Value& right) {
+    switch (comparison) {
+      case Comparison::equal:
+        return equal(runtime_, left, right);
+      case Comparison::unequal:
+        return !equal(runtime_, left, right);
+      case Comparison::in:
+        return contains(runtime_, right, left);
+      case Comparison::not_in:
+        return !contains(runtime_, right, left);
+      default:
+        break;
+    }
+    if (left.is_undefined()) fail_undefined(left);
+    if (right.is_undefined()) fail_undefined(right);
+    switch (comparison) {
+      case Comparison::less:
+        return less(runtime_, left, right, "<");
+      case Comparison::less_or_equal:
+        return less_or_equal(runtime_, left, right, "<=");
+      case Comparison::greater:
+        return less(runtime_, right, left, ">");
+      default:
+        return less_or_equal(runtime_, right, left, ">=");
+    }
+  }
+
+  Value value_of(const Compare& node, const ScopePtr& scope) {
+    Value left = evaluate(node.first, scope);
+    for (const auto& [comparison, operand] : node.rest) {
+      Value right = evaluate(operand, scope);
+      if (!compare(comparison, left, right)) return Value::boolean(false);
+      left = std::move(right);
+    }
+    return Value::boolean(true);
+  }
+
+  Value value_of(const Logic& node, const ScopePtr& scope) {
+    Value value;
+    for (const auto& expression : node.items) {
+      value = evaluate(expression, scope);
+      if (truth(runtime_, value) != node.conjunction) return value;
+    }
+    return value;
+  }
+
+  Value value_of(const Unary& node, const ScopePtr& scope) {
+    const Value operand = evaluate(node.operand, scope);
+    if (node.kind == Unary::Kind::logical_not) return Value::boolean(!truth(runtime_, operand));
+    if (operand.is_undefined()) fail_undefined(operand);
+    return node.kind == Unary::Kind::negate ? negative(runtime_, operand) : positive(runtime_, operand);
+  }
+
+  Value value_of(const Conditional& node, const ScopePtr& scope) {
+    if (truth(runtime_, evaluate(node.condition, scope))) return evaluate(node.then, scope);
+    if (node.otherwise) return evaluate(node.otherwise, scope);
+    return runtime_.undefined("the inline if-expression evaluated to false and no else section was defined.");
+  }
+
+  Runtime& runtime_;
+  ScopePtr root_;
+  std::unordered_map<const Body*, ImplicitNames> implicit_names_;
+};
+
+}  // namespace
+
+std::string interpret(const Body& body, Runtime& runtime, const nlohmann::ordered_json& variables) {
+  Interpreter interpreter(runtime);
+  return interpreter.run_template(body, variables);
+}
+
+}  // namespace plumb::text::jinja

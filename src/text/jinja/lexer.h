@@ -1,0 +1,38 @@
+// Splits a template into text, tags and the tokens inside them, with Jinja's whitespace control (trim_blocks and
+// lstrip_blocks set, as transformers does) applied: what comes out is what the parser and the page see.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace plumb::text::jinja {
+
+enum class TokenKind : std::uint8_t {
+  text,            // between tags
+  variable_begin,  // {{
+  variable_end,
+  block_begin,  // {%
+  block_end,
+  name,
+  string,   // escapes resolved
+  integer,  // spelling without '_'
+  real,
+  op,   // operators and punctuation
+  end,  // of the template
+};
+
+struct Token {
+  TokenKind kind = TokenKind::end;
+  std::string text;
+  std::uint32_t line = 0;
+
+  [[nodiscard]] bool is_op(std::string_view wanted) const { return kind == TokenKind::op && text == wanted; }
+  [[nodiscard]] bool is_name(std::string_view wanted) const { return kind == TokenKind::name && text == wanted; }
+};
+
+// Throws Failure (value.h). The last token is `end`.
+std::vector<Token> tokenize(std::string_view source);
+
+}  // namespace plumb::text::jinja
