@@ -42,7 +42,7 @@ std::map<std::string, Json, std::less<>> of_file(const model::Model& model) {
                                                      {"head_dim", h.head_dim},
                                                      {"d_ff", h.d_ff},
                                                      {"vocab_size", h.vocab},
-                                                     {"rms_eps", h.rms_eps},
+                                                     {"rms_eps", h.norm_eps},
                                                      {"sliding_window", h.window},
                                                      {"attn_scale", h.attention_scale},
                                                      {"tied_embeddings", h.tied_embeddings}};

@@ -1,29 +1,21 @@
-// The architectures, one file each. An architecture reads its hyper-parameters and emits the Plan that computes it;
-// model.cpp holds the table of them.
+// An architecture: how files of its name are read, and its forward pass as a recipe of shared blocks. Each is a file of
+// architectures/ which defines one of these under the file's name.
 #pragma once
 
 #include <string_view>
-#include <vector>
 
 #include "base/result.h"
-#include "gguf/file.h"
+#include "model/blocks.h"
+#include "model/keys.h"
 #include "model/model.h"
-#include "plan/plan.h"
 
 namespace plumb::model {
 
-// What an architecture makes of a file.
-struct Draft {
-  HyperParameters parameters;
-  plan::Plan plan;
-  std::vector<std::string_view> unused_tensors;  // views of the file
+struct Architecture {
+  std::string_view name;  // general.architecture
+  Result<HyperParameters> (*read)(const Keys& keys);
+  // Emits the ops of a step and returns the logits.
+  plan::ValueId (*forward)(Assembler& a);
 };
-
-// LLaMA 1 to 3, TinyLlama, Mistral, SmolLM: RMS norm, rotary embedding of adjacent pairs, grouped-query attention, SwiGLU.
-Result<Draft> build_llama(const gguf::File& file);
-// Qwen 2 and 2.5: as llama with a bias on q, k and v, and rotary embedding of halves.
-Result<Draft> build_qwen2(const gguf::File& file);
-// Qwen 3: as llama with an RMS norm of every q and k head before the rotary embedding of halves.
-Result<Draft> build_qwen3(const gguf::File& file);
 
 }  // namespace plumb::model

@@ -7,10 +7,6 @@
 namespace plumb::model {
 namespace {
 
-constexpr const char* token_embd_weight = "token_embd.weight";
-constexpr const char* output_weight = "output.weight";
-constexpr const char* rope_freqs = "rope_freqs.weight";
-
 std::string dims_text(const gguf::Tensor& tensor) {
   std::string text;
   for (std::uint32_t i = 0; i < tensor.n_dims; ++i) text += fmt::format("{}{}", i == 0 ? "" : ", ", tensor.dims[i]);
@@ -28,47 +24,66 @@ bool matters(std::string_view name) {
 
 }  // namespace
 
-std::string block(std::uint32_t layer, std::string_view value) { return fmt::format("blk.{}.{}", layer, value); }
-
 Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters)
     : file_(file), p_(parameters), builder_({parameters.n_layers, parameters.n_kv_heads, parameters.head_dim}) {}
 
-plan::WeightId Assembler::bind(const std::string& name, std::uint64_t out, std::uint64_t in, bool vector) {
+void Assembler::complain(std::string complaint) {
+  if (!error_) error_ = Error{fmt::format("{}: tensor {}", file_.label(), complaint)};
+}
+
+gguf::Tensor Assembler::rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape) {
+  const quants::FormatInfo& format = quants::info(whole.format);
+  const std::uint64_t start = shape.vector ? first : first * shape.in;
+  const std::uint64_t n = shape.out * shape.in;
+  if (start % format.block_size != 0 || n % format.block_size != 0) {
+    complain(fmt::format("'{}' is stored in blocks of {} values, which cannot be cut at value {}", whole.name,
+                         format.block_size, start % format.block_size != 0 ? start : start + n));
+    return whole;
+  }
+  gguf::Tensor part = whole;
+  part.name =
+      names_.emplace_back(fmt::format("{}[{}:{}]", whole.name, first, first + (shape.vector ? shape.in : shape.out)));
+  part.dims = {shape.in, shape.out, 1, 1};
+  part.data = whole.data.subspan(format.row_bytes(start), format.row_bytes(n));
+  part.file_offset += format.row_bytes(start);
+  return part;
+}
+
+plan::WeightId Assembler::bind(const Source& source, std::string_view kind, const Shape& shape) {
+  const std::string name = fmt::format("{}.{}", source.name, kind);
+  Shape whole = shape;
+  if (source.of != 0) (shape.vector ? whole.in : whole.out) = source.of;
   const gguf::Tensor* found = file_.tensor(name);
-  const bool fits = found != nullptr && found->dims == std::array<std::uint64_t, gguf::max_dims>{in, out, 1, 1};
-  if (fits) {
+  if (found != nullptr && found->dims == std::array<std::uint64_t, gguf::max_dims>{whole.in, whole.out, 1, 1}) {
     used_.insert(found->name);
-    return builder_.weight(*found);
+    return builder_.weight(source.of == 0 ? *found : rows(*found, source.first, shape));
   }
-  if (!error_) {
-    const std::string expected = vector ? fmt::format("dims {{{}}}", in)
-                                        : fmt::format("dims {{{}, {}}}, which is [out = {}, in = {}]", in, out, out, in);
-    error_ = Error{found == nullptr
-                       ? fmt::format("{}: tensor '{}' is missing; architecture {} needs it with {}", file_.label(), name,
-                                     p_.architecture, expected)
-                       : fmt::format("{}: tensor '{}' has dims {}; the hyper-parameters of architecture {} ask for {}",
-                                     file_.label(), name, dims_text(*found), p_.architecture, expected)};
-  }
+  const std::string expected =
+      whole.vector ? fmt::format("dims {{{}}}", whole.in)
+                   : fmt::format("dims {{{}, {}}}, which is [out = {}, in = {}]", whole.in, whole.out, whole.out, whole.in);
+  complain(found == nullptr
+               ? fmt::format("'{}' is missing; architecture {} needs it with {}", name, p_.architecture, expected)
+               : fmt::format("'{}' has dims {}; the hyper-parameters of architecture {} ask for {}", name,
+                             dims_text(*found), p_.architecture, expected));
   // A stand-in of the right shape and without data: the Plan is never handed out once a complaint is kept.
   gguf::Tensor stand_in;
   stand_in.format = quants::Format::f32;
-  stand_in.n_dims = vector ? 1 : 2;
-  stand_in.dims = {in, out, 1, 1};
+  stand_in.n_dims = shape.vector ? 1 : 2;
+  stand_in.dims = {shape.in, shape.out, 1, 1};
   return builder_.weight(stand_in);
 }
 
-plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix(token_embd_weight, p_.vocab, p_.d_model)); }
+plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix({"token_embd"}, p_.vocab, p_.d_model)); }
 
 plan::ValueId Assembler::norm(const std::string& name, plan::ValueId x, std::uint64_t length) {
-  return builder_.rms_norm(name, x, vector(name + ".weight", length), static_cast<float>(p_.rms_eps));
+  return builder_.rms_norm(name, x, vector({name}, "weight", length), static_cast<float>(p_.norm_eps));
 }
 
-plan::ValueId Assembler::linear(const std::string& name, const std::string& tensor, plan::ValueId x, std::uint64_t out,
+plan::ValueId Assembler::linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out,
                                 std::uint64_t in, Bias bias) {
-  const plan::WeightId weight = matrix(tensor + ".weight", out, in);
-  const std::string bias_name = tensor + ".bias";
+  const plan::WeightId weight = matrix(source, out, in);
   std::optional<plan::WeightId> bias_weight;
-  if (bias == Bias::required || has(bias_name)) bias_weight = vector(bias_name, out);
+  if (bias == Bias::required || file_.tensor(source.name + ".bias") != nullptr) bias_weight = vector(source, "bias", out);
   return builder_.linear(name, x, weight, bias_weight);
 }
 
@@ -80,7 +95,7 @@ plan::ValueId Assembler::rope(const std::string& name, plan::ValueId x) {
   rope.theta = static_cast<float>(p_.rope.theta);
   rope.position_scale = static_cast<float>(1 / p_.rope.factor);
   rope.yarn = p_.rope.yarn;
-  if (p_.rope.frequency_factors) rope.factors = vector(rope_freqs, p_.rope.n_rot / 2);
+  if (p_.rope.frequency_factors) rope.factors = vector({"rope_freqs"}, "weight", p_.rope.n_rot / 2);
   return builder_.rope(name, x, rope);
 }
 
@@ -97,25 +112,12 @@ plan::ValueId Assembler::attend(const std::string& name, std::uint32_t layer, pl
   return builder_.attention(name, q, attention);
 }
 
-plan::ValueId Assembler::gated_feed_forward(std::uint32_t layer, plan::ValueId x, plan::Activation activation) {
-  const std::string gate_name = block(layer, "ffn_gate");
-  const std::string up_name = block(layer, "ffn_up");
-  const std::string down_name = block(layer, "ffn_down");
-  const plan::ValueId normed = norm(block(layer, "ffn_norm"), x, p_.d_model);
-  const plan::ValueId gate = linear(gate_name, gate_name, normed, p_.d_ff, p_.d_model);
-  const plan::ValueId up = linear(up_name, up_name, normed, p_.d_ff, p_.d_model);
-  const plan::ValueId act = builder_.gated(block(layer, "ffn_act"), gate, up, activation);
-  const plan::ValueId down = linear(down_name, down_name, act, p_.d_model, p_.d_ff);
-  return add(block(layer, "output"), x, down);
-}
-
 plan::ValueId Assembler::logits(plan::ValueId x) {
-  const plan::ValueId normed = norm("output_norm", x, p_.d_model);
-  const plan::WeightId weight = matrix(p_.tied_embeddings ? token_embd_weight : output_weight, p_.vocab, p_.d_model);
-  return builder_.linear("logits", normed, weight, {}, plan::Rows::outputs);
+  const plan::WeightId weight = matrix({p_.tied_embeddings ? "token_embd" : "output"}, p_.vocab, p_.d_model);
+  return builder_.linear("logits", x, weight, {}, plan::Rows::outputs);
 }
 
-Result<Draft> Assembler::finish(plan::ValueId logits) {
+Result<Assembler::Draft> Assembler::finish(plan::ValueId logits) {
   if (error_) return fail(*error_);
   Draft draft;
   for (const gguf::Tensor& tensor : file_.tensors()) {
@@ -130,7 +132,7 @@ Result<Draft> Assembler::finish(plan::ValueId logits) {
   auto plan = builder_.finish(logits, p_.context);
   if (!plan) return fail("{}: {}", file_.label(), plan.error().message);
   draft.plan = std::move(*plan);
-  draft.parameters = p_;
+  draft.names = std::move(names_);
   return draft;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,7 +13,6 @@
 
 #include "base/result.h"
 #include "gguf/file.h"
-#include "model/architecture.h"
 #include "model/model.h"
 #include "plan/plan.h"
 
@@ -23,47 +23,72 @@ enum class Bias : std::uint8_t {
   if_present,
 };
 
+// A weight and its bias: all of NAME.weight and NAME.bias, or the rows of them from `first` on, where several roles share a
+// tensor of `of` rows.
+struct Source {
+  std::string name;
+  std::uint64_t first = 0;
+  std::uint64_t of = 0;  // 0: the tensor is of this role alone
+};
+
 class Assembler {
  public:
   // Both outlive this.
   Assembler(const gguf::File& file, const HyperParameters& parameters);
 
-  // False once a complaint is kept: a loop over layers can stop.
-  [[nodiscard]] bool ok() const { return !error_; }
-  [[nodiscard]] bool has(std::string_view tensor) const { return file_.tensor(tensor) != nullptr; }
+  [[nodiscard]] const HyperParameters& parameters() const { return p_; }
 
   // token_embd.weight [vocab, d_model] to the value `token_embd`.
   plan::ValueId embed();
-  // NAME.weight [length] to the value NAME.
+  // NAME.weight [length] to the value NAME; a norm of the residual stream is d_model long.
+  plan::ValueId norm(const std::string& name, plan::ValueId x) { return norm(name, x, p_.d_model); }
   plan::ValueId norm(const std::string& name, plan::ValueId x, std::uint64_t length);
-  // TENSOR.weight [out, in], TENSOR.bias [out] to the value `name`.
-  plan::ValueId linear(const std::string& name, const std::string& tensor, plan::ValueId x, std::uint64_t out,
-                       std::uint64_t in, Bias bias = Bias::if_present);
+  // A weight [out, in] and a bias [out] to the value `name`.
+  plan::ValueId linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out, std::uint64_t in,
+                       Bias bias = Bias::if_present);
   // Rotates heads as the hyper-parameters say, by rope_freqs.weight [n_rot/2] where the file has it.
   plan::ValueId rope(const std::string& name, plan::ValueId x);
   // Puts k and v in the layer's cache and attends to it, to the value `name`.
   plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v);
+  plan::ValueId gated(const std::string& name, plan::ValueId gate, plan::ValueId up, plan::Activation activation) {
+    return builder_.gated(name, gate, up, activation);
+  }
   plan::ValueId add(const std::string& name, plan::ValueId a, plan::ValueId b) { return builder_.add(name, a, b); }
-  // The block's ffn_norm, ffn_gate, ffn_up, ffn_act and ffn_down, and `blk.N.output` = x + ffn_down.
-  plan::ValueId gated_feed_forward(std::uint32_t layer, plan::ValueId x, plan::Activation activation);
-  // output_norm and logits; without output.weight, token_embd.weight is both (tied embeddings).
+  // By output.weight, or by token_embd.weight in a file without it (tied embeddings).
   plan::ValueId logits(plan::ValueId x);
 
+  // What became of the file.
+  struct Draft {
+    plan::Plan plan;
+    std::vector<std::string_view> unused_tensors;  // views of the file
+    std::deque<std::string> names;                 // of the plan's weights that are rows of a tensor
+  };
   Result<Draft> finish(plan::ValueId logits);
 
  private:
-  plan::WeightId bind(const std::string& name, std::uint64_t out, std::uint64_t in, bool vector);
-  plan::WeightId matrix(const std::string& name, std::uint64_t out, std::uint64_t in) { return bind(name, out, in, false); }
-  plan::WeightId vector(const std::string& name, std::uint64_t length) { return bind(name, 1, length, true); }
+  // What a role asks of a tensor.
+  struct Shape {
+    std::uint64_t out;
+    std::uint64_t in;
+    bool vector;
+  };
+  void complain(std::string complaint);
+  // The rows of `whole` from `first` on, which have that shape, under a name of their own: "blk.0.attn_qkv.weight[0:768]".
+  gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
+  plan::WeightId bind(const Source& source, std::string_view kind, const Shape& shape);
+  plan::WeightId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
+    return bind(source, "weight", {out, in, false});
+  }
+  plan::WeightId vector(const Source& source, std::string_view kind, std::uint64_t length) {
+    return bind(source, kind, {1, length, true});
+  }
 
   const gguf::File& file_;
   const HyperParameters& p_;
   plan::Builder builder_;
   std::unordered_set<std::string_view> used_;  // views of the file
+  std::deque<std::string> names_;              // which the plan's weights view
   std::optional<Error> error_;
 };
-
-// "blk.3.attn_q"
-std::string block(std::uint32_t layer, std::string_view value);
 
 }  // namespace plumb::model

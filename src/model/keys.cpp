@@ -56,7 +56,8 @@ constexpr std::array foreign_keys{
     Foreign{"rope.scaling.yarn_log_multiplier", {}, "this variant of YaRN is not supported for this architecture"},
 };
 
-Result<void> check_foreign_keys(const gguf::File& file, const Keys& keys) {
+Result<void> check_foreign_keys(const Keys& keys) {
+  const gguf::File& file = keys.file();
   for (const Foreign& foreign : foreign_keys) {
     const gguf::Value* value = file.find(keys.full(foreign.key));
     if (value == nullptr || is_zero(*value)) continue;
@@ -75,7 +76,8 @@ Result<void> check_foreign_keys(const gguf::File& file, const Keys& keys) {
 
 // The number of tokens: [arch].vocab_size, which newer files may leave out, or the length of the token list. Where both are
 // there they must agree.
-Result<std::uint32_t> read_vocab(const gguf::File& file, const Keys& keys) {
+Result<std::uint32_t> read_vocab(const Keys& keys) {
+  const gguf::File& file = keys.file();
   PLUMB_TRY(const std::optional<std::uint32_t> stated, keys.optional_count("vocab_size", max_vocab));
   if (file.find(tokens_key) == nullptr) {
     if (stated) return *stated;
@@ -151,7 +153,7 @@ Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopePara
   return {};
 }
 
-Result<RopeParameters> read_rope(const Keys& keys, const HyperParameters& p, const DecoderConventions& conventions) {
+Result<RopeParameters> read_rope(const Keys& keys, const HyperParameters& p, const RopeConventions& conventions) {
   RopeParameters rope;
   rope.pairing = conventions.pairing;
   PLUMB_TRY(const std::optional<std::uint32_t> n_rot, keys.optional_count("rope.dimension_count", max_width));
@@ -206,16 +208,16 @@ Result<std::optional<std::string_view>> Keys::optional_string(std::string_view k
   return file_.get_string(full(key));
 }
 
-Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view architecture,
-                                     const DecoderConventions& conventions) {
-  const Keys keys(file, architecture);
-  PLUMB_CHECK(check_foreign_keys(file, keys));
+Result<HyperParameters> read_decoder(const Keys& keys, const DecoderConventions& conventions) {
+  const gguf::File& file = keys.file();
+  PLUMB_CHECK(check_foreign_keys(keys));
 
   HyperParameters p;
-  p.architecture = architecture;
+  p.architecture = keys.architecture();
   if (file.find("general.name") != nullptr) {
     PLUMB_TRY(p.name, file.get_string("general.name"));
   }
+  p.tied_embeddings = !keys.has_tensor("output.weight");
   PLUMB_TRY(p.n_layers, keys.count("block_count", max_layers));
   if (p.n_layers > file.tensors().size()) {
     return keys.odd("block_count",
@@ -224,7 +226,7 @@ Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view ar
   PLUMB_TRY(p.d_model, keys.count("embedding_length", max_width));
   PLUMB_TRY(p.d_ff, keys.count("feed_forward_length", max_width));
   PLUMB_TRY(p.context, keys.count("context_length", max_context));
-  PLUMB_TRY(p.vocab, read_vocab(file, keys));
+  PLUMB_TRY(p.vocab, read_vocab(keys));
 
   PLUMB_TRY(p.n_heads, keys.count("attention.head_count", max_heads));
   // "If not present or if present and equal to head_count, the model does not use GQA."
@@ -253,7 +255,7 @@ Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view ar
                                                         p.head_dim, max_width));
   }
 
-  PLUMB_TRY(p.rms_eps, keys.number("attention.layer_norm_rms_epsilon", 1e-12, 0.1));
+  PLUMB_TRY(p.norm_eps, keys.number(conventions.norm_eps, 1e-12, 0.1));
   // 1/sqrt(head_dim) is the definition of attention (https://arxiv.org/abs/1706.03762); a file may state another scale.
   PLUMB_TRY(const std::optional<double> scale, keys.optional_number("attention.scale", 1e-9, 1e3));
   p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
@@ -269,7 +271,9 @@ Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view ar
     }
     p.window = *window;
   }
-  PLUMB_TRY(p.rope, read_rope(keys, p, conventions));
+  if (conventions.rope) {
+    PLUMB_TRY(p.rope, read_rope(keys, p, *conventions.rope));
+  }
   return p;
 }
 

@@ -19,9 +19,13 @@ class Keys {
   // `architecture` is the prefix of its keys and outlives this, as does `file`.
   Keys(const gguf::File& file, std::string_view architecture) : file_(file), architecture_(architecture) {}
 
+  [[nodiscard]] const gguf::File& file() const { return file_; }
+  [[nodiscard]] std::string_view architecture() const { return architecture_; }
+
   // "block_count" to "llama.block_count"
   [[nodiscard]] std::string full(std::string_view key) const;
   [[nodiscard]] bool has(std::string_view key) const;
+  [[nodiscard]] bool has_tensor(std::string_view name) const { return file_.tensor(name) != nullptr; }
 
   // A required count in [1, most].
   [[nodiscard]] Result<std::uint32_t> count(std::string_view key, std::uint32_t most) const;
@@ -41,15 +45,23 @@ class Keys {
 };
 
 // What an architecture's conventions say about keys that its files leave out.
-struct DecoderConventions {
+struct RopeConventions {
   plan::RopePairing pairing = plan::RopePairing::adjacent;
   std::optional<double> theta_if_absent = std::nullopt;  // rope.freq_base is required without it
   bool n_rot_is_head_dim_if_absent = false;              // rope.dimension_count is required without it
-  bool uniform_window = false;                           // attention.sliding_window applies to all layers alike
+};
+// All of a head rotates, its halves together. Converters write no rope.dimension_count for such architectures, Qwen's among
+// them (https://github.com/huggingface/transformers, models/qwen2 and models/qwen3).
+inline constexpr RopeConventions whole_heads_in_halves{.pairing = plan::RopePairing::halves,
+                                                       .n_rot_is_head_dim_if_absent = true};
+inline constexpr std::string_view rms_eps_key = "attention.layer_norm_rms_epsilon";
+struct DecoderConventions {
+  std::string_view norm_eps = rms_eps_key;             // the key of the norms' eps
+  std::optional<RopeConventions> rope = std::nullopt;  // where heads rotate
+  bool uniform_window = false;                         // attention.sliding_window applies to all layers alike
 };
 
-// The hyper-parameters of a decoder with RMS norms, grouped-query attention, rotary embedding and a gated feed-forward.
-Result<HyperParameters> read_decoder(const gguf::File& file, std::string_view architecture,
-                                     const DecoderConventions& conventions);
+// The hyper-parameters that decoders share.
+Result<HyperParameters> read_decoder(const Keys& keys, const DecoderConventions& conventions);
 
 }  // namespace plumb::model

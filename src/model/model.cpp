@@ -4,35 +4,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "model/architecture.h"
+#include "model/architectures.h"
 
 namespace plumb::model {
-namespace {
 
-struct Architecture {
-  std::string_view name;
-  Result<Draft> (*build)(const gguf::File& file);
-};
-
-constexpr std::array known_architectures{
-    Architecture{"llama", build_llama},
-    Architecture{"qwen2", build_qwen2},
-    Architecture{"qwen3", build_qwen3},
-};
-
-constexpr auto names = [] {
-  std::array<std::string_view, known_architectures.size()> list;
-  std::transform(known_architectures.begin(), known_architectures.end(), list.begin(),
-                 [](const Architecture& entry) { return entry.name; });
-  return list;
-}();
-
-}  // namespace
-
-std::span<const std::string_view> architectures() { return names; }
+std::vector<std::string_view> architecture_names() {
+  std::vector<std::string_view> names;
+  for (const Architecture* entry : architectures::all) names.push_back(entry->name);
+  return names;
+}
 
 std::string_view name(RopeScaling scaling) {
   switch (scaling) {
@@ -48,15 +30,17 @@ std::string_view name(RopeScaling scaling) {
 
 Result<Model> Model::load(gguf::File file) {
   PLUMB_TRY(const std::string_view architecture, file.get_string("general.architecture"));
-  const auto* entry = std::find_if(known_architectures.begin(), known_architectures.end(),
-                                   [&](const Architecture& a) { return a.name == architecture; });
-  if (entry == known_architectures.end()) {
+  const auto entry = std::find_if(architectures::all.begin(), architectures::all.end(),
+                                  [&](const Architecture* a) { return a->name == architecture; });
+  if (entry == architectures::all.end()) {
     return fail("{}: key 'general.architecture' is '{}', which Plumb does not know; it runs {}", file.label(), architecture,
-                fmt::join(names, ", "));
+                fmt::join(architecture_names(), ", "));
   }
-  PLUMB_TRY(Draft draft, entry->build(file));
+  PLUMB_TRY(const HyperParameters parameters, (*entry)->read(Keys(file, (*entry)->name)));
+  Assembler assembler(file, parameters);
+  PLUMB_TRY(Assembler::Draft draft, assembler.finish((*entry)->forward(assembler)));
   return Model(std::make_shared<const State>(
-      State{std::move(file), std::move(draft.parameters), std::move(draft.plan), std::move(draft.unused_tensors)}));
+      State{std::move(file), parameters, std::move(draft.plan), std::move(draft.unused_tensors), std::move(draft.names)}));
 }
 
 }  // namespace plumb::model

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -47,7 +48,7 @@ struct HyperParameters {
   std::uint32_t vocab = 0;    // rows of logits
   std::uint32_t context = 0;  // tokens the model was made for
   std::uint32_t window = 0;   // sliding-window attention, in positions; 0: none
-  double rms_eps = 0;
+  double norm_eps = 0;
   double attention_scale = 0;  // multiplies q . k
   RopeParameters rope;
   bool tied_embeddings = false;  // no output.weight: token_embd.weight makes the logits
@@ -74,6 +75,7 @@ class Model {
     HyperParameters parameters;
     plan::Plan plan;
     std::vector<std::string_view> unused_tensors;
+    std::deque<std::string> names;  // which the plan's weights view
   };
   explicit Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
@@ -81,6 +83,6 @@ class Model {
 };
 
 // The architectures that load() knows, as general.architecture spells them.
-std::span<const std::string_view> architectures();
+std::vector<std::string_view> architecture_names();
 
 }  // namespace plumb::model

@@ -25,6 +25,14 @@ namespace {
 // HuggingFaceTB/SmolLM2-{135M,360M,1.7B}, Qwen/Qwen2.5-{0.5B,7B}-Instruct, Qwen/Qwen3-{0.6B,4B,8B}.
 constexpr Preset::RopeFactors llama_31{.factor = 8, .original_context = 8192};
 constexpr Preset::RopeFactors llama_32{.factor = 32, .original_context = 8192};
+constexpr Preset with_qkv_bias(Preset preset) {
+  preset.qkv_bias = true;
+  return preset;
+}
+constexpr Preset with_head_norms(Preset preset) {
+  preset.head_norms = true;
+  return preset;
+}
 constexpr std::array preset_table{
     // name, architecture, layers, d, heads, kv heads, head_dim, d_ff, vocab, context, eps, theta, tied
     Preset{"tinyllama-1.1b", "llama", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5, 1e4, false},
@@ -35,11 +43,11 @@ constexpr std::array preset_table{
     Preset{"smollm2-135m", "llama", 30, 576, 9, 3, 64, 1536, 49152, 8192, 1e-5, 1e5, true},
     Preset{"smollm2-360m", "llama", 32, 960, 15, 5, 64, 2560, 49152, 8192, 1e-5, 1e5, true},
     Preset{"smollm2-1.7b", "llama", 24, 2048, 32, 32, 64, 8192, 49152, 8192, 1e-5, 1.3e5, true},
-    Preset{"qwen2.5-0.5b", "qwen2", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e-6, 1e6, true},
-    Preset{"qwen2.5-7b", "qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6, false},
-    Preset{"qwen3-0.6b", "qwen3", 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e-6, 1e6, true},
-    Preset{"qwen3-4b", "qwen3", 36, 2560, 32, 8, 128, 9728, 151936, 40960, 1e-6, 1e6, true},
-    Preset{"qwen3-8b", "qwen3", 36, 4096, 32, 8, 128, 12288, 151936, 40960, 1e-6, 1e6, false},
+    with_qkv_bias({"qwen2.5-0.5b", "qwen2", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e-6, 1e6, true}),
+    with_qkv_bias({"qwen2.5-7b", "qwen2", 28, 3584, 28, 4, 128, 18944, 152064, 32768, 1e-6, 1e6, false}),
+    with_head_norms({"qwen3-0.6b", "qwen3", 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e-6, 1e6, true}),
+    with_head_norms({"qwen3-4b", "qwen3", 36, 2560, 32, 8, 128, 9728, 151936, 40960, 1e-6, 1e6, true}),
+    with_head_norms({"qwen3-8b", "qwen3", 36, 4096, 32, 8, 128, 12288, 151936, 40960, 1e-6, 1e6, false}),
 };
 
 // SplitMix64 (https://prng.di.unimi.it/splitmix64.c): small, and the same on every platform.
@@ -210,12 +218,12 @@ ItemList list_items(const Preset& p, std::uint64_t seed) {
     list.matrix(name("attn_q.weight"), q_width, p.d_model, spread(p.d_model));
     list.matrix(name("attn_k.weight"), kv_width, p.d_model, spread(p.d_model));
     list.matrix(name("attn_v.weight"), kv_width, p.d_model, spread(p.d_model));
-    if (p.architecture == "qwen2") {
+    if (p.qkv_bias) {
       list.vector(name("attn_q.bias"), q_width, 0, 0.1);
       list.vector(name("attn_k.bias"), kv_width, 0, 0.1);
       list.vector(name("attn_v.bias"), kv_width, 0, 0.1);
     }
-    if (p.architecture == "qwen3") {
+    if (p.head_norms) {
       list.vector(name("attn_q_norm.weight"), p.head_dim, 1, 0.1);
       list.vector(name("attn_k_norm.weight"), p.head_dim, 1, 0.1);
     }

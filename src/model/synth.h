@@ -28,7 +28,7 @@ struct Preset {
   };
 
   std::string_view name;
-  std::string_view architecture;  // llama, qwen2 or qwen3
+  std::string_view architecture;
   std::uint32_t n_layers = 0;
   std::uint32_t d_model = 0;
   std::uint32_t n_heads = 0;
@@ -41,6 +41,8 @@ struct Preset {
   double theta = 0;
   bool tied_embeddings = false;
   std::optional<RopeFactors> rope_factors = std::nullopt;
+  bool qkv_bias = false;
+  bool head_norms = false;
 };
 
 std::span<const Preset> presets();

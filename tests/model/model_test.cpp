@@ -102,7 +102,7 @@ TEST(ModelTest, ReadsHyperParameters) {
   EXPECT_EQ(p.vocab, 72u);
   EXPECT_EQ(p.context, 64u);
   EXPECT_EQ(p.window, 6u);
-  EXPECT_FLOAT_EQ(static_cast<float>(p.rms_eps), 1e-5f);
+  EXPECT_FLOAT_EQ(static_cast<float>(p.norm_eps), 1e-5f);
   EXPECT_EQ(p.attention_scale, 0.25);
   EXPECT_EQ(p.rope.pairing, plan::RopePairing::adjacent);
   EXPECT_EQ(p.rope.n_rot, 16u);

@@ -21,7 +21,10 @@ namespace {
 using ::testing::HasSubstr;
 
 Preset tiny(std::string_view architecture) {
-  return {"tiny", architecture, 3, 256, 4, 2, 64, 512, 1000, 128, 1e-5, 1e4, architecture == "qwen3"};
+  Preset preset{"tiny", architecture, 3, 256, 4, 2, 64, 512, 1000, 128, 1e-5, 1e4, architecture == "qwen3"};
+  preset.qkv_bias = architecture == "qwen2";
+  preset.head_norms = architecture == "qwen3";
+  return preset;
 }
 
 class SynthTest : public ::testing::Test {
@@ -129,7 +132,7 @@ TEST(SynthPresetTest, ArePlausible) {
     if (preset.architecture != "qwen3") {
       EXPECT_EQ(preset.n_heads * preset.head_dim, preset.d_model) << preset.name;
     }
-    EXPECT_THAT(architectures(), ::testing::Contains(preset.architecture));
+    EXPECT_THAT(architecture_names(), ::testing::Contains(preset.architecture));
   }
 }
 

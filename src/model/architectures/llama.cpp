@@ -1,0 +1,36 @@
+// LLaMA 1 to 3, TinyLlama, Mistral, SmolLM: RMS norms, rotary embedding of adjacent pairs, grouped-query attention, SwiGLU.
+#include <fmt/format.h>
+
+#include "model/architectures.h"
+
+namespace plumb::model::architectures {
+
+const Architecture llama{
+    .name = "llama",
+    .read = [](const Keys& keys) -> Result<HyperParameters> {
+      // Files of this architecture have the rows of attn_q and attn_k permuted so that adjacent components rotate together
+      // ("Meta AI original pth" in the GGUF specification). Any other layout would need its own pairing.
+      PLUMB_TRY(const auto layout, keys.optional_string("tensor_data_layout"));
+      if (layout && *layout != "Meta AI original pth") {
+        return keys.odd("tensor_data_layout", fmt::format("is '{}'; Plumb knows 'Meta AI original pth' only", *layout));
+      }
+      // rope.freq_base is not among the specification's keys of llama: files from before it use the base of the paper that
+      // introduced rotary embedding, 10000 (https://arxiv.org/abs/2104.09864), as LLaMA 1 and 2 do.
+      PLUMB_TRY(HyperParameters p,
+                read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::adjacent, .theta_if_absent = 10000.0}},
+                                    .uniform_window = true}));
+      p.rope.frequency_factors = keys.has_tensor("rope_freqs.weight");
+      return p;
+    },
+    .forward =
+        [](Assembler& a) {
+          plan::ValueId x = a.embed();
+          for (const Block& b : blocks(a)) {
+            x = b.add("attn_resid", x, b.attention(b.norm("attn_norm", x)));
+            x = b.add("output", x, b.feed_forward(b.norm("ffn_norm", x), plan::Activation::silu));
+          }
+          return a.logits(a.norm("output_norm", x));
+        },
+};
+
+}  // namespace plumb::model::architectures

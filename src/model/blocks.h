@@ -1,0 +1,47 @@
+// What decoders are made of, each written once: a recipe (architectures/) names them in the order of its forward pass.
+// Tensors and values are named as docs/architecture.md says.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/assembler.h"
+#include "plan/plan.h"
+
+namespace plumb::model {
+
+struct AttentionOptions {
+  bool fused_qkv = false;            // q, k and v are the rows of attn_qkv in this order, and not tensors of their own
+  Bias qkv_bias = Bias::if_present;  // the same for each of the three
+  bool head_norms = false;           // of every q and k head, before it rotates
+  bool rope = true;
+};
+
+// One of the model's blocks. `b.norm("attn_norm", x)` reads blk.N.attn_norm.weight and makes the value blk.N.attn_norm.
+class Block {
+ public:
+  Block(Assembler& a, std::uint32_t layer) : a_(a), layer_(layer) {}
+
+  plan::ValueId norm(std::string_view name, plan::ValueId x) const { return a_.norm(full(name), x); }
+  plan::ValueId add(std::string_view name, plan::ValueId a, plan::ValueId b) const { return a_.add(full(name), a, b); }
+  // attn_q, attn_k, attn_v and what is done to them, attn_ctx and attn_out, which is returned.
+  plan::ValueId attention(plan::ValueId x, const AttentionOptions& options = {}) const;
+  // ffn_down of the activated ffn_gate times ffn_up.
+  plan::ValueId feed_forward(plan::ValueId x, plan::Activation activation) const;
+
+ private:
+  // "blk.3.attn_q"
+  std::string full(std::string_view name) const;
+  // Reads the tensor of the value's name.
+  plan::ValueId linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in) const;
+
+  Assembler& a_;
+  std::uint32_t layer_;
+};
+
+// All blocks of the model, the first first.
+std::vector<Block> blocks(Assembler& a);
+
+}  // namespace plumb::model
