@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 namespace plumb::model {
@@ -18,8 +20,9 @@ bool is_redundant(std::string_view name) { return name.ends_with(".attn_rot_embd
 
 // A tensor that some computation must have been meant to read.
 bool matters(std::string_view name) {
-  return !is_redundant(name) && (name.starts_with("blk.") || name.starts_with("rope_") || name.starts_with("token_embd") ||
-                                 name.starts_with("output") || name.ends_with(".bias"));
+  constexpr std::array prefixes{"blk.", "rope_", "token_embd", "position_embd", "output"};
+  const auto begins = [&](std::string_view prefix) { return name.starts_with(prefix); };
+  return !is_redundant(name) && (std::any_of(prefixes.begin(), prefixes.end(), begins) || name.ends_with(".bias"));
 }
 
 }  // namespace

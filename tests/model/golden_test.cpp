@@ -92,6 +92,12 @@ TEST_P(GoldenTest, PromptInTwoBatches) {
   run_and_compare(5, golden_.tokens.size());
 }
 
+TEST_P(GoldenTest, PromptAndTenCachedSteps) {
+  const std::size_t n = golden_.tokens.size() - 10;
+  run_and_compare(0, n);
+  for (std::size_t i = n; i < golden_.tokens.size(); ++i) run_and_compare(i, i + 1);
+}
+
 TEST_P(GoldenTest, LastOutputAloneIsTheLastRow) {
   const auto logits = executor_->run({cache_.get(), golden_.tokens, backends::Outputs::last});
   ASSERT_TRUE(logits) << logits.error().message;
@@ -100,7 +106,7 @@ TEST_P(GoldenTest, LastOutputAloneIsTheLastRow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest,
-                         ::testing::Combine(::testing::Values("reference", "cpu"),
+                         ::testing::Combine(::testing::Values("reference", "cpu", "checker"),
                                             ::testing::ValuesIn(testing::golden_cases)),
                          [](const auto& instance) {
                            std::string name = std::get<0>(instance.param) + "_" + std::get<1>(instance.param);

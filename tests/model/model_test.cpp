@@ -273,6 +273,7 @@ TEST(ModelTest, TensorsWithoutARoleAreNotDropped) {
   EXPECT_THAT(Edited("llama").add_tensor("output.bias", {72}).error(), HasSubstr("'output.bias' has no role"));
   EXPECT_THAT(Edited("llama").add_tensor("blk.0.attn_norm.bias", {32}).error(),
               HasSubstr("'blk.0.attn_norm.bias' has no role"));
+  EXPECT_THAT(Edited("llama").add_tensor("position_embd.weight", {32, 64}).error(), HasSubstr("position_embd.weight"));
   EXPECT_THAT(Edited("llama").add_tensor("blk.0.attn_q_norm.weight", {8}).error(), HasSubstr("blk.0.attn_q_norm.weight"));
   EXPECT_THAT(Edited("qwen2").add_tensor("rope_freqs.weight", {4}).error(), HasSubstr("rope_freqs.weight"));
 
