@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "text/chat_template.h"
-#include "text/jinja/unicode.h"
+#include "text/unicode/utf8.h"
 
 namespace {
 
@@ -48,7 +48,7 @@ Result<std::string> run(std::string_view source, const Json& variables, const te
   auto rendered = parsed ? parsed->render(variables, kNow) : Result<std::string>(tl::unexpected(parsed.error()));
   if (rendered) {
     require(rendered->size() <= limits.max_output_bytes);
-    require(text::jinja::unicode::repaired(*rendered) == *rendered);
+    require(text::unicode::repaired(*rendered) == *rendered);
   } else {
     require(rendered.error().message.starts_with("chat template"));
   }

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "text/jinja/syntax.h"
-#include "text/jinja/unicode.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text {
 
@@ -29,7 +29,7 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view source, const Template
   try {
     auto state = std::make_shared<State>();
     state->limits = limits;
-    state->body = jinja::parse(jinja::unicode::repaired(source), limits);
+    state->body = jinja::parse(unicode::repaired(source), limits);
     ChatTemplate parsed;
     parsed.state_ = std::move(state);
     return parsed;

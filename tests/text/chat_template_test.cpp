@@ -1,6 +1,7 @@
 // Chat templates against what Python's jinja2 makes of them, set up as transformers does it (goldens by
 // tools/make_template_goldens.py), and the bounds that an untrusted template meets.
 #include "text/chat_template.h"
+#include "text/unicode/utf8.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -18,8 +19,6 @@
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "text/jinja/unicode.h"
 
 namespace plumb::text {
 namespace {
@@ -312,9 +311,9 @@ RC_GTEST_PROP(ChatTemplateProperty, PiecesOfTextMakeTheText, ()) {
   std::u32string points = *rc::gen::container<std::u32string>(
       rc::gen::map(rc::gen::oneOf(rc::gen::inRange(0, 0x300), rc::gen::inRange(0x1f300, 0x1f700)),
                    [](int point) { return static_cast<char32_t>(point); }));
-  const Json text(jinja::unicode::repaired([&] {
+  const Json text(unicode::repaired([&] {
     std::string utf8;
-    for (const char32_t point : points) jinja::unicode::append(utf8, point);
+    for (const char32_t point : points) unicode::append(utf8, point);
     return utf8;
   }()));
   const auto cut = *rc::gen::inRange(-20, 20);
@@ -347,7 +346,7 @@ RC_GTEST_PROP(ChatTemplateProperty, AnySourceEndsWell, ()) {
   RC_ASSERT(text.has_value() == again.has_value());
   if (text) {
     RC_ASSERT(*text == *again);
-    RC_ASSERT(jinja::unicode::repaired(*text) == *text);
+    RC_ASSERT(unicode::repaired(*text) == *text);
   } else {
     RC_ASSERT(text.error().message.starts_with("chat template"));
     RC_ASSERT(text.error().message == again.error().message);

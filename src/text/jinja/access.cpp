@@ -3,8 +3,8 @@
 #include <limits>
 
 #include "text/jinja/callables.h"
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 

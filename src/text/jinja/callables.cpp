@@ -1,10 +1,9 @@
 #include "text/jinja/callables.h"
+#include "text/unicode/utf8.h"
 
 #include <algorithm>
 #include <ctime>
 #include <limits>
-
-#include "text/jinja/unicode.h"
 
 namespace plumb::text::jinja {
 

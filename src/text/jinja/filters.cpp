@@ -7,14 +7,13 @@
 #include <unordered_map>
 
 #include "text/jinja/callables.h"
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/characters.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 
 namespace {
-
-using unicode::Property;
 
 void no_arguments(Arguments& arguments) { const Parameters given("this filter", arguments, {}); }
 
@@ -203,8 +202,7 @@ std::string word_title(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t here = at;
     const char32_t c = unicode::next(text, at);
-    const bool separates =
-        c == U'-' || c == U'(' || c == U'{' || c == U'[' || c == U'<' || unicode::has(c, Property::space);
+    const bool separates = c == U'-' || c == U'(' || c == U'{' || c == U'[' || c == U'<' || unicode::is_space(c);
     if (!separates) continue;
     flush(here);
     out.append(text, here, at - here);
@@ -754,8 +752,7 @@ Value wordcount(Runtime& runtime, const Value& subject, Arguments& arguments) {
   bool inside = false;
   for (std::size_t at = 0; at < text.size();) {
     const char32_t c = unicode::next(text, at);
-    const bool in_word = c == U'_' || unicode::has(c, Property::alpha) || unicode::has(c, Property::decimal) ||
-                         unicode::has(c, Property::digit) || unicode::has(c, Property::numeric);
+    const bool in_word = c == U'_' || unicode::is_letter(c) || unicode::is_number(c);
     if (in_word && !inside) ++words;
     inside = in_word;
   }

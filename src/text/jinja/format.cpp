@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 

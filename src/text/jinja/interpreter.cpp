@@ -4,7 +4,6 @@
 
 #include "text/jinja/callables.h"
 #include "text/jinja/syntax.h"
-#include "text/jinja/unicode.h"
 
 namespace plumb::text::jinja {
 

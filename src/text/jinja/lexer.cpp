@@ -5,8 +5,9 @@
 #include <utility>
 
 #include "text/jinja/callables.h"
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/characters.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 
@@ -89,7 +90,7 @@ class Lexer {
   // Drops one whitespace character at the end of `text`, if there is one.
   static bool unicode_space_end(std::string_view& text) {
     std::size_t end = text.size();
-    if (!unicode::has(unicode::previous(text, end), unicode::Property::space)) return false;
+    if (!unicode::is_space(unicode::previous(text, end))) return false;
     text.remove_suffix(text.size() - end);
     return true;
   }
@@ -108,7 +109,7 @@ class Lexer {
     std::size_t n = 0;
     while (at_ + n < source_.size()) {
       std::size_t end = at_ + n;
-      if (!unicode::has(unicode::next(source_, end), unicode::Property::space)) break;
+      if (!unicode::is_space(unicode::next(source_, end))) break;
       n = end - at_;
     }
     advance(n);
@@ -209,8 +210,10 @@ class Lexer {
     push(TokenKind::name, n);
     const std::string& name = tokens_.back().text;
     for (std::size_t i = 0; i < name.size();) {
-      const unicode::Property needed = i == 0 ? unicode::Property::identifier_start : unicode::Property::identifier_part;
-      if (!unicode::has(unicode::next(name, i), needed)) throw Failure{"Invalid character in identifier", line_};
+      const bool first = i == 0;
+      const char32_t c = unicode::next(name, i);
+      const bool fits = c == U'_' || unicode::is_letter(c) || (!first && (unicode::is_decimal(c) || unicode::is_mark(c)));
+      if (!fits) throw Failure{"Invalid character in identifier", line_};
     }
   }
 

@@ -6,14 +6,13 @@
 #include <span>
 
 #include "text/jinja/callables.h"
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/characters.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 
 namespace {
-
-using unicode::Property;
 
 using Method = Value (*)(Runtime&, const Value& self, Arguments&);
 
@@ -106,7 +105,7 @@ std::string_view stripped(std::string_view text, Side side, Drop drop) {
   return text.substr(begin, end - begin);
 }
 
-bool is_space(char32_t c) { return unicode::has(c, Property::space); }
+bool is_space(char32_t c) { return unicode::is_space(c); }
 
 template <Side side>
 Value strip(Runtime& runtime, const Value& self, Arguments& arguments) {
@@ -313,35 +312,21 @@ bool all_of(Runtime& runtime, std::string_view text, Predicate predicate) {
   return true;
 }
 
-bool has_any(char32_t c, std::initializer_list<Property> properties) {
-  return std::ranges::any_of(properties, [c](Property property) { return unicode::has(c, property); });
-}
-
-template <Property... properties>
+template <bool (*... properties)(char32_t)>
 Value all_have(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given("this method", arguments, {});
-  const bool all = all_of(runtime, self.text(), [](char32_t c) { return has_any(c, {properties...}); });
+  const bool all = all_of(runtime, self.text(), [](char32_t c) { return (properties(c) || ...); });
   return Value::boolean(all && !self.text().empty());
 }
 
 Value isprintable(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given("isprintable", arguments, {});
-  return Value::boolean(all_of(runtime, self.text(), [](char32_t c) { return unicode::has(c, Property::printable); }));
+  return Value::boolean(all_of(runtime, self.text(), [](char32_t c) { return unicode::is_printable(c); }));
 }
 
 Value isascii(Runtime& runtime, const Value& self, Arguments& arguments) {
   const Parameters given("isascii", arguments, {});
   return Value::boolean(all_of(runtime, self.text(), [](char32_t c) { return c < 0x80; }));
-}
-
-Value isidentifier(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("isidentifier", arguments, {});
-  const std::string& text = self.text();
-  if (text.empty()) return Value::boolean(false);
-  std::size_t first_end = 0;
-  const char32_t first = unicode::next(text, first_end);
-  return Value::boolean(unicode::has(first, Property::identifier_start) &&
-                        all_of(runtime, text, [](char32_t c) { return unicode::has(c, Property::identifier_part); }));
 }
 
 Value islower_method(Runtime& runtime, const Value& self, Arguments& arguments) {
@@ -359,8 +344,8 @@ Value istitle(Runtime& runtime, const Value& self, Arguments& arguments) {
   bool any = false;
   bool inside = false;
   const bool fits = all_of(runtime, self.text(), [&](char32_t c) {
-    const bool capital = has_any(c, {Property::upper, Property::title});
-    const bool small = unicode::has(c, Property::lower);
+    const bool capital = (unicode::is_upper(c) || unicode::is_title(c));
+    const bool small = unicode::is_lower(c);
     if ((capital && inside) || (small && !inside)) return false;
     inside = capital || small;
     any = any || inside;
@@ -475,7 +460,6 @@ constexpr Entry kStringMethods[] = {
     {"title", mapped<unicode::title>},
     {"capitalize", mapped<unicode::capitalize>},
     {"swapcase", mapped<unicode::swapcase>},
-    {"casefold", mapped<unicode::casefold>},
     {"find", find<false, false>},
     {"rfind", find<true, false>},
     {"index", find<false, true>},
@@ -483,15 +467,14 @@ constexpr Entry kStringMethods[] = {
     {"count", count},
     {"format", format},
     {"format_map", format_map},
-    {"isalpha", all_have<Property::alpha>},
-    {"isdigit", all_have<Property::digit>},
-    {"isdecimal", all_have<Property::decimal>},
-    {"isnumeric", all_have<Property::numeric>},
-    {"isalnum", all_have<Property::alpha, Property::decimal, Property::digit, Property::numeric>},
-    {"isspace", all_have<Property::space>},
+    {"isalpha", all_have<unicode::is_letter>},
+    {"isdigit", all_have<unicode::is_decimal>},
+    {"isdecimal", all_have<unicode::is_decimal>},
+    {"isnumeric", all_have<unicode::is_number>},
+    {"isalnum", all_have<unicode::is_letter, unicode::is_number>},
+    {"isspace", all_have<unicode::is_space>},
     {"isprintable", isprintable},
     {"isascii", isascii},
-    {"isidentifier", isidentifier},
     {"islower", islower_method},
     {"isupper", isupper_method},
     {"istitle", istitle},
@@ -710,8 +693,8 @@ std::string centered(Runtime& runtime, const String& text, std::int64_t width, s
 bool is_lower(Runtime& runtime, std::string_view text) {
   bool any = false;
   const bool none_upper = all_of(runtime, text, [&](char32_t c) {
-    any = any || unicode::has(c, Property::lower);
-    return !has_any(c, {Property::upper, Property::title});
+    any = any || unicode::is_lower(c);
+    return !(unicode::is_upper(c) || unicode::is_title(c));
   });
   return none_upper && any;
 }
@@ -719,8 +702,8 @@ bool is_lower(Runtime& runtime, std::string_view text) {
 bool is_upper(Runtime& runtime, std::string_view text) {
   bool any = false;
   const bool none_lower = all_of(runtime, text, [&](char32_t c) {
-    any = any || unicode::has(c, Property::upper);
-    return !has_any(c, {Property::lower, Property::title});
+    any = any || unicode::is_upper(c);
+    return !(unicode::is_lower(c) || unicode::is_title(c));
   });
   return none_lower && any;
 }

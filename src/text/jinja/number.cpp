@@ -3,8 +3,9 @@
 #include <cmath>
 #include <limits>
 
-#include "text/jinja/unicode.h"
 #include "text/jinja/value.h"
+#include "text/unicode/characters.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 
@@ -282,13 +283,13 @@ Value positive(Runtime& runtime, const Value& value) {
 
 namespace {
 
-// The text without surrounding white space, with digits of other scripts as ASCII and underscores between digits
+// The text without surrounding white space, with underscores between digits
 // removed; empty where an underscore is elsewhere.
 std::optional<std::string> plain_number(std::string_view text, bool underscore_after_prefix) {
   std::u32string points = unicode::decode(text);
-  while (!points.empty() && unicode::has(points.back(), unicode::Property::space)) points.pop_back();
+  while (!points.empty() && unicode::is_space(points.back())) points.pop_back();
   std::size_t begin = 0;
-  while (begin < points.size() && unicode::has(points[begin], unicode::Property::space)) ++begin;
+  while (begin < points.size() && unicode::is_space(points[begin])) ++begin;
   std::string out;
   bool after_digit = false;
   bool after_underscore = false;
@@ -300,7 +301,7 @@ std::optional<std::string> plain_number(std::string_view text, bool underscore_a
       after_underscore = true;
       continue;
     }
-    const int digit = unicode::decimal_value(c);
+    const int digit = c >= U'0' && c <= U'9' ? static_cast<int>(c - U'0') : -1;
     if (digit < 0 && c >= 0x80) return std::nullopt;
     const char plain = digit >= 0 ? static_cast<char>('0' + digit) : static_cast<char>(c);
     const bool alphanumeric = digit >= 0 || (plain >= 'a' && plain <= 'z') || (plain >= 'A' && plain <= 'Z');

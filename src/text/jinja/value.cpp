@@ -7,10 +7,10 @@
 #include <functional>
 
 #include "text/jinja/callables.h"
-#include "text/jinja/unicode.h"
+#include "text/unicode/characters.h"
+#include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
-
 void Budget::step(std::uint64_t count) {
   steps_ += count;
   if (steps_ > limits_.max_steps) {
@@ -334,7 +334,7 @@ std::string quoted(std::string_view text) {
       out += "\\r";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (unicode::has(c, unicode::Property::printable)) {
+    } else if (unicode::is_printable(c)) {
       out.append(text, begin, at - begin);
     } else if (c < 0x100) {
       out += fmt::format("\\x{:02x}", static_cast<std::uint32_t>(c));

@@ -52,7 +52,7 @@ class Bpe final : public Encoder {
       const auto value = static_cast<unsigned char>(byte);
       if (rules_.byte_level) {
         spelled_.clear();
-        append_utf8(spelled_, alphabet().code_points[byte]);
+        unicode::append(spelled_, alphabet().code_points[byte]);
         symbols_of_bytes_[byte] = symbol(spelled_);
       }
       const auto token = rules_.byte_level ? vocabulary_.find(spelled_) : vocabulary_.find(hex_piece(value));
@@ -96,8 +96,8 @@ class Bpe final : public Encoder {
     if (!rules_.byte_level) return std::string(piece);
     std::string text;
     for (std::size_t at = 0; at < piece.size();) {
-      const std::size_t length = utf8_length(piece, at);
-      const std::uint32_t c = length == 0 ? 0 : utf8_code_point(piece, at, length);
+      const std::size_t length = unicode::length_at(piece, at);
+      const char32_t c = length == 0 ? 0 : unicode::code_point(piece, at, length);
       if (length != 0 && c < alphabet().bytes.size() && alphabet().bytes[c] >= 0) {
         text += static_cast<char>(alphabet().bytes[c]);
       } else {
@@ -168,7 +168,7 @@ class Bpe final : public Encoder {
   std::string_view repair(std::string_view text, std::string& storage) const {
     std::size_t kept = 0;
     for (std::size_t at = 0; at < text.size();) {
-      const std::size_t length = utf8_length(text, at);
+      const std::size_t length = unicode::length_at(text, at);
       if (length == 0 && lost_when_invalid_[static_cast<unsigned char>(text[at])]) {
         storage += text.substr(kept, at - kept);
         storage += replacement;
@@ -188,7 +188,7 @@ class Bpe final : public Encoder {
     if (!rules_.byte_level) return vocabulary_.find(word);
     if (word.size() > vocabulary_.longest) return std::nullopt;
     spelled.clear();
-    for (const char c : word) append_utf8(spelled, alphabet().code_points[static_cast<unsigned char>(c)]);
+    for (const char c : word) unicode::append(spelled, alphabet().code_points[static_cast<unsigned char>(c)]);
     return vocabulary_.find(spelled);
   }
 
@@ -203,7 +203,7 @@ class Bpe final : public Encoder {
         work.symbols.push_back({at, 1, symbols_of_bytes_[static_cast<unsigned char>(word[at])]});
         ++at;
       } else {
-        const auto length = static_cast<std::uint32_t>(std::max<std::size_t>(utf8_length(word, at), 1));
+        const auto length = static_cast<std::uint32_t>(std::max<std::size_t>(unicode::length_at(word, at), 1));
         work.symbols.push_back({at, length, find_symbol(word.substr(at, length))});
         at += length;
       }

@@ -9,7 +9,7 @@
 #include <optional>
 #include <span>
 
-#include "text/unicode/tables.h"
+#include "text/tokenizer/stand_ins.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::text {
@@ -323,19 +323,17 @@ std::string_view subject_of(std::string_view text, std::string& storage) {
       ++at;
       continue;
     }
-    const std::size_t length = utf8_length(text, at);
+    const std::size_t length = unicode::length_at(text, at);
     if (length == 0) {
       replace(at++, "\x01");
       continue;
     }
     if (may_have_stand_in(lead)) {
-      const std::uint32_t c = utf8_code_point(text, at, length);
-      const auto above = std::upper_bound(stand_ins.begin(), stand_ins.end(), c,
-                                          [](std::uint32_t value, const StandIn& s) { return value < s.first; });
-      if (above != stand_ins.begin() && c <= std::prev(above)->last) {
-        std::string instead;
-        append_utf8(instead, std::prev(above)->instead);
-        replace(at, instead);
+      const char32_t c = unicode::code_point(text, at, length);
+      if (const char32_t instead = stand_in(c); instead != c) {
+        std::string spelled;
+        unicode::append(spelled, instead);
+        replace(at, spelled);
       }
     }
     at += length;

@@ -98,7 +98,7 @@ class SentencePiece final : public Encoder {
     };
     symbols.clear();
     for (std::uint32_t at = 0; at < part.size();) {
-      const auto length = static_cast<std::uint32_t>(std::max<std::size_t>(utf8_length(part, at), 1));
+      const auto length = static_cast<std::uint32_t>(std::max<std::size_t>(unicode::length_at(part, at), 1));
       symbols.push_back({at, length, token_at(at, length)});
       at += length;
     }

@@ -6,34 +6,16 @@
 #include <array>
 
 #include "text/tokenizer/encoder.h"
-#include "text/unicode/tables.h"
+#include "text/unicode/characters.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::text {
 
 namespace {
 
-template <class Range>
-const Range* range_of(std::span<const Range> table, std::uint32_t c) {
-  const auto above =
-      std::upper_bound(table.begin(), table.end(), c, [](std::uint32_t value, const Range& r) { return value < r.first; });
-  if (above == table.begin() || c > std::prev(above)->last) return nullptr;
-  return &*std::prev(above);
-}
-
-std::uint32_t mapped(std::span<const MappedRange> table, std::uint32_t c) {
-  const MappedRange* range = range_of(table, c);
-  if (range == nullptr || (c - range->first) % range->stride != 0) return c;
-  return c + static_cast<std::uint32_t>(range->delta);
-}
-
-bool is_space(std::uint32_t c) {
-  return (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-bool is_cjk(std::uint32_t c) {
-  constexpr auto blocks = std::to_array<CodePointRange>({
+// The blocks that BERT splits into single characters.
+bool is_cjk(char32_t c) {
+  constexpr auto blocks = std::to_array<std::pair<char32_t, char32_t>>({
       {0x3400, 0x4dbf},
       {0x4e00, 0x9fff},
       {0xf900, 0xfaff},
@@ -43,19 +25,11 @@ bool is_cjk(std::uint32_t c) {
       {0x2b920, 0x2ceaf},
       {0x2f800, 0x2fa1f},
   });
-  return range_of(std::span<const CodePointRange>(blocks), c) != nullptr;
+  return std::ranges::any_of(blocks, [c](const auto& block) { return c >= block.first && c <= block.second; });
 }
 
-bool is_ascii_symbol(std::uint32_t c) {
+bool is_ascii_symbol(char32_t c) {
   return c < 0x7f && std::string_view("$+<=>^`|~").find(static_cast<char>(c)) != std::string_view::npos;
-}
-
-std::uint32_t base_of(std::uint32_t c) {
-  constexpr std::uint32_t first_syllable = 0xac00;
-  constexpr std::uint32_t last_syllable = 0xd7a3;
-  constexpr std::uint32_t per_leading_consonant = 588;
-  if (c >= first_syllable && c <= last_syllable) return 0x1100 + (c - first_syllable) / per_leading_consonant;
-  return mapped(decomposition_bases, c);
 }
 
 class WordPiece final : public Encoder {
@@ -80,19 +54,20 @@ class WordPiece final : public Encoder {
       word = space_block;
     };
     for (std::size_t at = 0; at < text.size();) {
-      const std::size_t length = utf8_length(text, at);
-      std::uint32_t c = length == 0 ? 0 : utf8_code_point(text, at, length);
+      const std::size_t length = unicode::length_at(text, at);
+      char32_t c = length == 0 ? 0 : unicode::code_point(text, at, length);
       at += std::max<std::size_t>(length, 1);
-      if (strip_accents_) c = base_of(c);
-      if (is_space(c)) {
+      if (strip_accents_) c = unicode::base(c);
+      // Unlike Python's, this white space has no separators of files, groups, records and units.
+      if (unicode::is_space(c) && !(c >= 0x1c && c <= 0x1f)) {
         finish();
         continue;
       }
-      if (c == 0 || c == 0xfffd || range_of(controls, c) != nullptr) continue;
-      if (strip_accents_ && range_of(marks, c) != nullptr) continue;
-      const bool alone = range_of(punctuation, c) != nullptr || is_ascii_symbol(c) || is_cjk(c);
+      if (c == 0 || c == 0xfffd || unicode::is_control(c)) continue;
+      if (strip_accents_ && unicode::is_mark(c)) continue;
+      const bool alone = unicode::is_punctuation(c) || is_ascii_symbol(c) || is_cjk(c);
       if (alone) finish();
-      append_utf8(word, lower_case_ ? mapped(lower_case, c) : c);
+      unicode::append(word, lower_case_ ? unicode::lower(c) : c);
       if (alone) finish();
     }
     finish();

@@ -6,10 +6,10 @@
 #include <string>
 #include <string_view>
 
-namespace plumb::text {
+namespace plumb::text::unicode {
 
 // Length in bytes of the well-formed character at `at`; 0 if there is none. `at` must be inside the text.
-inline std::size_t utf8_length(std::string_view text, std::size_t at) {
+inline std::size_t length_at(std::string_view text, std::size_t at) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[at + i]); };
   const std::size_t left = text.size() - at;
   const auto continues = [&](std::size_t i) { return (byte(i) & 0xc0u) == 0x80u; };
@@ -27,7 +27,7 @@ inline std::size_t utf8_length(std::string_view text, std::size_t at) {
 }
 
 // The code point of a well-formed character of `length` bytes at `at`.
-inline std::uint32_t utf8_code_point(std::string_view text, std::size_t at, std::size_t length) {
+inline char32_t code_point(std::string_view text, std::size_t at, std::size_t length) {
   const auto bits = [&](std::size_t i, unsigned mask) { return static_cast<unsigned char>(text[at + i]) & mask; };
   switch (length) {
     case 1:
@@ -41,23 +41,23 @@ inline std::uint32_t utf8_code_point(std::string_view text, std::size_t at, std:
   }
 }
 
-inline void append_utf8(std::string& text, std::uint32_t code_point) {
-  const auto put = [&](std::uint32_t byte) { text.push_back(static_cast<char>(byte)); };
-  if (code_point < 0x80) {
-    put(code_point);
-  } else if (code_point < 0x800) {
-    put(0xc0 | code_point >> 6);
-    put(0x80 | (code_point & 0x3f));
-  } else if (code_point < 0x10000) {
-    put(0xe0 | code_point >> 12);
-    put(0x80 | (code_point >> 6 & 0x3f));
-    put(0x80 | (code_point & 0x3f));
-  } else {
-    put(0xf0 | code_point >> 18);
-    put(0x80 | (code_point >> 12 & 0x3f));
-    put(0x80 | (code_point >> 6 & 0x3f));
-    put(0x80 | (code_point & 0x3f));
-  }
-}
+void append(std::string& text, char32_t c);
 
-}  // namespace plumb::text
+// The text with each byte that is not part of a well-formed character replaced by U+FFFD.
+std::string repaired(std::string_view text);
+
+// All that follows is for well-formed text.
+
+// Bytes of the character with this first byte.
+std::size_t width(char first);
+// The code point at `position`, which moves past it.
+char32_t next(std::string_view text, std::size_t& position);
+// The code point that ends at `position` (above 0), which moves before it.
+char32_t previous(std::string_view text, std::size_t& position);
+// Number of code points.
+std::size_t count(std::string_view text);
+// The byte where code point number `index` starts; the length of the text where there are fewer.
+std::size_t offset(std::string_view text, std::size_t index);
+std::u32string decode(std::string_view text);
+
+}  // namespace plumb::text::unicode

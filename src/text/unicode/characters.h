@@ -1,0 +1,34 @@
+// Properties and case mappings of characters, from utf8proc (Unicode 15 and later). They are those of Python's str methods,
+// but for a few: superscripts and enclosed digits (², ①) are numbers and no digits, Chinese numerals are letters and no
+// numbers, and the title case of ŉ and of nine Greek letters with a small iota is another.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace plumb::text::unicode {
+
+bool is_letter(char32_t c);       // general categories L*
+bool is_mark(char32_t c);         // M*
+bool is_decimal(char32_t c);      // Nd
+bool is_number(char32_t c);       // N*
+bool is_punctuation(char32_t c);  // P*
+bool is_control(char32_t c);      // C*, unassigned ones left out
+bool is_space(char32_t c);
+bool is_lower(char32_t c);
+bool is_upper(char32_t c);
+bool is_title(char32_t c);      // Lt
+bool is_printable(char32_t c);  // as Python's repr has it
+
+char32_t lower(char32_t c);
+// First character of the canonical decomposition (NFD).
+char32_t base(char32_t c);
+
+// Of well-formed UTF-8. A capital sigma at a word's end becomes the final one.
+std::string lower(std::string_view text);
+std::string upper(std::string_view text);
+std::string title(std::string_view text);
+std::string capitalize(std::string_view text);
+std::string swapcase(std::string_view text);
+
+}  // namespace plumb::text::unicode
