@@ -92,7 +92,7 @@ class Variance {
       out_[i] = static_cast<float>(square(4 * unit_f32 * y_[i]) + rounded(a_.operand, y_[i]));
   }
 
-  void add(const plan::RmsNorm& op) {
+  void add(const plan::Norm& op) {
     const std::vector<float> weight = scene_.vector(op.weight);
     const std::size_t n = weight.size();
     const auto x = scene_.value(op.x);
@@ -307,7 +307,7 @@ class Variance {
     }
   }
 
-  void add(const plan::GatedActivation& op) {
+  void add(const plan::Activate& op) {
     const auto gate = scene_.value(op.gate), up = scene_.value(op.up);
     const InputError gate_error = error_(op.gate), up_error = error_(op.up);
     for (std::size_t i = 0; i < out_.size(); ++i) {

@@ -208,7 +208,7 @@ class Diagnosis {
     bool all = true;
     for (const Check& check : report_.isolation.checks) {
       const plan::Op& op = plan_.ops[check.op];
-      if (!std::holds_alternative<plan::RmsNorm>(op) && !std::holds_alternative<plan::Rope>(op) &&
+      if (!std::holds_alternative<plan::Norm>(op) && !std::holds_alternative<plan::Rope>(op) &&
           !std::holds_alternative<plan::Attention>(op))
         continue;
       if (check.tells) ++n_checked;

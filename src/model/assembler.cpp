@@ -52,14 +52,14 @@ gguf::Tensor Assembler::rows(const gguf::Tensor& whole, std::uint64_t first, con
   return part;
 }
 
-plan::WeightId Assembler::bind(const Source& source, std::string_view kind, const Shape& shape) {
+gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const Shape& shape) {
   const std::string name = fmt::format("{}.{}", source.name, kind);
   Shape whole = shape;
   if (source.of != 0) (shape.vector ? whole.in : whole.out) = source.of;
   const gguf::Tensor* found = file_.tensor(name);
   if (found != nullptr && found->dims == std::array<std::uint64_t, gguf::max_dims>{whole.in, whole.out, 1, 1}) {
     used_.insert(found->name);
-    return builder_.weight(source.of == 0 ? *found : rows(*found, source.first, shape));
+    return source.of == 0 ? *found : rows(*found, source.first, shape);
   }
   const std::string expected =
       whole.vector ? fmt::format("dims {{{}}}", whole.in)
@@ -73,19 +73,19 @@ plan::WeightId Assembler::bind(const Source& source, std::string_view kind, cons
   stand_in.format = quants::Format::f32;
   stand_in.n_dims = shape.vector ? 1 : 2;
   stand_in.dims = {shape.in, shape.out, 1, 1};
-  return builder_.weight(stand_in);
+  return stand_in;
 }
 
 plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix({"token_embd"}, p_.vocab, p_.d_model)); }
 
 plan::ValueId Assembler::norm(const std::string& name, plan::ValueId x, std::uint64_t length) {
-  return builder_.rms_norm(name, x, vector({name}, "weight", length), static_cast<float>(p_.norm_eps));
+  return builder_.norm(name, x, vector({name}, "weight", length), static_cast<float>(p_.norm_eps));
 }
 
 plan::ValueId Assembler::linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out,
                                 std::uint64_t in, Bias bias) {
-  const plan::WeightId weight = matrix(source, out, in);
-  std::optional<plan::WeightId> bias_weight;
+  const plan::MatrixId weight = matrix(source, out, in);
+  std::optional<plan::VectorId> bias_weight;
   if (bias == Bias::required || file_.tensor(source.name + ".bias") != nullptr) bias_weight = vector(source, "bias", out);
   return builder_.linear(name, x, weight, bias_weight);
 }
@@ -116,7 +116,7 @@ plan::ValueId Assembler::attend(const std::string& name, std::uint32_t layer, pl
 }
 
 plan::ValueId Assembler::logits(plan::ValueId x) {
-  const plan::WeightId weight = matrix({p_.tied_embeddings ? "token_embd" : "output"}, p_.vocab, p_.d_model);
+  const plan::MatrixId weight = matrix({p_.tied_embeddings ? "token_embd" : "output"}, p_.vocab, p_.d_model);
   return builder_.linear("logits", x, weight, {}, plan::Rows::outputs);
 }
 

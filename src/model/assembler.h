@@ -50,8 +50,8 @@ class Assembler {
   plan::ValueId rope(const std::string& name, plan::ValueId x);
   // Puts k and v in the layer's cache and attends to it, to the value `name`.
   plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v);
-  plan::ValueId gated(const std::string& name, plan::ValueId gate, plan::ValueId up, plan::Activation activation) {
-    return builder_.gated(name, gate, up, activation);
+  plan::ValueId activate(const std::string& name, plan::ValueId gate, plan::ValueId up, plan::Activation activation) {
+    return builder_.activate(name, gate, up, activation);
   }
   plan::ValueId add(const std::string& name, plan::ValueId a, plan::ValueId b) { return builder_.add(name, a, b); }
   // By output.weight, or by token_embd.weight in a file without it (tied embeddings).
@@ -75,12 +75,12 @@ class Assembler {
   void complain(std::string complaint);
   // The rows of `whole` from `first` on, which have that shape, under a name of their own: "blk.0.attn_qkv.weight[0:768]".
   gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
-  plan::WeightId bind(const Source& source, std::string_view kind, const Shape& shape);
-  plan::WeightId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
-    return bind(source, "weight", {out, in, false});
+  gguf::Tensor bind(const Source& source, std::string_view kind, const Shape& shape);
+  plan::MatrixId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
+    return builder_.matrix(bind(source, "weight", {out, in, false}));
   }
-  plan::WeightId vector(const Source& source, std::string_view kind, std::uint64_t length) {
-    return bind(source, kind, {1, length, true});
+  plan::VectorId vector(const Source& source, std::string_view kind, std::uint64_t length) {
+    return builder_.vector(bind(source, kind, {1, length, true}));
   }
 
   const gguf::File& file_;

@@ -36,7 +36,7 @@ plan::ValueId Block::feed_forward(plan::ValueId x, plan::Activation activation) 
   const HyperParameters& p = a_.parameters();
   const plan::ValueId gate = linear("ffn_gate", x, p.d_ff, p.d_model);
   const plan::ValueId up = linear("ffn_up", x, p.d_ff, p.d_model);
-  return linear("ffn_down", a_.gated(full("ffn_act"), gate, up, activation), p.d_model, p.d_ff);
+  return linear("ffn_down", a_.activate(full("ffn_act"), gate, up, activation), p.d_model, p.d_ff);
 }
 
 std::vector<Block> blocks(Assembler& a) {

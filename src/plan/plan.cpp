@@ -2,24 +2,35 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cmath>
+#include <type_traits>
 #include <utility>
+
+#include "plan/fields.h"
 
 namespace plumb::plan {
 
 namespace {
 
-template <class... Visitors>
-struct Overloaded : Visitors... {
-  using Visitors::operator()...;
-};
-template <class... Visitors>
-Overloaded(Visitors...) -> Overloaded<Visitors...>;
+// Calls visit with each of the op's fields.
+template <class Visit>
+void for_each_operand(const Op& op, const Visit& visit) {
+  std::visit([&](const auto& o) { for_each_field(o, visit); }, op);
+}
 
-constexpr std::array<std::string_view, std::variant_size_v<Op>> op_names{
-    "embed", "rms_norm", "linear", "rope",           "kv_write",      "attention", "gated_activation",
-    "add",   "soft_cap", "top_k",  "expert_weights", "expert_linear", "expert_sum"};
+// The op's fields that are Ids, or optional Ids that are set, in their order; Ids derived from Wanted count.
+template <class Wanted, class... Ids>
+std::vector<Wanted> collect(const Op& op) {
+  std::vector<Wanted> found;
+  for_each_operand(op, [&]<class Field>(const Field& field) {
+    if constexpr ((std::is_same_v<Field, Ids> || ...)) {
+      found.push_back({field});
+    } else if constexpr ((std::is_same_v<Field, std::optional<Ids>> || ...)) {
+      if (field) found.push_back({*field});
+    }
+  });
+  return found;
+}
 
 std::string describe(const Weight& weight) {
   const auto& tensor = weight.tensor;
@@ -29,55 +40,20 @@ std::string describe(const Weight& weight) {
 
 }  // namespace
 
-std::string_view name(const Op& op) { return op_names[op.index()]; }
+std::string_view name(const Op& op) {
+  return std::visit([](const auto& o) { return o.name; }, op);
+}
 
 std::optional<ValueId> output(const Op& op) {
-  return std::visit(Overloaded{[](const KvWrite&) -> std::optional<ValueId> { return std::nullopt; },
-                               [](const auto& o) -> std::optional<ValueId> { return o.out; }},
-                    op);
+  const auto results = collect<ValueId, ResultId>(op);
+  return results.empty() ? std::nullopt : std::optional(results.front());
 }
 
-std::vector<ValueId> inputs(const Op& op) {
-  using Ids = std::vector<ValueId>;
-  return std::visit(Overloaded{[](const Embed&) { return Ids{}; }, [](const RmsNorm& o) { return Ids{o.x}; },
-                               [](const Linear& o) { return Ids{o.x}; }, [](const Rope& o) { return Ids{o.x}; },
-                               [](const KvWrite& o) {
-                                 return Ids{o.k, o.v};
-                               },
-                               [](const Attention& o) { return Ids{o.q}; },
-                               [](const GatedActivation& o) {
-                                 return Ids{o.gate, o.up};
-                               },
-                               [](const Add& o) {
-                                 return Ids{o.a, o.b};
-                               },
-                               [](const SoftCap& o) { return Ids{o.x}; }, [](const TopK& o) { return Ids{o.x}; },
-                               [](const ExpertWeights& o) {
-                                 return Ids{o.logits, o.experts};
-                               },
-                               [](const ExpertLinear& o) {
-                                 return Ids{o.x, o.experts};
-                               },
-                               [](const ExpertSum& o) {
-                                 return Ids{o.x, o.weights};
-                               }},
-                    op);
-}
+std::vector<ValueId> inputs(const Op& op) { return collect<ValueId, ValueId>(op); }
 
-std::vector<WeightId> weights(const Op& op) {
-  using Ids = std::vector<WeightId>;
-  return std::visit(
-      Overloaded{[](const Embed& o) { return Ids{o.table}; }, [](const RmsNorm& o) { return Ids{o.weight}; },
-                 [](const Linear& o) {
-                   return o.bias ? Ids{o.weight, *o.bias} : Ids{o.weight};
-                 },
-                 [](const ExpertLinear& o) {
-                   return o.bias ? Ids{o.weight, *o.bias} : Ids{o.weight};
-                 },
-                 [](const Rope& o) { return o.factors ? Ids{*o.factors} : Ids{}; },
-                 [](const Attention& o) { return o.sinks ? Ids{*o.sinks} : Ids{}; }, [](const auto&) { return Ids{}; }},
-      op);
-}
+std::vector<WeightId> weights(const Op& op) { return collect<WeightId, MatrixId, VectorId>(op); }
+
+std::vector<VectorId> vectors(const Op& op) { return collect<VectorId, VectorId>(op); }
 
 std::optional<ValueId> Plan::find(std::string_view wanted) const {
   for (std::uint32_t i = 0; i < values.size(); ++i) {
@@ -92,13 +68,13 @@ void Builder::expect(bool holds, std::string_view op, std::string_view value, st
   if (!holds && !error_) error_ = Error{fmt::format("{} '{}': {}", op, value, rule)};
 }
 
-ValueId Builder::make(std::string value, Rows rows, std::uint64_t width) {
+ResultId Builder::make(std::string value, Rows rows, std::uint64_t width) {
   const auto index = static_cast<std::uint32_t>(plan_.values.size());
   const bool fresh = names_.emplace(value, index).second;
   expect(fresh, "value", value, "the name is taken by an earlier op");
   expect(width > 0 && width < (std::uint64_t{1} << 31), "value", value, "the width must be between 1 and 2^31");
   plan_.values.push_back({std::move(value), rows, width});
-  return {index};
+  return {{index}};
 }
 
 WeightId Builder::weight(const gguf::Tensor& tensor) {
@@ -109,27 +85,27 @@ WeightId Builder::weight(const gguf::Tensor& tensor) {
   return {static_cast<std::uint32_t>(plan_.weights.size() - 1)};
 }
 
-ValueId Builder::embed(std::string value, WeightId table, float scale) {
+ValueId Builder::embed(std::string value, MatrixId table, float scale) {
   const Weight& w = plan_.weight(table);
   expect(w.tensor.n_dims == 2, "embed", value, fmt::format("the table {} must be [vocab, d]", describe(w)));
-  const ValueId out = make(std::move(value), Rows::tokens, w.in());
+  const ResultId out = make(std::move(value), Rows::tokens, w.in());
   plan_.ops.emplace_back(Embed{table, out, scale});
   return out;
 }
 
-ValueId Builder::rms_norm(std::string value, ValueId x, WeightId weight, float eps) {
+ValueId Builder::norm(std::string value, ValueId x, VectorId weight, float eps) {
   const Value input = plan_.value(x);
   const Weight& w = plan_.weight(weight);
-  expect(w.tensor.n_dims == 1 && w.in() > 0 && input.width % w.in() == 0, "rms_norm", value,
+  expect(w.tensor.n_dims == 1 && w.in() > 0 && input.width % w.in() == 0, "norm", value,
          fmt::format("the weight {} must be one vector whose length divides the width {} of '{}'", describe(w), input.width,
                      input.name));
-  expect(std::isfinite(eps) && eps > 0, "rms_norm", value, "eps must be a positive number");
-  const ValueId out = make(std::move(value), input.rows, input.width);
-  plan_.ops.emplace_back(RmsNorm{x, weight, out, eps});
+  expect(std::isfinite(eps) && eps > 0, "norm", value, "eps must be a positive number");
+  const ResultId out = make(std::move(value), input.rows, input.width);
+  plan_.ops.emplace_back(Norm{x, weight, out, eps});
   return out;
 }
 
-ValueId Builder::linear(std::string value, ValueId x, WeightId weight, std::optional<WeightId> bias, Rows rows) {
+ValueId Builder::linear(std::string value, ValueId x, MatrixId weight, std::optional<VectorId> bias, Rows rows) {
   const Value input = plan_.value(x);
   const Weight& w = plan_.weight(weight);
   expect(
@@ -141,7 +117,7 @@ ValueId Builder::linear(std::string value, ValueId x, WeightId weight, std::opti
     expect(b.tensor.n_dims == 1 && b.in() == w.out(), "linear", value,
            fmt::format("the bias {} must be one vector of {} values", describe(b), w.out()));
   }
-  const ValueId out = make(std::move(value), rows, w.out());
+  const ResultId out = make(std::move(value), rows, w.out());
   plan_.ops.emplace_back(Linear{x, weight, bias, out});
   return out;
 }
@@ -203,13 +179,13 @@ ValueId Builder::attention(std::string value, ValueId q, Attention parameters) {
   return parameters.out;
 }
 
-ValueId Builder::gated(std::string value, ValueId gate, ValueId up, Activation activation) {
+ValueId Builder::activate(std::string value, ValueId gate, ValueId up, Activation activation) {
   const Value g = plan_.value(gate);
   const Value u = plan_.value(up);
-  expect(g.width == u.width && g.rows == u.rows, "gated_activation", value,
+  expect(g.width == u.width && g.rows == u.rows, "activate", value,
          fmt::format("'{}' and '{}' must have one shape", g.name, u.name));
-  const ValueId out = make(std::move(value), g.rows, g.width);
-  plan_.ops.emplace_back(GatedActivation{gate, up, out, activation});
+  const ResultId out = make(std::move(value), g.rows, g.width);
+  plan_.ops.emplace_back(Activate{gate, up, out, activation});
   return out;
 }
 
@@ -218,7 +194,7 @@ ValueId Builder::add(std::string value, ValueId a, ValueId b) {
   const Value right = plan_.value(b);
   expect(left.width == right.width && left.rows == right.rows, "add", value,
          fmt::format("'{}' and '{}' must have one shape", left.name, right.name));
-  const ValueId out = make(std::move(value), left.rows, left.width);
+  const ResultId out = make(std::move(value), left.rows, left.width);
   plan_.ops.emplace_back(Add{a, b, out});
   return out;
 }
@@ -226,7 +202,7 @@ ValueId Builder::add(std::string value, ValueId a, ValueId b) {
 ValueId Builder::soft_cap(std::string value, ValueId x, float cap) {
   const Value input = plan_.value(x);
   expect(std::isfinite(cap) && cap > 0, "soft_cap", value, "the cap must be a positive number");
-  const ValueId out = make(std::move(value), input.rows, input.width);
+  const ResultId out = make(std::move(value), input.rows, input.width);
   plan_.ops.emplace_back(SoftCap{x, out, cap});
   return out;
 }
@@ -236,7 +212,7 @@ ValueId Builder::top_k(std::string value, ValueId x, std::uint32_t k) {
   expect(k > 0 && k <= input.width && input.width < (1u << 24), "top_k", value,
          fmt::format("k = {} must be between 1 and {}, the width of '{}', which must be below 2^24", k, input.width,
                      input.name));
-  const ValueId out = make(std::move(value), input.rows, k);
+  const ResultId out = make(std::move(value), input.rows, k);
   plan_.ops.emplace_back(TopK{x, out, k});
   return out;
 }
@@ -247,13 +223,13 @@ ValueId Builder::expert_weights(std::string value, ValueId logits, ValueId exper
   expect(all.rows == chosen.rows && chosen.width <= all.width, "expert_weights", value,
          fmt::format("'{}' must choose among the {} of '{}'", chosen.name, all.width, all.name));
   expect(std::isfinite(scale), "expert_weights", value, "the scale must be a number");
-  const ValueId out = make(std::move(value), chosen.rows, chosen.width);
+  const ResultId out = make(std::move(value), chosen.rows, chosen.width);
   plan_.ops.emplace_back(ExpertWeights{logits, experts, out, gating, scale});
   return out;
 }
 
-ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, WeightId weight,
-                               std::optional<WeightId> bias) {
+ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, MatrixId weight,
+                               std::optional<VectorId> bias) {
   const Value input = plan_.value(x);
   const Value chosen = plan_.value(experts);
   const Weight& w = plan_.weight(weight);
@@ -274,7 +250,7 @@ ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, We
     expect(b.tensor.n_dims == 2 && b.in() == w.out() && b.out() == w.n_experts(), "expert_linear", value,
            fmt::format("the bias {} must be [{}, {}]", describe(b), w.n_experts(), w.out()));
   }
-  const ValueId out = make(std::move(value), input.rows, chosen.width * w.out());
+  const ResultId out = make(std::move(value), input.rows, chosen.width * w.out());
   plan_.ops.emplace_back(ExpertLinear{x, experts, weight, bias, out});
   return out;
 }
@@ -285,7 +261,7 @@ ValueId Builder::expert_sum(std::string value, ValueId x, ValueId weights) {
   expect(input.rows == chosen.rows && input.width % chosen.width == 0, "expert_sum", value,
          fmt::format("the width {} of '{}' must be a multiple of {}, that of '{}'", input.width, input.name, chosen.width,
                      chosen.name));
-  const ValueId out = make(std::move(value), input.rows, input.width / chosen.width);
+  const ResultId out = make(std::move(value), input.rows, input.width / chosen.width);
   plan_.ops.emplace_back(ExpertSum{x, weights, out});
   return out;
 }

@@ -2,6 +2,12 @@
 // hidden state but the KV cache. An architecture (src/model) emits one; backends (src/backends) run it; diagnosis
 // watches its values by name. Each op states its operands with their meaning, so a swapped m, n, k has no place to hide.
 //
+// An op describes itself: it has a name, and the type of a field says what the field is. A ValueId is read, a ResultId is
+// written, a MatrixId is a weight that products and look-ups read in its own format, a VectorId is one that backends decode
+// to float when they load (each may be optional), and all else is a parameter. inputs(), output(), weights() and vectors()
+// below follow from these types alone; so does what a backend decodes. To add an op: a struct here, a line in Op, a method
+// of Builder. What must run or judge ops visits Op, and does not compile without the new one.
+//
 // A step feeds T tokens of one or more sequences. A token's position is that in its sequence, and a sequence sees its own
 // keys and values only; the tokens share the weights and nothing else. Every value is a row-major matrix of float32 seen
 // from outside, [rows, width] with rows = T or the number of output rows; features are contiguous.
@@ -27,10 +33,14 @@ struct ValueId {
   std::uint32_t index = 0;
   friend bool operator==(ValueId, ValueId) = default;
 };
+// The value that an op writes.
+struct ResultId : ValueId {};
 struct WeightId {
   std::uint32_t index = 0;
   friend bool operator==(WeightId, WeightId) = default;
 };
+struct MatrixId : WeightId {};
+struct VectorId : WeightId {};  // one vector, or one for each expert
 
 // How many rows a value has in a step.
 enum class Rows : std::uint8_t {
@@ -54,27 +64,30 @@ struct Weight {
 
 // out[t] = table[token[t]] * scale                                   table [vocab, d]
 struct Embed {
-  WeightId table;
-  ValueId out;
+  static constexpr std::string_view name = "embed";
+  MatrixId table;
+  ResultId out;
   float scale = 1.0f;
 };
 
 // out[t, g, i] = x[t, g, i] / sqrt(mean_i(x[t, g, :]^2) + eps) * weight[i], over groups of the weight's length:
 // the whole row (a norm of the residual stream) or one head (a q or k norm).      weight [group]
-struct RmsNorm {
+struct Norm {
+  static constexpr std::string_view name = "norm";
   ValueId x;
-  WeightId weight;
-  ValueId out;
+  VectorId weight;
+  ResultId out;
   float eps = 0.0f;
 };
 
 // out[r] = W x[r] + bias                                             weight [out, in], bias [out]
 // Where out has Rows::outputs and x Rows::tokens, only the output rows of x are used.
 struct Linear {
+  static constexpr std::string_view name = "linear";
   ValueId x;
-  WeightId weight;
-  std::optional<WeightId> bias;
-  ValueId out;
+  MatrixId weight;
+  std::optional<VectorId> bias;
+  ResultId out;
 };
 
 // Which components of a head rotate together.
@@ -95,19 +108,21 @@ struct Yarn {
   float attention_factor = 1.0f;  // multiplies cos and sin
 };
 struct Rope {
+  static constexpr std::string_view name = "rope";
   ValueId x;
-  ValueId out;
+  ResultId out;
   std::uint32_t head_dim = 0;
   std::uint32_t n_rot = 0;
   RopePairing pairing = RopePairing::adjacent;
   float theta = 0.0f;
   float position_scale = 1.0f;      // 1/factor of linear scaling
-  std::optional<WeightId> factors;  // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
+  std::optional<VectorId> factors;  // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
   std::optional<Yarn> yarn;
 };
 
 // Writes k and v of the step's tokens to the layer's cache at their positions.   k, v [T, n_kv_heads * head_dim]
 struct KvWrite {
+  static constexpr std::string_view name = "kv_write";
   ValueId k, v;
   std::uint32_t layer = 0;
 };
@@ -119,8 +134,9 @@ struct KvWrite {
 // a head's weights may add up to less than 1 (gpt-oss, https://arxiv.org/abs/2309.17453). `probs`, when watched, is the
 // softmax without the sink's share, [n_heads, T, S] as n_heads * T rows of S.
 struct Attention {
+  static constexpr std::string_view name = "attention";
   ValueId q;
-  ValueId out;
+  ResultId out;
   std::uint32_t layer = 0;
   std::uint32_t n_heads = 0;
   std::uint32_t n_kv_heads = 0;
@@ -128,28 +144,31 @@ struct Attention {
   float scale = 0.0f;
   std::uint32_t window = 0;
   float soft_cap = 0.0f;
-  std::optional<WeightId> sinks;
+  std::optional<VectorId> sinks;
 };
 
 enum class Activation : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
 
 // out = activation(gate) * up
-struct GatedActivation {
+struct Activate {
+  static constexpr std::string_view name = "activate";
   ValueId gate, up;
-  ValueId out;
+  ResultId out;
   Activation activation = Activation::silu;
 };
 
 // out = a + b
 struct Add {
+  static constexpr std::string_view name = "add";
   ValueId a, b;
-  ValueId out;
+  ResultId out;
 };
 
 // out = cap * tanh(x / cap)
 struct SoftCap {
+  static constexpr std::string_view name = "soft_cap";
   ValueId x;
-  ValueId out;
+  ResultId out;
   float cap = 0.0f;
 };
 
@@ -159,8 +178,9 @@ struct SoftCap {
 // out[t, :] = the indices of the k largest of x[t, :], largest first, the lower index first among equals; as float, which
 // is exact below 2^24. NaN counts as the smallest.
 struct TopK {
+  static constexpr std::string_view name = "top_k";
   ValueId x;
-  ValueId out;
+  ResultId out;
   std::uint32_t k = 0;
 };
 
@@ -172,9 +192,10 @@ enum class Gating : std::uint8_t {
 };
 // out[t, j] = scale * gating(logits[t, :])[experts[t, j]]
 struct ExpertWeights {
+  static constexpr std::string_view name = "expert_weights";
   ValueId logits;
   ValueId experts;
-  ValueId out;
+  ResultId out;
   Gating gating = Gating::softmax_of_chosen;
   float scale = 1.0f;
 };
@@ -182,31 +203,33 @@ struct ExpertWeights {
 // out[t, j * n_out + o] = W[e] x' + bias[e] with e = experts[t, j] and x' = x[t], or the j-th of k parts of x[t] where x is
 // k times as wide as the weight's rows.                                weight [n_experts, out, in], bias [n_experts, out]
 struct ExpertLinear {
+  static constexpr std::string_view name = "expert_linear";
   ValueId x;
   ValueId experts;
-  WeightId weight;
-  std::optional<WeightId> bias;
-  ValueId out;
+  MatrixId weight;
+  std::optional<VectorId> bias;
+  ResultId out;
 };
 
 // out[t, i] = sum_j weights[t, j] * x[t, j * width + i]
 struct ExpertSum {
+  static constexpr std::string_view name = "expert_sum";
   ValueId x;
   ValueId weights;
-  ValueId out;
+  ResultId out;
 };
 
-using Op = std::variant<Embed, RmsNorm, Linear, Rope, KvWrite, Attention, GatedActivation, Add, SoftCap, TopK,
-                        ExpertWeights, ExpertLinear, ExpertSum>;
+using Op = std::variant<Embed, Norm, Linear, Rope, KvWrite, Attention, Activate, Add, SoftCap, TopK, ExpertWeights,
+                        ExpertLinear, ExpertSum>;
 
-// "linear", "rms_norm", …: in the order of Op.
 std::string_view name(const Op& op);
 // The value an op produces; none for KvWrite.
 std::optional<ValueId> output(const Op& op);
-// The values an op reads, in the order of its fields.
+// The values and weights an op reads, in the order of its fields.
 std::vector<ValueId> inputs(const Op& op);
-// The weights an op reads, in the order of its fields.
 std::vector<WeightId> weights(const Op& op);
+// Those of its weights that are decoded to float.
+std::vector<VectorId> vectors(const Op& op);
 
 // What a KV cache for the plan must hold.
 struct CacheShape {
@@ -235,26 +258,29 @@ class Builder {
  public:
   explicit Builder(CacheShape cache);
 
-  WeightId weight(const gguf::Tensor& tensor);
+  // A tensor in its role; asked for again, it is the same weight.
+  MatrixId matrix(const gguf::Tensor& tensor) { return {weight(tensor)}; }
+  VectorId vector(const gguf::Tensor& tensor) { return {weight(tensor)}; }
 
-  ValueId embed(std::string name, WeightId table, float scale = 1.0f);
-  ValueId rms_norm(std::string name, ValueId x, WeightId weight, float eps);
-  ValueId linear(std::string name, ValueId x, WeightId weight, std::optional<WeightId> bias = {}, Rows rows = Rows::tokens);
+  ValueId embed(std::string name, MatrixId table, float scale = 1.0f);
+  ValueId norm(std::string name, ValueId x, VectorId weight, float eps);
+  ValueId linear(std::string name, ValueId x, MatrixId weight, std::optional<VectorId> bias = {}, Rows rows = Rows::tokens);
   ValueId rope(std::string name, ValueId x, Rope parameters);
   void kv_write(std::uint32_t layer, ValueId k, ValueId v);
   ValueId attention(std::string name, ValueId q, Attention parameters);
-  ValueId gated(std::string name, ValueId gate, ValueId up, Activation activation);
+  ValueId activate(std::string name, ValueId gate, ValueId up, Activation activation);
   ValueId add(std::string name, ValueId a, ValueId b);
   ValueId soft_cap(std::string name, ValueId x, float cap);
   ValueId top_k(std::string name, ValueId x, std::uint32_t k);
   ValueId expert_weights(std::string name, ValueId logits, ValueId experts, Gating gating, float scale = 1.0f);
-  ValueId expert_linear(std::string name, ValueId x, ValueId experts, WeightId weight, std::optional<WeightId> bias = {});
+  ValueId expert_linear(std::string name, ValueId x, ValueId experts, MatrixId weight, std::optional<VectorId> bias = {});
   ValueId expert_sum(std::string name, ValueId x, ValueId weights);
 
   Result<Plan> finish(ValueId logits, std::uint32_t context);
 
  private:
-  ValueId make(std::string name, Rows rows, std::uint64_t width);
+  WeightId weight(const gguf::Tensor& tensor);
+  ResultId make(std::string name, Rows rows, std::uint64_t width);
   void expect(bool holds, std::string_view op, std::string_view name, std::string_view rule);
 
   Plan plan_;

@@ -311,7 +311,7 @@ TEST_P(GpuOps, AttentionOverACache) {
       op.scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
       op.window = s.window;
       op.soft_cap = s.soft_cap;
-      if (s.sinks) op.sinks = plan::WeightId{0};
+      if (s.sinks) op.sinks = plan::VectorId{0};
       const auto sinks = make(s.n_heads);
       const View y = room(q.size());
       const View partial = room(gpu::attention_partial_bytes(op, s.n_tokens, s.n_splits) / 4);

@@ -51,10 +51,10 @@ class SmallModel {
       return this->matrix(builder, shape, std::move(name), {in, out});
     };
     const auto vector = [&](std::string name, std::uint32_t n) {
-      return builder.weight(tensor(std::move(name), quants::Format::f32, {n}, 1.0f));
+      return builder.vector(tensor(std::move(name), quants::Format::f32, {n}, 1.0f));
     };
     plan::ValueId x = builder.embed(
-        "token_embd", builder.weight(tensor("token_embd.weight", quants::Format::f16, {shape.d, shape.vocab}, 1.0f)), 1.5f);
+        "token_embd", builder.matrix(tensor("token_embd.weight", quants::Format::f16, {shape.d, shape.vocab}, 1.0f)), 1.5f);
     for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
       const std::string blk = fmt::format("blk.{}.", layer);
       const auto bias = [&](const std::string& name, std::uint32_t n) {
@@ -68,15 +68,15 @@ class SmallModel {
       if (shape.yarn) {
         rope.position_scale = 0.25f;
         rope.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1f};
-        rope.factors = builder.weight(tensor("rope_freqs.weight", quants::Format::f32, {shape.n_rot / 2}, 0.0f, 1.5f));
+        rope.factors = builder.vector(tensor("rope_freqs.weight", quants::Format::f32, {shape.n_rot / 2}, 0.0f, 1.5f));
       }
-      const auto norm = builder.rms_norm(blk + "attn_norm", x, vector(blk + "attn_norm.weight", shape.d), 1e-5f);
+      const auto norm = builder.norm(blk + "attn_norm", x, vector(blk + "attn_norm.weight", shape.d), 1e-5f);
       const auto q = builder.linear(blk + "attn_q", norm, matrix(blk + "attn_q.weight", q_width, shape.d),
                                     bias(blk + "attn_q.bias", q_width));
       const auto k = builder.linear(blk + "attn_k", norm, matrix(blk + "attn_k.weight", kv_width, shape.d),
                                     bias(blk + "attn_k.bias", kv_width));
       const auto v = builder.linear(blk + "attn_v", norm, matrix(blk + "attn_v.weight", kv_width, shape.d));
-      const auto q_norm = builder.rms_norm(blk + "attn_q_norm", q, vector(blk + "q_norm.weight", shape.head_dim), 1e-6f);
+      const auto q_norm = builder.norm(blk + "attn_q_norm", q, vector(blk + "q_norm.weight", shape.head_dim), 1e-6f);
       const auto q_rope = builder.rope(blk + "attn_q_rope", q_norm, rope);
       const auto k_rope = builder.rope(blk + "attn_k_rope", k, rope);
       builder.kv_write(layer, k_rope, v);
@@ -92,12 +92,12 @@ class SmallModel {
       const auto ctx = builder.attention(blk + "attn_ctx", q_rope, attention);
       const auto out = builder.linear(blk + "attn_out", ctx, matrix(blk + "attn_output.weight", shape.d, q_width));
       x = builder.add(blk + "attn_resid", x, out);
-      const auto ffn_norm = builder.rms_norm(blk + "ffn_norm", x, vector(blk + "ffn_norm.weight", shape.d), 1e-5f);
+      const auto ffn_norm = builder.norm(blk + "ffn_norm", x, vector(blk + "ffn_norm.weight", shape.d), 1e-5f);
       x = builder.add(
           blk + "output", x,
           shape.n_experts > 0 ? experts(builder, shape, blk, ffn_norm) : feed_forward(builder, shape, blk, ffn_norm));
     }
-    const auto norm = builder.rms_norm("output_norm", x, vector("output_norm.weight", shape.d), 1e-5f);
+    const auto norm = builder.norm("output_norm", x, vector("output_norm.weight", shape.d), 1e-5f);
     auto logits = builder.linear(shape.soft_cap > 0 ? "logits_uncapped" : "logits", norm,
                                  matrix("output.weight", shape.vocab, shape.d), {}, plan::Rows::outputs);
     if (shape.soft_cap > 0) logits = builder.soft_cap("logits", logits, shape.soft_cap);
@@ -109,10 +109,10 @@ class SmallModel {
   std::shared_ptr<const plan::Plan> plan;
 
  private:
-  plan::WeightId matrix(plan::Builder& builder, const ModelShape& shape, std::string name,
+  plan::MatrixId matrix(plan::Builder& builder, const ModelShape& shape, std::string name,
                         std::vector<std::uint64_t> dims) {
     const float deviation = 1.0f / std::sqrt(static_cast<float>(dims[0]));
-    return builder.weight(tensor(std::move(name), shape.format, std::move(dims), deviation));
+    return builder.matrix(tensor(std::move(name), shape.format, std::move(dims), deviation));
   }
 
   plan::ValueId feed_forward(plan::Builder& builder, const ModelShape& shape, const std::string& blk, plan::ValueId x) {
@@ -121,7 +121,7 @@ class SmallModel {
     };
     const auto gate = linear("ffn_gate", x, shape.d_ff, shape.d);
     const auto up = linear("ffn_up", x, shape.d_ff, shape.d);
-    return linear("ffn_down", builder.gated(blk + "ffn_act", gate, up, shape.activation), shape.d, shape.d_ff);
+    return linear("ffn_down", builder.activate(blk + "ffn_act", gate, up, shape.activation), shape.d, shape.d_ff);
   }
 
   plan::ValueId experts(plan::Builder& builder, const ModelShape& shape, const std::string& blk, plan::ValueId x) {
@@ -131,14 +131,14 @@ class SmallModel {
     const auto weights = builder.expert_weights(blk + "ffn_expert_weights", router, chosen, shape.gating, 1.5f);
     const auto linear = [&](const char* name, plan::ValueId from, std::uint64_t out, std::uint64_t in) {
       const auto bias = shape.bias
-                            ? std::optional(builder.weight(tensor(blk + name + ".bias", quants::Format::f32, {out, n}, 1)))
+                            ? std::optional(builder.vector(tensor(blk + name + ".bias", quants::Format::f32, {out, n}, 1)))
                             : std::nullopt;
       return builder.expert_linear(blk + name, from, chosen, matrix(builder, shape, blk + name + ".weight", {in, out, n}),
                                    bias);
     };
     const auto gate = linear("ffn_gate_exps", x, shape.d_ff, shape.d);
     const auto up = linear("ffn_up_exps", x, shape.d_ff, shape.d);
-    const auto act = builder.gated(blk + "ffn_act", gate, up, shape.activation);
+    const auto act = builder.activate(blk + "ffn_act", gate, up, shape.activation);
     return builder.expert_sum(blk + "ffn_out", linear("ffn_down_exps", act, shape.d, shape.d_ff), weights);
   }
 

@@ -29,7 +29,7 @@ TEST(Parameters, AreComparedByName) {
   const model::Model model = golden_model("qwen2");
   const auto& h = model.parameters();
   const DeclaredParameters declared = compare({{"n_heads", std::to_string(h.n_heads)},
-                                               {"rms_eps", fmt::format("{:.9g}", static_cast<float>(h.rms_eps))},
+                                               {"rms_eps", fmt::format("{:.9g}", static_cast<float>(h.norm_eps))},
                                                {"rope_pairing", "\"adjacent\""},
                                                {"rope_theta", "5e5"},
                                                {"colour", "3"},

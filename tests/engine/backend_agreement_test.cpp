@@ -111,14 +111,14 @@ class OpChecker {
              std::vector<double>&) {}
   void allow(const plan::Add&, std::uint64_t, std::uint64_t, std::span<const float>, const Matrix&, std::vector<double>&) {}
 
-  void allow(const plan::RmsNorm& op, std::uint64_t, std::uint64_t, std::span<const float> computed, const Matrix&,
+  void allow(const plan::Norm& op, std::uint64_t, std::uint64_t, std::span<const float> computed, const Matrix&,
              std::vector<double>& allowed) {
     // The sum of squares has one sign: its relative error is at most n units, and the square root halves it.
     const double n = static_cast<double>(plan_.weight(op.weight).in());
     for (std::size_t i = 0; i < allowed.size(); ++i) allowed[i] = (n / 2 + 4) * unit * std::abs(double{computed[i]});
   }
 
-  void allow(const plan::GatedActivation&, std::uint64_t, std::uint64_t, std::span<const float> computed, const Matrix&,
+  void allow(const plan::Activate&, std::uint64_t, std::uint64_t, std::span<const float> computed, const Matrix&,
              std::vector<double>& allowed) {
     for (std::size_t i = 0; i < allowed.size(); ++i) allowed[i] = 16 * unit * std::abs(double{computed[i]}) + 1e-37;
   }

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "plan/fields.h"
+
 namespace plumb::plan {
 namespace {
 
@@ -17,7 +19,7 @@ gguf::Tensor tensor(std::string_view name, std::initializer_list<std::uint64_t> 
 // d 8, 2 heads of 4, 1 KV head, vocabulary 10.
 struct Fixture {
   Builder builder{{.n_layers = 1, .n_kv_heads = 1, .head_dim = 4}};
-  WeightId table = builder.weight(tensor("token_embd.weight", {8, 10}));
+  MatrixId table = builder.matrix(tensor("token_embd.weight", {8, 10}));
   ValueId x = builder.embed("token_embd", table);
 
   Result<Plan> finish() {
@@ -32,7 +34,7 @@ struct Fixture {
 
 TEST(Plan, ListsOpsOverNamedValues) {
   Fixture f;
-  const WeightId k = f.builder.weight(tensor("blk.0.attn_k.weight", {8, 4}));
+  const MatrixId k = f.builder.matrix(tensor("blk.0.attn_k.weight", {8, 4}));
   const ValueId key = f.builder.linear("blk.0.attn_k", f.x, k);
   f.builder.kv_write(0, key, key);
   const ValueId context =
@@ -51,9 +53,29 @@ TEST(Plan, ListsOpsOverNamedValues) {
   EXPECT_EQ(plan->weights.size(), 2) << "a tied weight is bound once";
 }
 
+TEST(Plan, AnOpsOperandsAreWhatItsFieldsTypesSay) {
+  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 9 && n_fields<Attention> == 10);
+  const auto index = [](const auto& ids) {
+    std::vector<std::uint32_t> list;
+    for (const auto id : ids) list.push_back(id.index);
+    return list;
+  };
+  ExpertLinear op{.x = {1}, .experts = {2}, .weight = {{3}}, .bias = VectorId{{4}}, .out = {{5}}};
+  EXPECT_EQ(name(op), "expert_linear");
+  EXPECT_THAT(index(inputs(op)), testing::ElementsAre(1, 2));
+  EXPECT_THAT(index(weights(op)), testing::ElementsAre(3, 4));
+  EXPECT_THAT(index(vectors(op)), testing::ElementsAre(4)) << "the matrix is not decoded";
+  EXPECT_EQ(output(op), ValueId{5});
+  op.bias.reset();
+  EXPECT_THAT(index(weights(op)), testing::ElementsAre(3));
+  EXPECT_THAT(vectors(op), testing::IsEmpty());
+  EXPECT_THAT(index(vectors(Attention{.sinks = VectorId{{7}}})), testing::ElementsAre(7));
+  EXPECT_THAT(index(vectors(Rope{.factors = VectorId{{8}}})), testing::ElementsAre(8));
+}
+
 TEST(Plan, AWeightStoredInByOutIsRefused) {
   Fixture f;
-  f.builder.linear("blk.0.ffn_up", f.x, f.builder.weight(tensor("blk.0.ffn_up.weight", {12, 8})));
+  f.builder.linear("blk.0.ffn_up", f.x, f.builder.matrix(tensor("blk.0.ffn_up.weight", {12, 8})));
   EXPECT_THAT(f.message(),
               HasSubstr("linear 'blk.0.ffn_up': the weight 'blk.0.ffn_up.weight' with dimensions [12, 8] must be [out, in] "
                         "with in = 8"));
@@ -61,9 +83,9 @@ TEST(Plan, AWeightStoredInByOutIsRefused) {
 
 TEST(Plan, TheFirstBrokenRuleIsReported) {
   Fixture f;
-  f.builder.rms_norm("first", f.x, f.builder.weight(tensor("w", {3})), 1e-5f);
-  f.builder.linear("second", f.x, f.builder.weight(tensor("v", {3, 3})));
-  EXPECT_THAT(f.message(), HasSubstr("rms_norm 'first'"));
+  f.builder.norm("first", f.x, f.builder.vector(tensor("w", {3})), 1e-5f);
+  f.builder.linear("second", f.x, f.builder.matrix(tensor("v", {3, 3})));
+  EXPECT_THAT(f.message(), HasSubstr("norm 'first'"));
 }
 
 TEST(Plan, EachRuleNamesItsOp) {
@@ -74,7 +96,7 @@ TEST(Plan, EachRuleNamesItsOp) {
   }
   {
     Fixture f;
-    f.builder.linear("y", f.x, f.table, f.builder.weight(tensor("bias", {9})));
+    f.builder.linear("y", f.x, f.table, f.builder.vector(tensor("bias", {9})));
     EXPECT_THAT(f.message(), HasSubstr("the bias 'bias' with dimensions [9] must be one vector of 10 values"));
   }
   {
@@ -99,7 +121,7 @@ TEST(Plan, EachRuleNamesItsOp) {
   }
   {
     Fixture f;
-    f.builder.rms_norm("n", f.x, f.builder.weight(tensor("w", {8})), 0.0f);
+    f.builder.norm("n", f.x, f.builder.vector(tensor("w", {8})), 0.0f);
     EXPECT_THAT(f.message(), HasSubstr("eps must be a positive number"));
   }
 }

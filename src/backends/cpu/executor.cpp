@@ -72,7 +72,7 @@ Result<std::vector<std::vector<float>>> decode_vectors(const Plan& plan) {
     return {};
   };
   for (const plan::Op& op : plan.ops) {
-    if (const auto* norm = std::get_if<plan::RmsNorm>(&op)) PLUMB_CHECK(decode(norm->weight));
+    if (const auto* norm = std::get_if<plan::Norm>(&op)) PLUMB_CHECK(decode(norm->weight));
     if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias) PLUMB_CHECK(decode(*linear->bias));
     if (const auto* linear = std::get_if<plan::ExpertLinear>(&op); linear && linear->bias)
       PLUMB_CHECK(decode(*linear->bias));
@@ -293,7 +293,7 @@ class CpuExecutor final : public Executor, private Program {
     if (op.scale != 1.0f) std::for_each(out, out + width, [&](float& x) { x *= op.scale; });
   }
 
-  void run_plan_op(const plan::RmsNorm& op, std::uint32_t, std::uint32_t row) {
+  void run_plan_op(const plan::Norm& op, std::uint32_t, std::uint32_t row) {
     const std::vector<float>& weight = vectors_[op.weight.index];
     const std::uint64_t width = plan_->value(op.x).width;
     for (std::uint64_t start = 0; start < width; start += weight.size()) {
@@ -332,7 +332,7 @@ class CpuExecutor final : public Executor, private Program {
     std::memset(to + written, 0, cache.row_bytes() - written);
   }
 
-  void run_plan_op(const plan::GatedActivation& op, std::uint32_t, std::uint32_t row) {
+  void run_plan_op(const plan::Activate& op, std::uint32_t, std::uint32_t row) {
     const auto kernel = kernels_.gated[static_cast<std::size_t>(op.activation)];
     kernel(row_of(op.gate, row), row_of(op.up, row), plan_->value(op.out).width, row_of(op.out, row));
   }

@@ -105,8 +105,8 @@ class Planner {
   Result<void> add_row_op(ValueId out) { return add_row_op(PlanOp{op_}, plan_.value(out).rows); }
 
   Result<void> add(const plan::Embed& op) { return add_row_op(op.out); }
-  Result<void> add(const plan::RmsNorm& op) { return add_row_op(op.out); }
-  Result<void> add(const plan::GatedActivation& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::Norm& op) { return add_row_op(op.out); }
+  Result<void> add(const plan::Activate& op) { return add_row_op(op.out); }
   Result<void> add(const plan::Add& op) { return add_row_op(op.out); }
   Result<void> add(const plan::SoftCap& op) { return add_row_op(op.out); }
   Result<void> add(const plan::TopK& op) { return add_row_op(op.out); }

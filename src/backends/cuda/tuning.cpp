@@ -70,7 +70,7 @@ class CudaTuning final : public Tuning {
     return 0;
   }
 
-  std::size_t emit_op(const StepContext& step, std::size_t op, const plan::RmsNorm& norm, Launches& to) {
+  std::size_t emit_op(const StepContext& step, std::size_t op, const plan::Norm& norm, Launches& to) {
     const WeightView& weight = step.weight(norm.weight);
     const auto width = static_cast<unsigned>(step.plan().value(norm.x).width);
     const std::uint32_t n_rows = step.n_rows(norm.out);
@@ -107,7 +107,7 @@ class CudaTuning final : public Tuning {
       });
     }
     if (linears.size() == 2 && op + 3 < step.plan().ops.size()) {
-      const auto* gated = std::get_if<plan::GatedActivation>(&step.plan().ops[op + 3]);
+      const auto* gated = std::get_if<plan::Activate>(&step.plan().ops[op + 3]);
       const bool same = step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format;
       if (gated != nullptr && gated->gate == linears[0]->out && gated->up == linears[1]->out && same &&
           readers_[gated->gate.index] == 1 && readers_[gated->up.index] == 1) {
@@ -428,7 +428,7 @@ class CudaTuning final : public Tuning {
   std::unique_ptr<CublasLt> cublas_;
   std::vector<std::uint32_t> readers_;  // by ValueId
   std::unique_ptr<gpu::Memory> words_, scales_, half_x_, half_w_, range_, partial_, few_x_, few_scales_, few_partial_;
-  const plan::RmsNorm* norm_ = nullptr;  // that the Linears being emitted do on the way
+  const plan::Norm* norm_ = nullptr;  // that the Linears being emitted do on the way
   std::optional<ValueId> rounded_;       // the value that words_ and scales_ will hold there, for the op that follows
   std::optional<ValueId> halved_;        // the same of few_x_ and few_scales_
   std::optional<ValueId> converted_;     // what half_x_ will hold where the emitted launches end

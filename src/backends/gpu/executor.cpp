@@ -215,7 +215,7 @@ class GpuExecutor final : public Executor, private StepContext {
   [[nodiscard]] std::vector<bool> vectors() const {
     std::vector<bool> is_vector(plan_->weights.size());
     for (const plan::Op& op : plan_->ops) {
-      if (const auto* norm = std::get_if<plan::RmsNorm>(&op)) is_vector[norm->weight.index] = true;
+      if (const auto* norm = std::get_if<plan::Norm>(&op)) is_vector[norm->weight.index] = true;
       if (const auto* linear = std::get_if<plan::Linear>(&op); linear && linear->bias)
         is_vector[linear->bias->index] = true;
       if (const auto* rope = std::get_if<plan::Rope>(&op); rope && rope->factors) is_vector[rope->factors->index] = true;
@@ -485,7 +485,7 @@ class GpuExecutor final : public Executor, private StepContext {
     embed(to, weights_[op.table.index], {tokens_memory_.get(), 0, n_tokens_ * sizeof(TokenId)}, n_tokens_, op.scale,
           value(op.out));
   }
-  void emit_op(const plan::RmsNorm& op, Launches& to) {
+  void emit_op(const plan::Norm& op, Launches& to) {
     const std::uint32_t group = weights_[op.weight.index].n_in;
     rms_norm(to, value(op.x), vector(op.weight), group, n_rows(op.x) * (width(op.x) / group), op.eps, value(op.out));
   }
@@ -511,7 +511,7 @@ class GpuExecutor final : public Executor, private StepContext {
               value(op.out));
   }
   [[nodiscard]] View sinks(const plan::Attention& op) const { return op.sinks ? vector(*op.sinks) : View{}; }
-  void emit_op(const plan::GatedActivation& op, Launches& to) {
+  void emit_op(const plan::Activate& op, Launches& to) {
     gated(to, value(op.gate), value(op.up), n_rows(op.out) * width(op.out), op.activation, value(op.out));
   }
   void emit_op(const plan::Add& op, Launches& to) {

@@ -98,7 +98,7 @@ class Computation {
     }
   }
 
-  void execute(const plan::RmsNorm& op) {
+  void execute(const plan::Norm& op) {
     const std::vector<float> weight = vector(op.weight);
     const std::uint64_t group = weight.size();
     const float* x = in(op.x);
@@ -135,7 +135,7 @@ class Computation {
 
   void execute(const plan::Attention& op) { out_ = attend(op, attention_rule(op, scene_), scene_); }
 
-  void execute(const plan::GatedActivation& op) {
+  void execute(const plan::Activate& op) {
     const float* gate = in(op.gate);
     const float* up = in(op.up);
     for (std::uint64_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(activate(op.activation, gate[i]) * up[i]);

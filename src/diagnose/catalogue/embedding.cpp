@@ -149,7 +149,7 @@ std::vector<Candidate> normalized(const Question& q) {
   if (q.as<plan::Embed>() == nullptr) return {};
   float eps = 1e-5f;
   for (const plan::Op& op : q.plan().ops) {
-    if (const auto* norm = std::get_if<plan::RmsNorm>(&op); norm != nullptr && norm->x == q.out()) eps = norm->eps;
+    if (const auto* norm = std::get_if<plan::Norm>(&op); norm != nullptr && norm->x == q.out()) eps = norm->eps;
   }
   std::vector<Candidate> result;
   for (const bool by_length : {false, true}) {

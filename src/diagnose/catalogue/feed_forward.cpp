@@ -59,7 +59,7 @@ std::vector<Candidate> also_in_run(const Question& q, std::vector<Candidate> can
   return candidates;
 }
 
-Candidate element_wise(const plan::GatedActivation& op, ElementFn f, std::string detail = "") {
+Candidate element_wise(const plan::Activate& op, ElementFn f, std::string detail = "") {
   return {std::move(detail), [op, f](const Site& site) {
             const auto gate = site.scene->value(op.gate), up = site.scene->value(op.up);
             std::vector<float> y(gate.size());
@@ -74,9 +74,9 @@ constexpr std::pair<plan::Activation, std::string_view> activations[] = {{plan::
                                                                          {plan::Activation::relu, "ReLU"}};
 
 std::vector<Candidate> exchanged(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
-  plan::GatedActivation wrong = *op;
+  plan::Activate wrong = *op;
   std::swap(wrong.gate, wrong.up);
   std::vector<Candidate> result{changed(wrong)};
   for (const auto& [activation, name] : activations) {
@@ -88,12 +88,12 @@ std::vector<Candidate> exchanged(const Question& q) {
 }
 
 std::vector<Candidate> other_function(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   for (const auto& [activation, name] : activations) {
     if (activation == op->activation) continue;
-    plan::GatedActivation wrong = *op;
+    plan::Activate wrong = *op;
     wrong.activation = activation;
     result.push_back(changed(wrong, std::string(name)));
   }
@@ -158,19 +158,19 @@ std::vector<Candidate> other_function(const Question& q) {
 }
 
 std::vector<Candidate> missing(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   return also_in_run(q, {element_wise(*op, [](double g, double u) { return g * u; })});
 }
 
 std::vector<Candidate> on_product(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   return {element_wise(*op, [](double g, double u) { return silu(g * u); })};
 }
 
 std::vector<Candidate> half(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   return {element_wise(
               *op, [](double g, double) { return silu(g); }, "the up projection is left out"),
@@ -189,7 +189,7 @@ std::vector<Candidate> half(const Question& q) {
 }
 
 std::vector<Candidate> interleaved(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   return {
       {"", [op = *op, n = q.width()](const Site& site) {
@@ -206,7 +206,7 @@ std::vector<Candidate> interleaved(const Question& q) {
 }
 
 std::vector<Candidate> clamped_gate(const Question& q) {
-  const auto* op = q.as<plan::GatedActivation>();
+  const auto* op = q.as<plan::Activate>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   constexpr double none = std::numeric_limits<double>::infinity();
@@ -264,7 +264,7 @@ std::vector<Candidate> clamped_gate(const Question& q) {
 // Two operands that do not belong to the same token, or column.
 std::vector<Candidate> misaligned(const Question& q) {
   if (q.is_inner()) return {};
-  const auto* gated = q.as<plan::GatedActivation>();
+  const auto* gated = q.as<plan::Activate>();
   const auto* sum = q.as<plan::Add>();
   if (gated == nullptr && sum == nullptr) return {};
   std::vector<Candidate> result;
@@ -355,7 +355,7 @@ std::vector<Candidate> normalized(const Question& q) {
   const auto* op = q.as<plan::Add>();
   if (op == nullptr) return {};
   for (const plan::Op& other : q.plan().ops) {
-    const auto* norm = std::get_if<plan::RmsNorm>(&other);
+    const auto* norm = std::get_if<plan::Norm>(&other);
     if (norm == nullptr || norm->x != op->a) continue;
     return {with_input("", op->a, [x = op->a, eps = norm->eps, width = q.width()](const Site& site) {
       const auto right = site.scene->value(x);

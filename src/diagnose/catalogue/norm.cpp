@@ -19,7 +19,7 @@ namespace {
 // Calls f(x, y, weight, eps) for every group that the norm covers.
 using GroupNorm = void (*)(std::span<const float> x, std::span<float> y, std::span<const float> weight, double eps);
 
-Candidate group_wise(const plan::RmsNorm& op, GroupNorm f, std::string detail = "") {
+Candidate group_wise(const plan::Norm& op, GroupNorm f, std::string detail = "") {
   return {std::move(detail), [op, f](const Site& site) {
             const std::vector<float> weight = site.scene->vector(op.weight);
             const auto x = site.scene->value(op.x);
@@ -32,7 +32,7 @@ Candidate group_wise(const plan::RmsNorm& op, GroupNorm f, std::string detail = 
 }
 
 std::vector<Candidate> one(const Question& q, GroupNorm f) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   return {group_wise(*op, f)};
 }
@@ -44,11 +44,11 @@ double mean_square(std::span<const float> x) {
 }
 
 std::vector<Candidate> other_eps(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   const auto add = [&](double eps) {
-    plan::RmsNorm wrong = *op;
+    plan::Norm wrong = *op;
     wrong.eps = static_cast<float>(eps);
     if (wrong.eps != op->eps) result.push_back(changed(wrong, fmt::format("eps {:.3g} instead of {:.3g}", eps, op->eps)));
   };
@@ -144,7 +144,7 @@ std::vector<Candidate> skipped(const Question& q) {
 }
 
 // The op with another factor of a group than 1 / sqrt(mean square + eps).
-Candidate by_factor(const plan::RmsNorm& op, std::string detail,
+Candidate by_factor(const plan::Norm& op, std::string detail,
                     std::function<double(std::span<const float> x, double eps)> factor) {
   return {std::move(detail), [op, factor = std::move(factor)](const Site& site) {
             const std::vector<float> w = site.scene->vector(op.weight);
@@ -159,7 +159,7 @@ Candidate by_factor(const plan::RmsNorm& op, std::string detail,
 }
 
 std::vector<Candidate> part_of_row(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   const std::size_t n = q.plan().weight(op->weight).in();
@@ -190,7 +190,7 @@ std::vector<Candidate> part_of_row(const Question& q) {
 }
 
 std::vector<Candidate> other_statistic(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   const auto mean = [](std::span<const float> x) {
     double sum = 0;
@@ -226,7 +226,7 @@ std::vector<Candidate> other_statistic(const Question& q) {
 // Rows of the norm's input, in place of each row's own, for its factor.
 std::vector<Candidate> other_factor(const Question& q) {
   if (q.is_inner()) return {};
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   const std::size_t width = q.width(), n = q.plan().weight(op->weight).in();
@@ -272,7 +272,7 @@ std::vector<Candidate> other_factor(const Question& q) {
 // A row that is normalised in parts: a head's length each, or a block of threads'.
 std::vector<Candidate> by_parts(const Question& q) {
   if (q.is_inner()) return {};
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   const std::size_t n = q.plan().weight(op->weight).in();
   std::vector<Candidate> result;
@@ -303,13 +303,13 @@ std::vector<Candidate> weight_before(const Question& q) {
 }
 
 std::vector<Candidate> other_input(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   return op == nullptr ? std::vector<Candidate>() : with_other_values(q, op->x);
 }
 
 // A norm of heads taken over the whole row.
 std::vector<Candidate> whole_row(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr || q.plan().weight(op->weight).in() == q.width()) return {};
   return {{"", [op = *op, width = q.width()](const Site& site) {
              const std::vector<float> w = site.scene->vector(op.weight);
@@ -326,7 +326,7 @@ std::vector<Candidate> whole_row(const Question& q) {
 
 // The mean over all rows of a step instead of each row's.
 std::vector<Candidate> over_rows(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr || q.plan().weight(op->weight).in() != q.width()) return {};
   return {{"", [op = *op, width = q.width()](const Site& site) {
              const std::vector<float> w = site.scene->vector(op.weight);
@@ -350,7 +350,7 @@ std::vector<Candidate> over_rows(const Question& q) {
 }
 
 std::vector<Candidate> other_weight(const Question& q) {
-  const auto* op = q.as<plan::RmsNorm>();
+  const auto* op = q.as<plan::Norm>();
   if (op == nullptr) return {};
   std::vector<Candidate> result;
   const plan::Weight& right = q.plan().weight(op->weight);

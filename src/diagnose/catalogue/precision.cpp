@@ -179,7 +179,7 @@ std::vector<Candidate> negated(const Question& q) {
 }
 
 std::vector<Candidate> twice(const Question& q) {
-  const bool gated = q.as<plan::GatedActivation>() != nullptr;
+  const bool gated = q.as<plan::Activate>() != nullptr;
   const auto inputs = plan::inputs(q.op);
   if (!has_output(q) || gated || inputs.empty() || q.plan().value(inputs[0]).width != q.width() ||
       q.as<plan::Attention>() != nullptr)
