@@ -37,6 +37,16 @@ class Assembler {
   Assembler(const gguf::File& file, const HyperParameters& parameters);
 
   [[nodiscard]] const HyperParameters& parameters() const { return p_; }
+  // For an op that one architecture alone has.
+  plan::Builder& builder() { return builder_; }
+  // NAME.weight [out, in].
+  plan::MatrixId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
+    return builder_.matrix(bind(source, "weight", {out, in, false}));
+  }
+  // NAME.weight or NAME.bias [length].
+  plan::VectorId vector(const Source& source, std::string_view kind, std::uint64_t length) {
+    return builder_.vector(bind(source, kind, {1, length, true}));
+  }
 
   // token_embd.weight [vocab, d_model] to the value `token_embd`.
   plan::ValueId embed();
@@ -50,9 +60,6 @@ class Assembler {
   plan::ValueId rope(const std::string& name, plan::ValueId x);
   // Puts k and v in the layer's cache and attends to it, to the value `name`.
   plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v);
-  plan::ValueId activate(const std::string& name, plan::ValueId gate, plan::ValueId up, plan::Activation activation) {
-    return builder_.activate(name, gate, up, activation);
-  }
   plan::ValueId add(const std::string& name, plan::ValueId a, plan::ValueId b) { return builder_.add(name, a, b); }
   // By output.weight, or by token_embd.weight in a file without it (tied embeddings).
   plan::ValueId logits(plan::ValueId x);
@@ -76,12 +83,6 @@ class Assembler {
   // The rows of `whole` from `first` on, which have that shape, under a name of their own: "blk.0.attn_qkv.weight[0:768]".
   gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
   gguf::Tensor bind(const Source& source, std::string_view kind, const Shape& shape);
-  plan::MatrixId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
-    return builder_.matrix(bind(source, "weight", {out, in, false}));
-  }
-  plan::VectorId vector(const Source& source, std::string_view kind, std::uint64_t length) {
-    return builder_.vector(bind(source, kind, {1, length, true}));
-  }
 
   const gguf::File& file_;
   const HyperParameters& p_;

@@ -6,8 +6,8 @@ namespace plumb::model {
 
 std::string Block::full(std::string_view name) const { return fmt::format("blk.{}.{}", layer_, name); }
 
-plan::ValueId Block::linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in) const {
-  return a_.linear(full(name), {full(name)}, x, out, in);
+plan::ValueId Block::linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in, Bias bias) const {
+  return a_.linear(full(name), {full(name)}, x, out, in, bias);
 }
 
 plan::ValueId Block::attention(plan::ValueId x, const AttentionOptions& options) const {
@@ -29,14 +29,14 @@ plan::ValueId Block::attention(plan::ValueId x, const AttentionOptions& options)
     k = a_.rope(full("attn_k_rope"), k);
   }
   const plan::ValueId context = a_.attend(full("attn_ctx"), layer_, q, k, v);
-  return a_.linear(full("attn_out"), {full("attn_output")}, context, p.d_model, p.q_width());
+  return a_.linear(full("attn_out"), {full("attn_output")}, context, p.d_model, p.q_width(), options.out_bias);
 }
 
 plan::ValueId Block::feed_forward(plan::ValueId x, plan::Activation activation) const {
   const HyperParameters& p = a_.parameters();
   const plan::ValueId gate = linear("ffn_gate", x, p.d_ff, p.d_model);
   const plan::ValueId up = linear("ffn_up", x, p.d_ff, p.d_model);
-  return linear("ffn_down", a_.activate(full("ffn_act"), gate, up, activation), p.d_model, p.d_ff);
+  return linear("ffn_down", a_.builder().activate(full("ffn_act"), gate, up, activation), p.d_model, p.d_ff);
 }
 
 std::vector<Block> blocks(Assembler& a) {

@@ -15,7 +15,8 @@ namespace plumb::model {
 struct AttentionOptions {
   bool fused_qkv = false;            // q, k and v are the rows of attn_qkv in this order, and not tensors of their own
   Bias qkv_bias = Bias::if_present;  // the same for each of the three
-  bool head_norms = false;           // of every q and k head, before it rotates
+  Bias out_bias = Bias::if_present;
+  bool head_norms = false;  // of every q and k head, before it rotates
   bool rope = true;
 };
 
@@ -24,7 +25,12 @@ class Block {
  public:
   Block(Assembler& a, std::uint32_t layer) : a_(a), layer_(layer) {}
 
+  // "blk.3.attn_q"
+  [[nodiscard]] std::string full(std::string_view name) const;
   plan::ValueId norm(std::string_view name, plan::ValueId x) const { return a_.norm(full(name), x); }
+  // By the tensor of the value's name.
+  plan::ValueId linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in,
+                       Bias bias = Bias::if_present) const;
   plan::ValueId add(std::string_view name, plan::ValueId a, plan::ValueId b) const { return a_.add(full(name), a, b); }
   // attn_q, attn_k, attn_v and what is done to them, attn_ctx and attn_out, which is returned.
   plan::ValueId attention(plan::ValueId x, const AttentionOptions& options = {}) const;
@@ -32,11 +38,6 @@ class Block {
   plan::ValueId feed_forward(plan::ValueId x, plan::Activation activation) const;
 
  private:
-  // "blk.3.attn_q"
-  std::string full(std::string_view name) const;
-  // Reads the tensor of the value's name.
-  plan::ValueId linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in) const;
-
   Assembler& a_;
   std::uint32_t layer_;
 };
