@@ -95,7 +95,7 @@ struct RandomCache {
       values[i] = f32_to_f16(normal(random));
     }
   }
-  // All arguments but the places, the queries and where results go.
+  // All arguments but the rows' places, the queries and where results go.
   template <class Shape>
   void give(OnDevice& device, const Shape& shape, cuda::CacheAttention& a) const {
     a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
@@ -144,12 +144,11 @@ TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
     const unsigned width = shape.n_heads * shape.head_dim;
     std::vector<float> q(std::size_t{n_tokens} * width);
     for (float& x : q) x = 2 * normal(random);
-    std::vector<unsigned> places;
-    for (unsigned t = 0; t < n_tokens; ++t) places.insert(places.end(), {slots[t], positions[t]});
 
     OnDevice device;
     cuda::DecodeAttention a;
-    a.places = reinterpret_cast<const uint2*>(device.give(places, "places"));
+    a.slots = device.give(slots, "slots");
+    a.positions = device.give(positions, "positions");
     a.n_tokens = n_tokens;
     a.q = device.give(q, "q");
     cache.give(device, shape, a);
@@ -238,7 +237,8 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
   const RandomCache cache(shape, {0, shape.first + shape.n_tokens}, random);
   OnDevice device;
   cuda::PromptAttention a;
-  a.places = reinterpret_cast<const uint2*>(device.give<unsigned>({1, shape.first}, "places"));
+  a.slots = device.give<unsigned>({1}, "slots");
+  a.positions = device.give<unsigned>({shape.first}, "positions");
   a.n_tokens = shape.n_tokens;
   a.q = device.give(q, "q");
   cache.give(device, shape, a);

@@ -1,4 +1,4 @@
-// The CUDA backend's Device: the shared kernels compiled for NVIDIA GPUs, and kernels tuned for them (tuned.h). Decode
+// The CUDA backend's Device: the shared kernels compiled for NVIDIA GPUs, and kernels tuned for them (kernels.h). Decode
 // steps are recorded once as a CUDA graph and replayed; large products go through cuBLASLt, which is looked for at run
 // time.
 #pragma once

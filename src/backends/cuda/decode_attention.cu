@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
   const unsigned sub = lane / lanes_a_position, part = lane % lanes_a_position;
   const unsigned first_head = blockIdx.x * n_queries, token = blockIdx.z;
   const unsigned kv_head = first_head / (a.n_heads / a.n_kv_heads);
-  const uint2 place = a.places[token];
-  const unsigned length = place.y + 1;
+  const unsigned slot = a.slots[token];
+  const unsigned length = a.positions[token] + 1;
   const unsigned each = (length + a.n_splits - 1) / a.n_splits;
   unsigned first = blockIdx.y * each;
   const unsigned end = min(first + each, length);
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
     largest[h] = lowest;
     sum[h] = 0.0f;
   }
-  const size_t base = (static_cast<size_t>(place.x) * a.n_kv_heads + kv_head) * a.capacity * head_dim + part * of_lane;
+  const size_t base = (static_cast<size_t>(slot) * a.n_kv_heads + kv_head) * a.capacity * head_dim + part * of_lane;
   // All lanes of a warp stay in the loop together; those past the end weigh nothing.
   for (unsigned start = first + warp * (32 / lanes_a_position); start < end; start += positions_a_block) {
     const unsigned position = start + sub;

@@ -9,13 +9,15 @@
 // float. Blocks that share outputs take parts of the rows' length; finish_few adds up what they leave.
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "backends/cuda/grid.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/mma.h"
 #include "backends/cuda/rounding.cuh"
 #include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/formats.h"
-#include "backends/gpu/kernels/list.h"
+#include "quants/blocks.h"
 #include "quants/format.h"
 
 namespace plumb::backends::cuda {
@@ -70,12 +72,8 @@ struct Halves {
 template <>
 struct Halves<f16_format> {
   static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
-    const auto* from = reinterpret_cast<const uint4*>(row) + 4 * group;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const uint4 v = from[k];
-      to[4 * k] = v.x, to[4 * k + 1] = v.y, to[4 * k + 2] = v.z, to[4 * k + 3] = v.w;
-    }
+    load_words_at_16(row + 64 * group, to);
+    load_words_at_16(row + 64 * group + 32, to + 8);
   }
 };
 template <>
@@ -83,7 +81,7 @@ struct Halves<bf16_format> {
   static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
     Halves<f16_format>::load(row, group, to);
 #pragma unroll
-    for (int k = 0; k < 16; ++k) to[k] = pack_halves(__uint_as_float(to[k] << 16), __uint_as_float(to[k] & 0xffff0000u));
+    for (int k = 0; k < 16; ++k) to[k] = pack_halves(bf16_format::value(to[k] & 0xffffu), bf16_format::value(to[k] >> 16));
   }
 };
 
@@ -319,49 +317,32 @@ __global__ void __launch_bounds__(half_threads)
   }
 }
 
-template <class S>
+// bytes: of 8 groups. steps: how many times 4 groups are copied at a time.
+template <class F, unsigned bytes, unsigned steps>
 cudaError_t multiply_few_of(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
                             cudaStream_t stream) {
-  const dim3 grid(blocks_of(p), n_splits);
-  const unsigned n_all = total_outputs(p);
-  const auto* halves = static_cast<const __half*>(x.halves);
-#define PLUMB_TILES(n)                                                                                            \
-  if (n_rows <= 8 * n) {                                                                                          \
-    return launch_with_shared(multiply_few_kernel<S, n>, grid, 32 * few_warps, S::stages * S::stage_bytes, stream, p, halves, n_rows, n_all, partial); \
+  if constexpr (!std::is_same_v<F, f32_format>) {
+    using S = Staging<F, bytes, steps>;
+    const auto kernel = n_rows <= 8    ? multiply_few_kernel<S, 1>
+                        : n_rows <= 16 ? multiply_few_kernel<S, 2>
+                        : n_rows <= 32 ? multiply_few_kernel<S, 4>
+                                       : multiply_few_kernel<S, 8>;
+    return launch_with_shared(kernel, dim3(blocks_of(p), n_splits), 32 * few_warps, S::stages * S::stage_bytes, stream, p,
+                              static_cast<const __half*>(x.halves), n_rows, total_outputs(p), partial);
   }
-  PLUMB_TILES(1)
-  PLUMB_TILES(2)
-  PLUMB_TILES(4)
-  PLUMB_TILES(8)
-#undef PLUMB_TILES
   return cudaErrorInvalidValue;
 }
 
 cudaError_t multiply_few_parts(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
                                cudaStream_t stream) {
   switch (static_cast<Format>(p.format)) {
-    case Format::f32:
-      break;
-// The bytes of 8 groups, and how many times 4 of them are copied at a time.
-#define PLUMB_FEW(f, bytes, steps) \
-  case Format::f:                  \
-    return multiply_few_of<Staging<f##_format, bytes, steps>>(p, x, n_rows, n_splits, partial, stream);
-      PLUMB_FEW(f16, 512, 1)
-      PLUMB_FEW(bf16, 512, 1)
-      PLUMB_FEW(q4_0, 144, 2)
-      PLUMB_FEW(q4_1, 160, 2)
-      PLUMB_FEW(q5_0, 176, 2)
-      PLUMB_FEW(q5_1, 192, 2)
-      PLUMB_FEW(q8_0, 272, 2)
-      PLUMB_FEW(q2_k, 84, 2)
-      PLUMB_FEW(q3_k, 110, 2)
-      PLUMB_FEW(q4_k, 144, 2)
-      PLUMB_FEW(q5_k, 176, 2)
-      PLUMB_FEW(q6_k, 210, 2)
-      PLUMB_FEW(iq4_nl, 144, 2)
-      PLUMB_FEW(iq4_xs, 136, 2)
-      PLUMB_FEW(mxfp4, 136, 2)
-#undef PLUMB_FEW
+#define PLUMB_FEW_floats(F, Block) multiply_few_of<F, 256 * sizeof(quants::Block), 1>
+#define PLUMB_FEW_small(F, Block) multiply_few_of<F, 8 * sizeof(quants::Block), 2>
+#define PLUMB_FEW_super(F, Block) multiply_few_of<F, sizeof(quants::Block), 2>
+#define PLUMB_FEW(id, type, NAME, family, writing) \
+  case Format::id:                                 \
+    return PLUMB_FEW_##family(id##_format, Block##NAME)(p, x, n_rows, n_splits, partial, stream);
+    PLUMB_FORMATS(PLUMB_FEW)
   }
   return cudaErrorInvalidValue;
 }

@@ -5,9 +5,9 @@
 namespace plumb::backends::cuda {
 
 const void* shared_kernel(unsigned id) {
-#define PLUMB_ADDRESS(signature, name, n) reinterpret_cast<const void*>(&::name),
-  static const void* const addresses[] = {PLUMB_KERNEL_LIST(PLUMB_ADDRESS)};
-#undef PLUMB_ADDRESS
+#define PLUMB_KERNEL(signature, name, n) reinterpret_cast<const void*>(&::name),
+  static const void* const addresses[] = {PLUMB_KERNEL_LIST};
+#undef PLUMB_KERNEL
   return addresses[id];
 }
 

@@ -79,9 +79,9 @@ unsigned long few_rows_partial_bytes(const Products& products, unsigned n_rows);
 cudaError_t multiply_few(const Products& products, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream);
 
 // Rotates q and k of n_rows tokens and writes k and v to the cache, [n_slots, n_kv_heads, capacity, head_dim] of half or
-// float. `places`: the shared kernels' RowPlace of each row, slot and position.
+// float. `slots`, `positions`: of each row, as the shared kernels have them.
 struct RopeWrite {
-  const uint2* places = nullptr;
+  const unsigned *slots = nullptr, *positions = nullptr;
   const float4* q_turns = nullptr;
   const float4* k_turns = nullptr;
   const float *q = nullptr, *k = nullptr, *v = nullptr;
@@ -94,7 +94,7 @@ cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
 
 // Attention of n_tokens over a cache of halves in which their keys and values are.
 struct CacheAttention {
-  const uint2* places = nullptr;                    // [n_tokens], as RopeWrite's
+  const unsigned *slots = nullptr, *positions = nullptr;  // [n_tokens], as RopeWrite's
   const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
   const __half *keys = nullptr, *values = nullptr;  // [n_slots, n_kv_heads, capacity, head_dim]
   unsigned n_tokens = 1;

@@ -7,7 +7,7 @@
 #include "backends/cuda/kernels.h"
 #include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/formats.h"
-#include "backends/gpu/kernels/list.h"
+#include "quants/blocks.h"
 #include "quants/format.h"
 
 namespace plumb::backends::cuda {
@@ -52,88 +52,22 @@ __device__ __forceinline__ float dot_group(const unsigned char* row, unsigned gr
 }
 
 // Two groups whose bits lie in the same bytes, of formats where this is so: pair i of a row is groups first(i) and
-// second(i).
+// first(i) + apart. A lane that takes both loads those bytes once.
 template <class F>
 struct Pairs {
-  static constexpr bool exist = false;
+  static constexpr unsigned apart = 0;
 };
 template <>
 struct Pairs<q4_k_format> {
-  static constexpr bool exist = true;
+  static constexpr unsigned apart = 1;
   static __device__ unsigned first(unsigned i) { return 2 * i; }
-  static __device__ unsigned second(unsigned i) { return 2 * i + 1; }
-  static __device__ __forceinline__ void unpack(const unsigned char* row, unsigned i, Group& a, Group& b) {
-    const unsigned char* block = row + 144 * (i >> 2);
-    const uint4 header = *reinterpret_cast<const uint4*>(block);
-    const auto* qs = reinterpret_cast<const uint4*>(block + 16 + 32 * (i & 3u));
-    const uint4 low = qs[0], high = qs[1];
-    const unsigned words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    scale_of(header, 2 * (i & 3u), a);
-    scale_of(header, 2 * (i & 3u) + 1, b);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      a.words[k] = words[k] & 0x0f0f0f0fu;
-      b.words[k] = (words[k] >> 4) & 0x0f0f0f0fu;
-    }
-  }
-  static __device__ __forceinline__ void scale_of(uint4 header, unsigned in_block, Group& g) {
-    unsigned scale, min;
-    load_scale_min(header, in_block, scale, min);
-    g.scale[0] = g.scale[1] = low_half(header.x) * static_cast<float>(scale);
-    g.min[0] = g.min[1] = high_half(header.x) * static_cast<float>(min);
-  }
 };
 template <>
-struct Pairs<q5_k_format> {
-  static constexpr bool exist = true;
-  static __device__ unsigned first(unsigned i) { return 2 * i; }
-  static __device__ unsigned second(unsigned i) { return 2 * i + 1; }
-  static __device__ __forceinline__ void unpack(const unsigned char* row, unsigned i, Group& a, Group& b) {
-    const unsigned char* block = row + 176 * (i >> 2);
-    const unsigned in_block = 2 * (i & 3u);
-    const uint4 header = *reinterpret_cast<const uint4*>(block);
-    Pairs<q4_k_format>::scale_of(header, in_block, a);
-    Pairs<q4_k_format>::scale_of(header, in_block + 1, b);
-    const auto* qs = reinterpret_cast<const uint4*>(block + 48 + 16 * in_block);
-    const auto* qh = reinterpret_cast<const uint4*>(block + 16);
-    const uint4 low = qs[0], high = qs[1], top_low = qh[0], top_high = qh[1];
-    const unsigned words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const unsigned tops[8] = {top_low.x, top_low.y, top_low.z, top_low.w, top_high.x, top_high.y, top_high.z, top_high.w};
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const unsigned top = tops[k] >> in_block;
-      a.words[k] = (words[k] & 0x0f0f0f0fu) | ((top & 0x01010101u) << 4);
-      b.words[k] = ((words[k] >> 4) & 0x0f0f0f0fu) | ((top & 0x02020202u) << 3);
-    }
-  }
-};
+struct Pairs<q5_k_format> : Pairs<q4_k_format> {};
 template <>
 struct Pairs<q6_k_format> {
-  static constexpr bool exist = true;
+  static constexpr unsigned apart = 2;
   static __device__ unsigned first(unsigned i) { return 8 * (i >> 2) + 4 * ((i >> 1) & 1u) + (i & 1u); }
-  static __device__ unsigned second(unsigned i) { return first(i) + 2; }
-  static __device__ __forceinline__ void unpack(const unsigned char* row, unsigned i, Group& a, Group& b) {
-    const unsigned char* block = row + 210 * (i >> 2);
-    const unsigned run = (i >> 1) & 1u, in_run = i & 1u;
-    const float d = load_half(block + 208);
-    const unsigned scales_a = load_u16(block + 192 + 2 * (4 * run + in_run));
-    const unsigned scales_b = load_u16(block + 192 + 2 * (4 * run + in_run + 2));
-#pragma unroll
-    for (unsigned k = 0; k < 2; ++k) {
-      a.scale[k] = d * static_cast<float>(signed_byte(scales_a, k));
-      b.scale[k] = d * static_cast<float>(signed_byte(scales_b, k));
-      a.min[k] = b.min[k] = 0.0f;
-    }
-    unsigned lows[8], highs[8];
-    load_words_at_2<8>(block + 64 * run + 32 * in_run, lows);
-    load_words_at_2<8>(block + 128 + 32 * run, highs);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const unsigned top = highs[k] >> (2 * in_run);
-      a.words[k] = less((lows[k] & 0x0f0f0f0fu) | ((top & 0x03030303u) << 4), 0x20202020u);
-      b.words[k] = less(((lows[k] >> 4) & 0x0f0f0f0fu) | (top & 0x30303030u), 0x20202020u);
-    }
-  }
 };
 
 // The product and its row that a warp begins with: products follow each other in blocks of n rows a warp.
@@ -258,15 +192,14 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_staged(const __gr
     __syncwarp();
     const unsigned base = chunk * chunk_groups;
     const unsigned char* from = buffers + chunk % n_stages * (rows * chunk_bytes);
-    if constexpr (Pairs<F>::exist) {
-      const unsigned a = base + Pairs<F>::first(lane), b = base + Pairs<F>::second(lane);
-      if (b < n_groups) {
-        const RoundedGroup x_a = load_group(rounded, a, n_groups), x_b = load_group(rounded, b, n_groups);
+    if constexpr (Pairs<F>::apart != 0) {
+      const unsigned a = Pairs<F>::first(lane), b = a + Pairs<F>::apart;
+      if (base + b < n_groups) {
+        const RoundedGroup x_a = load_group(rounded, base + a, n_groups), x_b = load_group(rounded, base + b, n_groups);
 #pragma unroll
         for (unsigned r = 0; r < rows; ++r) {
-          Group w_a, w_b;
-          Pairs<F>::unpack(from + r * chunk_bytes, lane, w_a, w_b);
-          sums[r] += dot_group(w_a, x_a) + dot_group(w_b, x_b);
+          const unsigned char* row = from + r * chunk_bytes;
+          sums[r] += dot_group<F>(row, a, x_a) + dot_group<F>(row, b, x_b);
         }
       }
     } else {
@@ -286,39 +219,24 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_staged(const __gr
 }
 
 // Eight weights of a float format as float, from an index that is a multiple of 8.
-struct Eight {
-  float v[8];
-};
-__device__ __forceinline__ void load_eight(const float* w, Eight& out) {
-  const float4 a = __ldcs(reinterpret_cast<const float4*>(w)), b = __ldcs(reinterpret_cast<const float4*>(w) + 1);
-  out = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-}
-__device__ __forceinline__ void load_eight(const __half* w, Eight& out) {
-  const uint4 a = __ldcs(reinterpret_cast<const uint4*>(w));
-  const unsigned words[4] = {a.x, a.y, a.z, a.w};
+template <class F>
+__device__ __forceinline__ void load_eight(const unsigned char* row, unsigned i, float (&w)[8]) {
+  const auto* from = reinterpret_cast<const uint4*>(row) + i / 8;
+  const uint4 v = __ldcs(from);
+  const unsigned words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-    out.v[2 * i] = pair.x;
-    out.v[2 * i + 1] = pair.y;
-  }
+  for (int k = 0; k < 8; ++k) w[k] = F::value((words[k / 2] >> (16 * (k % 2))) & 0xffffu);
 }
-// bfloat16.
-struct BrainHalf {
-  unsigned short bits;
-};
-__device__ __forceinline__ void load_eight(const BrainHalf* w, Eight& out) {
-  const uint4 a = __ldcs(reinterpret_cast<const uint4*>(w));
-  const unsigned words[4] = {a.x, a.y, a.z, a.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    out.v[2 * i] = __uint_as_float(words[i] << 16);
-    out.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-  }
+template <>
+__device__ __forceinline__ void load_eight<f32_format>(const unsigned char* row, unsigned i, float (&w)[8]) {
+  const auto* from = reinterpret_cast<const float4*>(row) + i / 4;
+  const float4 a = __ldcs(from), b = __ldcs(from + 1);
+  w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
+  w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
 }
 
 // A norm's factor is one for the whole row of x, so that its sum of squares can be had beside the product.
-template <class T, unsigned rows, bool gated, bool normed>
+template <class F, unsigned rows, bool gated, bool normed>
 __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __grid_constant__ Products p, const float* x) {
   const auto mine = rows_of_warp<rows, gated>(p);
   wait_for_previous(x);
@@ -340,10 +258,10 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __gri
     }
 #pragma unroll
     for (unsigned r = 0; r < rows; ++r) {
-      Eight w;
-      load_eight(reinterpret_cast<const T*>(mine.row[r]) + i, w);
+      float w[8];
+      load_eight<F>(mine.row[r], i, w);
 #pragma unroll
-      for (int k = 0; k < 8; ++k) sums[r] = fmaf(w.v[k], values[k], sums[r]);
+      for (int k = 0; k < 8; ++k) sums[r] = fmaf(w[k], values[k], sums[r]);
     }
   }
   const float factor = normed ? 1.0f / sqrtf(simd_sum(squares) / static_cast<float>(p.n_in) + p.eps) : 1.0f;
@@ -360,71 +278,37 @@ unsigned blocks_for(const Products& p, unsigned rows_a_block) {
 // chunk_bytes: what 64 groups of a row take.
 template <class F, unsigned chunk_bytes>
 cudaError_t multiply_rounded_of(const Products& p, Rounded rounded, cudaStream_t stream) {
-  constexpr unsigned threads = 32 * product_warps;
-  if (p.row_bytes % 4 == 0) {
-    if (2048ul * p.row_bytes != static_cast<unsigned long>(chunk_bytes) * p.n_in) return cudaErrorInvalidValue;
-    // As many rows as 48 KiB hold twice for each warp, and an even number.
-    constexpr unsigned rows = chunk_bytes * 4 * 2 * product_warps <= 48 * 1024 ? 4 : 2;
-    if (p.gated) {
-      return launch_overlapping(multiply_staged<F, chunk_bytes, rows, true>, blocks_for(p, product_warps * rows / 2),
-                                threads, stream, p, rounded);
-    }
-    return launch_overlapping(multiply_staged<F, chunk_bytes, rows, false>, blocks_for(p, product_warps * rows), threads,
-                              stream, p, rounded);
-  }
-  constexpr unsigned rows = 2;
-  if (p.gated) {
-    return launch_overlapping(multiply_rounded<F, rows, true>, blocks_for(p, product_warps * rows / 2), threads, stream, p,
-                              rounded);
-  }
-  return launch_overlapping(multiply_rounded<F, rows, false>, blocks_for(p, product_warps * rows), threads, stream, p,
-                            rounded);
+  // As many rows as 48 KiB hold twice for each warp, and an even number.
+  constexpr unsigned most = chunk_bytes * 4 * 2 * product_warps <= 48 * 1024 ? 4 : 2;
+  const bool staged = p.row_bytes % 4 == 0;
+  if (staged && 2048ul * p.row_bytes != static_cast<unsigned long>(chunk_bytes) * p.n_in) return cudaErrorInvalidValue;
+  const unsigned rows = staged ? most : 2;
+  const auto kernel = staged ? (p.gated ? multiply_staged<F, chunk_bytes, most, true> : multiply_staged<F, chunk_bytes, most, false>)
+                             : (p.gated ? multiply_rounded<F, 2, true> : multiply_rounded<F, 2, false>);
+  return launch_overlapping(kernel, blocks_for(p, product_warps * (p.gated ? rows / 2 : rows)), 32 * product_warps, stream,
+                            p, rounded);
 }
-template <class T>
+template <class F>
 cudaError_t multiply_float_of(const Products& p, const float* x, cudaStream_t stream) {
   constexpr unsigned rows = 2;  // of a weight
-  const unsigned blocks = blocks_for(p, product_warps * rows);
-  constexpr unsigned threads = 32 * product_warps;
-  if (p.norm != nullptr) {
-    if (p.gated) return launch_overlapping(multiply_float<T, 2 * rows, true, true>, blocks, threads, stream, p, x);
-    return launch_overlapping(multiply_float<T, rows, false, true>, blocks, threads, stream, p, x);
-  }
-  if (p.gated) return launch_overlapping(multiply_float<T, 2 * rows, true, false>, blocks, threads, stream, p, x);
-  return launch_overlapping(multiply_float<T, rows, false, false>, blocks, threads, stream, p, x);
+  const auto kernel = p.norm != nullptr ? (p.gated ? multiply_float<F, 2 * rows, true, true> : multiply_float<F, rows, false, true>)
+                                        : (p.gated ? multiply_float<F, 2 * rows, true, false> : multiply_float<F, rows, false, false>);
+  return launch_overlapping(kernel, blocks_for(p, product_warps * rows), 32 * product_warps, stream, p, x);
 }
 
 }  // namespace
 
-bool takes_rounded(unsigned format) {
-  return format != static_cast<unsigned>(Format::f32) && format != static_cast<unsigned>(Format::f16) &&
-         format != static_cast<unsigned>(Format::bf16);
-}
+bool takes_rounded(unsigned format) { return quants::info(static_cast<Format>(format)).block_size > 1; }
 
 cudaError_t multiply(const Products& p, const float* x, Rounded rounded, cudaStream_t stream) {
   switch (static_cast<Format>(p.format)) {
-    case Format::f32:
-      return multiply_float_of<float>(p, x, stream);
-    case Format::f16:
-      return multiply_float_of<__half>(p, x, stream);
-    case Format::bf16:
-      return multiply_float_of<BrainHalf>(p, x, stream);
-#define PLUMB_ROUNDED(f, block_bytes, block_size) \
-  case Format::f:                                 \
-    return multiply_rounded_of<f##_format, 2048 / block_size * block_bytes>(p, rounded, stream);
-      PLUMB_ROUNDED(q4_0, 18, 32)
-      PLUMB_ROUNDED(q4_1, 20, 32)
-      PLUMB_ROUNDED(q5_0, 22, 32)
-      PLUMB_ROUNDED(q5_1, 24, 32)
-      PLUMB_ROUNDED(q8_0, 34, 32)
-      PLUMB_ROUNDED(q2_k, 84, 256)
-      PLUMB_ROUNDED(q3_k, 110, 256)
-      PLUMB_ROUNDED(q4_k, 144, 256)
-      PLUMB_ROUNDED(q5_k, 176, 256)
-      PLUMB_ROUNDED(q6_k, 210, 256)
-      PLUMB_ROUNDED(iq4_nl, 18, 32)
-      PLUMB_ROUNDED(iq4_xs, 136, 256)
-      PLUMB_ROUNDED(mxfp4, 17, 32)
-#undef PLUMB_ROUNDED
+#define PLUMB_PRODUCT_floats(F, Block) multiply_float_of<F>(p, x, stream)
+#define PLUMB_PRODUCT_small(F, Block) multiply_rounded_of<F, 64 * sizeof(quants::Block)>(p, rounded, stream)
+#define PLUMB_PRODUCT_super(F, Block) multiply_rounded_of<F, 8 * sizeof(quants::Block)>(p, rounded, stream)
+#define PLUMB_PRODUCT(id, type, NAME, family, writing) \
+  case Format::id:                                     \
+    return PLUMB_PRODUCT_##family(id##_format, Block##NAME);
+    PLUMB_FORMATS(PLUMB_PRODUCT)
   }
   return cudaErrorInvalidValue;
 }

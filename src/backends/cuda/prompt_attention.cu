@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
   const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const unsigned quad = lane / 4, in_quad = lane % 4;
   const unsigned head = blockIdx.y;
-  const unsigned slot = a.places[0].x, first = a.places[0].y, n_tokens = a.n_tokens;
+  const unsigned slot = a.slots[0], first = a.positions[0], n_tokens = a.n_tokens;
   const unsigned tile = (gridDim.x - 1 - blockIdx.x) * tile_tokens;  // the longest first
   const unsigned tokens[2] = {tile + 16 * warp + quad, tile + 16 * warp + quad + 8};
 

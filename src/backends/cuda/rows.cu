@@ -6,7 +6,6 @@
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/rounding.cuh"
 #include "backends/gpu/kernels/formats.h"
-#include "backends/gpu/kernels/list.h"
 #include "backends/gpu/kernels/rotation.h"
 #include "quants/format.h"
 
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(128) rope_write_kernel(const __grid_constant__
   wait_for_previous(a.q, a.k, a.v);
   const unsigned half_head = a.head_dim / 2;
   const unsigned row = blockIdx.y;
-  const unsigned slot = a.places[row].x, position = a.places[row].y;
+  const unsigned slot = a.slots[row], position = a.positions[row];
   const size_t q_row = static_cast<size_t>(row) * a.n_heads, kv_row = static_cast<size_t>(row) * a.n_kv_heads;
   const size_t kv_slot = static_cast<size_t>(slot) * a.n_kv_heads;
   const unsigned i = blockIdx.x * 128 + threadIdx.x;
@@ -200,11 +199,10 @@ cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_
   const size_t groups = static_cast<size_t>(n_in / 32) * n_out;
   const auto blocks = static_cast<unsigned>((groups + 127) / 128);
   switch (static_cast<Format>(format)) {
-#define PLUMB_TO_HALF(f) \
-  case Format::f:        \
-    return launch(to_half_kernel<f##_format>, blocks, 128, stream, w, n_in, n_out, row_bytes, static_cast<__half*>(half));
-    PLUMB_KERNEL_FORMATS(PLUMB_TO_HALF)
-#undef PLUMB_TO_HALF
+#define PLUMB_TO_HALF(id, type, NAME, family, writing)                                                                   \
+  case Format::id:                                                                                                       \
+    return launch(to_half_kernel<id##_format>, blocks, 128, stream, w, n_in, n_out, row_bytes, static_cast<__half*>(half));
+    PLUMB_FORMATS(PLUMB_TO_HALF)
   }
   return cudaErrorInvalidValue;
 }

@@ -184,7 +184,8 @@ class CudaTuning final : public Tuning {
     }
     const gpu::CacheView cache = step.cache(write->layer);
     RopeWrite a;
-    a.places = places(step);
+    a.slots = numbers(step.row_places().slots);
+    a.positions = numbers(step.row_places().positions);
     a.n_rows = step.n_tokens();
     a.q_turns = reinterpret_cast<const float4*>(address_(step.turns(op)));
     a.k_turns = reinterpret_cast<const float4*>(address_(step.turns(op + 1)));
@@ -248,7 +249,8 @@ class CudaTuning final : public Tuning {
 
   void fill(CacheAttention& a, const StepContext& step, const plan::Attention& op, const Run& rows) const {
     const gpu::CacheView cache = step.cache(op.layer);
-    a.places = places(step) + rows.begin;
+    a.slots = numbers(step.row_places().slots) + rows.begin;
+    a.positions = numbers(step.row_places().positions) + rows.begin;
     a.n_tokens = rows.n();
     a.q = row(step, op.q, rows.begin);
     a.keys = reinterpret_cast<const __half*>(address_(cache.keys));
@@ -270,8 +272,8 @@ class CudaTuning final : public Tuning {
     return std::min(most, 2 * gpu::attention_splits(op.n_heads, step.n_tokens(), step.batch().longest));
   }
 
-  [[nodiscard]] const uint2* places(const StepContext& step) const {
-    return reinterpret_cast<const uint2*>(address_(step.row_places()));
+  [[nodiscard]] const unsigned* numbers(const View& view) const {
+    return reinterpret_cast<const unsigned*>(address_(view));
   }
   [[nodiscard]] float* row(const StepContext& step, ValueId value, std::uint32_t n) const {
     return floats(step.value(value)) + n * step.plan().value(value).width;

@@ -24,12 +24,12 @@ std::span<const KernelInfo> kernel_infos() {
   using namespace dialect;
 #define PLUMB_NO_SHARED(...)
 #define PLUMB_SHARED_BYTES(T, name) sizeof(T),
-#define PLUMB_KERNEL_INFO(signature, name, n) \
-  {#name, n,                                  \
-   sum_of(                                    \
+#define PLUMB_KERNEL(signature, name, n) \
+  {#name, n,                             \
+   sum_of(                               \
        {SIGNATURE_##signature(PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_SHARED_BYTES, PLUMB_NO_SHARED)})},
-  static constexpr KernelInfo infos[] = {PLUMB_KERNEL_LIST(PLUMB_KERNEL_INFO)};
-#undef PLUMB_KERNEL_INFO
+  static constexpr KernelInfo infos[] = {PLUMB_KERNEL_LIST};
+#undef PLUMB_KERNEL
 #undef PLUMB_SHARED_BYTES
 #undef PLUMB_NO_SHARED
   return infos;

@@ -23,9 +23,9 @@
 namespace plumb::backends::gpu {
 
 enum class KernelId : std::uint16_t {
-#define PLUMB_KERNEL_ID(signature, name, n) name,
-  PLUMB_KERNEL_LIST(PLUMB_KERNEL_ID)
-#undef PLUMB_KERNEL_ID
+#define PLUMB_KERNEL(signature, name, n) name,
+  PLUMB_KERNEL_LIST
+#undef PLUMB_KERNEL
       count,
 };
 
@@ -97,13 +97,18 @@ struct CacheView {
   std::uint32_t capacity = 0;
 };
 
+// Where a step's rows belong, [T] of uint32 each: the slot in the caches of a row's sequence, and its place in that.
+struct RowPlaces {
+  View slots, positions;
+};
+
 // A step as a device sees it that has kernels of its own for some ops: where everything lies.
 class StepContext {
  public:
   virtual ~StepContext() = default;
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
   [[nodiscard]] virtual const Batch& batch() const = 0;
-  [[nodiscard]] virtual View row_places() const = 0;  // RowPlace, [T]
+  [[nodiscard]] virtual RowPlaces row_places() const = 0;
   [[nodiscard]] virtual std::uint32_t n_rows(plan::ValueId id) const = 0;
   [[nodiscard]] virtual View value(plan::ValueId id) const = 0;
   [[nodiscard]] virtual const WeightView& weight(plan::WeightId id) const = 0;

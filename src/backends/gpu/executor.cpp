@@ -402,7 +402,8 @@ class GpuExecutor final : public Executor, private StepContext {
         PLUMB_TRY(output_arena_, device_->allocate(std::max<std::uint64_t>(1, output_row_bytes_ * outputs), "logits"));
       }
       PLUMB_TRY(tokens_memory_, device_->allocate(rows * sizeof(TokenId), "a step's tokens"));
-      PLUMB_TRY(places_memory_, device_->allocate(rows * sizeof(dialect::RowPlace), "a step's positions"));
+      PLUMB_TRY(slots_memory_, device_->allocate(rows * sizeof(std::uint32_t), "a step's slots"));
+      PLUMB_TRY(positions_memory_, device_->allocate(rows * sizeof(std::uint32_t), "a step's positions"));
       rows_reserved_ = rows;
       outputs_reserved_ = outputs;
     }
@@ -437,18 +438,22 @@ class GpuExecutor final : public Executor, private StepContext {
 
   Result<void> upload_rows() {
     std::vector<TokenId> tokens;
-    std::vector<dialect::RowPlace> places;
+    std::vector<std::uint32_t> slots;
+    std::vector<std::uint32_t> positions;
     for (const Row& row : batch_.rows) {
       tokens.push_back(row.token);
-      places.push_back({.slot = caches_[row.sequence]->slot(), .position = row.position});
+      slots.push_back(caches_[row.sequence]->slot());
+      positions.push_back(row.position);
     }
     PLUMB_CHECK(device_->upload({tokens_memory_.get(), 0, n_tokens_ * sizeof(TokenId)}, bytes_of(tokens)));
-    return device_->upload(row_places(), bytes_of(places));
+    PLUMB_CHECK(device_->upload(row_places().slots, bytes_of(slots)));
+    return device_->upload(row_places().positions, bytes_of(positions));
   }
 
   [[nodiscard]] const Batch& batch() const override { return batch_; }
-  [[nodiscard]] View row_places() const override {
-    return {places_memory_.get(), 0, n_tokens_ * sizeof(dialect::RowPlace)};
+  [[nodiscard]] RowPlaces row_places() const override {
+    const std::uint64_t bytes = n_tokens_ * sizeof(std::uint32_t);
+    return {.slots = {slots_memory_.get(), 0, bytes}, .positions = {positions_memory_.get(), 0, bytes}};
   }
   [[nodiscard]] const WeightView& weight(plan::WeightId id) const override { return weights_[id.index]; }
   [[nodiscard]] View turns(std::size_t op) const override { return turns_[op]; }
@@ -498,7 +503,7 @@ class GpuExecutor final : public Executor, private StepContext {
     linear(to, weights_[op.weight.index], op.bias ? vector(*op.bias) : View{}, x, rows, value(op.out));
   }
   void emit_op(const plan::Rope& op, Launches& to) {
-    rope(to, row_places(), turns_[op_], op, width(op.x), n_tokens_, value(op.x), value(op.out));
+    rope(to, row_places().positions, turns_[op_], op, width(op.x), n_tokens_, value(op.x), value(op.out));
   }
   void emit_op(const plan::KvWrite& op, Launches& to) {
     kv_write(to, row_places(), value(op.k), value(op.v), width(op.k), plan_->cache.head_dim, n_tokens_,
@@ -601,7 +606,7 @@ class GpuExecutor final : public Executor, private StepContext {
   std::vector<Place> places_;                // by ValueId
   std::uint64_t token_row_bytes_ = 0, output_row_bytes_ = 0;
   std::uint32_t rows_reserved_ = 0, outputs_reserved_ = 0;
-  std::unique_ptr<Memory> tokens_memory_, places_memory_, token_arena_, output_arena_, partial_memory_;
+  std::unique_ptr<Memory> tokens_memory_, slots_memory_, positions_memory_, token_arena_, output_arena_, partial_memory_;
   std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, where isolates()
   std::vector<float> logits_;
   std::uint64_t n_pools_ = 0;

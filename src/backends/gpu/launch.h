@@ -1,4 +1,4 @@
-// Typed launches. For each signature of kernels/signatures.h there is a struct with a field an argument; a launch names a
+// Typed launches. For each signature of kernels/interface.h there is a struct with a field an argument; a launch names a
 // kernel of that signature and gives it such a struct:
 //
 //   launch(kernel::rms_norm, {n_rows}, sig::rms_norm{.x = x, .weight = w, .y = y, .p = {.group = d, .eps = eps}})
@@ -11,7 +11,6 @@
 #include <type_traits>
 
 #include "backends/gpu/device.h"
-#include "backends/gpu/kernels/signatures.h"
 
 namespace plumb::backends::gpu {
 
@@ -27,7 +26,7 @@ struct half {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
-#include "backends/gpu/kernels/params.h"
+#include "backends/gpu/kernels/interface.h"
 }  // namespace dialect
 
 // A View whose elements are T.
@@ -51,7 +50,7 @@ using namespace dialect;
 #define PLUMB_HOST_ADD_INOUT(i, T, name) arguments.push_back({(name).view, Access::inout, sizeof(T), #name});
 #define PLUMB_HOST_NOTHING(...)
 
-#define PLUMB_HOST_SIGNATURE(signature)                                                                                  \
+#define PLUMB_HOST_SIGNATURE(signature, name, n)                                                                         \
   struct signature {                                                                                                     \
     SIGNATURE_##signature(PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_SHARED, PLUMB_HOST_PARAMS) \
         [[nodiscard]] std::vector<Argument> list() const {                                                               \
@@ -63,25 +62,8 @@ using namespace dialect;
                   "a parameter struct holds 4-byte fields only");                                                        \
   };
 
-PLUMB_HOST_SIGNATURE(embed)
-PLUMB_HOST_SIGNATURE(rms_norm)
-PLUMB_HOST_SIGNATURE(linear_vec)
-PLUMB_HOST_SIGNATURE(linear_mat)
-PLUMB_HOST_SIGNATURE(rope)
-PLUMB_HOST_SIGNATURE(kv_write_f16)
-PLUMB_HOST_SIGNATURE(kv_write_f32)
-PLUMB_HOST_SIGNATURE(attention_f16)
-PLUMB_HOST_SIGNATURE(attention_f32)
-PLUMB_HOST_SIGNATURE(attention_merge)
-PLUMB_HOST_SIGNATURE(attention_probs_f16)
-PLUMB_HOST_SIGNATURE(attention_probs_f32)
-PLUMB_HOST_SIGNATURE(gated)
-PLUMB_HOST_SIGNATURE(add)
-PLUMB_HOST_SIGNATURE(argmax)
-PLUMB_HOST_SIGNATURE(soft_cap)
-PLUMB_HOST_SIGNATURE(top_k)
-PLUMB_HOST_SIGNATURE(expert_weights)
-PLUMB_HOST_SIGNATURE(expert_sum)
+PLUMB_FORMAT_KERNELS(PLUMB_HOST_SIGNATURE, of_any_format)
+PLUMB_SINGLE_KERNELS(PLUMB_HOST_SIGNATURE)
 }  // namespace sig
 
 // A kernel that takes the arguments of Signature.
@@ -91,8 +73,9 @@ struct Kernel {
 };
 
 namespace kernel {
-#define PLUMB_HOST_KERNEL(signature, name, n) inline constexpr Kernel<sig::signature> name{KernelId::name};
-PLUMB_KERNEL_LIST(PLUMB_HOST_KERNEL)
+#define PLUMB_KERNEL(signature, name, n) inline constexpr Kernel<sig::signature> name{KernelId::name};
+PLUMB_KERNEL_LIST
+#undef PLUMB_KERNEL
 }  // namespace kernel
 
 // Threadgroups.

@@ -13,27 +13,18 @@ constexpr uint32_t ceil_div(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
 constexpr uint32_t tile_outputs = 64;
 constexpr uint32_t tile_rows = 32;
 
-// The kernel of a family for a format. The formats are those of PLUMB_KERNEL_FORMATS, which has every format of quants.
-#define PLUMB_KERNEL_FOR(family)                            \
-  Kernel<sig::family> family##_for(quants::Format format) { \
-    switch (format) { PLUMB_KERNEL_FORMATS(PLUMB_CASE) }    \
-    return {};                                              \
-  }
-#define PLUMB_CASE(f)     \
-  case quants::Format::f: \
-    return kernel::embed_##f;
-PLUMB_KERNEL_FOR(embed)
-#undef PLUMB_CASE
-#define PLUMB_CASE(f)     \
-  case quants::Format::f: \
-    return kernel::linear_vec_##f;
-PLUMB_KERNEL_FOR(linear_vec)
-#undef PLUMB_CASE
-#define PLUMB_CASE(f)     \
-  case quants::Format::f: \
-    return kernel::linear_mat_##f;
-PLUMB_KERNEL_FOR(linear_mat)
-#undef PLUMB_CASE
+struct FormatKernels {
+  Kernel<sig::embed> embed;
+  Kernel<sig::linear_vec> linear_vec;
+  Kernel<sig::linear_mat> linear_mat;
+};
+const FormatKernels& kernels_for(quants::Format format) {
+#define PLUMB_FORMAT(id, type, NAME, family, writing) \
+  {.embed = kernel::embed_##id, .linear_vec = kernel::linear_vec_##id, .linear_mat = kernel::linear_mat_##id},
+  static constexpr FormatKernels kernels[] = {PLUMB_FORMATS(PLUMB_FORMAT)};
+#undef PLUMB_FORMAT
+  return kernels[quants::index(format)];
+}
 
 uint32_t row_bytes(const WeightView& w) { return static_cast<uint32_t>(quants::info(w.format).row_bytes(w.n_in)); }
 
@@ -59,7 +50,7 @@ sig::AttentionParams attention_params(const plan::Attention& op, uint32_t n_spli
 }  // namespace
 
 void embed(Launches& to, const WeightView& table, View tokens, uint32_t n_tokens, float scale, View y) {
-  to.push_back(launch(embed_for(table.format), {n_tokens},
+  to.push_back(launch(kernels_for(table.format).embed, {n_tokens},
                       {.tokens = of<int>(tokens),
                        .table = of<sig::uchar>(table.view),
                        .y = of<float>(y),
@@ -84,10 +75,10 @@ void linear(Launches& to, const WeightView& w, View bias, View x, uint32_t n_row
   const auto b = of<float>(bias.memory != nullptr ? bias : x);
   if (n_rows <= most_vector_rows) {
     constexpr uint32_t outputs = PLUMB_LINEAR_VEC_THREADS / 32;
-    to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
+    to.push_back(launch(kernels_for(w.format).linear_vec, {ceil_div(w.n_out, outputs), n_rows},
                         {.w = weight, .x = of<float>(x), .bias = b, .experts = of<float>(x), .y = of<float>(y), .p = p}));
   } else {
-    to.push_back(launch(linear_mat_for(w.format), {ceil_div(w.n_out, tile_outputs), ceil_div(n_rows, tile_rows)},
+    to.push_back(launch(kernels_for(w.format).linear_mat, {ceil_div(w.n_out, tile_outputs), ceil_div(n_rows, tile_rows)},
                         {.w = weight, .x = of<float>(x), .bias = b, .y = of<float>(y), .p = p}));
   }
 }
@@ -96,7 +87,7 @@ void expert_linear(Launches& to, const WeightView& w, View bias, View experts, V
                    View y) {
   constexpr uint32_t outputs = PLUMB_LINEAR_VEC_THREADS / 32;
   const bool has_bias = bias.memory != nullptr;
-  to.push_back(launch(linear_vec_for(w.format), {ceil_div(w.n_out, outputs), n_rows},
+  to.push_back(launch(kernels_for(w.format).linear_vec, {ceil_div(w.n_out, outputs), n_rows},
                       {.w = of<sig::uchar>(w.view),
                        .x = of<float>(x),
                        .bias = of<float>(has_bias ? bias : x),
@@ -111,9 +102,10 @@ void expert_linear(Launches& to, const WeightView& w, View bias, View experts, V
                              .rows_a_x = rows_a_x}}));
 }
 
-void rope(Launches& to, View rows, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x, View y) {
+void rope(Launches& to, View positions, View turns, const plan::Rope& op, uint32_t width, uint32_t n_tokens, View x,
+          View y) {
   to.push_back(launch(kernel::rope, {ceil_div(width / 2, PLUMB_FLAT_THREADS), n_tokens},
-                      {.rows = of<sig::RowPlace>(rows),
+                      {.positions = of<sig::uint>(positions),
                        .turns = of<sig::float4>(turns),
                        .x = of<float>(x),
                        .y = of<float>(y),
@@ -123,13 +115,14 @@ void rope(Launches& to, View rows, View turns, const plan::Rope& op, uint32_t wi
                              .halves = op.pairing == plan::RopePairing::halves ? 1u : 0u}}));
 }
 
-void kv_write(Launches& to, View rows, View k, View v, uint32_t width, uint32_t head_dim, uint32_t n_tokens,
+void kv_write(Launches& to, const RowPlaces& rows, View k, View v, uint32_t width, uint32_t head_dim, uint32_t n_tokens,
               const CacheView& cache) {
   const sig::KvWriteParams p{.width = width, .head_dim = head_dim, .capacity = cache.capacity};
   const Grid grid{ceil_div(width, PLUMB_FLAT_THREADS), n_tokens, 1};
   const auto write = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.rows = of<sig::RowPlace>(rows),
+                        {.slots = of<sig::uint>(rows.slots),
+                         .positions = of<sig::uint>(rows.positions),
                          .k = of<float>(k),
                          .v = of<float>(v),
                          .keys = of<T>(cache.keys),
@@ -156,13 +149,14 @@ std::uint64_t attention_partial_bytes(const plan::Attention& op, uint32_t n_toke
   return std::uint64_t{4} * n_tokens * op.n_heads * n_splits * (op.head_dim + 2);
 }
 
-void attention(Launches& to, View rows, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
+void attention(Launches& to, const RowPlaces& rows, const plan::Attention& op, uint32_t n_tokens, uint32_t n_splits, View q,
                const CacheView& cache, View sinks, View partial, View y) {
   const sig::AttentionParams p = attention_params(op, n_splits, cache.capacity);
   const Grid grid{op.n_heads, n_tokens, n_splits};
   const auto attend = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.rows = of<sig::RowPlace>(rows),
+                        {.slots = of<sig::uint>(rows.slots),
+                         .positions = of<sig::uint>(rows.positions),
                          .q = of<float>(q),
                          .keys = of<T>(cache.keys),
                          .values = of<T>(cache.values),
@@ -179,15 +173,16 @@ void attention(Launches& to, View rows, const plan::Attention& op, uint32_t n_to
              {.partial = of<float>(partial), .sinks = of<float>(op.sinks ? sinks : partial), .y = of<float>(y), .p = p}));
 }
 
-void attention_probs(Launches& to, View rows, const plan::Attention& op, uint32_t n_tokens, uint32_t n_positions, View q,
-                     const CacheView& cache, View sinks, View probs) {
+void attention_probs(Launches& to, const RowPlaces& rows, const plan::Attention& op, uint32_t n_tokens,
+                     uint32_t n_positions, View q, const CacheView& cache, View sinks, View probs) {
   sig::AttentionParams p = attention_params(op, 1, cache.capacity);
   p.n_rows = n_tokens;
   p.n_positions = n_positions;
   const Grid grid{op.n_heads, n_tokens, 1};
   const auto watch = [&]<class T>(auto kernel) {
     to.push_back(launch(kernel, grid,
-                        {.rows = of<sig::RowPlace>(rows),
+                        {.slots = of<sig::uint>(rows.slots),
+                         .positions = of<sig::uint>(rows.positions),
                          .q = of<float>(q),
                          .keys = of<T>(cache.keys),
                          .sinks = of<float>(op.sinks ? sinks : q),
@@ -236,10 +231,6 @@ void expert_sum(Launches& to, View x, View weights, uint32_t width, uint32_t k, 
   to.push_back(
       launch(kernel::expert_sum, {ceil_div(width, PLUMB_FLAT_THREADS), n_rows},
              {.x = of<float>(x), .weights = of<float>(weights), .y = of<float>(y), .p = {.width = width, .k = k}}));
-}
-
-void argmax(Launches& to, View x, uint32_t n, View index) {
-  to.push_back(launch(kernel::argmax, {1}, {.x = of<float>(x), .index = of<int>(index), .p = {.n = n}}));
 }
 
 }  // namespace plumb::backends::gpu

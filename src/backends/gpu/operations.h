@@ -22,23 +22,22 @@ void linear(Launches& to, const WeightView& w, View bias, View x, std::uint32_t 
 // y [n_rows, n_out]: row r is row r / rows_a_x of x times the weight of expert experts[r] of w.n_experts.
 void expert_linear(Launches& to, const WeightView& w, View bias, View experts, View x, std::uint32_t rows_a_x,
                    std::uint32_t n_rows, View y);
-// From here on `rows` are the RowPlaces of n_tokens rows.
-void rope(Launches& to, View rows, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens, View x,
-          View y);
+void rope(Launches& to, View positions, View turns, const plan::Rope& op, std::uint32_t width, std::uint32_t n_tokens,
+          View x, View y);
 
-void kv_write(Launches& to, View rows, View k, View v, std::uint32_t width, std::uint32_t head_dim, std::uint32_t n_tokens,
-              const CacheView& cache);
+void kv_write(Launches& to, const RowPlaces& rows, View k, View v, std::uint32_t width, std::uint32_t head_dim,
+              std::uint32_t n_tokens, const CacheView& cache);
 
 // Parts that the caches are cut into for a step of n_tokens whose longest sequence has `longest` positions after it.
 std::uint32_t attention_splits(std::uint32_t n_heads, std::uint32_t n_tokens, std::uint32_t longest);
 // Bytes of the partial results.
 std::uint64_t attention_partial_bytes(const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits);
 // sinks: no memory where the op has none.
-void attention(Launches& to, View rows, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_splits, View q,
-               const CacheView& cache, View sinks, View partial, View y);
+void attention(Launches& to, const RowPlaces& rows, const plan::Attention& op, std::uint32_t n_tokens,
+               std::uint32_t n_splits, View q, const CacheView& cache, View sinks, View partial, View y);
 // probs [n_heads, n_tokens, n_positions]
-void attention_probs(Launches& to, View rows, const plan::Attention& op, std::uint32_t n_tokens, std::uint32_t n_positions,
-                     View q, const CacheView& cache, View sinks, View probs);
+void attention_probs(Launches& to, const RowPlaces& rows, const plan::Attention& op, std::uint32_t n_tokens,
+                     std::uint32_t n_positions, View q, const CacheView& cache, View sinks, View probs);
 
 void gated(Launches& to, View gate, View up, std::uint32_t n, plan::Activation activation, View y);
 void add(Launches& to, View a, View b, std::uint32_t n, View y);
@@ -50,6 +49,5 @@ void expert_weights(Launches& to, View logits, std::uint32_t n, View experts, st
                     plan::Gating gating, float scale, View y);
 // x [n_rows, k * width], weights [n_rows, k].
 void expert_sum(Launches& to, View x, View weights, std::uint32_t width, std::uint32_t k, std::uint32_t n_rows, View y);
-void argmax(Launches& to, View x, std::uint32_t n, View index);
 
 }  // namespace plumb::backends::gpu

@@ -189,7 +189,7 @@ class MetalDevice final : public gpu::Device {
   }
 
   // Buffers have the indices 0, 1, … in the order of the arguments, and the parameters the one after them, as
-  // kernels/signatures.h numbers them.
+  // kernels/interface.h numbers them.
   void encode(MTL::ComputeCommandEncoder& encoder, const Launch& launch) const {
     const KernelInfo& kernel = info(launch.kernel);
     encoder.setComputePipelineState(pipelines_[static_cast<std::size_t>(launch.kernel)].get());

@@ -2,7 +2,7 @@
 //
 // attention: a threadgroup a (head, token, part of the cache). Its SIMD-groups take positions in turn, lanes lie along
 // head_dim; each keeps a running maximum, sum and weighted sum of values, which are merged in shared memory. Parts
-// are merged by attention_merge. Slots and positions come from RowPlaces: a grid made for the longest cache runs for all.
+// are merged by attention_merge. Slots and positions are read from buffers: a grid made for the longest cache runs for all.
 #pragma once
 
 #include "backends/gpu/kernels/activation.h"
@@ -12,17 +12,16 @@
 
 INLINE float smallest_float() { return -3.402823466e38f; }
 
-#define PLUMB_KV_WRITE(type)                                                            \
-  KERNEL(kv_write_##type, kv_write_##type, PLUMB_FLAT_THREADS) {                        \
-    const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;                         \
-    if (i < p.width) {                                                                  \
-      const ulong from = ulong(GROUP_Y) * p.width + i;                                  \
-      const RowPlace at = rows[GROUP_Y];                                                \
-      const ulong head = ulong(at.slot) * (p.width / p.head_dim) + i / p.head_dim;      \
-      const ulong to = (head * p.capacity + at.position) * p.head_dim + i % p.head_dim; \
-      keys[to] = type##_cached(k[from]);                                                \
-      values[to] = type##_cached(v[from]);                                              \
-    }                                                                                   \
+#define PLUMB_KV_WRITE(type)                                                                   \
+  KERNEL(kv_write_##type, kv_write_##type, PLUMB_FLAT_THREADS) {                               \
+    const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;                                \
+    if (i < p.width) {                                                                         \
+      const ulong from = ulong(GROUP_Y) * p.width + i;                                         \
+      const ulong head = ulong(slots[GROUP_Y]) * (p.width / p.head_dim) + i / p.head_dim;      \
+      const ulong to = (head * p.capacity + positions[GROUP_Y]) * p.head_dim + i % p.head_dim; \
+      keys[to] = type##_cached(k[from]);                                                       \
+      values[to] = type##_cached(v[from]);                                                     \
+    }                                                                                          \
   }
 INLINE half f16_cached(float x) { return half(x); }
 INLINE float f32_cached(float x) { return x; }
@@ -44,12 +43,12 @@ INLINE void positions_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint
 }
 
 template <class T>
-INLINE void attend(DEVICE const RowPlace* rows, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
+INLINE void attend(uint slot, uint position, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
                    DEVICE float* partial, SHARED AttentionShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
                    uint token, uint split, uint lane, uint simd) {
   uint first, end;
-  positions_of(p, rows[token].position, split, first, end);
-  const ulong kv_base = head_base(p, rows[token].slot, head);
+  positions_of(p, position, split, first, end);
+  const ulong kv_base = head_base(p, slot, head);
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
   float query[MOST_OF_LANE];
   float context[MOST_OF_LANE];
@@ -110,9 +109,10 @@ INLINE void attend(DEVICE const RowPlace* rows, DEVICE const float* q, DEVICE co
   }
 }
 
-#define PLUMB_ATTENTION(type, T)                                                                  \
-  KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                           \
-    attend<T>(rows, q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, SIMD_INDEX); \
+#define PLUMB_ATTENTION(type, T)                                                                                   \
+  KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                                            \
+    attend<T>(slots[GROUP_Y], positions[GROUP_Y], q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, \
+              SIMD_INDEX);                                                                                         \
   }
 PLUMB_ATTENTION(f16, half)
 PLUMB_ATTENTION(f32, float)
@@ -138,13 +138,12 @@ KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
 
 // Grid: [n_heads, T].
 template <class T>
-INLINE void softmax_row(DEVICE const RowPlace* rows, DEVICE const float* q, DEVICE const T* keys, DEVICE const float* sinks,
+INLINE void softmax_row(uint slot, uint position, DEVICE const float* q, DEVICE const T* keys, DEVICE const float* sinks,
                         DEVICE float* probs, SHARED ReduceShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
                         uint token, uint thread_index, uint lane, uint simd) {
-  const uint position = rows[token].position;
   const uint first = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
-  keys += head_base(p, rows[token].slot, head);
+  keys += head_base(p, slot, head);
   probs += (ulong(head) * p.n_rows + token) * p.n_positions;
   float largest = smallest_float();
   for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
@@ -168,9 +167,10 @@ INLINE void softmax_row(DEVICE const RowPlace* rows, DEVICE const float* q, DEVI
   }
 }
 
-#define PLUMB_ATTENTION_PROBS(type, T)                                                                   \
-  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                         \
-    softmax_row<T>(rows, q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, SIMD_INDEX); \
+#define PLUMB_ATTENTION_PROBS(type, T)                                                                                    \
+  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                                          \
+    softmax_row<T>(slots[GROUP_Y], positions[GROUP_Y], q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, \
+                   SIMD_INDEX);                                                                                           \
   }
 PLUMB_ATTENTION_PROBS(f16, half)
 PLUMB_ATTENTION_PROBS(f32, float)

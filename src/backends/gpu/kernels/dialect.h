@@ -2,27 +2,39 @@
 // into Metal Shading Language, prelude_cuda.h into CUDA C++; the checker (src/backends/checker) runs the Metal text. A
 // kernel holds no #ifdef by target; what differs is a word of the prelude.
 //
-// Words. Address spaces stand before the pointee, as in Metal: DEVICE (a buffer), SHARED (memory of the threadgroup),
-// THREAD (a thread's own), CONSTANT_TABLE (a constant array at namespace scope).
-//   KERNEL(signature, name, n) { ... }   a kernel of n threads a threadgroup; its arguments are SIGNATURE_<signature> of
-//                                        signatures.h, and `p` is its parameter struct
+// clang-format off
+// Address spaces stand before the pointee, as in Metal:
+//   DEVICE                         a buffer
+//   SHARED                         memory of the threadgroup
+//   THREAD                         a thread's own
+//   CONSTANT_TABLE                 a constant array at namespace scope
+//   CONSTANT_POINTER(T)            a pointer into one
+//   CONSTANT_PARAMS(T)             a reference to a kernel's parameters
+// Functions:
+//   KERNEL(signature, name, n) {}  a kernel of n threads a threadgroup; its arguments are SIGNATURE_<signature> of
+//                                  interface.h, and `p` is its parameter struct
+//   INLINE                         before a function that kernels call
+//   INLINE_MEMBER                  before a member function
+//   INLINE_SPECIALIZATION          before a template's specialization
+// In a kernel's body only:
+//   GROUP_X, GROUP_Y, GROUP_Z      the threadgroup's place in the grid
+//   THREAD_INDEX                   the thread's place in its threadgroup
+//   LANE, SIMD_INDEX               its place in its SIMD-group (warp) of 32, and that SIMD-group's place
+// Anywhere:
+//   BARRIER()                      all threads of the threadgroup; orders shared memory
+//   SIMD_BARRIER()                 all lanes of the SIMD-group; orders shared memory
+//   simd_sum(x), simd_max(x), simd_shuffle(x, lane), simd_shuffle_xor(x, mask)
+//                                  all lanes of the SIMD-group take part
 //   LOAD_WORDS_AT_2(p, n, words)   n words of 4 bytes from an address that is a multiple of 2
-//   INLINE                     before a function that kernels call (INLINE_MEMBER a member, INLINE_SPECIALIZATION a
-//   template's) CONSTANT_POINTER(T)        a pointer into a CONSTANT_TABLE; CONSTANT_PARAMS(T) a reference to a kernel's
-//   parameters GROUP_X, GROUP_Y, GROUP_Z  the threadgroup's place in the grid            in a kernel's body only
-//   THREAD_INDEX               the thread's place in its threadgroup          in a kernel's body only
-//   LANE, SIMD_INDEX           its place in its SIMD-group (warp) of 32, and that SIMD-group's place     likewise
-//   BARRIER()                  all threads of the threadgroup; orders shared memory
-//   SIMD_BARRIER()             all lanes of the SIMD-group; orders shared memory
-//   simd_sum(x), simd_max(x), simd_shuffle(x, lane), simd_shuffle_xor(x, mask): all lanes of the SIMD-group take part
-// Types: bool, float, half, int, uint, uchar, ushort, ulong, float4, uint4 (fields x y z w; a load or
-// store through a pointer to one needs 16-byte alignment), structs of those. No double, no pointers to pointers, no
-// virtual, no recursion, no lambdas, no exceptions, no constructors of vectors.
-// Functions: fma, exp, log, sin, cos, tanh, sqrt, rsqrt, floor, abs, min, max of float (min, max also of int and uint);
+// Types: bool, float, half, int, uint, uchar, ushort, ulong, float4, uint4 (fields x y z w; a load or store through a
+// pointer to one needs 16-byte alignment), structs of those. No double, no pointers to pointers, no virtual, no recursion,
+// no lambdas, no exceptions, no constructors of vectors.
+// Mathematics: fma, exp, log, sin, cos, tanh, sqrt, rsqrt, floor, abs, min, max of float (min, max also of int and uint);
 // as_type<T>(x) reinterprets bits; float(h), half(x) convert.
 //
 // Every thread of a threadgroup reaches every BARRIER, every lane of a SIMD-group every SIMD operation: the checker holds
 // kernels to it.
+// clang-format on
 #pragma once
 
 #if defined(PLUMB_TARGET_METAL)

@@ -1,15 +1,19 @@
 // How a kernel reads each format. One struct a format; all give weights in groups of 32 along a row, whatever the size of
 // the format's block:
-//   weights(row, group, n, w)   the group's 32 weights as float, exactly as src/quants decodes them (up to the last bit,
-//   where a
-//                               compiler fuses a multiplication and a subtraction); beyond n they are 0
+//
 //   unpack(row, group)          quantized formats: the group as integers, for who multiplies integers
+//   weights(row, group, n, w)   float formats: the group's 32 weights as float; beyond n they are 0
+//
+// load_weights() has the weights of any format as float, exactly as src/quants decodes them (up to the last bit, where a
+// compiler fuses a multiplication and a subtraction).
+//
 // Layouts are those of src/quants/blocks.h, where they are described; the tables below repeat its levels, which a test
 // holds equal. `row` is the row's first byte: rows begin at multiples of the block's size, so a load is as wide as that
 // size allows.
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"
+#include "quants/format_list.h"
 
 // weight[i] = scale[i / 16] * q(i) - min[i / 16], q(i) being byte i % 4 of words[i / 4] as a signed integer.
 struct Group {
@@ -28,13 +32,48 @@ INLINE uint load_u32_at_4(DEVICE const uchar* p) { return *(DEVICE const uint*)p
 INLINE uint load_u32_at_1(DEVICE const uchar* p) {
   return uint(p[0]) | (uint(p[1]) << 8) | (uint(p[2]) << 16) | (uint(p[3]) << 24);
 }
+// Eight words at a multiple of 16.
+INLINE void load_words_at_16(DEVICE const uchar* p, THREAD uint* words) {
+  for (uint k = 0; k < 2; ++k) {
+    const uint4 v = ((DEVICE const uint4*)p)[k];
+    words[4 * k] = v.x;
+    words[4 * k + 1] = v.y;
+    words[4 * k + 2] = v.z;
+    words[4 * k + 3] = v.w;
+  }
+}
+
+// A group whose weights share one scale and minimum.
+INLINE Group scaled_group(float scale, float min) {
+  Group g;
+  g.scale[0] = g.scale[1] = scale;
+  g.min[0] = g.min[1] = min;
+  return g;
+}
+
+// Nibble-split bytes in words 0..3 to a byte a weight.
+INLINE void split_nibbles(THREAD Group& g) {
+  for (uint k = 0; k < 4; ++k) {
+    const uint word = g.words[k];
+    g.words[k] = word & 0x0f0f0f0fu;
+    g.words[k + 4] = (word >> 4) & 0x0f0f0f0fu;
+  }
+}
 
 // Four unsigned bytes below 128, less the same number each, as signed bytes.
 INLINE uint less(uint bytes, uint four_times) { return ((bytes | 0x80808080u) - four_times) ^ 0x80808080u; }
+INLINE void subtract(THREAD Group& g, uint four_times) {
+  for (uint k = 0; k < 8; ++k) g.words[k] = less(g.words[k], four_times);
+}
 
 // Bit j of the four lowest bits, to bit 4 of byte j.
 INLINE uint spread_bit4(uint bits) {
   return ((bits & 1u) << 4) | ((bits & 2u) << 11) | ((bits & 4u) << 18) | ((bits & 8u) << 25);
+}
+
+// Bit i of `high`, to bit 4 of weight i.
+INLINE void add_bit4(THREAD Group& g, uint high) {
+  for (uint k = 0; k < 8; ++k) g.words[k] |= spread_bit4(high >> (4 * k));
 }
 
 INLINE int signed_byte(uint word, uint i) { return int(word << (24u - 8u * i)) >> 24; }
@@ -47,14 +86,16 @@ INLINE void decode(THREAD const Group& g, THREAD float* w) {
 CONSTANT_TABLE uint iq4_words[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
 CONSTANT_TABLE uint mxfp4_words[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
 
-// Four nibbles, one a byte, looked up in a table of 16 bytes.
-INLINE uint look_up(CONSTANT_POINTER(uint) table, uint nibbles) {
-  uint bytes = 0;
-  for (uint i = 0; i < 4; ++i) {
-    const uint q = (nibbles >> (8u * i)) & 15u;
-    bytes |= ((table[q >> 2] >> (8u * (q & 3u))) & 255u) << (8u * i);
+// Bytes below 16, looked up in a table of 16 bytes.
+INLINE void look_up(THREAD Group& g, CONSTANT_POINTER(uint) table) {
+  for (uint k = 0; k < 8; ++k) {
+    uint bytes = 0;
+    for (uint i = 0; i < 4; ++i) {
+      const uint q = (g.words[k] >> (8u * i)) & 15u;
+      bytes |= ((table[q >> 2] >> (8u * (q & 3u))) & 255u) << (8u * i);
+    }
+    g.words[k] = bytes;
   }
-  return bytes;
 }
 
 // Float formats, whose rows may have any length: whole groups of rows of a multiple of 8 elements, which begin at multiples
@@ -75,109 +116,77 @@ struct f32_format {
     }
   }
 };
-struct f16_format {
-  static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
-    DEVICE const half* values = (DEVICE const half*)row + 32 * group;
-    if (n % 8 == 0 && 32 * group + 32 <= n) {
-      for (uint k = 0; k < 4; ++k) {
-        const uint4 v = ((DEVICE const uint4*)values)[k];
-        const uint words[4] = {v.x, v.y, v.z, v.w};
-        for (uint i = 0; i < 4; ++i) {
-          w[8 * k + 2 * i] = low_half(words[i]);
-          w[8 * k + 2 * i + 1] = high_half(words[i]);
-        }
-      }
-    } else {
-      for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? float(values[i]) : 0.0f;
+// Formats of 16 bits a weight, which Format::value() makes a float of.
+template <class Format>
+INLINE void load_16_bits(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
+  DEVICE const ushort* values = (DEVICE const ushort*)row + 32 * group;
+  if (n % 8 == 0 && 32 * group + 32 <= n) {
+    for (uint k = 0; k < 2; ++k) {
+      uint words[8];
+      load_words_at_16((DEVICE const uchar*)values + 32 * k, words);
+      for (uint i = 0; i < 16; ++i) w[16 * k + i] = Format::value((words[i / 2] >> (i % 2 * 16)) & 0xffffu);
     }
+  } else {
+    for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? Format::value(values[i]) : 0.0f;
+  }
+}
+struct f16_format {
+  static INLINE_MEMBER float value(uint bits) { return float(as_type<half>(ushort(bits))); }
+  static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
+    load_16_bits<f16_format>(row, group, n, w);
   }
 };
 struct bf16_format {
+  static INLINE_MEMBER float value(uint bits) { return as_type<float>(bits << 16); }
   static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
-    DEVICE const ushort* values = (DEVICE const ushort*)row + 32 * group;
-    if (n % 8 == 0 && 32 * group + 32 <= n) {
-      for (uint k = 0; k < 4; ++k) {
-        const uint4 v = ((DEVICE const uint4*)values)[k];
-        const uint words[4] = {v.x, v.y, v.z, v.w};
-        for (uint i = 0; i < 4; ++i) {
-          w[8 * k + 2 * i] = as_type<float>(words[i] << 16);
-          w[8 * k + 2 * i + 1] = as_type<float>(words[i] & 0xffff0000u);
-        }
-      }
-    } else {
-      for (uint i = 0; i < 32; ++i) w[i] = 32 * group + i < n ? as_type<float>(uint(values[i]) << 16) : 0.0f;
-    }
+    load_16_bits<bf16_format>(row, group, n, w);
   }
 };
 
 struct q4_0_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 18 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = 0.0f;
-    uint words[4];
-    LOAD_WORDS_AT_2(block + 2, 4, words);
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = words[k];
-      g.words[k] = less(word & 0x0f0f0f0fu, 0x08080808u);
-      g.words[k + 4] = less((word >> 4) & 0x0f0f0f0fu, 0x08080808u);
-    }
+    Group g = scaled_group(load_half(block), 0.0f);
+    LOAD_WORDS_AT_2(block + 2, 4, g.words);
+    split_nibbles(g);
+    subtract(g, 0x08080808u);
     return g;
   }
 };
 struct q4_1_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 20 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = -load_half(block + 2);
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_4(block + 4 + 4 * k);
-      g.words[k] = word & 0x0f0f0f0fu;
-      g.words[k + 4] = (word >> 4) & 0x0f0f0f0fu;
-    }
+    Group g = scaled_group(load_half(block), -load_half(block + 2));
+    for (uint k = 0; k < 4; ++k) g.words[k] = load_u32_at_4(block + 4 + 4 * k);
+    split_nibbles(g);
     return g;
   }
 };
 struct q5_0_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 22 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = 0.0f;
-    const uint high = load_u32_at_2(block + 2);
-    uint words[4];
-    LOAD_WORDS_AT_2(block + 6, 4, words);
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = words[k];
-      g.words[k] = less((word & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k)), 0x10101010u);
-      g.words[k + 4] = less(((word >> 4) & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k + 16)), 0x10101010u);
-    }
+    Group g = scaled_group(load_half(block), 0.0f);
+    LOAD_WORDS_AT_2(block + 6, 4, g.words);
+    split_nibbles(g);
+    add_bit4(g, load_u32_at_2(block + 2));
+    subtract(g, 0x10101010u);
     return g;
   }
 };
 struct q5_1_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 24 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = -load_half(block + 2);
-    const uint high = load_u32_at_4(block + 4);
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_4(block + 8 + 4 * k);
-      g.words[k] = (word & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k));
-      g.words[k + 4] = ((word >> 4) & 0x0f0f0f0fu) | spread_bit4(high >> (4 * k + 16));
-    }
+    Group g = scaled_group(load_half(block), -load_half(block + 2));
+    for (uint k = 0; k < 4; ++k) g.words[k] = load_u32_at_4(block + 8 + 4 * k);
+    split_nibbles(g);
+    add_bit4(g, load_u32_at_4(block + 4));
     return g;
   }
 };
 struct q8_0_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 34 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = 0.0f;
+    Group g = scaled_group(load_half(block), 0.0f);
     LOAD_WORDS_AT_2(block + 2, 8, g.words);
     return g;
   }
@@ -226,38 +235,24 @@ struct q3_k_format {
     return g;
   }
 };
-// The 6-bit scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin, 12 packed
-// ones.
-INLINE void load_scale_min(uint4 header, uint i, THREAD uint& scale, THREAD uint& min) {
+// The scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin and 12 that pack
+// them in 6 bits each.
+INLINE Group affine_group(uint4 header, uint i) {
   const uint shift = 8 * (i & 3u);
   const uint a = header.y >> shift;
   const uint b = header.z >> shift;
   const uint c = header.w >> shift;
-  scale = i < 4 ? a & 63u : (c & 15u) | ((a >> 2) & 0x30u);
-  min = i < 4 ? b & 63u : ((c >> 4) & 15u) | ((b >> 2) & 0x30u);
+  const uint scale = i < 4 ? a & 63u : (c & 15u) | ((a >> 2) & 0x30u);
+  const uint min = i < 4 ? b & 63u : ((c >> 4) & 15u) | ((b >> 2) & 0x30u);
+  return scaled_group(low_half(header.x) * float(scale), high_half(header.x) * float(min));
 }
 struct q4_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 144 * (group >> 3);
     const uint in_block = group & 7u;
-    const uint4 header = *(DEVICE const uint4*)block;
-    uint scale, min;
-    load_scale_min(header, in_block, scale, min);
-    Group g;
-    g.scale[0] = g.scale[1] = low_half(header.x) * float(scale);
-    g.min[0] = g.min[1] = high_half(header.x) * float(min);
-    DEVICE const uint4* qs = (DEVICE const uint4*)(block + 16 + 32 * (in_block >> 1));
-    const uint shift = 4 * (in_block & 1u);
-    const uint4 a = qs[0];
-    const uint4 b = qs[1];
-    g.words[0] = (a.x >> shift) & 0x0f0f0f0fu;
-    g.words[1] = (a.y >> shift) & 0x0f0f0f0fu;
-    g.words[2] = (a.z >> shift) & 0x0f0f0f0fu;
-    g.words[3] = (a.w >> shift) & 0x0f0f0f0fu;
-    g.words[4] = (b.x >> shift) & 0x0f0f0f0fu;
-    g.words[5] = (b.y >> shift) & 0x0f0f0f0fu;
-    g.words[6] = (b.z >> shift) & 0x0f0f0f0fu;
-    g.words[7] = (b.w >> shift) & 0x0f0f0f0fu;
+    Group g = affine_group(*(DEVICE const uint4*)block, in_block);
+    load_words_at_16(block + 16 + 32 * (in_block >> 1), g.words);
+    for (uint k = 0; k < 8; ++k) g.words[k] = (g.words[k] >> (4 * (in_block & 1u))) & 0x0f0f0f0fu;
     return g;
   }
 };
@@ -265,17 +260,13 @@ struct q5_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 176 * (group >> 3);
     const uint in_block = group & 7u;
-    const uint4 header = *(DEVICE const uint4*)block;
-    uint scale, min;
-    load_scale_min(header, in_block, scale, min);
-    Group g;
-    g.scale[0] = g.scale[1] = low_half(header.x) * float(scale);
-    g.min[0] = g.min[1] = high_half(header.x) * float(min);
-    const uint shift = 4 * (in_block & 1u);
+    Group g = affine_group(*(DEVICE const uint4*)block, in_block);
+    uint highs[8];
+    load_words_at_16(block + 48 + 32 * (in_block >> 1), g.words);
+    load_words_at_16(block + 16, highs);
     for (uint k = 0; k < 8; ++k) {
-      const uint low = (load_u32_at_4(block + 48 + 32 * (in_block >> 1) + 4 * k) >> shift) & 0x0f0f0f0fu;
-      const uint high = (load_u32_at_4(block + 16 + 4 * k) >> in_block) & 0x01010101u;
-      g.words[k] = low | (high << 4);
+      const uint low = (g.words[k] >> (4 * (in_block & 1u))) & 0x0f0f0f0fu;
+      g.words[k] = low | (((highs[k] >> in_block) & 0x01010101u) << 4);
     }
     return g;
   }
@@ -286,8 +277,9 @@ struct q6_k_format {
     const uint in_block = group & 7u;
     const float d = load_half(block + 208);
     Group g;
+    const uint scales = load_u16(block + 192 + 2 * in_block);
     for (uint k = 0; k < 2; ++k) {
-      g.scale[k] = d * float(signed_byte(block[192 + 2 * in_block + k], 0));
+      g.scale[k] = d * float(signed_byte(scales, k));
       g.min[k] = 0.0f;
     }
     // 128 weights a run: groups 0 and 1 are the low nibbles of its 64 bytes, groups 2 and 3 the high ones.
@@ -307,16 +299,10 @@ struct q6_k_format {
 struct iq4_nl_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 18 * group;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block);
-    g.min[0] = g.min[1] = 0.0f;
-    uint words[4];
-    LOAD_WORDS_AT_2(block + 2, 4, words);
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = words[k];
-      g.words[k] = look_up(iq4_words, word & 0x0f0f0f0fu);
-      g.words[k + 4] = look_up(iq4_words, (word >> 4) & 0x0f0f0f0fu);
-    }
+    Group g = scaled_group(load_half(block), 0.0f);
+    LOAD_WORDS_AT_2(block + 2, 4, g.words);
+    split_nibbles(g);
+    look_up(g, iq4_words);
     return g;
   }
 };
@@ -326,14 +312,10 @@ struct iq4_xs_format {
     const uint in_block = group & 7u;
     const uint low = (uint(block[4 + (in_block >> 1)]) >> (4 * (in_block & 1u))) & 15u;
     const uint high = (load_u16(block + 2) >> (2 * in_block)) & 3u;
-    Group g;
-    g.scale[0] = g.scale[1] = load_half(block) * float(int(low | (high << 4)) - 32);
-    g.min[0] = g.min[1] = 0.0f;
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_4(block + 8 + 16 * in_block + 4 * k);
-      g.words[k] = look_up(iq4_words, word & 0x0f0f0f0fu);
-      g.words[k + 4] = look_up(iq4_words, (word >> 4) & 0x0f0f0f0fu);
-    }
+    Group g = scaled_group(load_half(block) * float(int(low | (high << 4)) - 32), 0.0f);
+    for (uint k = 0; k < 4; ++k) g.words[k] = load_u32_at_4(block + 8 + 16 * in_block + 4 * k);
+    split_nibbles(g);
+    look_up(g, iq4_words);
     return g;
   }
 };
@@ -341,14 +323,10 @@ struct mxfp4_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 17 * group;
     const uint e = block[0];
-    Group g;
-    g.scale[0] = g.scale[1] = as_type<float>(e < 2 ? 0x00200000u << e : (e - 1u) << 23);
-    g.min[0] = g.min[1] = 0.0f;
-    for (uint k = 0; k < 4; ++k) {
-      const uint word = load_u32_at_1(block + 1 + 4 * k);
-      g.words[k] = look_up(mxfp4_words, word & 0x0f0f0f0fu);
-      g.words[k + 4] = look_up(mxfp4_words, (word >> 4) & 0x0f0f0f0fu);
-    }
+    Group g = scaled_group(as_type<float>(e < 2 ? 0x00200000u << e : (e - 1u) << 23), 0.0f);
+    for (uint k = 0; k < 4; ++k) g.words[k] = load_u32_at_1(block + 1 + 4 * k);
+    split_nibbles(g);
+    look_up(g, mxfp4_words);
     return g;
   }
 };
@@ -359,11 +337,12 @@ INLINE void load_weights(DEVICE const uchar* row, uint group, uint, THREAD float
   const Group g = Format::unpack(row, group);
   decode(g, w);
 }
-#define PLUMB_FLOAT_FORMAT(format)                                                                                \
+#define PLUMB_LOAD_small(format)
+#define PLUMB_LOAD_super(format)
+#define PLUMB_LOAD_floats(format)                                                                                 \
   template <>                                                                                                     \
   INLINE_SPECIALIZATION void load_weights<format>(DEVICE const uchar* row, uint group, uint n, THREAD float* w) { \
     format::weights(row, group, n, w);                                                                            \
   }
-PLUMB_FLOAT_FORMAT(f32_format)
-PLUMB_FLOAT_FORMAT(f16_format)
-PLUMB_FLOAT_FORMAT(bf16_format)
+#define PLUMB_LOAD(id, type, NAME, family, writing) PLUMB_LOAD_##family(id##_format)
+PLUMB_FORMATS(PLUMB_LOAD)

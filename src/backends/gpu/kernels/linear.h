@@ -44,12 +44,12 @@ INLINE void multiply_row(DEVICE const uchar* w, DEVICE const float* x, DEVICE co
   if (lane == 0) y[row * p.n_out + out] = p.has_bias != 0 ? sum + bias[out] : sum;
 }
 
-#define PLUMB_LINEAR_VEC(format)                                                                                     \
-  KERNEL(linear_vec, linear_vec_##format, PLUMB_LINEAR_VEC_THREADS) {                                                \
-    multiply_row<format##_format>(w, x, bias, experts, y, p, GROUP_X * (PLUMB_LINEAR_VEC_THREADS / 32) + SIMD_INDEX, \
-                                  GROUP_Y, LANE);                                                                    \
+#define PLUMB_LINEAR_VEC(id, type, NAME, family, writing)                                                                 \
+  KERNEL(linear_vec, linear_vec_##id, PLUMB_LINEAR_VEC_THREADS) {                                                         \
+    multiply_row<id##_format>(w, x, bias, experts, y, p, GROUP_X * (PLUMB_LINEAR_VEC_THREADS / 32) + SIMD_INDEX, GROUP_Y, \
+                              LANE);                                                                                      \
   }
-PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_VEC)
+PLUMB_FORMATS(PLUMB_LINEAR_VEC)
 
 // A thread computes 4 by 4 of a tile.
 template <class Format>
@@ -97,9 +97,8 @@ INLINE void multiply_tile(DEVICE const uchar* w, DEVICE const float* x, DEVICE c
   }
 }
 
-#define PLUMB_LINEAR_MAT(format)                                                                               \
-  KERNEL(linear_mat, linear_mat_##format, PLUMB_LINEAR_MAT_THREADS) {                                          \
-    multiply_tile<format##_format>(w, x, bias, y, s, p, LINEAR_TILE_OUT * GROUP_X, LINEAR_TILE_ROWS * GROUP_Y, \
-                                   THREAD_INDEX);                                                              \
+#define PLUMB_LINEAR_MAT(id, type, NAME, family, writing)                                                                 \
+  KERNEL(linear_mat, linear_mat_##id, PLUMB_LINEAR_MAT_THREADS) {                                                         \
+    multiply_tile<id##_format>(w, x, bias, y, s, p, LINEAR_TILE_OUT * GROUP_X, LINEAR_TILE_ROWS * GROUP_Y, THREAD_INDEX); \
   }
-PLUMB_KERNEL_FORMATS(PLUMB_LINEAR_MAT)
+PLUMB_FORMATS(PLUMB_LINEAR_MAT)

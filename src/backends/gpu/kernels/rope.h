@@ -11,7 +11,7 @@ KERNEL(rope, rope, PLUMB_FLAT_THREADS) {
     const uint i = pair % half_head;
     const uint n_pairs = p.n_rot / 2;
     if (i < n_pairs) {
-      const CosSin r = cos_sin_of(turns[i], rows[GROUP_Y].position);
+      const CosSin r = cos_sin_of(turns[i], positions[GROUP_Y]);
       const ulong a = base + (p.halves != 0 ? i : 2 * i);
       const ulong b = base + (p.halves != 0 ? i + n_pairs : 2 * i + 1);
       const float xa = x[a];

@@ -1,4 +1,4 @@
-// What a threadgroup shares while it runs: the SHARED arguments of kernels/signatures.h. One definition for host, Metal,
+// What a threadgroup shares while it runs: the SHARED arguments of kernels/interface.h. One definition for host, Metal,
 // CUDA and checker; the host asks for their sizes (KernelInfo::shared_bytes), since Metal is told of them at each launch.
 // Only 4-byte fields and float4, so that the sizes are the same on all.
 #pragma once

@@ -1,0 +1,146 @@
+// What each kernel takes: its arguments beside its parameter struct, once for all who need to know. The kernels themselves
+// get a list of arguments in Metal or CUDA from it, and the host a struct with a typed field an argument
+// (src/backends/gpu/launch.h), so that a wrong argument does not compile.
+//
+//   IN(i, T, name)      buffer i, read only          OUT(i, T, name)   buffer i, every element bound is written
+//   INOUT(i, T, name)   buffer i, read, or written in part
+//   SHARED(T, name)     the threadgroup's memory     PARAMS(i, T)      the parameter struct p, the last
+//
+// A parameter struct has only 4-byte fields, so that its layout is the same on all targets (launch.h asserts it). Rows are
+// tokens of a step; widths, strides and counts are in elements, offsets of rows in rows.
+//
+// Where a row of a step belongs: slots[row] is its sequence's slot in the caches, positions[row] its place in the sequence.
+// Both travel in buffers, so that a recorded step can be run again. Keys and values of a layer are [n_slots, n_kv_heads,
+// capacity, head_dim] each.
+#pragma once
+
+// clang-format off
+
+// y[r] = scale * table[tokens[r]]
+struct EmbedParams {
+  uint width;      // d, a multiple of the table's block size
+  uint row_bytes;  // of the table
+  float scale;
+};
+#define SIGNATURE_embed(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, int, tokens) IN(1, uchar, table) OUT(2, float, y) PARAMS(3, EmbedParams)
+
+struct NormParams {
+  uint group;  // elements normalized together: the length of the weight
+  float eps;
+};
+#define SIGNATURE_rms_norm(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, x) IN(1, float, weight) OUT(2, float, y) SHARED(ReduceShared, s) PARAMS(3, NormParams)
+
+// y[r, j] = sum_i w[j, i] x[r, i] + bias[j]
+struct LinearParams {
+  uint n_in;
+  uint n_out;
+  uint row_bytes;  // of the weight
+  uint n_rows;     // rows of y
+  uint has_bias;   // 0: `bias` is not read
+  // linear_vec: with experts, row r of y is made of row r / rows_a_x of x and the weight [n_out, n_in] and bias [n_out] of
+  // expert experts[r] of n_experts. 0 experts: `experts` is not read.
+  uint n_experts;
+  uint rows_a_x;
+};
+#define SIGNATURE_linear_vec(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, uchar, w) IN(1, float, x) IN(2, float, bias) IN(3, float, experts) OUT(4, float, y) PARAMS(5, LinearParams)
+#define SIGNATURE_linear_mat(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, uchar, w) IN(1, float, x) IN(2, float, bias) OUT(3, float, y) SHARED(LinearTiles, s) PARAMS(4, LinearParams)
+
+struct RopeParams {
+  uint width;  // n_heads * head_dim
+  uint head_dim;
+  uint n_rot;
+  uint halves;  // 1: pairs are (i, i + n_rot/2); 0: (2i, 2i + 1)
+};
+#define SIGNATURE_rope(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, uint, positions) IN(1, float4, turns) IN(2, float, x) OUT(3, float, y) PARAMS(4, RopeParams)
+
+struct KvWriteParams {
+  uint width;  // n_kv_heads * head_dim
+  uint head_dim;
+  uint capacity;  // positions of the cache
+};
+#define PLUMB_SIGNATURE_KV_WRITE(T, IN, INOUT, PARAMS) \
+  IN(0, uint, slots) IN(1, uint, positions) IN(2, float, k) IN(3, float, v) \
+  INOUT(4, T, keys) INOUT(5, T, values) PARAMS(6, KvWriteParams)
+#define SIGNATURE_kv_write_f16(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_KV_WRITE(half, IN, INOUT, PARAMS)
+#define SIGNATURE_kv_write_f32(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_KV_WRITE(float, IN, INOUT, PARAMS)
+
+struct AttentionParams {
+  uint n_heads;
+  uint n_kv_heads;
+  uint head_dim;  // at most 256
+  uint capacity;  // positions of the cache
+  uint window;    // 0: none
+  uint n_splits;  // parts that the cache is cut into
+  float scale;
+  float soft_cap;  // 0: none
+  uint has_sinks;  // 0: `sinks` is not read
+  // attention_probs: T and S.
+  uint n_rows;
+  uint n_positions;
+};
+// partial [T, n_heads, n_splits, head_dim + 2]: the weighted sum of values, the largest score and the sum of weights of
+// each part of the cache; parts that hold no position of a token are written as empty.
+#define PLUMB_SIGNATURE_ATTENTION(T, IN, OUT, SHARED, PARAMS) \
+  IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, T, values) \
+  OUT(5, float, partial) SHARED(AttentionShared, s) PARAMS(6, AttentionParams)
+#define SIGNATURE_attention_f16(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_ATTENTION(half, IN, OUT, SHARED, PARAMS)
+#define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_ATTENTION(float, IN, OUT, SHARED, PARAMS)
+#define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, partial) IN(1, float, sinks) OUT(2, float, y) PARAMS(3, AttentionParams)
+// The softmax itself, [n_heads, T, S], for who watches it.
+#define PLUMB_SIGNATURE_ATTENTION_PROBS(T, IN, OUT, SHARED, PARAMS) \
+  IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, float, sinks) \
+  OUT(5, float, probs) SHARED(ReduceShared, s) PARAMS(6, AttentionParams)
+#define SIGNATURE_attention_probs_f16(IN, OUT, INOUT, SHARED, PARAMS) \
+  PLUMB_SIGNATURE_ATTENTION_PROBS(half, IN, OUT, SHARED, PARAMS)
+#define SIGNATURE_attention_probs_f32(IN, OUT, INOUT, SHARED, PARAMS) \
+  PLUMB_SIGNATURE_ATTENTION_PROBS(float, IN, OUT, SHARED, PARAMS)
+
+struct GatedParams {
+  uint n;           // elements
+  uint activation;  // plan::Activation
+};
+#define SIGNATURE_gated(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, GatedParams)
+
+struct CountParams {
+  uint n;
+};
+#define SIGNATURE_add(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, a) IN(1, float, b) OUT(2, float, y) PARAMS(3, CountParams)
+
+struct SoftCapParams {
+  uint n;
+  float cap;
+};
+#define SIGNATURE_soft_cap(IN, OUT, INOUT, SHARED, PARAMS) IN(0, float, x) OUT(1, float, y) PARAMS(2, SoftCapParams)
+
+// The indices of the k largest of each row of n, as plan::TopK orders and writes them.
+struct TopKParams {
+  uint n;
+  uint k;
+};
+#define SIGNATURE_top_k(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, x) OUT(1, float, indices) SHARED(ReduceShared, s) PARAMS(2, TopKParams)
+
+struct ExpertWeightsParams {
+  uint n;       // experts
+  uint k;       // chosen for a row
+  uint gating;  // plan::Gating
+  float scale;
+};
+#define SIGNATURE_expert_weights(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, logits) IN(1, float, experts) OUT(2, float, y) PARAMS(3, ExpertWeightsParams)
+
+// y[r, i] = sum_j weights[r, j] * x[r, j * width + i]
+struct ExpertSumParams {
+  uint width;
+  uint k;
+};
+#define SIGNATURE_expert_sum(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, x) IN(1, float, weights) OUT(2, float, y) PARAMS(3, ExpertSumParams)

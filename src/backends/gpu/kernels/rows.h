@@ -1,0 +1,52 @@
+// What is done to rows one by one: embedding, norm, and ops of an element each.
+#pragma once
+
+#include "backends/gpu/kernels/activation.h"
+#include "backends/gpu/kernels/formats.h"
+#include "backends/gpu/kernels/reduce.h"
+
+// One threadgroup a row; a thread decodes groups of 32 weights of the token's row of the table.
+template <class Format>
+INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float scale, uint thread_index) {
+  for (uint group = thread_index; group < (n + 31) / 32; group += PLUMB_EMBED_THREADS) {
+    float w[32];
+    load_weights<Format>(row, group, n, w);
+    for (uint i = 0; i < 32; ++i) {
+      if (32 * group + i < n) y[32 * group + i] = w[i] * scale;
+    }
+  }
+}
+
+#define PLUMB_EMBED(id, type, NAME, family, writing)                                                                     \
+  KERNEL(embed, embed_##id, PLUMB_EMBED_THREADS) {                                                                       \
+    embed_row<id##_format>(table + ulong(tokens[GROUP_X]) * p.row_bytes, y + ulong(GROUP_X) * p.width, p.width, p.scale, \
+                           THREAD_INDEX);                                                                                \
+  }
+PLUMB_FORMATS(PLUMB_EMBED)
+
+// y = x / sqrt(mean(x^2) + eps) * weight: one threadgroup a group of elements (a row, or one head of a row).
+KERNEL(rms_norm, rms_norm, PLUMB_REDUCE_THREADS) {
+  x += ulong(GROUP_X) * p.group;
+  y += ulong(GROUP_X) * p.group;
+  float sum = 0.0f;
+  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) sum = fma(x[i], x[i], sum);
+  sum = reduce_sum(sum, s, LANE, SIMD_INDEX);
+  const float scale = 1.0f / sqrt(sum / float(p.group) + p.eps);
+  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) y[i] = x[i] * scale * weight[i];
+}
+
+// One thread an element.
+KERNEL(gated, gated, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  if (i < p.n) y[i] = activate(p.activation, gate[i]) * up[i];
+}
+
+KERNEL(add, add, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  if (i < p.n) y[i] = a[i] + b[i];
+}
+
+KERNEL(soft_cap, soft_cap, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  if (i < p.n) y[i] = soft_capped(x[i], p.cap);
+}
