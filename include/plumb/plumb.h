@@ -1,10 +1,10 @@
-// Plumb as a library: open a GGUF model and let it answer. This header is all that is installed, and it needs nothing but
-// the standard library; what lies behind it may change.
+// Plumb as a library: opens a GGUF model and lets it answer. This is the only installed header for it, and it needs nothing
+// but the standard library. Everything behind the header may change.
 //
 //   plumb::Model model = plumb::Model::open("canary");
 //   std::cout << model.ask("1") << '\n';
 //
-// Failures throw plumb::Exception, whose what() is a sentence that names file, item and remedy.
+// Failures throw plumb::Exception. Its what() is a sentence that names the file, the item and the remedy.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct AskOptions {
   std::uint64_t seed = 0;
   std::uint32_t max_tokens = 0;  // 0: until the model ends or the context is full
   std::string system;            // system message, if any
-  bool raw = false;              // the prompt is the model's text as it stands: no chat template
+  bool raw = false;              // true: the prompt goes to the model as it is, without the chat template
 };
 
 class Model {

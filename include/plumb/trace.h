@@ -1,6 +1,6 @@
-// Writes a Plumb trace: the values that an inference engine computes on its way from tokens to logits, in one file that
-// `plumb diagnose` checks op by op. For any engine in C (C99) or C++ (C++11). This header is the whole library: it needs
-// the C standard library and nothing else, has no state of its own, and may be included in as many files as you like.
+// Writes a Plumb trace: one file with the values that an inference engine computes on its way from tokens to logits.
+// `plumb diagnose` checks them op by op. For any engine in C (C99) or C++ (C++11). This header is the whole library: it
+// needs only the C standard library, has no global state, and may be included in as many files as you like.
 //
 //   #include <plumb/trace.h>
 //
@@ -20,17 +20,16 @@
 //   if (!plumb_trace_finish(&trace)) fprintf(stderr, "%s\n", plumb_trace_error(&trace));
 //
 // Errors: every function returns true, or false after an error. The first error ends the trace: its temporary file is
-// deleted, its memory freed, and all calls that follow do nothing and return false. So an engine may ignore what the calls
-// return until plumb_trace_finish, whose answer holds for all of them; plumb_trace_error then says what happened.
+// deleted, its memory is freed, and all later calls do nothing and return false. So an engine may ignore every return value
+// but that of plumb_trace_finish, which is true only if all calls succeeded; plumb_trace_error says what went wrong.
 //
-// The file: values go to a temporary file beside `path` as they come, and are not kept in memory. It appears under `path`,
-// in place of the file (or link, or device) that was there, when plumb_trace_finish succeeds; plumb_trace_abandon deletes
-// it instead.
+// The file: each value is written at once to a temporary file beside `path`, and is not kept in memory. When
+// plumb_trace_finish succeeds, the temporary file is renamed to `path` and replaces whatever was there (a file, a link or
+// a device). plumb_trace_abandon deletes the temporary file instead.
 //
-// What a value means. A trace may have any of these values; the more it has, the smaller the region to which a fault can be
-// pinned. Each is [rows, width], row-major, features last. T is the number of tokens in the step, d the width of the
-// residual stream. Names are those of the GGUF file's tensors: what the tensor
-// blk.3.attn_q.weight produces is the value blk.3.attn_q.
+// What a value means. A trace may have any of these values; the more it has, the more exactly a fault can be located. Each
+// is [rows, width], row-major, features last. T is the number of tokens in the step, d the width of the residual stream.
+// Names follow the GGUF file's tensors: the tensor blk.3.attn_q.weight produces the value blk.3.attn_q.
 //
 //   token_embd                  [T, d]                 embedding rows, after any scaling the architecture applies
 //   blk.N.attn_norm             [T, d]                 the norm before attention, weight applied
@@ -57,20 +56,20 @@
 //
 // Heads lie one after the other in a row: component i of head h is at h*head_dim + i. In GGUF files of the architecture
 // "llama" the rows of attn_q.weight and attn_k.weight are permuted within each head, so that the rotary embedding turns
-// components (2i, 2i+1). attn_q, attn_k, attn_q_rope and attn_k_rope are in the order of the *file's* rows: an engine that
-// reads the file and multiplies has it; one that runs the original weights, where (i, i + head_dim/2) turn, puts component
-// i of the first half at 2i and component i of the second half at 2i+1 before it adds the value. Files of qwen2, qwen3 and
-// most other architectures are not permuted.
+// components (2i, 2i+1). attn_q, attn_k, attn_q_rope and attn_k_rope must be in the order of the *file's* rows. An engine
+// that multiplies with the file's weights already has this order. An engine that runs the original weights, where
+// (i, i + head_dim/2) turn, puts component i of the first half at 2i and component i of the second half at 2i+1 before it
+// adds the value. Files of qwen2, qwen3 and most other architectures are not permuted.
 //
-// A value that a kernel never writes, because it is fused into another, is left out. Values must be complete and in host
-// memory when they are added: synchronize with the GPU first.
+// Leave out a value that is never written to memory because its kernel is fused with another. Values must be complete and
+// in host memory when they are added: synchronize with the GPU first.
 //
-// Steps. Step 0 takes any number of tokens, mostly the prompt's, and each step after it takes one. An engine that feeds the
-// prompt token by token therefore has a step for each token; one that feeds it in several batches should be given a prompt
-// that fits into one.
+// Steps. Step 0 takes any number of tokens, usually the prompt; each later step takes one token. An engine that feeds the
+// prompt token by token therefore has one step for each token. For an engine that splits prompts into batches, choose a
+// prompt that fits into one batch.
 //
 // The format is safetensors (https://github.com/huggingface/safetensors), which Python, Rust and others read; keys are
-// "<step>/<name>", and __metadata__ has format "plumb-trace", version "1", engine, model, tokens and what is set below.
+// "<step>/<name>". __metadata__ has format "plumb-trace", version "1", engine, model, tokens and the texts set below.
 #ifndef PLUMB_TRACE_H
 #define PLUMB_TRACE_H
 
@@ -91,45 +90,47 @@ typedef enum plumb_trace_dtype {
   PLUMB_TRACE_BF16 = 2
 } plumb_trace_dtype;
 
-// Text that grows. A part of plumb_trace.
+// A growing text buffer; a part of plumb_trace.
 typedef struct plumb_trace_text {
   char* data;  // ends with '\0' where it is not NULL
   size_t size, capacity;
 } plumb_trace_text;
 
-// A trace that is being written. Its members are its own; it may be moved, but must not be copied. It is not safe to use
-// one from several threads at once; several at the same time are independent.
+// A trace that is being written. Its members are private. It may be moved but not copied. One trace must not be used from
+// several threads at once; different traces are independent.
 typedef struct plumb_trace {
   FILE* file;  // NULL: finished, abandoned or ended by an error
   char* path;
   char* temporary;
   plumb_trace_text metadata, tokens, positions, entries;  // JSON
   uint64_t n_tokens, n_positions, n_values, n_bytes;
-  uint32_t* index;  // a hash table of where keys begin in entries, plus 1
+  uint32_t* index;  // hash table: 1 + the place in `entries` where a key begins
   size_t index_capacity;
   char error[512];
 } plumb_trace;
 
 // Begins a trace, to be ended by plumb_trace_finish or plumb_trace_abandon. `trace` need not be initialized. engine: a name
 // and version, for people. model: the model's file name.
-// Texts, here and below, are UTF-8; bytes that are not are replaced, each by U+FFFD, so that the file is valid.
+// Texts, here and below, are UTF-8. Each invalid byte is replaced by U+FFFD, so that the file is valid.
 static inline bool plumb_trace_create(plumb_trace* trace, const char* path, const char* engine, const char* model);
 
-// The prompt: any bytes, also none. Optional: the tokens are what counts, and show where a tokenizer differs.
+// The prompt: any bytes, possibly none. Optional: diagnosis works from the tokens; with the prompt it can check the
+// tokenizer too.
 static inline bool plumb_trace_prompt(plumb_trace* trace, const void* bytes, size_t n_bytes);
 
-// Appends ids of tokens in the order in which the model sees them: those of step 0, then those of the steps after it. One
-// call or many, before, between or after the values. A trace needs at least one token.
+// Appends token ids in the order in which the model sees them: those of step 0, then one for each later step. May be called
+// once or often, before, between or after the values. A trace needs at least one token.
 static inline bool plumb_trace_tokens(plumb_trace* trace, const int32_t* tokens, size_t n_tokens);
 
-// Appends the positions of tokens, where they are not 0, 1, 2, ... In the end there must be one for each token, or none.
+// Appends the positions of tokens. Needed only where they are not 0, 1, 2, ...: at the end each token has one, or none has.
 static inline bool plumb_trace_positions(plumb_trace* trace, const uint32_t* positions, size_t n_positions);
 
-// The SHA-256 of the model's file, 64 hexadecimal digits. Optional; lets diagnosis say that both sides read the same file.
+// The SHA-256 of the model's file, 64 hexadecimal digits. Optional: with it, diagnosis can check that both sides read the
+// same file.
 static inline bool plumb_trace_model_sha256(plumb_trace* trace, const char* digits);
 
-// A further text by a key that was not set before. "parameters" is a JSON object of the hyper-parameters that the engine
-// computes with, which diagnosis compares with what the file says. All are optional:
+// Sets a metadata text under a key that was not set before. The key "parameters" takes a JSON object: the hyper-parameters
+// that the engine computes with. Diagnosis compares them with the file's. All are optional:
 //
 //   architecture                     as general.architecture has it
 //   n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size
@@ -138,15 +139,15 @@ static inline bool plumb_trace_model_sha256(plumb_trace* trace, const char* digi
 //   rope_dim                         components of a head that rotate
 //   rope_pairing                     "adjacent": components (2i, 2i+1) turn together; "halves": (i, i + rope_dim/2)
 //   rope_scaling, rope_factor        "none", "linear" or "yarn", and the context extension
-//   sliding_window                   positions that are seen; 0: all
-//   attn_scale                       what multiplies q . k, mostly 1/sqrt(head_dim)
+//   sliding_window                   positions that a token attends to; 0: all
+//   attn_scale                       the factor of q . k, usually 1/sqrt(head_dim)
 //   attn_softcap, logit_softcap      0: none
 //   embedding_scale
 //   tied_embeddings                  true: token_embd.weight makes the logits
 //   n_experts, n_experts_used
 //   bos_id, eos_id, add_bos
 //
-// Give what the engine's code uses, not what it read from the file: the difference is what diagnosis looks for.
+// Give the numbers that the engine's code uses, not those that it read from the file: diagnosis looks for the difference.
 static inline bool plumb_trace_set(plumb_trace* trace, const char* key, const char* text);
 
 // Adds the value `name` of a step: rows * width numbers without gaps, in the machine's byte order. Errors: the step already
@@ -154,29 +155,28 @@ static inline bool plumb_trace_set(plumb_trace* trace, const char* key, const ch
 static inline bool plumb_trace_add(plumb_trace* trace, uint32_t step, const char* name, plumb_trace_dtype dtype,
                                    uint64_t rows, uint64_t width, const void* data);
 
-// The same of the value blk.<layer>.<name>.
+// Adds the value blk.<layer>.<name> in the same way.
 static inline bool plumb_trace_add_block(plumb_trace* trace, uint32_t step, uint32_t layer, const char* name,
                                          plumb_trace_dtype dtype, uint64_t rows, uint64_t width, const void* data);
 
-// Completes the file and gives it its name. Errors: one of an earlier call; no values, no tokens, or positions for some of
-// them only; the file cannot be written or renamed.
+// Completes the file and gives it its name. Errors: an earlier call failed; there are no values or no tokens; only some
+// tokens have positions; the file cannot be written or renamed.
 static inline bool plumb_trace_finish(plumb_trace* trace);
 
-// Deletes what was written. Does nothing to a trace that is finished or has ended with an error, so it may be called on
-// every way out.
+// Deletes what was written. Does nothing to a trace that is finished or ended by an error, so every exit path may call it.
 static inline void plumb_trace_abandon(plumb_trace* trace);
 
-// What went wrong, a sentence without a full stop; "" if nothing did. It belongs to the trace, and stays there until
+// The error, a sentence without a full stop; "" if there was none. The text belongs to the trace and stays valid until
 // plumb_trace_create is called again.
 static inline const char* plumb_trace_error(const plumb_trace* trace);
 
-// What follows is the implementation. Its names begin with plumb_trace_impl_, and may change.
+// The implementation. Its names begin with plumb_trace_impl_ and may change.
 
 enum {
-  // Plumb reads headers of up to 64 MiB, which is some 400,000 values; what this leaves is for braces and padding.
+  // Plumb reads headers of up to 64 MiB, about 400,000 values. 256 bytes are left for braces and padding.
   PLUMB_TRACE_IMPL_MOST_HEADER_BYTES = (64 << 20) - 256,
-  // The header lies before the values and is known after them, so this much is kept free for it: some 2,000 values. A
-  // header that needs more has the values moved once, in plumb_trace_finish.
+  // The header stands before the values but is known only after them. This much room is reserved for it, enough for about
+  // 2,000 values. For a longer header, plumb_trace_finish moves the values once.
   PLUMB_TRACE_IMPL_ROOM_BYTES = (256 << 10) - 8,
   PLUMB_TRACE_IMPL_CHUNK_BYTES = 1 << 18,
   PLUMB_TRACE_IMPL_MOST_STEPS = 1000000
@@ -215,7 +215,7 @@ static inline bool plumb_trace_impl_fail(plumb_trace* trace, const char* format,
   return false;
 }
 
-// Whether a call may do its work. A call after the end that no error explains is an error.
+// Whether the trace is still open. Using a trace that was finished or abandoned is an error.
 static inline bool plumb_trace_impl_is_open(plumb_trace* trace) {
   if (trace->file != NULL) return true;
   if (trace->error[0] == '\0') plumb_trace_impl_fail(trace, "the trace was used after it was finished or abandoned");
@@ -264,7 +264,7 @@ static inline size_t plumb_trace_impl_utf8(const unsigned char* bytes, size_t n)
   return length;
 }
 
-// Appends the inside of a JSON string. Quotes are escaped by number, so the content of a string has no '"'.
+// Appends the inside of a JSON string. A quote is written as a hexadecimal escape, so the text that is appended has no '"'.
 static inline bool plumb_trace_impl_append_escaped(plumb_trace* trace, plumb_trace_text* text, const char* bytes,
                                                    size_t n) {
   const unsigned char* const data = (const unsigned char*)bytes;
@@ -289,7 +289,7 @@ static inline bool plumb_trace_impl_set(plumb_trace* trace, const char* key, con
   if (!plumb_trace_impl_append_text(trace, &trace->metadata, begin == 0 ? "\"" : ",\"")) return false;
   if (!plumb_trace_impl_append_escaped(trace, &trace->metadata, key, strlen(key))) return false;
   if (!plumb_trace_impl_append_text(trace, &trace->metadata, "\":\"")) return false;
-  // The first ',"key":"' of the text is this one, unless the key was set before.
+  // The key is appended, then searched for: found earlier in the text, it was set before.
   if (strcmp(key, "tokens") == 0 || strcmp(key, "positions") == 0 || strcmp(key, "format") == 0 ||
       (begin > 0 && strstr(trace->metadata.data, trace->metadata.data + begin) != trace->metadata.data + begin)) {
     return plumb_trace_impl_fail(trace, "%s: metadata '%.100s' is set a second time, or by the wrong function", trace->path,
@@ -321,10 +321,10 @@ static inline uint32_t plumb_trace_impl_hash(const char* bytes, size_t n) {
   return hash;
 }
 
-// The length of the key that begins here in entries, whose content has no '"'.
+// The length of the key that begins here in `entries`. Keys contain no '"'.
 static inline size_t plumb_trace_impl_key_length(const char* key) { return (size_t)(strchr(key, '"') - key); }
 
-// Puts the key at entries[begin] into the index; 0: it is there already, -1: no memory, 1: done.
+// Puts the key at entries[begin] into the index. Returns 1: done, 0: it is there already, -1: no memory.
 static inline int plumb_trace_impl_insert(plumb_trace* trace, size_t begin) {
   const char* const entries = trace->entries.data;
   const size_t length = plumb_trace_impl_key_length(entries + begin);
@@ -353,8 +353,8 @@ static inline int plumb_trace_impl_insert(plumb_trace* trace, size_t begin) {
   return 1;
 }
 
-// Moves what was written up to here, where the file stands, by `distance` bytes towards the end. Seeks are relative and
-// short, so they fit a long of 32 bits in a file of any size.
+// Moves the n_bytes bytes before the current file position by `distance` bytes towards the end. Seeks are relative and
+// short, so that a 32-bit long suffices in a file of any size.
 static inline bool plumb_trace_impl_shift(plumb_trace* trace, uint64_t n_bytes, size_t distance) {
   char* const chunk = (char*)malloc(PLUMB_TRACE_IMPL_CHUNK_BYTES);
   bool done = chunk != NULL;
@@ -393,7 +393,7 @@ static inline bool plumb_trace_create(plumb_trace* trace, const char* path, cons
 #endif
   trace->path = plumb_trace_impl_copy(path, "");
   if (trace->path == NULL) return plumb_trace_impl_fail(trace, "%s: no memory for a trace", path);
-  // C99 cannot create a file only where there is none, so the name is made of what differs between processes and traces.
+  // C99 cannot create a file exclusively, so the name is made from things that differ between processes and traces.
   for (int attempt = 0; attempt < 100 && trace->temporary == NULL; ++attempt) {
     char suffix[64];
     snprintf(suffix, sizeof suffix, ".%08" PRIx32 "%08" PRIx32 "-%d.tmp", (uint32_t)time(NULL) ^ ((uint32_t)clock() << 8),
@@ -479,7 +479,7 @@ static inline bool plumb_trace_impl_add(plumb_trace* trace, uint32_t step, const
                                  prefix, name, (int)dtype);
   }
   const uint64_t element = dtype == PLUMB_TRACE_F32 ? 4 : 2;
-  // Files beyond 2^62 bytes do not exist; within it, no sum of sizes overflows.
+  // No file is larger than 2^62 bytes; below that, no sum of sizes overflows.
   if (data == NULL || rows == 0 || width == 0 || rows > (((uint64_t)1 << 62) - trace->n_bytes) / element / width ||
       rows * width > SIZE_MAX / element) {
     return plumb_trace_impl_fail(trace, "%s: '%s%.100s' cannot have %" PRIu64 " x %" PRIu64 " numbers at %p", trace->path,
@@ -558,7 +558,7 @@ static inline bool plumb_trace_finish(plumb_trace* trace) {
   trace->file = NULL;
   if (!closed) return plumb_trace_impl_fail(trace, "%s: cannot write: %s", trace->temporary, strerror(errno));
 #ifdef _WIN32
-  remove(trace->path);  // rename() replaces elsewhere
+  remove(trace->path);  // on other systems rename() replaces the file
 #endif
   if (rename(trace->temporary, trace->path) != 0) {
     return plumb_trace_impl_fail(trace, "%s: cannot rename the finished file: %s", trace->path, strerror(errno));

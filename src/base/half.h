@@ -1,5 +1,5 @@
-// Conversions between float and the two 16-bit float formats, one value at a time, exact in both directions:
-// widening is exact, narrowing rounds to nearest even (IEEE 754 binary16; bfloat16 is the upper half of binary32).
+// Conversions between float and the two 16-bit float formats, one value at a time. Widening is exact; narrowing rounds to
+// nearest even (IEEE 754 binary16; bfloat16 is the upper half of binary32).
 #pragma once
 
 #include <bit>
@@ -25,7 +25,7 @@ constexpr std::uint16_t f32_to_f16(float value) {
   if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
   if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
   if (magnitude < 0x38800000u) {
-    // Result is subnormal or zero: adding 0.5 aligns the mantissa so that the hardware rounds at bit 2^-24.
+    // The result is subnormal or zero: adding 0.5 aligns the mantissa so that the hardware rounds at bit 2^-24.
     const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3f000000u));
   }

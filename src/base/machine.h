@@ -1,4 +1,4 @@
-// What this machine is: processor, memory, and how fast memory is read.
+// This machine: its processor, its memory, and how fast memory is read.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct Machine {
   std::string processor;              // as the operating system names it; empty when it does not
   std::uint32_t n_cores = 0;          // that this process may use
   std::vector<std::string> features;  // instruction sets that kernels look for
-  std::uint64_t memory_bytes = 0;     // in all
+  std::uint64_t memory_bytes = 0;     // total
   std::uint64_t available_bytes = 0;  // free or reclaimable now; 0 when not known
 };
 
@@ -20,8 +20,8 @@ std::uint32_t usable_cores();
 
 Machine this_machine();
 
-// Bytes per second that n_threads threads read from memory together, the best of a few passes over more than any cache
-// holds. Takes about a second.
+// Bytes per second that n_threads threads together read from memory: the best of a few passes over a buffer larger than any
+// cache. Takes about a second.
 double measure_read_bandwidth(std::uint32_t n_threads);
 
 }  // namespace plumb

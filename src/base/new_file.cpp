@@ -24,7 +24,7 @@ Result<std::filesystem::path> replaceable(const std::filesystem::path& path) {
   return target;
 }
 
-// All bytes of a file, by a call that writes some of them.
+// Writes all bytes with a call that may write only some of them at a time.
 template <class Write>
 Result<void> write_all(const std::filesystem::path& path, std::span<const std::byte> bytes, Write write) {
   while (!bytes.empty()) {

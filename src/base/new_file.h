@@ -1,5 +1,5 @@
-// A file that appears under its name only when it is complete: it is written beside it and renamed. What was there before
-// stays as it was until then, and nothing is left behind where writing ends early.
+// A file that appears under its name only when it is complete: a temporary file in the same folder is written and renamed.
+// Until then an existing file of that name stays as it was. Where writing ends early, nothing is left behind.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@ namespace plumb {
 
 class NewFile {
  public:
-  // What a link at `path` points at is replaced, not the link. Errors: something there that is no regular file; no
-  // permission.
+  // If `path` is a link, the file that it points to is replaced, and the link stays. Errors: `path` exists and is not a
+  // regular file; no permission.
   static Result<NewFile> create(const std::filesystem::path& path);
 
   NewFile(NewFile&& other) noexcept;
@@ -24,11 +24,11 @@ class NewFile {
   ~NewFile();
 
   Result<void> append(std::span<const std::byte> bytes);
-  // Appends n zeros, which take no space until they are written over.
+  // Appends n zeros, which take no space on disk until they are overwritten.
   Result<void> extend(std::uint64_t n);
-  // Over what was appended before.
+  // Overwrites bytes that were appended before.
   Result<void> write_at(std::uint64_t offset, std::span<const std::byte> bytes);
-  // Gives it its name; nothing may be written after.
+  // Gives the file its name. Nothing may be written afterwards.
   Result<void> finish();
 
  private:

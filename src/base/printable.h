@@ -1,4 +1,4 @@
-// Text of files and of other engines as a terminal may show it.
+// Makes text from files and other engines safe to show on a terminal.
 #pragma once
 
 #include <string>
@@ -6,8 +6,8 @@
 
 namespace plumb {
 
-// UTF-8 with control characters other than '\n' written out ("\x1b"), C1's among them: they could move the cursor, or give
-// a terminal commands.
+// Writes out control characters other than '\n' ("\x1b"), the C1 set included: they could move the cursor or send commands
+// to the terminal. The text is UTF-8.
 inline std::string printable(std::string_view text) {
   constexpr std::string_view digits = "0123456789abcdef";
   std::string result;

@@ -1,4 +1,4 @@
-// A progress bar on stderr for work of more than a second: drawn only on a terminal, gone when done.
+// A progress bar on stderr for work that takes more than a second. Drawn only on a terminal, and erased when the work ends.
 #pragma once
 
 #include <chrono>
@@ -9,7 +9,7 @@ namespace plumb {
 
 class Progress {
  public:
-  // `unit_bytes`: amounts are shown as MB. A total of 0 means that it is not known.
+  // `unit_bytes`: amounts are bytes, shown as MB. A total of 0 means unknown.
   explicit Progress(std::string label, bool unit_bytes = false);
   ~Progress();
   Progress(const Progress&) = delete;

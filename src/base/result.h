@@ -1,6 +1,5 @@
-// Errors as values. Every fallible function of Plumb returns Result<T>; exceptions do not cross module
-// borders. An Error is one sentence for a person: what is wrong, where (file, tensor, key, byte, line), and what
-// to do about it.
+// Errors as values. Every function of Plumb that can fail returns Result<T>; exceptions do not cross module borders. An
+// Error is one sentence for a person: what is wrong, where (file, tensor, key, byte, line), and what to do about it.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// What the system says of an errno, safe to ask from any thread (std::strerror is not).
+// The system's message for an errno. Safe to call from any thread (std::strerror is not).
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// The canary: the tiny model that every Plumb carries (models/canary-f16.gguf, tools/canary), and the questions whose right
-// answers are known (models/canary-prompts.tsv).
+// The canary: the tiny model inside every build of Plumb (models/canary-f16.gguf, made by tools/canary), and questions with
+// known answers (models/canary-prompts.tsv).
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ struct KnownAnswer {
   std::string_view expected;
 };
 
-// In the file's order; the first is the seed's "1" -> "1".
+// In the file's order. The first is "1" -> "1", the prompt of the bug report that Plumb began with.
 std::vector<KnownAnswer> canary_answers();
 
 }  // namespace plumb::engine

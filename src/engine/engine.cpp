@@ -14,7 +14,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Length of the longest end of `text` that begins one of the stop texts: what must not be shown yet.
+// The length of the longest suffix of `text` that is a prefix of a stop text. This suffix must not be shown yet.
 std::size_t held_back(std::string_view text, const std::vector<std::string>& stops) {
   std::size_t held = 0;
   for (const std::string& stop : stops) {
@@ -155,7 +155,7 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
       generated.logprob = logits[static_cast<std::size_t>(token)] - total;
       PLUMB_TRY(generated.top, top_logprobs(logits, options.n_logprobs));
     }
-    // SentencePiece spells the space before a word in the word's piece; the answer does not begin with it.
+    // A SentencePiece piece contains the space before its word; decoding the first token alone leaves that space out.
     if (completion.tokens.empty()) generated.text = tokenizer_.decode(std::span(&token, 1));
     completion.text += generated.text;
     completion.tokens.push_back(std::move(generated));

@@ -1,5 +1,5 @@
-// A model ready to answer: file, hyper-parameters, tokenizer, chat template and an executor on one backend; and the
-// generation of text with it. Engine is the part that `plumb run`, `chat`, `serve`, `selftest` and the library share.
+// A model ready to answer: file, hyper-parameters, tokenizer, chat template and an executor on one backend. Engine
+// generates text with them, for `plumb run`, `chat`, `selftest` and the library alike.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ struct EngineSettings {
   bool guard_zones = backends::LoadOptions{}.guard_zones;
 };
 
-// One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits, before any
-// sampling setting.
+// One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits; sampling settings
+// do not change them.
 struct GeneratedToken {
   TokenId id = 0;
   std::string text;
@@ -56,16 +56,16 @@ struct Completion {
   std::string text;
   std::vector<GeneratedToken> tokens;
   StopReason reason = StopReason::max_tokens;
-  std::uint64_t n_prompt = 0;  // tokens that were run for the prompt
+  std::uint64_t n_prompt = 0;  // prompt tokens that were run; those in the cache are not
   double prompt_seconds = 0;   // prefill
-  double decode_seconds = 0;   // all further steps
+  double decode_seconds = 0;   // all steps after the prompt
 };
 
-// A conversation of one question: [system,] user.
+// The messages of one question: the system message, if any, and the user's.
 nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt);
 
-// The tokens of a conversation, [{"role", "content"}, …]: the template's text with the special tokens it writes out, and
-// the BOS that the file asks for unless the template wrote it.
+// The tokens of a conversation, [{"role", "content"}, …]: the text that the template renders, its special tokens encoded as
+// such. BOS comes first where the file asks for it and the template did not write it.
 Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
                                          const nlohmann::ordered_json& messages);
 
@@ -81,20 +81,19 @@ class Engine {
   [[nodiscard]] std::uint32_t context() const { return context_; }
   [[nodiscard]] const EngineSettings& settings() const { return settings_; }
 
-  // The tokens of a conversation through the file's chat template. A file without one is an error that says so.
+  // The tokens of a conversation, by the file's chat template. Error: the file has no template.
   [[nodiscard]] Result<std::vector<TokenId>> chat_tokens(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }
 
   [[nodiscard]] Result<std::unique_ptr<backends::KvCache>> new_cache();
-  // Of n sequences that may run together.
+  // Caches of n sequences that may run together in one step.
   [[nodiscard]] Result<std::vector<std::unique_ptr<backends::KvCache>>> new_caches(std::uint32_t n);
 
-  // Runs tokens through the model in batches, after what the cache holds, and returns the logits after the last one,
-  // [vocab].
+  // Runs tokens through the model in batches, after those in the cache. Returns the logits of the last one, [vocab].
   Result<std::span<const float>> prefill(backends::KvCache& cache, std::span<const TokenId> tokens);
 
-  // Answers a prompt: prefill after what the cache holds, then one token at a time. `on_text` receives the answer's text as
-  // it becomes final (a text that may be the beginning of a stop text is held back) and returns false to stop.
+  // Answers a prompt: prefill after the tokens in the cache, then one token at a time. `on_text` receives the answer's text
+  // as soon as it is final (text that may begin a stop text is held back) and returns false to stop.
   using OnText = std::function<bool(std::string_view text)>;
   Result<Completion> generate(backends::KvCache& cache, std::span<const TokenId> prompt, const GenerateOptions& options,
                               const OnText& on_text = {});
@@ -105,8 +104,7 @@ class Engine {
 
   model::Model model_;
   text::Tokenizer tokenizer_;
-  std::optional<Result<text::ChatTemplate>>
-      chat_template_;  // a template that cannot be read is an error only where one is used
+  std::optional<Result<text::ChatTemplate>> chat_template_;  // an unreadable template is an error only when it is used
   EngineSettings settings_;
   std::uint32_t context_ = 0;
   std::unique_ptr<backends::Backend> backend_;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-// The largest logit, after checking that each is a number below +infinity and one is above -infinity.
+// The largest logit. Errors: a logit is NaN or +infinity; all are -infinity.
 Result<float> checked_max(std::span<const float> logits) {
   float max = -infinity;
   bool good = true;
@@ -113,7 +113,7 @@ Result<std::span<const float>> Sampler::adjust(std::span<const float> logits, st
     double& x = changed.try_emplace(token, logits[static_cast<std::size_t>(token)]).first->second;
     if (std::isinf(x)) continue;
     x = in_float_range(x > 0 ? x / settings_.repeat_penalty : x * settings_.repeat_penalty);
-    // Statements of their own, so that no compiler fuses them: the result is the same on every platform.
+    // Two statements, so that no compiler fuses the product into the sum: the result is the same on every platform.
     const double frequency = static_cast<double>(count) * settings_.frequency_penalty;
     x -= frequency;
     x -= settings_.presence_penalty;
@@ -130,8 +130,8 @@ bool Sampler::ranks_before(const Ranked& a, const Ranked& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-// The first k tokens of the ranking, in its order; fewer where fewer are above -infinity. Reads the values once and keeps
-// at most about 2k of them, so that a small k costs little more than a comparison a token.
+// The first k tokens of the ranking, in order; fewer where fewer are above -infinity. Reads the values once and keeps at
+// most about 2k of them, so that a small k costs little more than one comparison per token.
 void Sampler::rank(std::span<const float> values, std::size_t k, std::vector<Ranked>& top) {
   top.clear();
   k = std::min(k, values.size());
@@ -143,7 +143,7 @@ void Sampler::rank(std::span<const float> values, std::size_t k, std::vector<Ran
   const std::size_t room = std::max<std::size_t>(2 * k, 64);
   float threshold = -infinity;
   for (std::size_t t = 0; t < values.size(); ++t) {
-    // An equal value that comes later has a higher id, so it ranks behind the k that are kept.
+    // A later value equal to the threshold has a higher id, so it ranks behind the k that are kept.
     if (!(values[t] > threshold)) continue;
     top.push_back({values[t], static_cast<TokenId>(t)});
     if (top.size() < room) continue;
@@ -174,12 +174,12 @@ Result<double> Sampler::weigh(std::span<const float> logits, Scratch& scratch) c
   const double floor = std::log(settings_.min_p);
   const auto likely_enough = [&](const Ranked& token) { return distance(token.logit, max) >= floor; };
   const auto by_id = [](const Ranked& a, const Ranked& b) { return a.id < b.id; };
-  double total = 0;        // of what top-k keeps, at temperature 1
-  std::size_t ranked = 0;  // how many of `kept` are in order of rank
+  double total = 0;        // sum of the weights that top-k keeps, at temperature 1
+  std::size_t ranked = 0;  // the first `ranked` of `kept` are in order of rank
   if (settings_.top_k > 0 && static_cast<std::size_t>(settings_.top_k) < x.size()) {
     rank(x, static_cast<std::size_t>(settings_.top_k), kept);
     for (const Ranked& token : kept) total += std::exp(distance(token.logit, max));
-    // Every filter keeps a prefix of the ranking, so that they may be applied in any order if top-p's total is right.
+    // Every filter keeps a prefix of the ranking, so filters may be applied in any order as long as top-p's total is right.
     kept.erase(std::find_if_not(kept.begin(), kept.end(), likely_enough), kept.end());
     ranked = kept.size();
   } else {

@@ -1,30 +1,30 @@
 // From logits to the next token.
 //
-// Definition. Let x be the logits, one a token of the vocabulary. The steps run in this order, which is the order
-// of llama.cpp's default chain (logit bias, penalties, top-k, top-p, min-p, temperature, draw); each is defined here.
+// Definition. Let x be the logits, one for each token of the vocabulary. The steps run in the order of llama.cpp's default
+// chain (logit bias, penalties, top-k, top-p, min-p, temperature, draw):
 //
 //  1. Bias:         x[t] += logit_bias of t, for every entry. A bias of -infinity bans a token.
 //  2. Penalties:    for every token t that occurs c > 0 times among the last repeat_last_n accepted tokens,
 //                     x[t] = x[t] > 0 ? x[t] / repeat_penalty : x[t] * repeat_penalty      (Keskar et al. 2019, CTRL;
 //                     the multiplication for logits <= 0 makes it a penalty there too),
 //                     x[t] = x[t] - c * frequency_penalty - presence_penalty               (OpenAI's definition).
-//                   Steps 1 and 2 compute in double, each result held within float's finite range, and round once to float.
+//                   Steps 1 and 2 compute in double, clamp each result to float's finite range, and round once to float.
 //                   A token at -infinity stays there.
-//  3. Temperature 0 ends here: the largest x wins, the lowest id among equals.
-//     Else tokens are ranked by x, larger first, equals by lower id; tokens at -infinity are out. Each filter keeps a
-//     prefix of that ranking, never an empty one:
+//  3. Temperature 0 ends here: the token with the largest x wins, the lowest id among equals.
+//     Otherwise tokens are ranked by x, larger first, equals by lower id; tokens at -infinity are excluded. Each filter
+//     keeps a prefix of that ranking, never an empty one:
 //  4. top-k:        the first top_k tokens; 0 keeps all.
-//  5. top-p:        the shortest prefix whose probability, under the softmax over what top-k kept (at temperature 1),
-//                   is at least top_p; 1 keeps all, 0 keeps one.
+//  5. top-p:        the shortest prefix whose probability is at least top_p, under the softmax over the tokens that top-k
+//                   kept (at temperature 1); 1 keeps all, 0 keeps one.
 //  6. min-p:        the tokens t with x[t] - max(x) >= ln(min_p): at least min_p times as likely as the likeliest; 0 keeps
 //                   all.
-//  7. Temperature:  the tokens left have weight w[t] = exp((x[t] - max(x)) / temperature).
+//  7. Temperature:  each remaining token has the weight w[t] = exp((x[t] - max(x)) / temperature).
 //  8. Draw:         with u in [0, 1) from the generator below, the first token t, in order of ids, whose cumulative
-//                   weight exceeds u * (sum of all weights). Ids rather than ranks, so that two nearly equal logits which
-//                   swap ranks between backends leave the draw as it was.
+//                   weight exceeds u * (sum of all weights). The order is by id, not by rank: two nearly equal logits may
+//                   swap ranks between backends, and the draw stays the same.
 //
-// The generator is SplitMix64 (Steele, Lea, Flood 2014), used by counter: draw number n of a seed is a function of seed
-// and n alone, the same on every platform.
+// The generator is SplitMix64 (Steele, Lea, Flood 2014) with a counter: draw number n is a function of the seed and n
+// alone, the same on every platform.
 #pragma once
 
 #include <cstddef>
@@ -57,7 +57,7 @@ struct SamplerSettings {
   [[nodiscard]] Result<void> validate() const;
 };
 
-// A token that may be drawn, and with what probability.
+// A token that may be drawn, and its probability.
 struct Candidate {
   TokenId id = 0;
   double probability = 0;
@@ -76,12 +76,12 @@ constexpr std::uint64_t splitmix64(std::uint64_t seed, std::uint64_t index) {
   return z ^ (z >> 31);
 }
 
-// The same draw as a number in [0, 1): its upper 53 bits, as many as a double holds.
+// The same draw as a number in [0, 1): its upper 53 bits, which a double holds exactly.
 constexpr double uniform(std::uint64_t seed, std::uint64_t index) {
   return static_cast<double>(splitmix64(seed, index) >> 11) * 0x1p-53;
 }
 
-// One sequence's sampler. Copies go on independently, with the same draws.
+// The sampler of one sequence. A copy continues on its own with the same draws.
 class Sampler {
  public:
   // Errors: settings that do not validate, no vocabulary, a bias for a token outside it.
@@ -91,10 +91,11 @@ class Sampler {
   // or +infinity, no token that may be drawn. On error no draw is used up.
   Result<TokenId> sample(std::span<const float> logits);
 
-  // Adds a token, of the prompt or of the answer, to what the penalties see.
+  // Adds a token, of the prompt or of the answer, to those that the penalties count.
   void accept(TokenId token);
 
-  // What sample() would draw from: probabilities after all filters, which sum to 1, larger first, equals by lower id.
+  // The distribution that sample() draws from: probabilities after all filters, summing to 1, larger first, equals by lower
+  // id.
   [[nodiscard]] Result<std::vector<Candidate>> distribution(std::span<const float> logits) const;
 
   // Forgets the accepted tokens and starts the generator anew.
@@ -131,11 +132,11 @@ class Sampler {
   Scratch scratch_;
 };
 
-// ln(sum of exp(x)): what to subtract from a raw logit to have its log probability. Errors as sample().
+// ln(sum of exp(x)). A raw logit minus this number is its log-probability. Errors as for sample().
 Result<double> log_sum_exp(std::span<const float> logits);
 
-// The n likeliest tokens under the softmax of raw logits (no setting applied), larger first, equals by lower id. Tokens
-// at -infinity are left out, so there may be fewer.
+// The n most likely tokens under the softmax of the raw logits (no setting applied), larger first, equals by lower id.
+// Tokens at -infinity are left out, so there may be fewer.
 Result<std::vector<TokenLogprob>> top_logprobs(std::span<const float> logits, std::size_t n);
 
 }  // namespace plumb::engine

@@ -13,10 +13,10 @@ namespace plumb::engine {
 namespace {
 
 constexpr std::uint32_t max_answer_tokens = 64;
-// The checker executes GPU threads one by one: of a selection of inputs it is asked the first few only.
+// The checker executes GPU threads one by one and is slow: it is asked only the first inputs of a selection.
 constexpr std::size_t checker_inputs = 2;
 
-// n of the answers, spread over the list, the first always among them.
+// n of the answers, spread evenly over the list and including the first.
 std::vector<KnownAnswer> select(std::vector<KnownAnswer> answers, std::size_t n) {
   if (n == 0 || n >= answers.size()) return answers;
   std::vector<KnownAnswer> selected;

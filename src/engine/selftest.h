@@ -1,5 +1,5 @@
-// The seed's table: the canary's known answers on each backend in each quantization. Each file is quantized on the fly from
-// the embedded F16 one, loaded through the real loader, and asked through the real chat template.
+// The self-test: asks the canary's questions on each backend in each quantization. Each file is quantized in memory from
+// the embedded F16 file, loaded by the real loader, and asked through the real chat template.
 #pragma once
 
 #include <functional>
@@ -19,13 +19,13 @@ struct SelftestRow {
 };
 
 struct SelftestSettings {
-  std::vector<std::string> backends;  // names; empty: every one that is present
-  std::vector<std::string> quants;    // names; empty: every one that can be written
-  std::size_t n_inputs = 0;  // spread over the list, the seed's "1" first (of which the slow checker takes 2); 0: all
+  std::vector<std::string> backends;  // names; empty: all that are present
+  std::vector<std::string> quants;    // names; empty: all that can be written
+  std::size_t n_inputs = 0;           // spread over the list, "1" first; the slow checker takes the first 2 of them; 0: all
 };
 
-// Calls `on_row` with each row as it is known; (done, total) counts rows. Returning false stops. A backend that cannot load
-// or run is a row whose `actual` is the error.
+// Called with each row as soon as it is known; (done, total) counts rows. Returning false stops the test. Where a backend
+// cannot load or run, the row's `actual` is the error.
 using OnRow = std::function<bool(const SelftestRow& row, std::size_t done, std::size_t total)>;
 Result<std::vector<SelftestRow>> selftest(const SelftestSettings& settings, const OnRow& on_row);
 

@@ -15,7 +15,7 @@ constexpr std::string_view key_split_no = "split.no";
 constexpr std::string_view key_split_count = "split.count";
 constexpr std::string_view key_split_tensors = "split.tensors.count";
 
-// The place in a split set that a file name states: "<prefix>-00002-of-00003.gguf".
+// A file's place in a split set, read from its name: "<prefix>-00002-of-00003.gguf".
 struct ShardName {
   std::string prefix;
   std::uint64_t number = 0;  // from 1
@@ -73,7 +73,7 @@ std::string shown(const Value& value) {
       value);
 }
 
-// A split.* key of one shard: 0 when absent.
+// The value of a split.* key in one shard; 0 when absent.
 Result<std::uint64_t> split_value(const ParsedFile& parsed, const std::string& label, std::string_view key) {
   for (const auto& [name, value] : parsed.metadata) {
     if (name != key) continue;
@@ -109,7 +109,7 @@ struct File::State {
     tensors = std::move(parsed.tensors);
   }
 
-  // Maps shards 2 to n beside the first, which is in place.
+  // Maps shards 2 to n. The first is mapped already.
   Result<void> add_other_shards(const std::filesystem::path& folder, const ShardName& set, std::uint64_t n_tensors);
 };
 

@@ -1,9 +1,9 @@
 // A GGUF file (version 2 or 3, little-endian), or a split set of them, mapped and validated.
 //
-// open() checks everything that use depends on before it returns: header, counts against what the file could hold,
-// string lengths, value types, duplicate keys and tensor names, tensor types, dimensions whose product overflows,
-// rows that are no whole number of blocks, alignment, and every tensor's bytes inside the data section without overlap.
-// An error names file, item and byte offset. No allocation is larger than the file justifies.
+// open() validates the file before it returns: the header; counts (can the file hold as many?); string lengths; value
+// types; duplicate keys and tensor names; tensor types; dimensions (their product must not overflow, and a row must be a
+// whole number of blocks); alignment; and that every tensor's bytes lie inside the data section and no two overlap. An
+// error names the file, the item and the byte offset. No allocation is larger than the file's size justifies.
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
 
@@ -27,8 +27,8 @@ namespace plumb::gguf {
 
 inline constexpr std::size_t max_dims = 4;
 
-// Bounds of what a file may ask to be indexed, far beyond any real model, so that a damaged count inside gigabytes of
-// weights is an error and not gigabytes of index. GGUF itself sets none.
+// The largest counts that a file may state, far above those of any real model. They stop a damaged count from building
+// gigabytes of index. GGUF itself sets no bounds.
 inline constexpr std::uint64_t max_tensors = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t max_metadata = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t max_indexed = std::uint64_t{1} << 24;  // strings in arrays and arrays in arrays, together
@@ -37,7 +37,7 @@ struct Tensor {
   std::string_view name;
   quants::Format format;
   std::uint32_t n_dims = 0;
-  // In GGUF's order: dims[0] is the contiguous one. A weight [out, in] has dims {in, out}. Unused ones are 1.
+  // In GGUF's order: dims[0] is contiguous. A weight [out, in] has dims {in, out}. Unused dimensions are 1.
   std::array<std::uint64_t, max_dims> dims{1, 1, 1, 1};
   std::span<const std::byte> data;  // the tensor's bytes, mapped
   std::uint64_t file_offset = 0;    // where data starts in its file
@@ -49,24 +49,25 @@ struct Tensor {
 
 class File {
  public:
-  // Maps `path`; if it is the first of a split set (`-00001-of-0000N.gguf`), maps all of it as one.
+  // Maps `path`. If it is the first file of a split set (`-00001-of-0000N.gguf`), maps the whole set as one file.
   static Result<File> open(const std::filesystem::path& path);
-  // Reads from memory that outlives the File (the embedded canary, fuzzing). `label` stands for the file in messages.
-  // The bytes must start at a multiple of 8, as operator new's do: alignment within the file is then real alignment.
+  // Reads from memory that outlives the File (the embedded canary, fuzzing). `label` stands for the file in messages. The
+  // bytes must start at a multiple of 8, as memory from operator new does, so that alignment in the file is alignment in
+  // memory.
   static Result<File> from_memory(std::span<const std::byte> bytes, std::string label);
 
   [[nodiscard]] std::uint32_t version() const;
   [[nodiscard]] std::uint64_t alignment() const;
   [[nodiscard]] const std::string& label() const;  // path or label, for messages
-  [[nodiscard]] std::uint64_t size_bytes() const;  // all shards
+  [[nodiscard]] std::uint64_t size_bytes() const;  // of all shards
   [[nodiscard]] std::uint32_t n_shards() const;
 
   // Metadata in file order (the first shard's; split.* keys included).
   [[nodiscard]] std::span<const std::pair<std::string_view, Value>> metadata() const;
   [[nodiscard]] const Value* find(std::string_view key) const;  // null when absent
 
-  // Typed look-ups. Integers convert between widths where the value fits; a missing key, another type or a value
-  // that does not fit is an error that names file and key.
+  // Typed look-ups. Integers convert between widths where the value fits. Errors name file and key: the key is missing, its
+  // value has another type, or the value does not fit.
   [[nodiscard]] Result<std::uint64_t> get_uint(std::string_view key) const;
   [[nodiscard]] Result<double> get_float(std::string_view key) const;
   [[nodiscard]] Result<bool> get_bool(std::string_view key) const;

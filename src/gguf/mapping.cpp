@@ -26,7 +26,7 @@ struct Descriptor {
 }  // namespace
 
 Result<Mapping> Mapping::open(const std::filesystem::path& path) {
-  // Non-blocking, because opening a named pipe would otherwise wait for its writer.
+  // O_NONBLOCK: without it, opening a named pipe would wait for a writer.
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.fd < 0) return fail("{}: cannot open: {}", path.string(), system_reason(errno));
   struct stat status {};

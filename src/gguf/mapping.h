@@ -1,4 +1,4 @@
-// A whole regular file mapped read-only. Pages are shared with every other process that maps it, and read on first use.
+// A whole regular file mapped read-only. Its pages are read on first use, and shared by all processes that map the file.
 #pragma once
 
 #include <cstddef>

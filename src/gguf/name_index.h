@@ -1,5 +1,5 @@
-// Finds items by name, and names that occur twice. It sorts instead of hashing: n log n whatever names a file brings,
-// where crafted names could make a hash table quadratic.
+// Finds items by name, and finds duplicate names. It sorts instead of hashing: n log n for any names, where names chosen by
+// an attacker could make a hash table quadratic.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ class NameIndex {
  public:
   NameIndex() = default;
 
-  // Entry i gets the name name_of(items[i]), which must stay where it is.
+  // Entry i gets the name name_of(items[i]). The names' characters must not move.
   template <class Items, class NameOf>
   NameIndex(const Items& items, NameOf name_of) {
     entries_.reserve(items.size());
@@ -29,7 +29,7 @@ class NameIndex {
     return entry->second;
   }
 
-  // The two places of a name that occurs twice: of several, the one whose repetition comes first.
+  // The places of the two items that share a name: of several such pairs, the one whose second item comes first.
   [[nodiscard]] std::optional<std::pair<std::size_t, std::size_t>> duplicate() const {
     std::optional<std::pair<std::size_t, std::size_t>> found;
     for (std::size_t i = 1; i < entries_.size(); ++i) {

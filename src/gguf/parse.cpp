@@ -17,9 +17,9 @@ constexpr std::uint64_t min_tensor_bytes = 24;     // empty name, no dimensions,
 constexpr std::uint64_t min_metadata_bytes = 13;   // empty key, type, one byte
 constexpr std::uint64_t min_string_bytes = 8;      // length
 constexpr std::uint64_t min_array_bytes = 12;      // element type, count
-constexpr std::uint64_t max_first_reserve = 4096;  // beyond it a vector grows with what was really read
+constexpr std::uint64_t max_first_reserve = 4096;  // items; beyond it a vector grows only as items are read
 
-// Reads forward through the bytes; the position is the byte offset that messages name.
+// Reads forward through the bytes. Messages name its position as the byte offset.
 class Cursor {
  public:
   explicit Cursor(std::span<const std::byte> bytes) : bytes_(bytes) {}
@@ -78,7 +78,7 @@ Result<ValueType> read_type(Cursor& cursor) {
   return static_cast<ValueType>(id);
 }
 
-// `index_left` is how many more strings and arrays the file's arrays may hold.
+// `index_left`: how many more strings and arrays the file's arrays may hold.
 Result<Array> read_array(Cursor& cursor, int depth, std::uint64_t& index_left) {
   const std::uint64_t start = cursor.offset();
   if (depth > max_array_depth) return fail("the arrays at byte {} are nested deeper than {}", start, max_array_depth);
@@ -170,7 +170,7 @@ Result<Value> read_value(Cursor& cursor, std::uint64_t& index_left) {
   return fail("unknown value type");
 }
 
-// Type ids of GGUF that Plumb does not decode, for messages.
+// The names of GGUF's tensor types that Plumb does not decode, for messages.
 // Source: enum ggml_type in https://github.com/ggml-org/ggml/blob/master/include/ggml.h
 std::string_view foreign_format(std::uint32_t id) {
   switch (id) {
@@ -339,7 +339,7 @@ Result<void> read_metadata(Cursor& cursor, std::uint64_t count, ParsedFile& pars
   return {};
 }
 
-// One entry of the tensor directory. file_offset is left relative to the data section.
+// One entry of the tensor directory. Its file_offset is still relative to the data section.
 Result<Tensor> read_tensor(Cursor& cursor) {
   Tensor tensor{};
   const std::uint64_t start = cursor.offset();
@@ -391,7 +391,7 @@ Result<Tensor> read_tensor(Cursor& cursor) {
   return tensor;
 }
 
-// Turns relative offsets into bytes of the file.
+// Turns the tensors' relative offsets into offsets in the file, and sets their bytes.
 Result<void> locate_tensors(std::span<const std::byte> bytes, std::uint64_t directory_end, ParsedFile& parsed) {
   if (parsed.tensors.empty()) return {};
   const std::uint64_t alignment = parsed.alignment;
@@ -406,7 +406,7 @@ Result<void> locate_tensors(std::span<const std::byte> bytes, std::uint64_t dire
       return fail("tensor {} at byte {}: its offset {} is no multiple of the alignment {}", in_quotes(tensor.name), entry,
                   relative, alignment);
     }
-    // Compared in blocks, because the product in bytes can overflow.
+    // The sizes are compared in blocks, because the product in bytes can overflow.
     const std::uint64_t n_blocks = tensor.n_elements() / format.block_size;
     if (relative > data_bytes || n_blocks > (data_bytes - relative) / format.block_bytes) {
       return fail(

@@ -1,4 +1,4 @@
-// Reads and validates the bytes of one GGUF file. File joins what parse() returns, shard by shard.
+// Reads and validates the bytes of one GGUF file. File joins the ParsedFiles of a split set.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +21,14 @@ struct ParsedFile {
   std::uint32_t version = 0;
   std::uint64_t alignment = default_alignment;
   std::vector<std::pair<std::string_view, Value>> metadata;
-  std::vector<Tensor> tensors;               // shard is left 0
+  std::vector<Tensor> tensors;               // their `shard` is 0
   std::vector<std::uint64_t> entry_offsets;  // where each tensor's directory entry starts
 };
 
-// Everything that can be checked within one file is checked. `label` stands for the file in messages.
+// Checks everything that can be checked within one file. `label` stands for the file in messages.
 Result<ParsedFile> parse(std::span<const std::byte> bytes, const std::string& label);
 
-// A name from a file as messages show it: in quotes, with other than printable ASCII escaped, cut when long.
+// A name from a file as messages show it: in quotes, cut when long, and escaped where it is not printable ASCII.
 std::string in_quotes(std::string_view text);
 
 }  // namespace plumb::gguf

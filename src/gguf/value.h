@@ -1,5 +1,5 @@
-// Metadata values of a GGUF file, viewed in place: strings and arrays point into the bytes they were read from, which
-// must outlive them (gguf::File keeps them mapped). Nothing is copied but the small variants themselves.
+// Metadata values of a GGUF file. Strings and arrays point into the file's bytes, which must outlive them (gguf::File keeps
+// them mapped); only numbers and booleans are copied.
 #pragma once
 
 #include <cstddef>
@@ -29,16 +29,16 @@ enum class ValueType : std::uint32_t {
   f64 = 12,
 };
 
-// How messages and `plumb inspect` call a type: "u32", "string", ...
+// The type's name in messages and in `plumb inspect`: "u32", "string", ...
 std::string_view name(ValueType type);
 
-// Bytes of one number or boolean in the file; 0 for strings and arrays, whose size is their own.
+// Bytes of one number or boolean in the file; 0 for strings and arrays, whose sizes vary.
 std::size_t scalar_bytes(ValueType type);
 
-// Arrays of arrays of arrays ... this many at most, reading and writing. GGUF itself sets no bound.
+// How deep arrays may be nested, when read and when written. GGUF itself sets no bound.
 inline constexpr int max_array_depth = 8;
 
-// An array: numbers and booleans stay as raw little-endian bytes (unaligned), strings and nested arrays are indexed.
+// An array. Numbers and booleans stay raw little-endian bytes (unaligned); strings and nested arrays have an element each.
 struct Array {
   ValueType element = ValueType::u8;
   std::uint64_t count = 0;
@@ -46,7 +46,7 @@ struct Array {
   std::vector<std::string_view> strings;  // element == string
   std::vector<Array> arrays;              // element == array
 
-  // Element i of a numeric array, read as the file stores it: T must be the element's own type.
+  // Element i of a numeric array. T must be the type in which the file stores elements.
   template <class T>
   [[nodiscard]] T at(std::uint64_t i) const {
     T value;

@@ -92,13 +92,13 @@ Array array_of(std::span<const std::string_view> strings) {
 Array array_of(std::span<const float> values) { return numbers(ValueType::f32, values); }
 Array array_of(std::span<const std::int32_t> values) { return numbers(ValueType::i32, values); }
 
-// The bytes before the data section, padded, and where each tensor's bytes go.
+// The padded bytes before the data section, and where each tensor's bytes go.
 struct Writer::Layout {
   std::vector<std::byte> head;
   std::vector<std::uint64_t> offsets;  // from the start of the data section
   std::vector<std::uint64_t> sizes;
-  std::uint64_t data_bytes = 0;    // with padding, also behind the last tensor
-  std::uint64_t tensor_bytes = 0;  // without
+  std::uint64_t data_bytes = 0;    // with padding, after the last tensor too
+  std::uint64_t tensor_bytes = 0;  // without padding
 };
 
 void Writer::set(std::string key, Value value) {
@@ -144,7 +144,7 @@ Result<Writer::Layout> Writer::layout() const {
     if (item.dims.size() > max_dims) {
       return fail("tensor {}: {} dimensions; at most {} are allowed", in_quotes(item.name), item.dims.size(), max_dims);
     }
-    // Bounded so that bytes, padding and their sum cannot overflow either.
+    // With this bound, bytes, padding and their sum cannot overflow.
     constexpr std::uint64_t most_elements = std::uint64_t{1} << 56;
     std::uint64_t elements = 1;
     for (const auto dim : item.dims) {

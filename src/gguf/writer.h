@@ -1,6 +1,5 @@
-// Writes GGUF version 3 files. Metadata values and tensor bytes may come from a mapped File (views are fine: they
-// must live until write() returns). The file appears under its name only when complete: it is written beside it and
-// renamed.
+// Writes GGUF version 3 files. Metadata values and tensor bytes may be views, for instance of a mapped File; they must live
+// until write() returns. The file appears under its name only when it is complete (base/new_file.h).
 #pragma once
 
 #include <cstddef>
@@ -26,23 +25,23 @@ Array array_of(std::span<const std::int32_t> values);
 
 class Writer {
  public:
-  // Sets a key (keeps the place of an earlier one of that name). general.alignment is the writer's own: 32, GGUF's
-  // default, so that setting that key changes nothing.
+  // Sets a key; a key that was set before keeps its place. Setting general.alignment changes nothing: the writer always
+  // uses 32, GGUF's default.
   void set(std::string key, Value value);
   void erase(std::string_view key);
 
-  // Produces a tensor's bytes, exactly row_bytes * rows, when its turn to be written comes; called once for each write()
-  // or to_memory(), in order. The bytes are zero before.
+  // Fills in a tensor's bytes, row_bytes * rows of them, when its turn to be written comes. Called in order, once for each
+  // write() or to_memory(). The bytes are zero beforehand.
   using Produce = std::function<Result<void>(std::span<std::byte> bytes)>;
   void add_tensor(std::string name, quants::Format format, std::span<const std::uint64_t> dims, Produce produce);
   void add_tensor(std::string name, quants::Format format, std::span<const std::uint64_t> dims,
                   std::span<const std::byte> bytes);
 
-  // Called as bytes are written, for progress bars: (done, total) tensor bytes.
+  // Called while tensors are written, for progress bars. Both numbers are bytes of tensors.
   using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-  // Errors: a name added twice, dimensions that do not fit the format, the wrong number of bytes, no room, no permission;
-  // nothing is left behind then, and a file that was there before stays as it was.
+  // Errors: a name added twice, dimensions that do not fit the format, the wrong number of bytes, no room, no permission.
+  // After an error nothing is left behind, and an existing file stays as it was.
   [[nodiscard]] Result<void> write(const std::filesystem::path& path, const Progress& progress = {}) const;
   // The same bytes in memory (self-tests quantize the canary this way).
   [[nodiscard]] Result<std::vector<std::byte>> to_memory() const;
@@ -52,7 +51,7 @@ class Writer {
     std::string name;
     quants::Format format;
     std::vector<std::uint64_t> dims;
-    Produce produce;  // empty when the bytes were given
+    Produce produce;  // empty where the tensor was added with its bytes
     std::span<const std::byte> bytes;
   };
   struct Layout;

@@ -1,8 +1,8 @@
-// The fields of a plain struct, in their order: for_each_field(op, visit) calls visit(field) for each. The ops of a Plan
-// are described by nothing but the types of their fields (plan.h), so that no list can leave an operand out.
+// Visits the fields of a plain struct: for_each_field(op, visit) calls visit(field) for each field, in order. The types of
+// its fields are the only description of an op (plan.h), so no list of operands can be incomplete.
 //
-// A field count is found as the longest list of values of any type that the struct can be made from. Structs of up to 14
-// fields, without base classes and without arrays.
+// The number of fields is the largest number of values from which the struct can be initialized. Works for structs of up to
+// 14 fields, without base classes and without arrays.
 #pragma once
 
 #include <cstddef>

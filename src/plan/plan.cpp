@@ -18,7 +18,8 @@ void for_each_operand(const Op& op, const Visit& visit) {
   std::visit([&](const auto& o) { for_each_field(o, visit); }, op);
 }
 
-// The op's fields that are Ids, or optional Ids that are set, in their order; Ids derived from Wanted count.
+// The op's fields of the types Ids, in order. Optional fields count where they are set. Each is returned as a Wanted, the
+// type itself or its base.
 template <class Wanted, class... Ids>
 std::vector<Wanted> collect(const Op& op) {
   std::vector<Wanted> found;

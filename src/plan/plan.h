@@ -2,15 +2,18 @@
 // hidden state but the KV cache. An architecture (src/model) emits one; backends (src/backends) run it; diagnosis
 // watches its values by name. Each op states its operands with their meaning, so a swapped m, n, k has no place to hide.
 //
-// An op describes itself: it has a name, and the type of a field says what the field is. A ValueId is read, a ResultId is
-// written, a MatrixId is a weight that products and look-ups read in its own format, a VectorId is one that backends decode
-// to float when they load (each may be optional), and all else is a parameter. inputs(), output(), weights() and vectors()
-// below follow from these types alone; so does what a backend decodes. To add an op: a struct here, a line in Op, a method
-// of Builder. What must run or judge ops visits Op, and does not compile without the new one.
+// An op describes itself: it has a name, and the type of a field says what the field is:
+//   ValueId   a value that the op reads
+//   ResultId  the value that it writes
+//   MatrixId  a weight that products and look-ups read in the file's format
+//   VectorId  a weight that backends decode to float when they load
+// A ValueId, MatrixId or VectorId may be optional. Any other field is a parameter. inputs(), output(), weights() and
+// vectors() below follow from these types alone; backends decode the list that vectors() gives. To add an op: a struct
+// here, a line in Op, a method of Builder. Code that runs or judges ops visits Op, and does not compile without the new op.
 //
-// A step feeds T tokens of one or more sequences. A token's position is that in its sequence, and a sequence sees its own
-// keys and values only; the tokens share the weights and nothing else. Every value is a row-major matrix of float32 seen
-// from outside, [rows, width] with rows = T or the number of output rows; features are contiguous.
+// A step feeds T tokens of one or more sequences. A token's position counts within its sequence, and a sequence attends to
+// its own keys and values only. From outside, every value is a row-major float32 matrix [rows, width], where rows is T or
+// the number of output rows; features are contiguous.
 //
 // Builder checks every op's shape rule when the op is added. Errors name the op, the value and the tensor.
 #pragma once
@@ -45,7 +48,7 @@ struct VectorId : WeightId {};  // one vector, or one for each expert
 // How many rows a value has in a step.
 enum class Rows : std::uint8_t {
   tokens,   // T: one a token of the step
-  outputs,  // the rows whose logits were asked for: the last of the step, or all of them
+  outputs,  // one for each row whose logits were asked for
 };
 
 struct Value {
@@ -127,12 +130,15 @@ struct KvWrite {
   std::uint32_t layer = 0;
 };
 
-// ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)], s <= position(t), kv(h) = h * n_kv_heads /
-// n_heads over the layer's cache, in which KvWrite has put this step's tokens. `window` > 0 limits s to the last `window`
-// positions, that of t included. `soft_cap` > 0 bounds scores before the softmax: score becomes soft_cap * tanh(score /
-// soft_cap) (Gemma 2, https://arxiv.org/abs/2408.00118). `sinks` [n_heads] adds exp(sinks[h]) to the softmax's sum, so that
-// a head's weights may add up to less than 1 (gpt-oss, https://arxiv.org/abs/2309.17453). `probs`, when watched, is the
-// softmax without the sink's share, [n_heads, T, S] as n_heads * T rows of S.
+// ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)]
+// with s <= position(t) and kv(h) = h * n_kv_heads / n_heads, over the layer's cache, to which KvWrite has added this
+// step's tokens.
+//  - window > 0 limits s to the last `window` positions, position(t) included.
+//  - soft_cap > 0 bounds scores before the softmax: score becomes soft_cap * tanh(score / soft_cap) (Gemma 2,
+//    https://arxiv.org/abs/2408.00118).
+//  - sinks [n_heads] adds exp(sinks[h]) to the softmax's sum, so that a head's weights may add up to less than 1 (gpt-oss,
+//    https://arxiv.org/abs/2309.17453).
+// The watched value .attn_probs is the softmax without the sink's share: [n_heads, T, S], as n_heads * T rows of S.
 struct Attention {
   static constexpr std::string_view name = "attention";
   ValueId q;
@@ -172,11 +178,12 @@ struct SoftCap {
   float cap = 0.0f;
 };
 
-// Mixture of experts: a router's Linear gives each token a logit an expert; TopK chooses experts, ExpertWeights weighs
-// them, ExpertLinear multiplies by the chosen experts' weights, and ExpertSum adds up what they gave.
+// Mixture of experts: a router, which is a Linear, gives each token one logit for each expert; TopK chooses experts;
+// ExpertWeights gives each of them a factor; ExpertLinear multiplies by the chosen experts' matrices; ExpertSum adds up
+// their results, each times its factor.
 
-// out[t, :] = the indices of the k largest of x[t, :], largest first, the lower index first among equals; as float, which
-// is exact below 2^24. NaN counts as the smallest.
+// out[t, :] = the indices of the k largest of x[t, :], largest first, the lower index first among equals. Indices are
+// floats, which are exact below 2^24. NaN counts as the smallest.
 struct TopK {
   static constexpr std::string_view name = "top_k";
   ValueId x;
@@ -186,9 +193,9 @@ struct TopK {
 
 enum class Gating : std::uint8_t {
   softmax,            // over all experts
-  softmax_of_chosen,  // over those that were chosen: Mixtral, Qwen 3
+  softmax_of_chosen,  // over the chosen experts: Mixtral, Qwen 3
   sigmoid,
-  sigmoid_normalized,  // the chosen ones' add up to 1
+  sigmoid_normalized,  // divided so that the chosen experts' add up to 1
 };
 // out[t, j] = scale * gating(logits[t, :])[experts[t, j]]
 struct ExpertWeights {
@@ -200,8 +207,9 @@ struct ExpertWeights {
   float scale = 1.0f;
 };
 
-// out[t, j * n_out + o] = W[e] x' + bias[e] with e = experts[t, j] and x' = x[t], or the j-th of k parts of x[t] where x is
-// k times as wide as the weight's rows.                                weight [n_experts, out, in], bias [n_experts, out]
+// out[t, j * n_out + o] = (W[e] x')[o] + bias[e, o]                   weight [n_experts, out, in], bias [n_experts, out]
+// with e = experts[t, j]. x' is x[t]; where x is k times as wide as the weight's rows, x' is the j-th of the k parts of
+// x[t].
 struct ExpertLinear {
   static constexpr std::string_view name = "expert_linear";
   ValueId x;
@@ -223,12 +231,12 @@ using Op = std::variant<Embed, Norm, Linear, Rope, KvWrite, Attention, Activate,
                         ExpertLinear, ExpertSum>;
 
 std::string_view name(const Op& op);
-// The value an op produces; none for KvWrite.
+// The value that an op writes; none for KvWrite.
 std::optional<ValueId> output(const Op& op);
-// The values and weights an op reads, in the order of its fields.
+// The values and weights that an op reads, in the order of its fields.
 std::vector<ValueId> inputs(const Op& op);
 std::vector<WeightId> weights(const Op& op);
-// Those of its weights that are decoded to float.
+// The op's weights that backends decode to float.
 std::vector<VectorId> vectors(const Op& op);
 
 // What a KV cache for the plan must hold.
@@ -252,13 +260,13 @@ struct Plan {
   [[nodiscard]] std::optional<ValueId> find(std::string_view name) const;
 };
 
-// Builds a Plan. Each method appends an op, makes its output value and returns it. The first broken shape rule is kept and
-// returned by finish(); what follows it is harmless, so an architecture reads as a straight list.
+// Builds a Plan. Each method appends an op and returns the op's output value. finish() returns the first broken shape rule
+// as its error; the calls after the broken one do no harm, so an architecture needs no checks between its ops.
 class Builder {
  public:
   explicit Builder(CacheShape cache);
 
-  // A tensor in its role; asked for again, it is the same weight.
+  // A tensor as a weight of the plan. The same tensor gives the same weight again.
   MatrixId matrix(const gguf::Tensor& tensor) { return {weight(tensor)}; }
   VectorId vector(const gguf::Tensor& tensor) { return {weight(tensor)}; }
 

@@ -17,7 +17,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::uint64_t length_bytes = 8;
-// Enough for some 400,000 values; the safetensors project's own limit is 100 MB. As JSON objects it is half a gigabyte.
+// Enough for about 400,000 values, which take half a gigabyte as JSON objects. The safetensors project's own limit is
+// 100 MB.
 constexpr std::uint64_t most_header_bytes = std::uint64_t{64} << 20;
 constexpr std::uint32_t most_steps = 1'000'000;
 constexpr int most_depth = 4;  // header, entry, shape, number
@@ -32,7 +33,7 @@ constexpr std::array<DtypeInfo, 3> dtypes{{{Dtype::f32, "F32", 4}, {Dtype::f16, 
 
 const DtypeInfo& info_of(Dtype dtype) { return dtypes[static_cast<std::size_t>(dtype)]; }
 
-// Whether lists and objects are nested no deeper than in a header. (The parser's own callback for this takes quadratic
+// Whether lists and objects are nested at most most_depth deep. (The JSON parser's own callback for this takes quadratic
 // time.)
 bool is_shallow(std::string_view text) {
   int depth = 0;
@@ -52,7 +53,7 @@ bool is_shallow(std::string_view text) {
   return true;
 }
 
-// What cannot be read, or is nested too deep, is a discarded value.
+// A discarded value where the text is no JSON or is nested too deep.
 Json parse_json(std::string_view text) {
   return is_shallow(text) ? Json::parse(text, nullptr, false) : Json(Json::value_t::discarded);
 }
@@ -65,7 +66,7 @@ std::string lower(std::string text) {
   return text;
 }
 
-// A list of integers of T, from the JSON text of a metadata string.
+// A JSON list of integers that fit T, from a metadata string.
 template <class T>
 Result<std::vector<T>> list_of(std::string_view key, const std::string& text) {
   const Json list = parse_json(text);
@@ -234,7 +235,7 @@ Result<Trace> Trace::parse(std::span<const std::byte> bytes) {
   return trace;
 }
 
-// A writer whose offsets are wrong would look like an engine whose values are.
+// Values that share bytes come from a faulty trace writer, and would look like faulty values of the engine.
 Result<void> Trace::check_overlaps() const {
   std::vector<const Value*> in_order;
   for (const Value& value : values_) {
@@ -261,7 +262,7 @@ const Value* Trace::find(std::uint32_t step, std::string_view name) const {
 std::uint32_t Trace::n_steps() const { return values_.empty() ? 0 : values_.back().step + 1; }
 
 Result<Writer> Writer::create(const std::filesystem::path& path, const Info& info, std::size_t max_values) {
-  // A key, its dtype, shape and offsets take less than 300 bytes, a token less than 12.
+  // A value's key, dtype, shape and offsets take less than 300 bytes, its token less than 12.
   const std::uint64_t least = length_bytes + header_of(info, Json::object()).size() + 320 * std::uint64_t{max_values};
   if (least > most_header_bytes) {
     return fail("{}: {} values are more than a trace may hold; trace fewer steps or fewer values", path.string(),
@@ -316,7 +317,7 @@ Result<void> Writer::finish(const Info& info) {
   }
   std::string header = header_of(info, entries);
   if (header.size() > header_room_) return fail("a header of {} bytes is longer than was promised", header.size());
-  header.resize(header_room_, ' ');  // which the format allows
+  header.resize(header_room_, ' ');  // the format allows trailing spaces
   std::array<std::byte, length_bytes> length{};
   std::memcpy(length.data(), &header_room_, length_bytes);
   PLUMB_CHECK(file_.write_at(0, length));

@@ -1,13 +1,14 @@
 // Traces: the named values of a run in one safetensors file, written by Plumb or by another engine, read by diagnosis.
 //
-// The format is the safetensors project's (https://github.com/huggingface/safetensors, "Format"): 8 bytes of little-endian
-// header length, a JSON header, then the values' bytes. A key is "<step>/<value name>", step 0 being the prompt's pass and
-// 1, 2, … decode steps; value names are architecture.md's. Values are F32, F16 or BF16 of shape [rows, width] (other
-// shapes are read as their last dimension by all others). "__metadata__" has strings only: format "plumb-trace", version
-// "1", engine, model, prompt, tokens (a JSON list: those of step 0, then one a step), and optionally model_sha256,
-// positions (a JSON list as long as tokens) and parameters (a JSON object of the engine's hyper-parameters).
+// The format is safetensors (https://github.com/huggingface/safetensors, "Format"): the header's length in 8 little-endian
+// bytes, a JSON header, then the values' bytes. A key is "<step>/<value name>": step 0 is the prompt's pass, steps 1, 2, …
+// are decode steps, and docs/architecture.md lists the value names. Values are F32, F16 or BF16 of shape [rows, width]; in
+// other shapes the last dimension is the width, and the product of the others the number of rows. "__metadata__" has
+// strings only: format "plumb-trace", version "1", engine, model, prompt, tokens (a JSON list: those of step 0, then one
+// for each later step), and optionally model_sha256, positions (a JSON list as long as tokens) and parameters (a JSON
+// object of the engine's hyper-parameters).
 //
-// A trace is untrusted: what is read here is bounded by the file's size, and errors say where it is wrong.
+// A trace is untrusted: memory use is bounded by the file's size, and errors say where the file is wrong.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,7 @@
 
 namespace plumb::trace {
 
-// What an engine says of itself. docs/trace.md lists the names that a diagnosis compares.
+// A hyper-parameter that the engine reports. docs/trace.md lists the names that a diagnosis compares.
 struct Parameter {
   std::string name;
   std::string value;  // as JSON: a number, a string, true or false
@@ -58,15 +59,15 @@ struct Value {
 
 class Trace {
  public:
-  // Errors: no safetensors file (truncated, a header that is no JSON object or too long), metadata of another format or
-  // version, tokens that are no list of ids, a key without a step, a type other than the three, bytes that lie outside the
-  // file, do not fit the shape or belong to two values.
+  // Errors: not a safetensors file (truncated; a header that is too long or no JSON object); metadata of another format or
+  // version; tokens that are no list of ids; a key without a step; a type other than F32, F16 and BF16; a value whose bytes
+  // lie outside the file, do not fit its shape, or overlap another value's.
   static Result<Trace> open(const std::filesystem::path& path);
-  // The same of a file's bytes, which must outlive the Trace.
+  // The same for a file's bytes in memory, which must outlive the Trace.
   static Result<Trace> parse(std::span<const std::byte> bytes);
 
   [[nodiscard]] const Info& info() const { return info_; }
-  [[nodiscard]] std::span<const Value> values() const { return values_; }  // by step, then as they lie in the file
+  [[nodiscard]] std::span<const Value> values() const { return values_; }  // by step, then in the file's order
   [[nodiscard]] const Value* find(std::uint32_t step, std::string_view name) const;
   [[nodiscard]] std::uint32_t n_steps() const;
 
@@ -79,17 +80,18 @@ class Trace {
   std::vector<Value> values_;
 };
 
-// Writes F32 values as they come. The file appears under its name when finish() succeeds.
+// Writes F32 values one after another. The file appears under its name when finish() succeeds.
 class Writer {
  public:
-  // info: as far as it is known; finish() may be given more tokens, one a value at most. max_values: how many values add()
-  // will be called with at most, of names of up to 100 bytes. Errors: more values than a reader takes; what NewFile says.
+  // info: all that is known now; finish() may be given more tokens, at most one for each value. max_values: the largest
+  // number of values that will be added; their names have at most 100 bytes. Errors: more values than a reader takes; those
+  // of NewFile.
   static Result<Writer> create(const std::filesystem::path& path, const Info& info, std::size_t max_values);
 
   // data: [rows, width]
   Result<void> add(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
                    std::span<const float> data);
-  // Some rows of a value that has `rows`, from first_row on; its first part comes first. Rows that never come are zero.
+  // Adds some rows, from first_row on, of a value of `rows` rows. Parts may come in any order; missing rows are zero.
   Result<void> add_part(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width,
                         std::uint64_t first_row, std::span<const float> data);
   [[nodiscard]] bool has(std::uint32_t step, std::string_view name) const { return find(step, name) != nullptr; }
