@@ -78,6 +78,23 @@ ResultId Builder::make(std::string value, Rows rows, std::uint64_t width) {
   return {{index}};
 }
 
+template <class T>
+ValueId Builder::append(std::string value, Rows rows, std::uint64_t width, T op) {
+  op.out = make(std::move(value), rows, width);
+  plan_.ops.emplace_back(op);
+  return op.out;
+}
+
+void Builder::expect_one_shape(const Op& op, std::string_view value) {
+  const std::vector<ValueId> values = inputs(op);
+  const Value& first = plan_.value(values.front());
+  for (const ValueId id : values) {
+    const Value& other = plan_.value(id);
+    expect(other.width == first.width && other.rows == first.rows, plan::name(op), value,
+           fmt::format("'{}' and '{}' must have one shape", first.name, other.name));
+  }
+}
+
 WeightId Builder::weight(const gguf::Tensor& tensor) {
   for (std::uint32_t i = 0; i < plan_.weights.size(); ++i) {
     if (plan_.weights[i].tensor.name == tensor.name) return {i};
@@ -86,24 +103,23 @@ WeightId Builder::weight(const gguf::Tensor& tensor) {
   return {static_cast<std::uint32_t>(plan_.weights.size() - 1)};
 }
 
-ValueId Builder::embed(std::string value, MatrixId table, float scale) {
-  const Weight& w = plan_.weight(table);
+ValueId Builder::embed(std::string value, Embed op) {
+  const Weight& w = plan_.weight(op.table);
   expect(w.tensor.n_dims == 2, "embed", value, fmt::format("the table {} must be [vocab, d]", describe(w)));
-  const ResultId out = make(std::move(value), Rows::tokens, w.in());
-  plan_.ops.emplace_back(Embed{table, out, scale});
-  return out;
+  return append(std::move(value), Rows::tokens, w.in(), op);
 }
 
-ValueId Builder::norm(std::string value, ValueId x, VectorId weight, float eps) {
-  const Value input = plan_.value(x);
-  const Weight& w = plan_.weight(weight);
-  expect(w.tensor.n_dims == 1 && w.in() > 0 && input.width % w.in() == 0, "norm", value,
-         fmt::format("the weight {} must be one vector whose length divides the width {} of '{}'", describe(w), input.width,
-                     input.name));
-  expect(std::isfinite(eps) && eps > 0, "norm", value, "eps must be a positive number");
-  const ResultId out = make(std::move(value), input.rows, input.width);
-  plan_.ops.emplace_back(Norm{x, weight, out, eps});
-  return out;
+ValueId Builder::norm(std::string value, Norm op) {
+  const Value input = plan_.value(op.x);
+  const std::uint64_t group = plan_.weight(op.weight).in();
+  for (const VectorId id : vectors(op)) {
+    const Weight& w = plan_.weight(id);
+    expect(w.tensor.n_dims == 1 && w.in() > 0 && w.in() == group && input.width % w.in() == 0, "norm", value,
+           fmt::format("the weight {} must be one vector whose length divides the width {} of '{}'", describe(w),
+                       input.width, input.name));
+  }
+  expect(std::isfinite(op.eps) && op.eps > 0, "norm", value, "eps must be a positive number");
+  return append(std::move(value), input.rows, input.width, op);
 }
 
 ValueId Builder::linear(std::string value, ValueId x, MatrixId weight, std::optional<VectorId> bias, Rows rows) {
@@ -118,28 +134,24 @@ ValueId Builder::linear(std::string value, ValueId x, MatrixId weight, std::opti
     expect(b.tensor.n_dims == 1 && b.in() == w.out(), "linear", value,
            fmt::format("the bias {} must be one vector of {} values", describe(b), w.out()));
   }
-  const ResultId out = make(std::move(value), rows, w.out());
-  plan_.ops.emplace_back(Linear{x, weight, bias, out});
-  return out;
+  return append(std::move(value), rows, w.out(), Linear{.x = x, .weight = weight, .bias = bias});
 }
 
-ValueId Builder::rope(std::string value, ValueId x, Rope parameters) {
+ValueId Builder::rope(std::string value, ValueId x, Rope op) {
   const Value input = plan_.value(x);
   expect(input.rows == Rows::tokens, "rope", value, "the input must have one row a token");
-  expect(parameters.head_dim > 0 && input.width % parameters.head_dim == 0, "rope", value,
-         fmt::format("head_dim {} must divide the width {} of '{}'", parameters.head_dim, input.width, input.name));
-  expect(parameters.n_rot > 0 && parameters.n_rot % 2 == 0 && parameters.n_rot <= parameters.head_dim, "rope", value,
-         fmt::format("{} rotated components must be even and at most head_dim {}", parameters.n_rot, parameters.head_dim));
-  expect(std::isfinite(parameters.theta) && parameters.theta > 0, "rope", value, "theta must be a positive number");
-  if (parameters.factors) {
-    const Weight& w = plan_.weight(*parameters.factors);
-    expect(w.tensor.n_dims == 1 && w.in() == parameters.n_rot / 2, "rope", value,
-           fmt::format("the factors {} must be one vector of {} values", describe(w), parameters.n_rot / 2));
+  expect(op.head_dim > 0 && input.width % op.head_dim == 0, "rope", value,
+         fmt::format("head_dim {} must divide the width {} of '{}'", op.head_dim, input.width, input.name));
+  expect(op.n_rot > 0 && op.n_rot % 2 == 0 && op.n_rot <= op.head_dim, "rope", value,
+         fmt::format("{} rotated components must be even and at most head_dim {}", op.n_rot, op.head_dim));
+  expect(std::isfinite(op.theta) && op.theta > 0, "rope", value, "theta must be a positive number");
+  if (op.factors) {
+    const Weight& w = plan_.weight(*op.factors);
+    expect(w.tensor.n_dims == 1 && w.in() == op.n_rot / 2, "rope", value,
+           fmt::format("the factors {} must be one vector of {} values", describe(w), op.n_rot / 2));
   }
-  parameters.x = x;
-  parameters.out = make(std::move(value), input.rows, input.width);
-  plan_.ops.emplace_back(parameters);
-  return parameters.out;
+  op.x = x;
+  return append(std::move(value), input.rows, input.width, op);
 }
 
 void Builder::kv_write(std::uint32_t layer, ValueId k, ValueId v) {
@@ -154,58 +166,44 @@ void Builder::kv_write(std::uint32_t layer, ValueId k, ValueId v) {
   plan_.ops.emplace_back(KvWrite{k, v, layer});
 }
 
-ValueId Builder::attention(std::string value, ValueId q, Attention parameters) {
+ValueId Builder::attention(std::string value, ValueId q, Attention op) {
   const Value input = plan_.value(q);
-  expect(input.rows == Rows::tokens && input.width == std::uint64_t{parameters.n_heads} * parameters.head_dim, "attention",
-         value,
+  expect(input.rows == Rows::tokens && input.width == std::uint64_t{op.n_heads} * op.head_dim, "attention", value,
          fmt::format("'{}' has width {}, n_heads * head_dim is {}", input.name, input.width,
-                     std::uint64_t{parameters.n_heads} * parameters.head_dim));
-  expect(parameters.n_kv_heads > 0 && parameters.n_heads % parameters.n_kv_heads == 0, "attention", value,
-         fmt::format("n_kv_heads {} must divide n_heads {}", parameters.n_kv_heads, parameters.n_heads));
-  expect(parameters.n_kv_heads == plan_.cache.n_kv_heads && parameters.head_dim == plan_.cache.head_dim &&
-             parameters.layer < plan_.cache.n_layers,
+                     std::uint64_t{op.n_heads} * op.head_dim));
+  expect(op.n_kv_heads > 0 && op.n_heads % op.n_kv_heads == 0, "attention", value,
+         fmt::format("n_kv_heads {} must divide n_heads {}", op.n_kv_heads, op.n_heads));
+  expect(op.n_kv_heads == plan_.cache.n_kv_heads && op.head_dim == plan_.cache.head_dim && op.layer < plan_.cache.n_layers,
          "attention", value, "the cache was made for another shape");
-  expect(std::isfinite(parameters.scale) && parameters.scale > 0, "attention", value,
-         "the scale must be a positive number");
-  expect(std::isfinite(parameters.soft_cap) && parameters.soft_cap >= 0, "attention", value,
+  expect(std::isfinite(op.scale) && op.scale > 0, "attention", value, "the scale must be a positive number");
+  expect(std::isfinite(op.soft_cap) && op.soft_cap >= 0, "attention", value,
          "the soft cap must be a positive number, or 0 for none");
-  if (parameters.sinks) {
-    const Weight& w = plan_.weight(*parameters.sinks);
-    expect(w.tensor.n_dims == 1 && w.in() == parameters.n_heads, "attention", value,
-           fmt::format("the sinks {} must be one vector of {} values", describe(w), parameters.n_heads));
+  if (op.sinks) {
+    const Weight& w = plan_.weight(*op.sinks);
+    expect(w.tensor.n_dims == 1 && w.in() == op.n_heads, "attention", value,
+           fmt::format("the sinks {} must be one vector of {} values", describe(w), op.n_heads));
   }
-  parameters.q = q;
-  parameters.out = make(std::move(value), Rows::tokens, input.width);
-  plan_.ops.emplace_back(parameters);
-  return parameters.out;
+  op.q = q;
+  return append(std::move(value), Rows::tokens, input.width, op);
 }
 
-ValueId Builder::activate(std::string value, ValueId gate, ValueId up, Activation activation) {
-  const Value g = plan_.value(gate);
-  const Value u = plan_.value(up);
-  expect(g.width == u.width && g.rows == u.rows, "activate", value,
-         fmt::format("'{}' and '{}' must have one shape", g.name, u.name));
-  const ResultId out = make(std::move(value), g.rows, g.width);
-  plan_.ops.emplace_back(Activate{gate, up, out, activation});
-  return out;
+ValueId Builder::activate(std::string value, Activate op) {
+  expect_one_shape(op, value);
+  const Value gate = plan_.value(op.gate);
+  return append(std::move(value), gate.rows, gate.width, op);
 }
 
 ValueId Builder::add(std::string value, ValueId a, ValueId b) {
+  const Add op{.a = a, .b = b};
+  expect_one_shape(op, value);
   const Value left = plan_.value(a);
-  const Value right = plan_.value(b);
-  expect(left.width == right.width && left.rows == right.rows, "add", value,
-         fmt::format("'{}' and '{}' must have one shape", left.name, right.name));
-  const ResultId out = make(std::move(value), left.rows, left.width);
-  plan_.ops.emplace_back(Add{a, b, out});
-  return out;
+  return append(std::move(value), left.rows, left.width, op);
 }
 
 ValueId Builder::soft_cap(std::string value, ValueId x, float cap) {
   const Value input = plan_.value(x);
   expect(std::isfinite(cap) && cap > 0, "soft_cap", value, "the cap must be a positive number");
-  const ResultId out = make(std::move(value), input.rows, input.width);
-  plan_.ops.emplace_back(SoftCap{x, out, cap});
-  return out;
+  return append(std::move(value), input.rows, input.width, SoftCap{.x = x, .cap = cap});
 }
 
 ValueId Builder::top_k(std::string value, ValueId x, std::uint32_t k) {
@@ -213,9 +211,7 @@ ValueId Builder::top_k(std::string value, ValueId x, std::uint32_t k) {
   expect(k > 0 && k <= input.width && input.width < (1u << 24), "top_k", value,
          fmt::format("k = {} must be between 1 and {}, the width of '{}', which must be below 2^24", k, input.width,
                      input.name));
-  const ResultId out = make(std::move(value), input.rows, k);
-  plan_.ops.emplace_back(TopK{x, out, k});
-  return out;
+  return append(std::move(value), input.rows, k, TopK{.x = x, .k = k});
 }
 
 ValueId Builder::expert_weights(std::string value, ValueId logits, ValueId experts, Gating gating, float scale) {
@@ -224,9 +220,8 @@ ValueId Builder::expert_weights(std::string value, ValueId logits, ValueId exper
   expect(all.rows == chosen.rows && chosen.width <= all.width, "expert_weights", value,
          fmt::format("'{}' must choose among the {} of '{}'", chosen.name, all.width, all.name));
   expect(std::isfinite(scale), "expert_weights", value, "the scale must be a number");
-  const ResultId out = make(std::move(value), chosen.rows, chosen.width);
-  plan_.ops.emplace_back(ExpertWeights{logits, experts, out, gating, scale});
-  return out;
+  return append(std::move(value), chosen.rows, chosen.width,
+                ExpertWeights{.logits = logits, .experts = experts, .gating = gating, .scale = scale});
 }
 
 ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, MatrixId weight,
@@ -251,9 +246,8 @@ ValueId Builder::expert_linear(std::string value, ValueId x, ValueId experts, Ma
     expect(b.tensor.n_dims == 2 && b.in() == w.out() && b.out() == w.n_experts(), "expert_linear", value,
            fmt::format("the bias {} must be [{}, {}]", describe(b), w.n_experts(), w.out()));
   }
-  const ResultId out = make(std::move(value), input.rows, chosen.width * w.out());
-  plan_.ops.emplace_back(ExpertLinear{x, experts, weight, bias, out});
-  return out;
+  return append(std::move(value), input.rows, chosen.width * w.out(),
+                ExpertLinear{.x = x, .experts = experts, .weight = weight, .bias = bias});
 }
 
 ValueId Builder::expert_sum(std::string value, ValueId x, ValueId weights) {
@@ -262,9 +256,7 @@ ValueId Builder::expert_sum(std::string value, ValueId x, ValueId weights) {
   expect(input.rows == chosen.rows && input.width % chosen.width == 0, "expert_sum", value,
          fmt::format("the width {} of '{}' must be a multiple of {}, that of '{}'", input.width, input.name, chosen.width,
                      chosen.name));
-  const ResultId out = make(std::move(value), input.rows, input.width / chosen.width);
-  plan_.ops.emplace_back(ExpertSum{x, weights, out});
-  return out;
+  return append(std::move(value), input.rows, input.width / chosen.width, ExpertSum{.x = x, .weights = weights});
 }
 
 Result<Plan> Builder::finish(ValueId logits, std::uint32_t context) {

@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -270,13 +271,24 @@ class Builder {
   MatrixId matrix(const gguf::Tensor& tensor) { return {weight(tensor)}; }
   VectorId vector(const gguf::Tensor& tensor) { return {weight(tensor)}; }
 
-  ValueId embed(std::string name, MatrixId table, float scale = 1.0f);
-  ValueId norm(std::string name, ValueId x, VectorId weight, float eps);
+  // An op whose operands and parameters are set; `out` is made here.
+  ValueId embed(std::string name, Embed op);
+  ValueId norm(std::string name, Norm op);
+  ValueId activate(std::string name, Activate op);
+  ValueId rope(std::string name, ValueId x, Rope op);
+  ValueId attention(std::string name, ValueId q, Attention op);
+
+  ValueId embed(std::string name, MatrixId table, float scale = 1.0f) {
+    return embed(std::move(name), Embed{.table = table, .scale = scale});
+  }
+  ValueId norm(std::string name, ValueId x, VectorId weight, float eps) {
+    return norm(std::move(name), Norm{.x = x, .weight = weight, .eps = eps});
+  }
+  ValueId activate(std::string name, ValueId gate, ValueId up, Activation activation) {
+    return activate(std::move(name), Activate{.gate = gate, .up = up, .activation = activation});
+  }
   ValueId linear(std::string name, ValueId x, MatrixId weight, std::optional<VectorId> bias = {}, Rows rows = Rows::tokens);
-  ValueId rope(std::string name, ValueId x, Rope parameters);
   void kv_write(std::uint32_t layer, ValueId k, ValueId v);
-  ValueId attention(std::string name, ValueId q, Attention parameters);
-  ValueId activate(std::string name, ValueId gate, ValueId up, Activation activation);
   ValueId add(std::string name, ValueId a, ValueId b);
   ValueId soft_cap(std::string name, ValueId x, float cap);
   ValueId top_k(std::string name, ValueId x, std::uint32_t k);
@@ -289,6 +301,10 @@ class Builder {
  private:
   WeightId weight(const gguf::Tensor& tensor);
   ResultId make(std::string name, Rows rows, std::uint64_t width);
+  template <class T>
+  ValueId append(std::string name, Rows rows, std::uint64_t width, T op);
+  // All inputs of the op.
+  void expect_one_shape(const Op& op, std::string_view name);
   void expect(bool holds, std::string_view op, std::string_view name, std::string_view rule);
 
   Plan plan_;
