@@ -1,6 +1,5 @@
-// Quantized matrix products of the cpu backend alone, one thread. `bytes_per_second` counts the weights read; compare it
-// with BM_read, the speed at which this machine reads memory at all. Time is CPU time, so that a shared machine disturbs
-// less.
+// Times quantized matrix products of the cpu backend on one thread. `bytes_per_second` counts the weights read; BM_read is
+// the speed at which this machine reads memory, to compare with. Times are CPU times, which depend less on other programs.
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
@@ -17,14 +16,14 @@
 namespace plumb::backends::cpu {
 namespace {
 
-// Weights of one matrix, larger than any cache when `cold`.
+// Bytes of a `cold` matrix: larger than any cache.
 constexpr std::size_t cold_bytes = std::size_t{192} << 20;
 
 AlignedBytes random_bytes(std::size_t n) {
   AlignedBytes bytes = allocate_aligned(n);
   std::mt19937_64 random(1);
   for (std::size_t i = 0; i + 8 <= n; i += 8) {
-    // Bit patterns whose halves are finite.
+    // Every 16 bits are a finite half float.
     const std::uint64_t word = random() & 0xbfffbfffbfffbfffull;
     std::memcpy(bytes.get() + i, &word, 8);
   }

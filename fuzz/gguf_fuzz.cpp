@@ -1,5 +1,5 @@
-// Any bytes as a GGUF file: either a message, or a File of which every byte it hands out may be read, every name be found,
-// and which the Writer can write again.
+// Any bytes as a GGUF file. The result is either a message or a File. Of a File, every byte that it hands out may be read,
+// every name is found, and the Writer can write it again.
 #include <cstdlib>
 #include <cstring>
 #include <variant>
@@ -15,7 +15,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-// Kept from the optimizer, so that every read happens.
+// Volatile, so that the compiler keeps every read.
 volatile std::uint64_t sink = 0;
 
 void touch(std::span<const std::byte> bytes) {

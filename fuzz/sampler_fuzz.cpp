@@ -1,5 +1,5 @@
-// Sampler settings, logits and accepted tokens, all from the input's bytes. Whatever they are: an error, or tokens and
-// probabilities that keep the sampler's promises.
+// Any sampler settings, logits and accepted tokens, all from the input's bytes. The result must be an error, or tokens and
+// probabilities that keep the promises of sampler.h.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace {
 
 using plumb::engine::TokenId;
 
-// Reads values off the front; zeros once the bytes are used up.
+// Reads values from the front of the bytes; zeros after the end.
 class Bytes {
  public:
   explicit Bytes(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
@@ -32,7 +32,7 @@ class Bytes {
   std::span<const std::uint8_t> bytes_;
 };
 
-// A number near the setting's own range as often as any double.
+// Half of the time a number near the setting's valid range, else any double.
 double number(Bytes& bytes) {
   const auto kind = bytes.take<std::uint8_t>();
   if (kind < 128) return kind / 64.0;
@@ -69,7 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   for (int n = bytes.take<std::uint8_t>(); n > 0; --n) sampler->accept(bytes.take<std::int16_t>());
 
-  // The bytes that are left, over and over: as floats, or as small numbers with many ties.
+  // The rest of the bytes, repeated: as floats, or as small numbers with many ties.
   const bool any_float = bytes.take<std::uint8_t>() % 2 == 0;
   std::vector<float> pattern;
   while (!bytes.empty())

@@ -1,7 +1,6 @@
-// Any chat template over any conversation. What stands before the first byte 0x1e is the template, what follows is JSON:
-// the messages, or an object of all variables; where it is neither, a fixed conversation serves. Whatever happens must end
-// in a text of valid UTF-8 or in an error that says where it comes from, within the limits; and limits must never change a
-// text.
+// Any chat template over any conversation. The template stands before the first byte 0x1e. JSON follows: the messages, or
+// an object of all variables; where it is neither, a fixed conversation is used. The result must be valid UTF-8 text, or an
+// error that says where it comes from, within the limits. Limits must never change a text.
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -42,7 +41,7 @@ Json variables_of(std::string_view json) {
   return variables;
 }
 
-// The text, or an error without a text, both as they must be.
+// Renders, and checks the result: a valid text, or a valid error and no text.
 Result<std::string> run(std::string_view source, const Json& variables, const text::TemplateLimits& limits) {
   const auto parsed = text::ChatTemplate::parse(source, limits);
   auto rendered = parsed ? parsed->render(variables, kNow) : Result<std::string>(tl::unexpected(parsed.error()));
@@ -69,7 +68,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                    .max_memory_bytes = 1u << 20,
                                    .max_source_bytes = 64u << 10};
   const auto within_small = run(source, variables, small);
-  // The usual limits, but for the steps: under the sanitizers, ten million of them take a minute.
+  // The usual limits but for steps, ten million of which would take a minute under the sanitizers.
   if (within_small || size % 16 == 0) {
     const auto within_usual = run(source, variables, {.max_steps = 200'000});
     if (within_small) require(within_usual.has_value() && *within_usual == *within_small);

@@ -1,6 +1,6 @@
-// Any tokenizer metadata and any text. The first byte chooses the vocabulary, the second how it is damaged or used; the
-// rest is text, of which damage takes its bytes. Encoding must succeed or say why, ids must be the vocabulary's, and a
-// vocabulary that has every byte must give the text back.
+// Any tokenizer metadata and any text. The first byte chooses the vocabulary, the second says how it is damaged or used.
+// The rest is the text; damage is drawn from its bytes. Encoding must succeed or say why, ids must be in the vocabulary,
+// and a vocabulary that has every byte must decode to the same text.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -50,7 +50,7 @@ class Source {
   std::string_view bytes_;
 };
 
-// Six of eight choices are byte-level BPE, by turns under every pre-tokenizer's name.
+// Six of eight choices are byte-level BPE, with each pre-tokenizer's name in turn.
 std::string pre_tokenizer_of(std::uint8_t choice) {
   static const auto names = text::PreTokenizer::names();
   return std::string(names[choice % names.size()]);
@@ -128,7 +128,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size < 2) return 0;
   Source source(std::string_view(reinterpret_cast<const char*>(data), size).substr(2));
   const bool damaged = (data[1] & 1) != 0;
-  // Whole vocabularies are loaded once: there are few, and loading takes longer than the rest.
+  // Undamaged vocabularies are loaded only once: they are few, and loading takes longer than the rest.
   static std::map<std::uint8_t, text::samples::Loaded> whole;
   text::samples::Loaded own{{}, fail("unused")};
   if (damaged) {

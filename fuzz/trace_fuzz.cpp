@@ -1,4 +1,4 @@
-// Any bytes as a trace: either a message, or a Trace whose values can all be read.
+// Any bytes as a trace. The result is either a message or a Trace whose values can all be read.
 #include <cstdint>
 #include <cstdlib>
 

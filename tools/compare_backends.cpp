@@ -3,15 +3,17 @@
 //   compare_backends MODEL PROMPTS [--backend cuda] [--against reference] [-n 64] [--part I/N] [--beside N]
 //   [--shared-kernels]
 //
-// PROMPTS has one a line ("\n" for a line break), asked through the model's chat template. The first backend answers each
-// with n greedy tokens, one step a token; the second then reads the same tokens in one go. Printed for every prompt, and
-// for all: the mean and largest Kullback-Leibler divergence KL(against || backend) in nats, in double; the largest
-// difference of two logits of one position; and how many positions have another most likely token, with the widest margin
-// by which the second backend preferred its own. A margin above twice the largest difference of logits there would be a
-// fault, as no rounding of that size explains it: exit code 1. --part 0/4 takes every fourth prompt, so that several
-// processes share the work. --beside 63 lets the first backend run 63 other sequences along, a token each a step: steps of
-// 64 rows, and prompts beside single tokens.
-// The backend "cuda-on-checker" is the CUDA backend's tuned path, executed on the CPU by the checker.
+// PROMPTS has one prompt a line ("\n" for a line break); each goes through the model's chat template. The first backend
+// answers it with n greedy tokens, one step a token. The second backend then reads the same tokens in one pass. Printed for
+// every prompt, and for all together:
+//   - the mean and largest Kullback-Leibler divergence KL(against || backend), in nats, computed in double;
+//   - the largest difference between two logits of one position;
+//   - the number of positions whose most likely token differs, with the widest margin by which the second backend preferred
+//     its own. A margin above twice the largest difference of logits at its position is a fault, since rounding of that
+//     size cannot explain it: exit code 1.
+// --part 0/4 takes every fourth prompt, so that several processes share the work. --beside 63 makes the first backend run
+// 63 other sequences at the same time, one token each in every step: steps have 64 rows, and prompts run beside single
+// tokens. The backend "cuda-on-checker" is the CUDA backend's tuned path, executed on the CPU by the checker.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -37,7 +39,7 @@ struct Position {
   bool same = true;
 };
 
-// margin: by how much `a` prefers its best token to b's.
+// margin: a's logit of its own best token minus a's logit of b's best token.
 Position compare(std::span<const float> a, std::span<const float> b) {
   const auto log_sum = [](std::span<const float> logits) {
     const double largest = *std::max_element(logits.begin(), logits.end());
@@ -102,7 +104,7 @@ Result<Summary> ask(backends::Executor& executor, engine::Engine& against, const
   const auto beside = static_cast<std::uint32_t>(arguments.beside);
   if (beside >= executor.max_batch()) return fail("--beside must be less than {}", executor.max_batch());
   PLUMB_TRY(const auto caches, executor.new_caches(1 + beside, context, backends::KvType::f16));
-  // The sequence in question first; those beside it get one token each, which differ.
+  // The measured sequence comes first; each of the others gets one token, a different one.
   const auto run_together = [&](std::span<const engine::TokenId> fed) {
     std::vector<backends::Step> steps{{.cache = caches[0].get(), .tokens = fed}};
     for (std::size_t i = 1; i < caches.size(); ++i) {

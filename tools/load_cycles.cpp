@@ -2,8 +2,8 @@
 //
 //   load_cycles MODEL N [BACKEND]
 //
-// Prints the GPU's memory in use (nvidia-smi) and this process's (VmRSS) after the tenth round and after the last, all
-// unloaded. Exit code 1 where the GPU's has grown.
+// Prints the GPU memory in use (nvidia-smi) and this process's memory (VmRSS) after the tenth round and after the last,
+// with the model unloaded. Exit code 1 if the GPU memory has grown.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -19,7 +19,7 @@ namespace {
 
 using namespace plumb;
 
-// MiB; nothing where there is no nvidia-smi.
+// In MiB; nothing where nvidia-smi is missing.
 std::optional<long> gpu_memory() {
   std::FILE* pipe = popen("nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null", "r");
   if (pipe == nullptr) return {};

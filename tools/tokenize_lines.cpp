@@ -2,7 +2,7 @@
 //
 //     tokenize_lines MODEL ADD_SPECIAL PARSE_SPECIAL < texts
 //
-// reads one text a line, in hexadecimal, and prints its ids on a line. Built by hand, against a build folder:
+// reads one text a line, in hexadecimal, and prints its ids on one line. Build it by hand, against a build folder:
 //
 //     c++ -std=c++20 -O2 -Isrc tools/tokenize_lines.cpp -o tokenize_lines
 //         build/src/text/tokenizer/libplumb_text_tokenizer.a build/src/text/unicode/libplumb_text_unicode.a

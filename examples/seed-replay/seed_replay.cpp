@@ -1,10 +1,10 @@
-// The engine of the bug report that Plumb began with, as far as its mistakes go: a llama that makes them one by one or all
-// together and writes a trace of what came out. docs/seed-replay.md tells the story; scripts/seed-replay runs it.
+// A llama with the mistakes of the bug report that Plumb began with. It makes one of them, or all together, and writes a
+// trace of the run. docs/seed-replay.md tells the story; scripts/seed-replay runs it.
 //
 //   seed_replay MODEL.gguf MISTAKE PROMPT OUT.safetensors
 //   seed_replay --unit-test
 //
-// The file is read and the text tokenized with Plumb's modules; what is computed, is computed here, plainly.
+// Plumb's modules read the file and tokenize the text; the model itself is computed here, with plain loops.
 #include <fmt/format.h>
 #include <plumb/trace.h>
 
@@ -43,7 +43,7 @@ constexpr std::pair<std::string_view, bool Mistakes::*> by_name[] = {
     {"template", &Mistakes::other_template},       {"lm-head-index", &Mistakes::lm_head_index},
     {"residual-clamp", &Mistakes::residual_clamp}, {"rope-pairing", &Mistakes::rope_pairing}};
 
-// The report's kernel: c [m, n] = a [m, k] x b [k, n], all row-major. As such it is right.
+// The report's kernel: c [m, n] = a [m, k] x b [k, n], all row-major. The kernel itself is right.
 void matmul_f32(const float* a, const float* b, float* c, std::size_t m, std::size_t n, std::size_t k) {
   for (std::size_t row = 0; row < m; ++row) {
     for (std::size_t col = 0; col < n; ++col) {
@@ -54,8 +54,8 @@ void matmul_f32(const float* a, const float* b, float* c, std::size_t m, std::si
   }
 }
 
-// The report's test of it. It passes on the faulty engine: b is written down here in the layout that the kernel wants, so
-// the test asks whether the kernel multiplies. Whether the file's weights have that layout, it does not ask.
+// The report's test of the kernel. It passes on the faulty engine: b stands here in the layout that the kernel wants, so
+// the test shows only that the kernel multiplies. It does not test whether the file's weights have that layout.
 int unit_test() {
   const float a[] = {1, 2, 3, 4, 5, 6}, b[] = {1, 2, 3, 4, 5, 6}, expected[] = {22, 28, 49, 64};
   float c[4] = {};
@@ -100,7 +100,7 @@ class Engine {
     return engine;
   }
 
-  // Adds the values of a step to the trace. Gives the token that is likeliest after it.
+  // Runs a step and adds its values to the trace. Returns the most likely next token.
   std::int32_t step(plumb_trace& trace, std::uint32_t step, std::span<const std::int32_t> tokens, std::size_t position) {
     const auto add = [&](const std::string& name, const Floats& x) {
       const std::size_t rows = name == "logits" ? 1 : tokens.size();
@@ -227,7 +227,7 @@ class Engine {
     }
   }
 
-  // Of the last row.
+  // The logits of the last row.
   [[nodiscard]] Floats lm_head(const Floats& h) const {
     const Matrix& w = weights_.at("output.weight");
     Floats y(w.rows);

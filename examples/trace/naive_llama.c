@@ -1,11 +1,11 @@
-// How an engine of any kind writes a trace that `plumb diagnose` reads: a plain llama in C99, with a call of
-// plumb/trace.h behind every op. It uses nothing else of Plumb, reads F32, F16 and Q8_0, and takes its time.
+// An example of an engine that writes a trace for `plumb diagnose`: a plain llama in C99 that calls plumb/trace.h after
+// every op. It uses nothing else of Plumb, reads F32, F16 and Q8_0, and is slow.
 //
 //   naive_llama MODEL.gguf OUT.safetensors STEPS TOKEN...
 //   plumb diagnose MODEL.gguf --trace OUT.safetensors
 //
-// TOKENs are the ids of the prompt (`plumb tokenize` gives them); after it come STEPS greedy steps. The file's layout is
-// described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+// TOKENs are the ids of the prompt, as `plumb tokenize` prints them. After the prompt come STEPS greedy steps. The file's
+// layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 #include <math.h>
 #include <plumb/trace.h>
 #include <stdio.h>
@@ -18,8 +18,6 @@ static void stop(const char* what, const char* which) {
   fprintf(stderr, "naive_llama: %s%s\n", what, which);
   exit(2);
 }
-
-// ---- The file -------------------------------------------------------------------------------------------------------
 
 typedef struct {
   const unsigned char* data;
@@ -57,7 +55,7 @@ typedef struct {
   float eps, theta;
 } Parameters;
 
-// Sizes of GGUF's value types; 0: a string (8) or an array (9).
+// Bytes of GGUF's value types; 0 for a string (type 8) and an array (type 9).
 static const size_t value_bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 static void read_value(Reader* reader, Text key, Parameters* p) {
@@ -97,7 +95,7 @@ static void read_value(Reader* reader, Text key, Parameters* p) {
   }
 }
 
-// A matrix [rows, width] of F32 (type 0), F16 (1) or Q8_0 (8), where the file has it.
+// A matrix [rows, width] of F32 (type 0), F16 (1) or Q8_0 (8), inside the file's bytes.
 typedef struct {
   const unsigned char* data;
   uint64_t rows, width;
@@ -164,7 +162,7 @@ static void read_model(Model* model, const unsigned char* data, size_t size) {
   if (p->alignment == 0) stop("an alignment of 0", "");
   if (n_tensors > size) stop("the file ends early", "");
   const size_t tensors_at = reader.at;
-  for (int pass = 0; pass < 2; ++pass) {  // the values begin behind all of the tensors' descriptions
+  for (int pass = 0; pass < 2; ++pass) {  // twice: the values begin after all of the tensors' descriptions
     const size_t values_at = (reader.at + p->alignment - 1) / p->alignment * p->alignment;
     reader.at = tensors_at;
     for (uint64_t i = 0; i < n_tensors; ++i) {
@@ -215,8 +213,6 @@ static void read_model(Model* model, const unsigned char* data, size_t size) {
     expect(&l->ffn_down, d, p->d_ff, "ffn_down.weight");
   }
 }
-
-// ---- Ops ------------------------------------------------------------------------------------------------------------
 
 static float* numbers(size_t n) {
   float* const x = (float*)calloc(n == 0 ? 1 : n, sizeof *x);
@@ -269,7 +265,7 @@ static void norm(const Matrix* weight, float eps, const float* x, size_t n_rows,
   free(w);
 }
 
-// Rotates components (2i, 2i+1) of every head, which is what the order of rows in a llama's file is for.
+// Rotates components (2i, 2i+1) of every head; a llama's file has its rows in the order for this.
 static void rotate(const Parameters* p, uint32_t n_heads, const float* x, size_t n_rows, size_t first_position, float* y) {
   const size_t width = (size_t)n_heads * p->head_dim;
   memcpy(y, x, n_rows * width * sizeof *y);
@@ -285,7 +281,7 @@ static void rotate(const Parameters* p, uint32_t n_heads, const float* x, size_t
   }
 }
 
-// k, v: [positions, kv width], of this step too.
+// k, v: [positions, kv width], those of this step included.
 static void attend(const Parameters* p, const float* q, size_t n_rows, size_t first_position, const float* k,
                    const float* v, float* y) {
   const size_t d = p->head_dim, q_width = p->n_heads * d, kv_width = p->n_kv_heads * d;
@@ -311,13 +307,12 @@ static void attend(const Parameters* p, const float* q, size_t n_rows, size_t fi
   free(weights);
 }
 
-// ---- The run --------------------------------------------------------------------------------------------------------
-
 typedef struct {
   float *k[MOST_LAYERS], *v[MOST_LAYERS];  // [positions, kv width]
 } Cache;
 
-// The model over some tokens; logits are those of the last one. Every op is followed by a call that adds what it made.
+// Runs the model over some tokens; the logits are those of the last one. After every op a call adds its result to the
+// trace.
 static void forward(const Model* model, Cache* cache, plumb_trace* trace, uint32_t step, const int32_t* tokens,
                     size_t n_rows, size_t first_position, float* logits) {
   const Parameters* const p = &model->p;

@@ -1,10 +1,10 @@
 // The command line: parses, calls, prints. Every command is one file (command_*.cpp) with one entry in the table of
-// commands (commands.cpp), which feeds the parser, the help and docs/cli.md. Results go to stdout, all else to stderr.
+// commands (cli.cpp), from which the parser, the help and docs/cli.md come. Results go to stdout, all else to stderr.
 #pragma once
 
 namespace plumb::cli {
 
-// Exit codes of cli.md: 0 done and well; 1 done, and the answer is "no"; 2 bad usage or unreadable input.
+// Exit codes, as docs/cli.md lists them: 0 done; 1 done, and the answer is "no"; 2 bad usage or unreadable input.
 int main(int argc, char** argv);
 
 }  // namespace plumb::cli

@@ -1,4 +1,4 @@
-// What a command is, and what commands share: the model, backend and text arguments, output, interruption.
+// The type of a command, and the parts that commands share: arguments for model, backend and text, output, interruption.
 #pragma once
 
 #include <CLI/App.hpp>
@@ -20,17 +20,17 @@
 
 namespace plumb::cli {
 
-// What a parsed command does. The value is the exit code 0 or 1; an error is printed and is exit code 2.
+// The work of a parsed command. Returns exit code 0 or 1; an error is printed and gives exit code 2.
 using Action = std::function<Result<int>()>;
 
 struct Command {
   std::string_view name;
   std::string_view summary;
-  // Adds the options to `app` and returns what to run when they have been parsed.
+  // Adds the options to `app` and returns the action to run after parsing.
   Action (*setup)(CLI::App& app);
 };
 
-// The one list of commands, in the order of the help.
+// All commands, in the order of the help.
 std::span<const Command> commands();
 
 Action setup_run(CLI::App& app);
@@ -59,12 +59,12 @@ struct TextArguments {
   [[nodiscard]] Result<std::string> read() const;
 };
 
-// MODEL: a path to a .gguf, or a name: canary, or one that `plumb pull` has fetched.
+// MODEL: the path of a .gguf, or a name: "canary", or that of a model which `plumb pull` has fetched.
 Result<gguf::File> open_model(const std::string& model);
-// Of the one file a model is in; unknown, and empty, for one in several.
+// The SHA-256 of the model's file; empty for a model split into several files.
 Result<std::string> sha256_of(const gguf::File& file);
 
-// MODEL with --backend, --threads, --ctx and the like.
+// MODEL with --backend, --threads, --ctx and similar options.
 struct EngineArguments {
   std::string model;
   engine::EngineSettings settings;
@@ -84,7 +84,7 @@ struct SamplerArguments {
   [[nodiscard]] Result<engine::SamplerSettings> read() const;
 };
 
-// What to ask: a text, through the model's chat template unless --raw, or --tokens.
+// The prompt: a text, put through the model's chat template unless --raw is given, or --tokens.
 struct PromptArguments {
   TextArguments text;
   bool raw = false;
@@ -92,27 +92,26 @@ struct PromptArguments {
   std::vector<text::TokenId> tokens;
 
   void add(CLI::App& app);
-  // model: for messages, what the user called it. asked: gets the text, if there is one.
+  // model: the model's name as the user gave it, for messages. asked: receives the text, if there is one.
   [[nodiscard]] Result<std::vector<text::TokenId>> read(const engine::Engine& engine, const std::string& model,
                                                         std::string* asked = nullptr) const;
 };
 
-// Metadata of a run's trace but for its tokens and the file's hash. prompt: the text that was asked; empty where it was
-// none.
+// A run's trace metadata without the tokens and the file's hash. prompt: the text that was asked, empty if there was none.
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 
-// For CLI::Option::check: a file's name may not be empty.
+// A check for CLI::Option: a file's name must not be empty.
 std::string is_named(const std::string& path);
 
-// Writes to stdout; a closed or full stdout is an error.
+// Writes to stdout. Error: stdout is closed or full.
 Result<void> print(std::string_view text);
-// One document, indented, with a newline. Bytes that are not UTF-8 are shown as U+FFFD.
+// Prints a document, indented, and a newline. Bytes that are not UTF-8 become U+FFFD.
 Result<void> print_json(const nlohmann::ordered_json& document);
 
-// Reads a whole file ('-': standard input), at most `max_bytes`.
+// Reads a whole file ('-': standard input) of at most `max_bytes`.
 Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes);
 
-// From its first call on SIGINT no longer ends the program: interrupted() says that it came since the last clear.
+// From now on SIGINT no longer ends the program; interrupted() says whether one came since the last clear.
 void catch_interrupts();
 bool interrupted();
 void clear_interrupt();

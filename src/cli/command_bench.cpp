@@ -24,7 +24,7 @@ struct BenchOptions {
 };
 
 struct Rates {
-  std::uint32_t tokens = 0;   // of each stream
+  std::uint32_t tokens = 0;   // in each stream
   std::uint32_t streams = 1;  // sequences that run together
   std::vector<double> tps;
 
@@ -53,7 +53,7 @@ std::uint64_t bytes_per_token(const plan::Plan& plan) {
   return bytes;
 }
 
-// Tokens that differ from each other and from run to run in nothing: what they are does not change the work.
+// n different tokens, the same in every run. The work does not depend on which tokens they are.
 std::vector<text::TokenId> some_tokens(std::uint32_t n, std::uint32_t vocab) {
   std::vector<text::TokenId> tokens(n);
   for (std::uint32_t i = 0; i < n; ++i) tokens[i] = static_cast<text::TokenId>((i * 7919u + 13u) % vocab);
@@ -83,7 +83,7 @@ Result<int> run_bench(BenchOptions options) {
   for (const auto& cache : caches) {
     if (options.depth > 0) PLUMB_CHECK(engine->prefill(*cache, std::span(tokens).first(options.depth)));
   }
-  // Repetition 0 warms up: pages, caches, threads.
+  // Repetition 0 is not measured: it warms up pages, caches and threads.
   for (std::uint32_t repetition = 0; repetition <= options.repetitions; ++repetition) {
     const auto timed = [&](Rates& rates, auto&& work) -> Result<void> {
       if (rates.tokens == 0) return {};
@@ -115,7 +115,7 @@ Result<int> run_bench(BenchOptions options) {
   }
 
   const std::uint64_t bytes = bytes_per_token(*engine->model().plan());
-  // Streams share what is read.
+  // The streams of a step share one reading of the weights.
   const double bandwidth = static_cast<double>(bytes) * decode.median() / options.streams / 1e9;
   if (options.json) {
     PLUMB_CHECK(print_json({{"model", options.engine.model},

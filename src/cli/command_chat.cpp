@@ -26,13 +26,13 @@ struct ChatOptions {
   std::string system;
 };
 
-// Lines from the terminal with editing and a history kept in the user's cache folder; plain lines where stdin is no
-// terminal.
+// Reads lines from the terminal, with editing and with a history in the user's cache folder. Where stdin is no terminal, it
+// reads plain lines.
 class LineReader {
  public:
   LineReader() {
     if (isatty(STDIN_FILENO) != 1) return;
-    // The editor reads characters as the locale has them, and would drop what "C" does not know.
+    // The editor reads characters in the locale's encoding; under "C" it would drop all that are not ASCII.
     if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
     editor_.reset(el_init("plumb", stdin, stderr, stderr));
     history_.reset(history_init());
@@ -102,7 +102,7 @@ class LineReader {
   std::string history_file_;
 };
 
-// A conversation and the cache that holds its beginning: each turn runs only the tokens that the cache does not have.
+// A conversation and its KV cache. Each turn runs only the tokens that are not yet in the cache.
 class Conversation {
  public:
   Conversation(engine::Engine& engine, std::unique_ptr<backends::KvCache> cache, std::string system)
@@ -117,7 +117,7 @@ class Conversation {
     cached_.clear();
   }
 
-  // Adds the user's message and the model's answer, which on_text receives as it comes.
+  // Adds the user's message and the model's answer. on_text receives the answer piece by piece.
   Result<engine::Completion> say(const std::string& text, const engine::GenerateOptions& options,
                                  const engine::Engine::OnText& on_text) {
     messages_.push_back({{"role", "user"}, {"content", text}});
@@ -139,7 +139,7 @@ class Conversation {
           "the conversation is {} tokens long and the context has {} positions; /reset starts anew, --ctx makes it longer",
           tokens.size(), cache_->capacity());
     }
-    // At least one token must run, to have logits.
+    // At least one token must run, because its logits are needed.
     std::size_t common = 0;
     while (common + 1 < tokens.size() && common < cached_.size() && tokens[common] == cached_[common]) ++common;
     cache_->truncate(static_cast<std::uint32_t>(common));

@@ -26,7 +26,7 @@ struct DiagnoseOptions {
   double allow = 1;
 };
 
-// What the run should have been asked, as far as the arguments say.
+// The prompt that the run should have had, as far as the arguments say.
 Result<std::optional<diagnose::Prompt>> prompt_of(const PromptArguments& arguments) {
   if (!arguments.text.given()) return std::optional<diagnose::Prompt>();
   PLUMB_TRY(const std::string text, arguments.text.read());
@@ -61,7 +61,7 @@ Result<diagnose::Report> of_backend(const DiagnoseOptions& options, const diagno
                                    {.n_steps = options.n_steps, .wanted = {}, .interrupted = interrupted}, settings);
 }
 
-// Said before the work, not after it: a page that could not be written, or would replace what is read.
+// Checks before the work that the page can be written and does not replace a file that is read.
 Result<void> check_page(const DiagnoseOptions& options) {
   for (const std::string& read : {options.engine.model, options.trace, options.prompt.text.file}) {
     std::error_code no_such_file;

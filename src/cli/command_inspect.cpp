@@ -33,7 +33,7 @@ Json numbers_json(const gguf::Array& array, std::size_t n) {
   return items;
 }
 
-// The first items of an array; all where n is its length.
+// The first n items of an array.
 Json items_json(const gguf::Array& array, std::size_t n) {
   using gguf::ValueType;
   switch (array.element) {
@@ -206,7 +206,7 @@ Result<int> show_tensor(const InspectOptions& options, const gguf::File& file) {
   return 0;
 }
 
-// What use of the file would find wrong: tokenizer, template, architecture, and values that are no numbers.
+// The errors that using the file would meet: in tokenizer, template and architecture, and weights that are not finite.
 std::vector<std::string> problems(const gguf::File& file) {
   std::vector<std::string> found;
   if (const auto tokenizer = text::Tokenizer::load(file); !tokenizer) found.push_back(tokenizer.error().message);
@@ -284,7 +284,7 @@ std::string summary_text(const gguf::File& file) {
   return text;
 }
 
-// Tokenizer, template and model as the rest of Plumb sees them.
+// Tokenizer, template and model as Plumb reads them from the file.
 Json use_json(const gguf::File& file) {
   Json use = Json::object();
   const auto tokenizer = text::Tokenizer::load(file);

@@ -18,7 +18,7 @@ struct SelftestOptions {
   bool json = false;
 };
 
-// Inputs that the table shows unless all are asked for: enough to meet each task of the canary.
+// The number of inputs tried unless all are asked for: enough to include each task of the canary.
 constexpr std::size_t default_inputs = 12;
 
 std::string table_row(std::string_view backend, std::string_view quant, std::string_view input, std::string_view expected,

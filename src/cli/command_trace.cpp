@@ -19,7 +19,7 @@ struct TraceOptions {
   std::uint32_t n_steps = 1;
 };
 
-// Without --values everything but the attention's probabilities, which grow with the square of the prompt.
+// Without --values, everything but attention's weights (attn_probs), which grow with the square of the prompt.
 bool is_wanted(const std::vector<std::string>& patterns, const std::string& name) {
   if (patterns.empty()) return !name.ends_with(".attn_probs");
   return std::any_of(patterns.begin(), patterns.end(),

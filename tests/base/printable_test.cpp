@@ -15,7 +15,7 @@ TEST(Printable, ControlCharactersAreWrittenOut) {
   EXPECT_EQ(printable(std::string_view("a\0b", 3)), "a\\x00b");
   EXPECT_EQ(printable("\xc2\x9b"
                       "2J, but \xc2\xa0"),
-            "\\x9b2J, but \xc2\xa0");  // C1's control sequence introducer
+            "\\x9b2J, but \xc2\xa0");  // U+009B, the control sequence introducer of C1
   EXPECT_EQ(printable("cut \xc2"), "cut \xc2");
 }
 

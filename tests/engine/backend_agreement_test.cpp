@@ -1,12 +1,12 @@
 // The cpu backend against the reference, op by op and as a whole, within what the number formats allow and no more.
 //
-// Each op is recomputed by the reference from the cpu backend's own inputs, so that the difference at an op is that op's
-// own. What it may be follows from how cpu.h says the backend computes:
-//   - A Linear whose weights have blocks of B > 1 sees activations rounded to steps of d = amax / activation_levels() in
-//   blocks of B. Such an
-//     error is uniform in [-d/2, d/2], so an output has the standard deviation sqrt(sum_i w_i^2 d_i^2 / 12); 8 of them are
-//     allowed, and never more than the worst case sum_i |w_i| d_i / 2. Over a whole model the errors' root mean square must
-//     be that of the theory: a bias or a truncation would double it.
+// The reference recomputes each op from the cpu backend's own inputs, so that the difference at an op is that op's own
+// error. The allowed difference follows from how the backend computes (cpu.h):
+//   - A Linear whose weights have blocks of B > 1 rounds activations to steps of d = amax / activation_levels() in blocks
+//   of
+//     B. Such an error is uniform in [-d/2, d/2], so an output has the standard deviation sqrt(sum_i w_i^2 d_i^2 / 12). The
+//     allowance is 8 standard deviations, and at most the worst case sum_i |w_i| d_i / 2. Over a whole model the errors'
+//     root mean square must be the predicted one: a bias or a truncation would double it.
 //   - float32 sums of n terms: n * 2^-24 * sum |terms|, the textbook bound.
 //   - exp, sin and cos of float accuracy: a few units in the last place of the argument and of the result.
 #include <gmock/gmock.h>
@@ -31,7 +31,7 @@ using backends::Outputs;
 using plan::Plan;
 using Matrix = std::vector<float>;
 
-constexpr double unit = 0x1p-24;  // half a unit in the last place of a float near 1
+constexpr double unit = 0x1p-24;  // half a unit in the last place of a float in [1, 2)
 constexpr double allowed_deviations = 8;
 
 std::vector<double> decoded_row(const gguf::Tensor& tensor, std::uint64_t row) {
@@ -42,7 +42,7 @@ std::vector<double> decoded_row(const gguf::Tensor& tensor, std::uint64_t row) {
   return {values.begin(), values.end()};
 }
 
-// What has been seen of one run on the cpu backend.
+// The values recorded from one run on the cpu backend.
 struct Trace {
   std::map<std::string, Matrix, std::less<>> values;  // of the current step
   std::vector<Matrix> keys, values_cached;            // by layer: every position so far, rounded to the cache's type
@@ -66,7 +66,7 @@ class OpChecker {
     }
   }
 
-  // Compares what the reference computed for a value with the cpu's, then puts the cpu's in its place.
+  // Compares the reference's value with the cpu's, then replaces it by the cpu's.
   void check(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<float> computed) {
     const auto found = trace_.values.find(name);
     ASSERT_NE(found, trace_.values.end()) << name;
@@ -104,7 +104,7 @@ class OpChecker {
 
   void allow(const plan::Embed&, std::uint64_t, std::uint64_t, std::span<const float>, const Matrix&,
              std::vector<double>&) {}
-  // Ops that the canary has none of; tests/backends/cpu_executor_test.cpp is for them.
+  // The canary has no such ops; tests/backends/cpu_executor_test.cpp tests them.
   template <class Op>
   void allow(const Op&, std::uint64_t, std::uint64_t, std::span<const float>, const Matrix&, std::vector<double>&) {}
   void allow(const plan::KvWrite&, std::uint64_t, std::uint64_t, std::span<const float>, const Matrix&,
@@ -113,7 +113,7 @@ class OpChecker {
 
   void allow(const plan::Norm& op, std::uint64_t, std::uint64_t, std::span<const float> computed, const Matrix&,
              std::vector<double>& allowed) {
-    // The sum of squares has one sign: its relative error is at most n units, and the square root halves it.
+    // All terms of the sum of squares have one sign: its relative error is at most n units, and the square root halves it.
     const double n = static_cast<double>(plan_.weight(op.weight).in());
     for (std::size_t i = 0; i < allowed.size(); ++i) allowed[i] = (n / 2 + 4) * unit * std::abs(double{computed[i]});
   }
@@ -194,7 +194,7 @@ class OpChecker {
           magnitude = std::max(magnitude, absolute * op.scale);
         }
         for (std::uint64_t s = from; s <= last; ++s) total += p[s] = std::exp(p[s] - largest);
-        // A score is off by its dot product's rounding; exp turns that into a relative error, twice (weight and sum).
+        // A score has its dot product's rounding error; exp makes it a relative error, both of the weight and of the sum.
         const double relative = 2 * (op.head_dim + 8) * unit * magnitude + (static_cast<double>(last) + 16) * 2 * unit;
         for (std::uint32_t i = 0; i < op.head_dim; ++i) {
           double sum = 0;
@@ -208,7 +208,7 @@ class OpChecker {
 
   const Plan& plan_;
   const Trace& trace_;
-  int levels_;  // largest multiple of its step that an activation is rounded to
+  int levels_;  // a rounded activation is at most this many steps
   std::map<std::string, const plan::Op*> producers_;
   Tally tally_;
   std::size_t n_checked_ = 0;
@@ -276,12 +276,12 @@ TEST_P(BackendAgreement, EachOpFollowsFromItsInputs) {
   }
 }
 
-// As a whole: the logits are off the reference's by about what the same rounding of activations does to the reference
-// itself.
+// The whole run: the logits differ from the reference's by about as much as the same rounding of activations changes the
+// reference's own logits.
 TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
   const KvType kv_type = std::get<2>(GetParam());
   const Plan& plan = *loaded_->model.plan();
-  std::map<std::string, std::uint64_t, std::less<>> rounded;  // values that quantized Linears read, with their block
+  std::map<std::string, std::uint64_t, std::less<>> rounded;  // inputs of quantized Linears, with the weight's block size
   for (const plan::Op& op : plan.ops) {
     const auto* linear = std::get_if<plan::Linear>(&op);
     if (linear == nullptr) continue;
@@ -302,7 +302,7 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
         }
       });
   const auto reference = backends::load_reference(loaded_->model.plan(), {});
-  // An F16 cache is noise too: this run does without, so that the difference shows both kinds.
+  // The F16 cache adds noise too. This run has an F32 cache, so that the difference includes both kinds.
   const auto rounding_cache = std::move(*rounding->new_cache(128, KvType::f32));
   const auto reference_cache = std::move(*reference->new_cache(128, kv_type));
   double noise = 0, difference = 0, power = 0;
@@ -317,7 +317,8 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
       power += std::pow(double{(*c)[i]}, 2);
     }
   }
-  // Twice the noise, since two roundings that are equally good differ; and float32's own noise where nothing is rounded.
+  // Twice the noise, since two equally good roundings differ; plus float32's own noise, for files in which nothing is
+  // rounded.
   EXPECT_LE(std::sqrt(difference), 2 * std::sqrt(noise) + 1e-5 * std::sqrt(power));
 }
 
@@ -333,7 +334,7 @@ INSTANTIATE_TEST_SUITE_P(Canary, BackendAgreement,
                                           testing::ValuesIn(backends::cpu_isas()), testing::Values(KvType::f16),
                                           testing::Values(Activations::int16)),
                          test_name);
-// Kernels are tested with both roundings of activations in each format; here, a file of each family of blocks will do.
+// The kernel tests cover both roundings of activations in each format; here one file of each family of blocks is enough.
 INSTANTIATE_TEST_SUITE_P(CanaryInt8, BackendAgreement,
                          testing::Combine(testing::Values(*model::parse_file_type("Q8_0"), *model::parse_file_type("Q4_1"),
                                                           *model::parse_file_type("Q4_K_M")),

@@ -1,9 +1,9 @@
-// The CUDA backend's tuned path, executed on the CPU by the checker: its fusions, roundings and kernels give the
-// reference's logits within the noise of what they round, and touch nothing they should not.
+// The CUDA backend's tuned path, executed on the CPU by the checker. Its fusions, roundings and kernels give the
+// reference's logits within the noise of their roundings, and access only their own memory.
 //
-// The noise is measured, not guessed: the reference itself runs with the tuned path's roundings of the inputs of Linears
-// (halves in prompts; steps of amax / 16256 in blocks of 32 for single tokens and quantized weights) and an F16 cache
-// against exact ones.
+// The noise is measured: the reference runs once exactly, and once with an F16 cache and with the inputs of Linears rounded
+// as the tuned path does (to halves in prompts; to steps of amax / 16256 in blocks of 32 for single tokens and quantized
+// weights).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -34,7 +34,7 @@ TEST_P(CudaTunedPath, GivesTheReferencesLogits) {
   auto tuned = backends::gpu::load(plan, backends::make_cuda_checker_device(), {});
   ASSERT_TRUE(tuned) << tuned.error().message;
 
-  std::map<std::string, std::uint64_t, std::less<>> rounded;  // inputs of Linears, with the block of the weight's format
+  std::map<std::string, std::uint64_t, std::less<>> rounded;  // inputs of Linears, with the weight's block size
   for (const plan::Op& op : plan->ops) {
     const auto* linear = std::get_if<plan::Linear>(&op);
     if (linear == nullptr) continue;
@@ -78,7 +78,7 @@ TEST_P(CudaTunedPath, GivesTheReferencesLogits) {
       power += std::pow(double{(*c)[i]}, 2);
     }
   }
-  // Three times the noise: weights are rounded to halves too, and two roundings that are equally good differ.
+  // Three times the noise: weights are rounded to halves too, and two equally good roundings differ.
   EXPECT_LE(std::sqrt(difference), 3 * std::sqrt(noise) + 1e-5 * std::sqrt(power));
   EXPECT_LE(std::sqrt(difference), 2e-3 * std::sqrt(power));
 }

@@ -34,8 +34,8 @@ std::string error_of(const SamplerSettings& settings) {
   return valid ? "" : valid.error().message;
 }
 
-// The header's definition, step by step, in the plainest words. `sure` is cleared where rounding may decide what a filter
-// keeps.
+// The definition in sampler.h, step by step, as plain as possible. `sure` becomes false where rounding may decide what a
+// filter keeps.
 std::vector<Candidate> by_definition(const SamplerSettings& s, const std::vector<float>& logits,
                                      const std::vector<TokenId>& accepted, bool& sure) {
   const auto n = logits.size();
@@ -90,7 +90,7 @@ std::vector<Candidate> by_definition(const SamplerSettings& s, const std::vector
   return candidates;
 }
 
-// Logits with ties, wide and narrow spreads, and bans, one of them at least finite.
+// Logits with ties, wide and narrow spreads, and bans. At least one logit is finite.
 std::vector<float> random_logits(std::size_t n) {
   const bool ties = *rc::gen::arbitrary<bool>();
   const int spread = *rc::gen::inRange(1, 30);
@@ -149,7 +149,7 @@ RC_GTEST_PROP(Sampler, agrees_with_the_definition_for_all_settings_at_once, ()) 
   RC_ASSERT(distribution.has_value());
   expect_same(*distribution, expected);
 
-  // The draw: cumulative weight in order of ids.
+  // The draw goes by cumulative weight in order of ids.
   auto by_id = *distribution;
   std::sort(by_id.begin(), by_id.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   const double u = uniform(settings.seed, 0);
@@ -168,7 +168,7 @@ RC_GTEST_PROP(Sampler, agrees_with_the_definition_for_all_settings_at_once, ()) 
   RC_ASSERT(*sampled == drawn);
 }
 
-// One setting at a time, the others off: a fault in one cannot hide behind another.
+// Tests one setting with all others off, so that a fault in one cannot hide behind another.
 void check_alone(void (*change)(SamplerSettings&, int n)) {
   const int n = *rc::gen::inRange(1, 300);
   const auto logits = random_logits(static_cast<std::size_t>(n));
@@ -257,10 +257,10 @@ TEST(Sampler, filters_with_known_answers) {
   EXPECT_EQ(kept([](auto& s) { s.min_p = 0.51; }), 1u);
   EXPECT_EQ(kept([](auto& s) { s.min_p = 0.24; }), 3u);
   EXPECT_EQ(kept([](auto& s) { s.min_p = 1; }), 1u);
-  // top-p counts in what top-k left: 0.5 and 0.25 become 2/3 and 1/3.
+  // top-p's probabilities are those after top-k: 0.5 and 0.25 become 2/3 and 1/3.
   EXPECT_EQ(kept([](auto& s) { s.top_k = 2, s.top_p = 0.6; }), 1u);
   EXPECT_EQ(kept([](auto& s) { s.top_p = 0.6; }), 2u);
-  // The filters see temperature 1 whatever the temperature is.
+  // The filters use temperature 1, whatever the temperature setting is.
   EXPECT_EQ(kept([](auto& s) { s.top_p = 0.51, s.temperature = 100; }), 2u);
 }
 
@@ -354,7 +354,7 @@ TEST(Sampler, draws_follow_the_distribution) {
       settings.seed = seed;
       const auto sampler = make(settings, logits.size());
       EXPECT_LT(chi_square(sampler, logits, *sampler.distribution(logits), n), bound) << temperature << ' ' << seed;
-      // The bound tells a temperature from one 10% higher.
+      // The bound is tight enough to notice a temperature that is 10% higher.
       settings.temperature = temperature * 1.1;
       EXPECT_GT(chi_square(sampler, logits, *make(settings, logits.size()).distribution(logits), n), bound);
     }

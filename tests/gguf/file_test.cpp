@@ -1,4 +1,4 @@
-// What a File hands out: metadata, typed look-ups, tensors; mapped files, split sets, and files above 4 GiB.
+// The parts of a File: metadata, typed look-ups, tensors; mapped files, split sets, and files above 4 GiB.
 #include "gguf/file.h"
 
 #include <gmock/gmock.h>
@@ -200,7 +200,7 @@ TEST(File, PathsThatCannotBeMappedAreNamed) {
 
 TEST(File, DataAbove4GiB) {
   const TemporaryFolder folder;
-  // Two tensors: the first fills 5 GiB of hole, the second lies behind it.
+  // Two tensors: the first is a hole of 5 GiB, the second lies after it.
   constexpr std::uint64_t hole = std::uint64_t{5} << 30;
   RawFile raw;
   raw.header(3, 2, 0).tensor("hole", {1 << 20, hole >> 22}, 0, 0).tensor("behind", {4}, 0, hole).data(0);
@@ -238,7 +238,7 @@ TEST(File, AnArrayThatOnlyALargeFileCouldHoldIsNotIndexed) {
               AllOf(HasSubstr("\"key\""), HasSubstr("byte " + std::to_string(raw.at.at("count"))), HasSubstr("at most")));
 }
 
-// A shard of a set, holding one F32 tensor of 8 elements that all equal `value`.
+// A shard of a set. It holds one F32 tensor of 8 elements, all equal to `value`.
 RawFile shard(std::uint16_t no, std::uint16_t count, std::int32_t n_tensors, const std::string& tensor, float value) {
   RawFile raw;
   raw.header(3, 1, no == 0 ? 4 : 3);

@@ -1,5 +1,5 @@
-// GGUF bytes laid down field by field, independently of the Writer, with the place of every field remembered so that a
-// test can damage exactly one.
+// Writes GGUF bytes field by field, independently of the Writer, and remembers the place of every field, so that a test can
+// damage exactly one.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ namespace plumb::gguf::test {
 class RawFile {
  public:
   std::vector<std::byte> bytes;
-  std::map<std::string, std::size_t> at;  // byte offset of each field by the name given when it was written
+  std::map<std::string, std::size_t> at;  // byte offset of each field, by the name given to it when it was written
 
   template <class T>
   RawFile& number(const std::string& field, T value) {
@@ -85,8 +85,8 @@ class RawFile {
   }
 };
 
-// A small valid file with something of everything: two tensors, "w" (F32, 4 x 2, 32 bytes) and "q" (Q8_0, 32 x 2, 68
-// bytes), 132 bytes of data with the padding between them.
+// A small valid file with something of everything. It has two tensors, "w" (F32, 4 x 2, 32 bytes) and "q" (Q8_0, 32 x 2, 68
+// bytes); with the padding between them, 132 bytes of data.
 inline RawFile sample() {
   RawFile file;
   file.header(3, 2, 7);

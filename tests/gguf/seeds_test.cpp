@@ -1,5 +1,5 @@
 // The fuzzer's seeds are valid files that reach every part of the parser.
-// To write them anew, say for a new format: PLUMB_WRITE_SEEDS=1 gguf_tests --gtest_filter='Seeds.*'
+// To write them again, for instance for a new format: PLUMB_WRITE_SEEDS=1 gguf_tests --gtest_filter='Seeds.*'
 #include <gtest/gtest.h>
 
 #include <cstdlib>

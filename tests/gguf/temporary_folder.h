@@ -1,4 +1,4 @@
-// A folder of its own for a test that writes files, removed with all in it.
+// A folder for one test that writes files. It is removed at the end with everything in it.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// Every rule that File checks before use, each by a valid file with one field damaged: the message must name the file,
-// the item, the byte and the cause.
+// Every rule that File checks. Each test damages one field of a valid file; the message must name the file, the item, the
+// byte and the cause.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -131,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(Rules, DamagedFile, ::testing::ValuesIn(damages()),
 TEST(Validation, EveryTruncationIsRefused) {
   const RawFile file = sample();
   for (std::size_t n = 0; n < file.bytes.size(); ++n) {
-    // An exact copy, so that AddressSanitizer sees a read behind the end.
+    // A copy of exactly these bytes, so that AddressSanitizer sees a read past the end.
     const std::vector<std::byte> part(file.bytes.begin(), file.bytes.begin() + static_cast<std::ptrdiff_t>(n));
     EXPECT_FALSE(File::from_memory(part, "part")) << n;
   }

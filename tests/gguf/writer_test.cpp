@@ -1,4 +1,4 @@
-// What the Writer writes reads back equal, for random metadata of every type and random tensors; and what it refuses.
+// Files from the Writer read back equal, for random metadata of every type and random tensors. Invalid input is refused.
 #include "gguf/writer.h"
 
 #include <gmock/gmock.h>
@@ -33,7 +33,7 @@ bool same(const Array& a, const Array& b) {
   return true;
 }
 
-// Floats are compared by their bits, so that NaN is no exception.
+// Compares floats by their bits, so that a NaN equals itself.
 bool same(const Value& a, const Value& b) {
   if (a.index() != b.index()) return false;
   return std::visit(
@@ -53,7 +53,7 @@ bool same(const Value& a, const Value& b) {
       a);
 }
 
-// Random values; strings and raw bytes are kept in the store, because Values are views.
+// Makes random Values. A Value is a view, so their strings and raw bytes are kept here.
 class RandomValues {
  public:
   Value value(int depth = 1) {
@@ -260,7 +260,7 @@ TEST_F(WriterFiles, AFolderThatIsNotThereIsNamed) {
   EXPECT_THAT(small_writer(bytes_).write(path).error().message, AllOf(HasSubstr(path.string()), HasSubstr("No such file")));
 }
 
-// The limit on file size stands for a full disk: write() fails in the same place.
+// A limit on file size stands in for a full disk: write() fails at the same place.
 TEST_F(WriterFiles, AFullDiskLeavesNothingBehindAndTheOldFileInPlace) {
   const auto path = folder_.write("out.gguf", bytes_);
   const std::vector<std::byte> large(1 << 20);
