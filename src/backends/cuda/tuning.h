@@ -1,9 +1,4 @@
-// Which ops of a plan the tuned kernels take, and how: fusions by looking at the ops that follow.
-//
-// One token: a norm and the Linears that read it (rounded once, weights of one format in one launch, gate and up with their
-// activation; float weights do the norm on the way); a Linear and the addition of its residual; both rotations and the
-// write to the cache. 2 to most_few_rows tokens, of one sequence or many: the same fusions but for the rounding, which is
-// to halves. Longer prompts: Linears as products in half precision with sums in float; attention on tensor cores.
+// The CUDA backend's tuned kernels in place of a plan's ops: fusion.h says which, this launches them.
 #pragma once
 
 #include <cuda_runtime_api.h>
