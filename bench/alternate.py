@@ -3,11 +3,11 @@
 
 A is `plumb bench`; B is llama_decode of llama-cpp-python. Each turn is a process of its own: it loads the file, does
 everything once to warm up, then measures prefill (one prompt from an empty context, batches of 512) and decode (token by
-token from an empty context). Both are given the same number of tokens and threads; neither samples. Prints medians over
-the rounds with the extremes, and plumb's load time and peak memory.
+token from an empty context). Both get the same number of tokens and threads; neither samples. Prints the median and the
+extremes of the rounds, and plumb's load time and peak memory.
 
-Needs numpy and llama-cpp-python, in this Python or in the one that --python names. On a busy machine, or one whose cores are
-shared, only the ratio means something.
+Needs numpy and llama-cpp-python, in this Python or in the one that --python names. On a busy machine, or one with shared
+cores, only the ratio is meaningful.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def yardstick_turn(arguments):
 
 
 def peak_memory(arguments):
-    """Largest resident bytes and seconds of `plumb run` over a prompt and an answer of the benchmark's lengths."""
+    """Peak resident bytes and seconds of `plumb run` with a prompt and an answer of the benchmark's lengths."""
     context = arguments.prefill + arguments.decode
     command = [
         arguments.plumb, "run", arguments.model, "--tokens", ",".join(str(i % 250 + 3) for i in range(arguments.prefill)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times the cuda backend on models with random weights, beside what the GPU can do at most: the bandwidth of a large copy (bytes
-# read and written) and the rate of a bf16 product, measured in the same run (these two need PyTorch and are left out without).
+# Times the cuda backend on models with random weights. In the same run it measures the GPU's ceilings: the bandwidth of a large copy
+# (bytes read and written) and the rate of a bf16 product. These two need PyTorch, and are left out without it.
 # usage: bench/gpu.sh [PLUMB] [PRESET:TYPE ...]
 set -euo pipefail
 plumb=${1:-build/bin/plumb}

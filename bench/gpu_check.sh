@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What a GPU must show before a figure of it is believed: the canary in every quantization with tuned and with shared kernels, the op tests,
-# SmolLM2 against the reference, alone and among other sequences, no growth of memory over many loads, and compute-sanitizer's four tools on the op tests.
+# The checks that a GPU must pass before its figures are believed: the canary in every quantization with tuned and with shared kernels;
+# the op tests; SmolLM2 against the reference, alone and among other sequences; no growth of memory over many loads; and
+# compute-sanitizer's four tools on the op tests.
 # usage: bench/gpu_check.sh [FOLDER OF BINARIES] [SMOLLM2.gguf]
 set -uo pipefail
 bin=${1:-build/bin}
@@ -25,8 +26,8 @@ if [ -x "$bin/backends_tests" ]; then
   for tool in memcheck racecheck initcheck synccheck; do
     command -v compute-sanitizer >/dev/null || break
     libraries=${LD_LIBRARY_PATH:-}
-    # initcheck sees nothing of what cuBLASLt's products write (a product of PyTorch's alone is reported too): for it a library
-    # without functions lies before the real one, and the shared kernels take prompts.
+    # initcheck does not see the writes of cuBLASLt's products (it reports a product of PyTorch alone, too). An empty library
+    # therefore stands before the real one here, and prompts run on the shared kernels.
     [ $tool != initcheck ] || libraries=$empty:$libraries
     step "compute-sanitizer $tool, op tests" env LD_LIBRARY_PATH="$libraries" compute-sanitizer --tool "$tool" --print-limit 3 \
       --error-exitcode 1 "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Compares the next-token distributions of plumb and llama.cpp on one model and prints a Markdown table.
 
-Both are given the ids that llama.cpp's tokenizer makes of each prompt; plumb's tokenizer must make the same. The measure
+Both get the ids that llama.cpp's tokenizer makes of each prompt; plumb's tokenizer must make the same ids. The measure
 is the Kullback-Leibler divergence KL(llama.cpp || plumb) in nats over the whole vocabulary, computed in float64.
 
-llama.cpp rounds activations to 8 bits before it multiplies quantized weights, so it is off its own file's truth by that much.
---yardstick-model names the same weights in F32 (`plumb quantize MODEL F32.gguf F32`), with which it rounds nothing: the
-distance then is that of the engines and not of the rounding. --activations int8 makes plumb's cpu backend round alike.
---floor shows what rounding does: each against plumb's `reference` backend, which rounds nothing, and llama.cpp against itself
-with its KV cache in F32 in place of F16.
+llama.cpp rounds activations to 8 bits before it multiplies quantized weights; its results have that error. With
+--yardstick-model, llama.cpp runs the same weights in F32 (`plumb quantize MODEL F32.gguf F32`) and rounds nothing: the
+distance is then that between the engines, without the rounding. --activations int8 makes plumb's cpu backend round to 8
+bits too. --floor shows the effect of rounding: each engine against plumb's `reference` backend, which rounds nothing, and
+llama.cpp against itself with its KV cache in F32 instead of F16.
 
-Needs numpy and llama-cpp-python. Exit code 1 when a mark is missed.
+Needs numpy and llama-cpp-python. Exit code 1 when a limit is missed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def divergence(p, q):
 
 
 def plumb_log_probabilities(arguments, tokens, n_vocab, backend):
-    """Of the token after `tokens`."""
+    """Log-probabilities of the token after `tokens`."""
     ids = ",".join(map(str, tokens))
     document = plumb_json(
         arguments.plumb, "run", arguments.model, "--tokens", ids, "-n", "1", "--temp", "0", "--logprobs", str(n_vocab),

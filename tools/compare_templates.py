@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Compares chat templates between plumb and Python's jinja2, set up as transformers does it, on random templates.
+"""Compares plumb's chat templates with Python's jinja2, set up as transformers does it, on random templates.
 
 Usage: compare_templates.py PLUMB [--seconds 60] [--seed 1] [--keep FOLDER]
        compare_templates.py PLUMB --templates FOLDER      every *.jinja of a folder over the test's conversations
 
-Random expressions (all operators, literals, methods, filters, tests) and random templates (tags with every kind of
-whitespace control, loops, conditions, assignments, macros) are made, run by both, and must give the same text, or an
-error in both. What differs is printed, and kept in FOLDER. Exit code 1 if anything differs.
+Both run random expressions (all operators, literals, methods, filters, tests) and random templates (tags with every kind
+of whitespace control, loops, conditions, assignments, macros). Both must give the same text, or both an error. Differences
+are printed, and kept in FOLDER. Exit code 1 if there is one.
 
-What Python shows with a memory address (functions, generators) is left out. Needs jinja2 and transformers.
+Values that Python prints with a memory address (functions, generators) are left out. Needs jinja2 and transformers.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class Plumb:
         self.path = pathlib.Path(self.folder.name)
 
     def render(self, source, messages, tools=None, generation=True):
-        """The text; an exception for an error that plumb reports; anything else is a failure of its own."""
+        """The text; an exception for an error that plumb reports; any other failure as a text that begins with CRASH."""
         (self.path / "t.jinja").write_bytes(source.encode())
         (self.path / "m.json").write_text(json.dumps(messages))
         command = [self.program, "template", str(self.path / "t.jinja"), "--messages", str(self.path / "m.json")]
@@ -283,7 +283,7 @@ def forget_compiled():
 
 @contextlib.contextmanager
 def without_folding():
-    """jinja2 computes constants when it compiles, and lets some errors pass there that it raises when it runs."""
+    """jinja2 without constant folding, which lets some errors pass at compile time that jinja2 raises at run time."""
     def impossible(self, node, frame, finalize):
         if not isinstance(node, jinja2.nodes.TemplateData):
             raise jinja2.nodes.Impossible()

@@ -4,9 +4,9 @@
     pip install llama-cpp-python gguf
     tools/compare_tokenizers.py --lines ./tokenize_lines [--every-pre] [--texts 1000] [--seed 1] VOCABULARY.gguf …
 
-tokenize_lines is built from tools/tokenize_lines.cpp. Without --lines, `--plumb build/bin/plumb` runs `plumb tokenize` once a
-text, which is slow. --every-pre repeats a byte-level BPE vocabulary under the name of every other pre-tokenizer.
---wordpiece adds a made-up BERT vocabulary. Exits with 1 when any text differs.
+tokenize_lines is built from tools/tokenize_lines.cpp. Without --lines, `--plumb build/bin/plumb` runs `plumb tokenize` once
+for each text, which is slow. --every-pre also tries a byte-level BPE vocabulary with every other pre-tokenizer's name.
+--wordpiece adds a made-up BERT vocabulary. Exits with 1 if any text differs.
 """
 import argparse
 import ctypes
@@ -37,7 +37,7 @@ BLOCKS = [(0x20, 0x7F)] * 8 + [
 
 
 def random_text(rng):
-    """A few runs of characters of one kind each. Never malformed: llama.cpp replaces what is not UTF-8."""
+    """A few runs of characters, each of one kind. Always valid UTF-8: llama.cpp replaces bytes that are not."""
     parts = []
     for _ in range(rng.randint(1, 14)):
         kind = rng.random()
@@ -107,7 +107,7 @@ def compare(options, path, label, texts):
 
 
 def with_pre(path, name, folder):
-    """A copy of a vocabulary-only file under another pre-tokenizer's name."""
+    """A copy of a vocabulary-only file that names another pre-tokenizer."""
     data = path.read_bytes()
     key = b"tokenizer.ggml.pre" + struct.pack("<I", 8)
     at = data.index(key) + len(key)
@@ -118,7 +118,7 @@ def with_pre(path, name, folder):
 
 
 def wordpiece(folder):
-    """A BERT vocabulary of our own: characters of many scripts, and runs of ASCII letters."""
+    """A made-up BERT vocabulary: characters of many scripts, and runs of ASCII letters."""
     import gguf
 
     rng = random.Random(7)
@@ -169,7 +169,7 @@ def main():
             source = pathlib.Path(__file__).parent.parent / "src" / "text" / "pre_tokenizer.cpp"
             for name in re.findall(r'^    \{"([^"]+)", \w+, \w+\},$', source.read_text(), re.MULTILINE):
                 if name == "whitespace":
-                    continue  # llama.cpp aborts on it with a byte-level vocabulary
+                    continue  # llama.cpp aborts on this one with a byte-level vocabulary
                 copy = with_pre(path, name, folder)
                 differing += compare(options, copy, f"{path.stem} as {name}", texts)
                 copy.unlink()

@@ -3,8 +3,9 @@
 
     python tools/compare_traces.py A.safetensors B.safetensors
 
-The measure is the relative RMS difference, |A - B| / |B|, over all rows that both have (logits may be those of the last
-row alone). Steps are compared as far as both runs took the same tokens. It shows how far two runs are apart, not why.
+The measure is the relative RMS difference, |A - B| / |B|, over all rows that both have (a trace may have the logits of the
+last row only). Steps are compared as long as both runs took the same tokens. The table shows how far two runs are apart,
+not why.
 Needs numpy.
 """
 
@@ -18,7 +19,7 @@ from plumb_trace import Trace, TraceError
 
 
 def difference(ours: numpy.ndarray, theirs: numpy.ndarray) -> float:
-    """Relative, of the last rows that both have."""
+    """The relative difference of the last rows, as many as both have."""
     if ours.shape[1] != theirs.shape[1]:
         return float("nan")
     rows = min(len(ours), len(theirs))

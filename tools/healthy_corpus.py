@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Diagnoses healthy runs, none of which may be accused: backends and their variants on the canary and the models of
-tests/data/model, each in every quantization, and on the models named, with ten prompts each. Prints a line a model and variant, and
-each accusation; exit code 1 if there was one, or if nothing ran."""
+"""Diagnoses healthy runs, none of which may be accused. The runs: backends and their variants, on the canary and the models of
+tests/data/model in every quantization, and on the models given, with ten prompts each. Prints a line for each model and
+variant, and every accusation. Exit code 1 if there was one, or if nothing ran."""
 
 import argparse
 import concurrent.futures
@@ -37,7 +37,7 @@ TEXTS = [
 
 
 def tokens(n_vocab, prompt):
-    """Ids for a model without a text of its own: 1 to 40 of them, in each tenth prompt one id over and over."""
+    """1 to 40 ids for a model without a tokenizer's text. Every tenth prompt repeats one id."""
     chance = random.Random(prompt)
     n = (1, 2, 3, 5, 8, 13, 21, 30, 34, 40)[prompt % 10]
     ids = [chance.randrange(n_vocab) for _ in range(n)]
@@ -77,7 +77,7 @@ def main():
                     subjects.append((f"{name} {kind}", path, n_vocab))
 
         def diagnose(path, n_vocab, variant, prompt):
-            """Exit code, largest error / allowance, and what there is to say where it is not 0."""
+            """The exit code, the largest error / allowance, and a message where the exit code is not 0."""
             text = ["--tokens", tokens(n_vocab, prompt)] if n_vocab else ["-p", TEXTS[prompt % len(TEXTS)]]
             done = plumb("diagnose", path, *text, *variant, "--steps", options.steps, "-t", 1, "--json")
             if done.returncode not in (0, 1):

@@ -1,30 +1,30 @@
-"""Which of Plumb's named values a node of llama.cpp's graph is.
+"""Finds Plumb's name for a node of llama.cpp's graph.
 
-llama.cpp's own names do not tell: "Qcur-0" is the product, the product with its bias, a view of it and the rotated one.
-What a node reads tells: a weight is called in the graph what it is called in the file, so MUL_MAT with blk.0.attn_q.weight
-is blk.0.attn_q, and the ROPE of that (or of a view of it) is blk.0.attn_q_rope. Only ops and sources are looked at, as the
-PyPI package llama-cpp-python 0.3.36 (ggml 0.25.3) shows them for llama, qwen2 and qwen3.
+llama.cpp's own names are ambiguous: "Qcur-0" is the product, the product with its bias, a view of it and the rotated one.
+The sources of a node are not: weights have the file's names in the graph, so MUL_MAT with blk.0.attn_q.weight is
+blk.0.attn_q, and ROPE of that node (or of a view of it) is blk.0.attn_q_rope. Names follow from ops and sources alone, as
+the PyPI package llama-cpp-python 0.3.36 (ggml 0.25.3) has them for llama, qwen2 and qwen3.
 """
 
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# GGUF's tensor to the value of it, where that has another name.
+# GGUF's tensor name to the name of the value that it produces.
 PRODUCTS = {"attn_q": "attn_q", "attn_k": "attn_k", "attn_v": "attn_v", "attn_output": "attn_out", "ffn_gate": "ffn_gate",
             "ffn_up": "ffn_up", "ffn_down": "ffn_down"}  # fmt: skip
-# Values that are best seen as what a product reads: whichever ops made them, fused or not.
+# Values that are found as the input of a product, whichever ops made them, fused or not.
 PRODUCT_INPUTS = {"attn_output": "attn_ctx", "ffn_down": "ffn_act"}
 NORMS = ("attn_norm", "attn_q_norm", "attn_k_norm", "ffn_norm")
 ROTATED = {"attn_q": "attn_q_rope", "attn_q_norm": "attn_q_rope", "attn_k": "attn_k_rope", "attn_k_norm": "attn_k_rope"}
 RESIDUALS = {"attn_out": "attn_resid", "ffn_down": "output"}
 SAME_VALUES = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE", "CONT", "CPY", "DUP")
-# Shapes: [head_dim, heads, T] in ggml's order, not [width, T].
+# Values of shape [head_dim, heads, T] in ggml's order; the others are [width, T].
 PER_HEAD = ("attn_q_norm", "attn_k_norm", "attn_q_rope", "attn_k_rope")
 
 
 class Tensor(NamedTuple):
-    """Of the graph: its address and name."""
+    """A tensor of the graph: its address and name."""
 
     address: int
     name: str
@@ -37,7 +37,7 @@ class Node(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A value, and whose data it is: the node's (-1) or that of one of its sources."""
+    """A value, and where its data is: in the node (-1) or in the source of this index."""
 
     name: str
     source: int = -1
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 def weight_of(tensor: Tensor) -> tuple[str, str] | None:
     """("blk.0.", "attn_q", "weight") of a tensor of the file as ("blk.0.attn_q", "weight")."""
     name = tensor.name
-    copy = re.fullmatch(r"[^#]+#(.+)#\d+", name)  # of another device's weight: "CUDA0#blk.0.attn_q.weight#0"
+    copy = re.fullmatch(r"[^#]+#(.+)#\d+", name)  # a weight copied to another device: "CUDA0#blk.0.attn_q.weight#0"
     name = copy[1] if copy else name
     stem, _, kind = name.rpartition(".")
     return (stem, kind) if kind in ("weight", "bias") else None
@@ -59,13 +59,13 @@ def split(name: str) -> tuple[str, str]:
 
 
 class Graph:
-    """Asked about every node of one graph in the order of evaluation."""
+    """Names the nodes of one graph. It must be asked about every node, in the order of evaluation."""
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}  # of nodes by address, and of views on them
+        self._names: dict[int, str] = {}  # of nodes and of views of them, by address
 
     def values_of(self, node: Node) -> list[Found]:
-        """A name may come twice, for a product and then for the product with its bias: the later one is the value."""
+        """The values of a node. A name may come again, for the product with its bias: the later value is right."""
         found = self._find(node)
         for value in found:
             if value.source < 0:
@@ -79,7 +79,7 @@ class Graph:
         if node.op == "GET_ROWS":
             if weights[0] == ("token_embd", "weight"):
                 return [Found("token_embd")]
-            self._alias(node)  # the rows of which logits are asked
+            self._alias(node)  # the rows whose logits are wanted
         elif node.op in SAME_VALUES:
             self._alias(node)
         elif node.op == "MUL_MAT":
@@ -99,7 +99,7 @@ class Graph:
         if weight is None:
             return self._follow(node.sources[1:2], {"attn_q_rope": "attn_scores"})
         block, stem = split(weight[0])
-        if weight[0] in ("output", "token_embd"):  # the latter where the two are tied
+        if weight[0] in ("output", "token_embd"):  # token_embd where the two are tied
             return [Found("logits")]
         if not block or stem not in PRODUCTS:
             return []
@@ -114,7 +114,7 @@ class Graph:
         return self._follow(node.sources, RESIDUALS)
 
     def _follow(self, sources: Iterable[Tensor], names: dict[str, str]) -> list[Found]:
-        """The value that comes of one of the sources."""
+        """The value that follows from the name of one of the sources."""
         for source in sources:
             block, stem = split(self._names.get(source.address, ""))
             if stem in names:

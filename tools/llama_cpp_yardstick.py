@@ -1,6 +1,6 @@
 """llama.cpp as a yardstick, through the low-level API of the PyPI package llama-cpp-python (known to work: 0.3.36).
 
-Tokens in, logits and seconds out; nothing is sampled. Nothing in Plumb depends on it.
+Takes tokens, returns logits and seconds; nothing is sampled. Nothing in Plumb depends on it.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ def _silent(level, text, data):
 
 
 class Yardstick:
-    """One model and one context of llama.cpp, weights mapped from the file, its own defaults otherwise.
+    """One model and one context of llama.cpp. Weights are mapped from the file; all else is llama.cpp's default.
 
-    change(parameters) is given the context's parameters before they are used.
+    change(parameters) may change the context's parameters before they are used.
     """
 
     def __init__(self, path, n_ctx, n_threads, n_batch=512, f32_cache=False, change=lambda parameters: None):
@@ -53,7 +53,7 @@ class Yardstick:
             del self.context, self.model
 
     def kv_bytes(self, positions):
-        """Keys and values of that many positions in F16."""
+        """Bytes of the keys and values of this many positions in F16."""
         head_dim = llama_cpp.llama_model_n_embd(self.model) // llama_cpp.llama_model_n_head(self.model)
         width = llama_cpp.llama_model_n_head_kv(self.model) * head_dim
         return 2 * 2 * llama_cpp.llama_model_n_layer(self.model) * width * positions
@@ -71,7 +71,7 @@ class Yardstick:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def decode(self, tokens, all_logits=False):
-        """Runs the tokens after those in the context, in batches; the logits of the last, or of all, are computed."""
+        """Runs tokens after those in the context, in batches. Computes the logits of the last one, or of all."""
         for begin in range(0, len(tokens), self.n_batch):
             part = tokens[begin : begin + self.n_batch]
             array = (llama_cpp.llama_token * len(part))(*part)
@@ -92,7 +92,7 @@ class Yardstick:
         return numpy.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).astype(numpy.float64)
 
     def seconds(self, tokens, one_by_one):
-        """How long the tokens take from an empty context, as one prompt or one by one."""
+        """The seconds that the tokens take from an empty context, as one prompt or one by one."""
         self.clear()
         llama_cpp.llama_synchronize(self.context)
         start = time.perf_counter()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes tests/data/model: tiny random models as GGUF, and what Hugging Face transformers computes with them.
 
-For each case NAME.gguf holds float32 weights, NAME.safetensors the token ids ("tokens"), the logits and the inner
-values, under the names of docs/architecture.md. transformers runs in float64 from the same float32 weights, with eager
+For each case NAME.gguf has float32 weights. NAME.safetensors has the token ids ("tokens"), the logits and the inner values,
+under the names of docs/architecture.md. transformers runs in float64 from the same float32 weights, with eager
 attention. Needs gguf, numpy, torch and transformers.
 
     python tools/make_model_goldens.py [--out tests/data/model] [--only NAME ...] [--hf FOLDER]
@@ -37,7 +37,7 @@ SHAPE = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
-# With these bases the 14 positions of the prompt turn the slow components visibly, so that a wrong scaling shows.
+# With these bases the slow components turn noticeably within the prompt's 14 positions, so that a wrong scaling shows.
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 CASES = {
@@ -104,13 +104,13 @@ N_TOKENS = 14
 
 
 def permute(rows: np.ndarray, n_heads: int) -> np.ndarray:
-    """Rows (or features, along axis 0) of Q or K from halves to adjacent pairs: GGUF's "Meta AI original pth" layout."""
+    """Permutes axis 0 (rows or features) of Q or K from halves to adjacent pairs: GGUF's "Meta AI original pth" layout."""
     head_dim = rows.shape[0] // n_heads
     return rows.reshape(n_heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
 def randomize(model: torch.nn.Module, rng: np.random.Generator) -> None:
-    """float32 values, kept in the model's own precision. Q and K are large enough for attention to be far from uniform."""
+    """Random float32 values, stored in the model's precision. Q and K are large, so that attention is far from uniform."""
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         if "norm" in name:
@@ -261,7 +261,7 @@ def record(arch: str, config, model: torch.nn.Module, tokens: list[int]) -> dict
         after(layer, f"blk.{n}.output")
         layer.self_attn.register_forward_hook(lambda m, args, out: probs.append(out[1].detach().numpy()[0]))
 
-    # Rotated q and k come out of one function of the model's own source file, called once a layer.
+    # A function of the model's source file returns the rotated q and k; it is called once for each layer.
     source = __import__(type(model).__module__, fromlist=["apply_rotary_pos_emb"])
     original = source.apply_rotary_pos_emb
     calls = 0

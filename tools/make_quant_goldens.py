@@ -4,10 +4,10 @@
     pip install gguf numpy
     python tools/make_quant_goldens.py
 
-FORMAT.decode.bin: blocks of random bytes under finite scales, the last ones under adversarial scales (zeros of both
-signs, subnormals, the largest finite, a negative one), then the float32 values that they decode to.
-FORMAT.encode.bin: float32 values, then the blocks that they encode to. Only for the formats whose encoding is defined
-by rounding alone, F16, BF16 and Q8_0; the others leave the encoder a choice.
+FORMAT.decode.bin: blocks of random bytes with finite scales, the last ones with adversarial scales (zeros of both
+signs, subnormals, the largest finite number, a negative one), then the float32 values that they decode to.
+FORMAT.encode.bin: float32 values, then the blocks that they encode to. Only for F16, BF16 and Q8_0, whose encoding is
+plain rounding; the other formats leave the encoder a choice.
 """
 
 import pathlib

@@ -4,9 +4,9 @@
     pip install gguf numpy llama-cpp-python
     python tools/make_quantize_goldens.py
 
-For a range of shapes it writes a GGUF file of random F16 weights (two rows a tensor are enough: only names, row lengths and
-hyper-parameters count), has llama_model_quantize convert it, and notes the formats. A case is a line of hyper-parameters
-and a line for each file type: `role=FORMAT*COUNT,...` in order of the layers.
+For a range of shapes it writes a GGUF file of random F16 weights, converts it by llama_model_quantize, and notes the
+formats. Two rows are enough for each tensor: only names, row lengths and hyper-parameters matter. A case is a line of
+hyper-parameters and a line for each file type: `role=FORMAT*COUNT,...` in order of the layers.
 """
 
 import itertools

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what Python's jinja2, set up as transformers does it, makes of chat templates: the goldens of
+"""Renders chat templates with Python's jinja2, set up as transformers does it, and writes the results: the goldens of
 tests/text/chat_template_test.cpp.
 
 Usage: make_template_goldens.py [--shared ../shared/data/chat-templates]
@@ -13,8 +13,8 @@ Writes  tests/data/text/templates/features.json         {name: {"text"} or {"err
         tests/data/text/templates/shared.json           {file: {"hash", "cases": {conversation: {"hash", "bytes"}
                                                          or {"error"}}}}, the hash being FNV-1a, 64 bits
 
-An error that the template raised itself (raise_exception) is stored with its message; for any other error the message
-is null: that there is one is what counts. Needs the packages jinja2 and transformers.
+An error that the template raised itself (raise_exception) is stored with its message. For any other error the message is
+null: the test then asks only for an error. Needs the packages jinja2 and transformers.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DATA = HERE / "tests/data/text/templates"
 
 
 class FixedDate(datetime.datetime):
-    """The moment that strftime_now sees; the test passes the same."""
+    """The time that strftime_now sees. The test uses the same time."""
 
     @classmethod
     def now(cls, tz=None):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Damages copies of a GGUF file and sees how plumb takes them.
+"""Damages copies of a GGUF file and checks how plumb handles them.
 
     tools/mutate_gguf.py build/bin/plumb models/canary-f16.gguf --count 10000
 
-Every copy goes through `plumb inspect --check` and `plumb run -n 1 -p 1`. Right are exit 0, and exit 2 with a message on
-stderr; inspect may also answer 1 ("the file is not well"). A crash, any other exit, a missing message or a run over the time
-limit fails the whole and keeps the file. Mutant i depends on --seed and i alone: `--only i` makes it again.
+Every copy goes through `plumb inspect --check` and `plumb run -n 1 -p 1`. Allowed are exit code 0, and exit code 2 with a
+message on stderr; inspect may also exit with 1 (the file has problems). A crash, any other exit code, a missing message or
+a run over the time limit is a failure, and its file is kept. Mutant i depends only on --seed and i: `--only i` makes it
+again.
 """
 
 import argparse
@@ -25,7 +26,7 @@ SCALAR_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B"
 STRING, ARRAY = 8, 9
 EXTREMES = [0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")]
-MAX_ELEMENTS = 64  # of one array that become fields, so that a vocabulary does not drown the rest
+MAX_ELEMENTS = 64  # elements of one array that may be damaged, so that a vocabulary does not outweigh the other fields
 
 Field = collections.namedtuple("Field", "kind offset format")
 
@@ -84,7 +85,7 @@ class Layout:
 
 
 def changed_number(rng, layout, field):
-    """Another value for a field: a neighbour, an extreme, or what a field of the same kind holds."""
+    """Another value for a field: a neighbouring or extreme number, or the value of another field of its kind."""
     (old,) = struct.unpack_from("<" + field.format, layout.data, field.offset)
     if field.format in "fd":
         return struct.pack("<" + field.format, rng.choice(FLOATS + [old * 2, old / 2, -old]))
@@ -102,7 +103,7 @@ def changed_number(rng, layout, field):
 
 
 def mutate(rng, layout):
-    """The patches [(offset, bytes)] and the size of one mutant, and words that say what was done."""
+    """The patches [(offset, bytes)] and the size of one mutant, and a description of the damage."""
     size = len(layout.data)
     patches, words = [], []
     kinds = sorted(layout.by_kind)
@@ -125,7 +126,7 @@ def mutate(rng, layout):
 
 
 class Worker:
-    """One file that becomes mutant after mutant: only what differs is written, and put back afterwards."""
+    """One file that becomes one mutant after another: only the patches are written, and undone afterwards."""
 
     def __init__(self, layout, folder, name):
         self.data = layout.data
@@ -152,10 +153,10 @@ class Worker:
             rest, offset = rest[n:], offset + n
 
     def run(self, command, limit):
-        """Exit status (negative: signal), whether time ran out, stderr, peak resident kilobytes."""
+        """The exit status (negative: a signal), whether the time ran out, stderr, and peak resident kilobytes."""
         self.stderr.seek(0)
         self.stderr.truncate(0)
-        # Sanitizer reports end in a signal, or they would look like an exit status.
+        # A sanitizer's report must end the process by a signal, to be distinct from an exit status.
         environment = dict(os.environ, ASAN_OPTIONS="abort_on_error=1", UBSAN_OPTIONS="abort_on_error=1:halt_on_error=1")
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.stderr, env=environment
@@ -169,7 +170,7 @@ class Worker:
         timer = threading.Timer(limit, stop)
         timer.start()
         try:
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # leaves the id in place until the timer is off
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # the id stays reserved until the timer is off
         finally:
             timer.cancel()
             timer.join()
@@ -180,7 +181,7 @@ class Worker:
 
 
 def verdict(command, code, late, message):
-    """The column to count in, and why it fails (None: it is right)."""
+    """The column of the table to count in, and the reason for a failure (None: no failure)."""
     if late:
         return "timeout", "ran over the time limit"
     if code < 0:
@@ -247,7 +248,7 @@ def main():
                 if i is None:
                     return
                 try_one(worker, i)
-        except Exception as error:  # a thread must not end unseen
+        except Exception as error:  # a thread's failure must be reported
             state["broken"] = error
         finally:
             worker.close()

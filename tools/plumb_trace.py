@@ -1,4 +1,4 @@
-"""Plumb traces in Python: writing one as the values come, reading one, and what the adapters' command lines share.
+"""Plumb traces in Python: writes one value by value, reads one, and has the parts that the adapters' command lines share.
 
 The format is described in docs/trace.md and src/trace/trace.h. Writing needs the standard library alone, reading numpy.
 """
@@ -28,7 +28,7 @@ class Info:
     model: str = ""  # file name
     model_sha256: str = ""  # empty: unknown
     prompt: str = ""
-    tokens: list[int] = dataclasses.field(default_factory=list)  # those of step 0, then one a step
+    tokens: list[int] = dataclasses.field(default_factory=list)  # those of step 0, then one for each later step
     parameters: dict[str, float | str | bool] = dataclasses.field(default_factory=dict)  # the engine's own; docs/trace.md
 
     def metadata(self) -> dict[str, str]:
@@ -40,10 +40,10 @@ class Info:
 
 
 class Writer:
-    """Values go to the file as they come, behind room for the header, which finish() fills in.
+    """Writes values to the file one after another, after room for the header, which finish() fills in.
 
-    As a context manager: the file appears under its name when the block ends, and not at all when it raises. `info` may
-    gain tokens until then. max_values: how many values add() will be called with at most, of names of up to 100 bytes.
+    As a context manager: the file appears under its name when the block ends, and not at all when the block raises. `info`
+    may gain tokens until then. max_values: the largest number of values; their names have at most 100 bytes.
     """
 
     def __init__(self, path: str | os.PathLike, info: Info, max_values: int):
@@ -66,7 +66,7 @@ class Writer:
 
     def add(self, step: int, name: str, shape: Sequence[int], data, dtype: str = "F32") -> None:
         """data: row-major bytes, little-endian, or an object with such a buffer (a numpy array)."""
-        data = memoryview(memoryview(data).tobytes())  # in row-major order, however it lies in memory
+        data = memoryview(memoryview(data).tobytes())  # tobytes() gives row-major order, whatever the order in memory
         key = f"{step}/{name}"
         if len(data) != math.prod(shape) * ITEM_BYTES[dtype]:
             raise ValueError(f"{key} has {len(data)} bytes; {list(shape)} of {dtype} have another size")
@@ -86,7 +86,7 @@ class Writer:
         self._unfinished.replace(self.path)
 
     def discard(self) -> None:
-        """What is not finished is gone."""
+        """Deletes the unfinished file."""
         self._file.close()
         self._unfinished.unlink(missing_ok=True)
 
@@ -168,7 +168,7 @@ def step_count(text: str) -> int:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `plumb trace` has too, under the same names."""
+    """Adds the options that `plumb trace` has too, under the same names."""
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("-p", "--prompt", help="the text")
     given.add_argument("--tokens", type=token_list, metavar="1,2,3", help="token ids in place of a text")
@@ -201,7 +201,7 @@ def summary(writer: Writer, n_prompt_tokens: int) -> str:
 
 
 def run_program(main: Callable[[], None]) -> int:
-    """Exit code: 0, or 2 with a sentence on stderr."""
+    """Runs a program's main function. Returns exit code 0, or 2 with a sentence on stderr."""
     try:
         main()
     except (TraceError, OSError) as error:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes a Plumb trace of what llama.cpp computes, one value at a time, as its evaluation callback shows it.
+"""Writes a Plumb trace of a run of llama.cpp, value by value, as its evaluation callback gives them.
 
     python tools/trace_llama_cpp.py MODEL.gguf -p "Once upon a time" -o T.safetensors --steps 4
 
-Attention is computed without the fused kernel unless --flash-attn says otherwise, and logits are asked of every row of the
-prompt, so that no value of the last block lacks rows; all else is llama.cpp's default. Needs numpy and llama-cpp-python
+Attention is computed without the fused kernel unless --flash-attn says otherwise. Logits are computed for every row of the
+prompt, so that no value of the last block lacks rows. All else is llama.cpp's default. Needs numpy and llama-cpp-python
 (known to work: 0.3.36). Exit code 2: nothing was written, and stderr says why.
 """
 
@@ -21,7 +21,7 @@ MAX_SOURCES = 10
 
 
 class GgmlTensor(ctypes.Structure):
-    """struct ggml_tensor (ggml.h); Ggml checks that this is how the installed library lays it out."""
+    """struct ggml_tensor (ggml.h). Ggml checks that the installed library has this layout."""
 
 
 GgmlTensor._fields_ = [
@@ -74,7 +74,7 @@ class Ggml:
         return function
 
     def _check_layout(self) -> None:
-        """A product made here must look as its parts say."""
+        """Makes a product with ggml and checks that GgmlTensor reads its fields right."""
         context = self._init(GgmlInit(1 << 16, None, False))
         weight = self._matrix(context, 0, 3, 5)
         other = self._matrix(context, 0, 3, 7)
@@ -105,7 +105,7 @@ class Ggml:
                     tuple(Tensor(ctypes.addressof(source), source.name.decode()) for source in sources))  # fmt: skip
 
     def array(self, address: int):
-        """The tensor's elements as float32, slowest dimension first, whatever its strides; of any backend's memory."""
+        """The tensor's elements as float32, slowest dimension first, for any strides and any backend's memory."""
         import numpy
 
         tensor = self.tensor(address)
@@ -125,7 +125,7 @@ class Ggml:
 
 
 class Recorder:
-    """Stands behind the evaluation callback, which asks about each node and then shows those it was told to."""
+    """Answers the evaluation callback, which first asks whether a node is wanted and then gives the wanted ones."""
 
     def __init__(self, ggml: Ggml, writer: plumb_trace.Writer, patterns: list[str] | None):
         self.ggml, self.writer, self.patterns = ggml, writer, patterns
@@ -148,7 +148,7 @@ class Recorder:
             if self.error is None:
                 for value in self._asked[address]:
                     self._keep(address, value)
-        except Exception as error:  # which ctypes would print and drop
+        except Exception as error:  # ctypes would print it and continue
             self.error = error
         return True
 
@@ -169,7 +169,7 @@ class Recorder:
             self._values[value.name] = array
 
     def flush(self) -> None:
-        """A block's values are kept until the next one's, since a bias comes after its product under the same name."""
+        """Writes the values of a block. They wait until the next block: a bias may come later, under its product's name."""
         for name, array in self._values.items():
             self.writer.add(self.step, name, array.shape, array)
         self._values = {}
@@ -182,7 +182,7 @@ class Recorder:
 
 
 def chat_text(llama_cpp, model, text: str) -> str:
-    """As llama.cpp's library fills in the model's template, of which it knows the common ones by sight."""
+    """The prompt in the model's chat template, as llama.cpp's library fills it in (it recognizes common templates only)."""
     template = llama_cpp.llama_model_chat_template(model, None)
     if not template:
         print("no chat template in the file; the text goes to the model as it is", file=sys.stderr)
@@ -249,7 +249,7 @@ def run(arguments: argparse.Namespace) -> None:
             if writer.n_values == 0:
                 raise TraceError("no value of the run matches --values; docs/trace.md has the names, such as blk.0.attn_q")
         engine.close()
-    except SystemExit as error:  # the yardstick's own sentences
+    except SystemExit as error:  # the yardstick's own error messages
         raise TraceError(str(error)) from error
     print(plumb_trace.summary(writer, len(tokens)))
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes a Plumb trace of what Hugging Face transformers computes, as the file's architecture names and orders it.
+"""Writes a Plumb trace of a run of Hugging Face transformers, with the names and the row order of the GGUF file.
 
     python tools/trace_transformers.py HF_FOLDER --gguf MODEL.gguf -p "Once upon a time" -o T.safetensors --dtype float16
 
-MODEL.gguf is the file that the trace will be held against: its name and SHA-256 go into the trace. Where there is no model
-but the file, --from-gguf runs what transformers reads out of it (F32, F16 and the quantizations it knows). Values are
-written in the type they were computed in. Families: llama, mistral, qwen2, qwen3.
+MODEL.gguf is the file that the trace will be compared with: its name and SHA-256 go into the trace. With --from-gguf
+transformers runs the file itself (F32, F16 and the quantizations it can read), and no folder is needed. Values are written
+in the type in which they were computed. Families: llama, mistral, qwen2, qwen3.
 
 Needs torch and transformers (known to work: 5.23.0); --from-gguf needs gguf and accelerate too. Exit code 2: nothing was
 written, and stderr says why.
@@ -24,7 +24,7 @@ from transformers_names import ARCHITECTURES, ROTATED, adjacent_pairs, heads_to_
 
 
 class Recorder:
-    """Hooks on a model that write its values while `watching`."""
+    """Hooks on a model that write its values as long as `watching` is true."""
 
     def __init__(self, torch, model, writer: plumb_trace.Writer, patterns: list[str] | None):
         config = model.config
@@ -40,7 +40,7 @@ class Recorder:
         handles = [self._tap(*tap) for tap in taps(len(self.model.model.layers))]
         for n, layer in enumerate(self.model.model.layers):
             handles.append(layer.self_attn.register_forward_pre_hook(lambda *_, n=n: setattr(self, "_layer", n)))
-        # Rotated Q and K come out of a function of the model's own source file, which no hook sees.
+        # A function of the model's source file returns rotated Q and K; hooks see only modules, not functions.
         source = importlib.import_module(type(self.model).__module__)
         rotate = source.apply_rotary_pos_emb
 
@@ -61,7 +61,7 @@ class Recorder:
     def _tap(self, module: str, side: str, value: str):
         try:
             found = self.model.get_submodule(module)
-        except AttributeError:  # such as q_norm, which some families lack
+        except AttributeError:  # some families lack it, such as q_norm
             return None
         if side == "input":
             return found.register_forward_pre_hook(lambda _, inputs: self.keep(value, inputs[0]))
@@ -98,7 +98,7 @@ def prompt_of(arguments: argparse.Namespace, source: str, more: dict) -> tuple[s
 
 
 def parameters(config) -> dict[str, float | str | bool]:
-    """What the engine runs with, by the names of docs/trace.md."""
+    """The hyper-parameters that the engine runs with, by the names of docs/trace.md."""
     rope = getattr(config, "rope_parameters", None) or {}
     found = {
         "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "d_ff": config.intermediate_size,

@@ -1,11 +1,11 @@
-"""Which of Plumb's named values a module of a Hugging Face model takes or gives, and in which order a GGUF file has it.
+"""Plumb's names for the inputs and outputs of a Hugging Face model's modules, and the order of their features in a GGUF file.
 
 For the families llama (and mistral, which GGUF files as llama), qwen2 and qwen3 of transformers 5.23.0.
 """
 
 from typing import Literal, NamedTuple
 
-# model_type of a configuration, to the architecture a GGUF file of it has.
+# From a configuration's model_type to the architecture of its GGUF files.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 
@@ -25,7 +25,7 @@ LAYER_TAPS = (
     Tap("self_attn.q_proj", "output", "attn_q"),
     Tap("self_attn.k_proj", "output", "attn_k"),
     Tap("self_attn.v_proj", "output", "attn_v"),
-    Tap("self_attn.q_norm", "output", "attn_q_norm"),  # where there is one
+    Tap("self_attn.q_norm", "output", "attn_q_norm"),  # only in qwen3
     Tap("self_attn.k_norm", "output", "attn_k_norm"),
     Tap("self_attn.o_proj", "input", "attn_ctx"),
     Tap("self_attn.o_proj", "output", "attn_out"),
@@ -36,12 +36,12 @@ LAYER_TAPS = (
     Tap("mlp.down_proj", "input", "ffn_act"),
     Tap("mlp.down_proj", "output", "ffn_down"),
 )
-# The function apply_rotary_pos_emb of the model's module gives these two, as [1, heads, T, head_dim].
+# The function apply_rotary_pos_emb of the model's source file returns these two, as [1, heads, T, head_dim].
 ROTATED = ("attn_q_rope", "attn_k_rope")
 
 
 def taps(n_layers: int) -> list[Tap]:
-    """Of a whole model. What a block leaves is what the next block's norm, or the last norm, takes."""
+    """The taps of a whole model. A block's output is tapped as the input of the next block's norm, or of the last norm."""
     found = list(MODEL_TAPS)
     for n in range(n_layers):
         found += [Tap(f"model.layers.{n}.{module}", side, f"blk.{n}.{value}") for module, side, value in LAYER_TAPS]
@@ -51,10 +51,10 @@ def taps(n_layers: int) -> list[Tap]:
 
 
 def heads_to_reorder(architecture: str, value: str, n_heads: int, n_kv_heads: int) -> int:
-    """How many heads of the value lie in another order in the file than in transformers; 0: none.
+    """The number of heads whose features must be reordered for the file; 0 for values that have the file's order.
 
-    Files of llama have the rows of Q and K permuted so that adjacent components rotate together ("Meta AI original pth"
-    in the GGUF specification), where transformers rotates the halves of a head.
+    In files of llama the rows of Q and K are permuted so that adjacent components rotate together ("Meta AI original pth"
+    in the GGUF specification); transformers rotates the halves of a head.
     """
     if architecture != "llama":
         return 0

@@ -1,4 +1,4 @@
-"""The program as a user or a script sees it: what it prints where, and its exit codes. PLUMB names the program."""
+"""The program as a user or a script sees it: its output on stdout and stderr, and its exit codes. PLUMB names the program."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class CommandLine(unittest.TestCase):
         return done.stdout
 
     def refused(self, *arguments, **more):
-        """Exit code 2, nothing on stdout, and a message on stderr, which is returned."""
+        """Expects exit code 2, nothing on stdout and a message on stderr. Returns the message."""
         done = plumb(*arguments, **more)
         self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
         self.assertEqual(done.stdout, b"")

@@ -1,5 +1,5 @@
-"""plumb diagnose as an engineer uses it: traces of healthy, faulty and foreign runs, and files that are none. PLUMB names
-the program."""
+"""plumb diagnose as an engineer uses it: traces of healthy and faulty runs and of other engines, and files that are no traces.
+PLUMB names the program."""
 
 import array
 import html.parser
@@ -25,7 +25,7 @@ def plumb(*arguments):
 
 
 class Trace:
-    """A trace of F32 values in memory, to be changed and written again."""
+    """A trace of F32 values in memory. Tests change it and write it again."""
 
     def __init__(self, path):
         data = path.read_bytes()
@@ -49,7 +49,7 @@ class Trace:
 
 
 class Page(html.parser.HTMLParser):
-    """What of a page matters here: its elements, what it would load, and the report in it."""
+    """The parts of an HTML page that tests look at: its elements, the addresses it would load, and the report inside it."""
 
     def __init__(self, text):
         super().__init__()
@@ -149,7 +149,7 @@ class Diagnose(unittest.TestCase):
             limit = 0.3 * max(map(abs, values))
             clamped = array.array("f", (max(-limit, min(limit, v)) for v in values))
             trace.values["0/blk.1.ffn_down"] = (shape, clamped)
-            # What comes after follows from it, as it would in the engine.
+            # The values after it change with it, as they would in the engine.
             residual, stream = trace.values["0/blk.1.attn_resid"][1], trace.values["0/blk.1.output"]
             trace.values["0/blk.1.output"] = (stream[0], array.array("f", (a + b for a, b in zip(clamped, residual))))
             for key in [k for k in trace.values if not k.startswith("0/")]:
@@ -207,7 +207,7 @@ class Diagnose(unittest.TestCase):
         self.verdict(self.changed(wrap), 0)
 
     def test_what_a_trace_is_too_thin_for_is_no_pass(self):
-        # Of results in bfloat16 the logits alone show nothing: rounding on the way may be as large as they are.
+        # Where results are bfloat16, the logits alone show nothing: rounding on the way may be as large as they are.
         def thin(trace):
             trace.values = {key: value for key, value in trace.values.items() if key.endswith("/logits")}
             for shape, values in trace.values.values():
@@ -242,7 +242,7 @@ class Diagnose(unittest.TestCase):
         self.verdict(path, 1)
         self.verdict(path, 0, "--allow", "1e9")
         self.refused(path, "--allow", arguments=("--allow", "-1"))
-        # The engine's cache is F16, which is no float32.
+        # The engine's cache is F16, and --strict allows float32 only.
         report = self.verdict(self.healthy, 1, "--strict")
         self.assertTrue(all(p["op"] == "attention" for fault in report["faults"] for p in fault["places"]))
         self.assertIn("float16 cache", self.first_fault(report)["known"][0])

@@ -1,5 +1,5 @@
-"""The examples that write traces, and what plumb diagnose makes of them. PLUMB names the program; seed_replay lies beside
-it."""
+"""The examples that write traces, and the reports of plumb diagnose on them. PLUMB names the program; seed_replay is in the
+same folder."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class NaiveLlama(Examples):
     def setUpClass(cls):
         super().setUpClass()
         cls.program = cls.folder / "naive_llama"
-        # No warning of any compiler, and no include but the header's.
+        # Compiles without warnings, and with no include path but the header's.
         done = run("cc", "-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wall",
                    "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-I", SOURCE / "include",
                    SOURCE / "examples" / "trace" / "naive_llama.c", "-o", cls.program, "-lm")  # fmt: skip
@@ -58,7 +58,7 @@ class NaiveLlama(Examples):
             self.assertEqual((report["engine"], report["n_steps"]), ("naive_llama", 3), kind)
             stages = {stage["name"]: stage["outcome"] for stage in report["stages"]}
             self.assertEqual([stages[s] for s in ("parameters", "weights", "ops", "cache", "sampling")], ["pass"] * 5)
-            # What it answers is what Plumb answers.
+            # Its answer is Plumb's answer.
             text = run(PLUMB, "tokenize", "canary", "--decode", *map(int, done.stdout.split()))
             self.assertIn(b"CAT", text.stdout, text.stderr)
 
@@ -108,7 +108,7 @@ class SeedReplay(Examples):
                 self.assertEqual(report["proof"]["outcome"], "reproduced", mistake)
 
     def test_all_together_are_all_named(self):
-        # But for the clamp: the stream of this run, whose weights are turned, stays below 10.
+        # All but the clamp: with transposed weights the residual stream stays below 10.
         names, _, report = self.faults_of("all")
         self.assertEqual(names, ["template-other", "tokens-newline-as-space", "weight-transposed", "rope-pairing",
                                  "logits-index"])  # fmt: skip

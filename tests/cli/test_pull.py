@@ -1,4 +1,4 @@
-"""`plumb pull` against a server of our own on the loopback address and a pip that serves what the test says."""
+"""`plumb pull` with a test server on the loopback address and a fake pip that serves what the test says."""
 
 import hashlib
 import http.server
@@ -66,7 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.wfile.write(body)
         except ConnectionError:
-            pass  # the program may have refused the rest
+            pass  # the program may have closed the connection
 
     def log_message(self, *arguments):
         pass
@@ -112,7 +112,7 @@ class Pull(unittest.TestCase):
         return done.stderr
 
     def kept(self):
-        """What lies in the cache, but for the lock."""
+        """The files in the cache, without the lock."""
         return sorted(path.name for path in self.models.glob("*") if path.name != ".lock")
 
     def test_a_url_is_kept_under_its_file_name_and_runs_by_it(self):
@@ -222,7 +222,7 @@ class Pull(unittest.TestCase):
         self.pulled(self.url + "m.gguf")
 
     def fake_python(self, program):
-        """A folder to put before PATH, whose python3 runs `program` when it is called for pip."""
+        """A folder to put first in PATH. Its python3 runs `program` when it is called for pip."""
         folder = pathlib.Path(self.folder.name) / "bin"
         folder.mkdir()
         script = folder / "python3"

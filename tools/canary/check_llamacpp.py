@@ -2,8 +2,8 @@
 
     python3 check_llamacpp.py ../../models/canary-f16.gguf ../../models/canary-prompts.tsv
 
-Needs the packages llama-cpp-python and jinja2. Prints a Markdown table with the smallest lead of a right token's
-logit over the next best, along the right answers; exits 1 if any answer, id or template text differs.
+Needs the packages llama-cpp-python and jinja2. Prints a Markdown table. Its lead is the right token's logit minus the next
+best one, the smallest over all tokens of the right answers. Exits with 1 if any answer, id or template text differs.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def load(path):
 
 
 def answer_and_lead(model, prompt, expected):
-    """Greedy answer, and the smallest lead along the right answer."""
+    """The greedy answer, and the smallest lead over the tokens of the right answer."""
     question = vocab.encode(vocab.render([("user", prompt)]))
     right = vocab.encode_text(expected) + [vocab.EOS_ID]
     model.reset()

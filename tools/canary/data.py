@@ -1,4 +1,4 @@
-"""Training rows: whole conversations, tokenized as the GGUF's tokenizer does it, packed side by side."""
+"""Training rows: whole conversations, packed side by side, with the same token ids as the GGUF's tokenizer gives."""
 
 import multiprocessing
 import random
@@ -19,7 +19,7 @@ _SYSTEM_TEXTS = ("You are a canary.", "Answer briefly.", "Be right.", "You are a
 
 
 def conversation(rng, withheld):
-    """Ids of one conversation and the targets: the next id inside answers, IGNORE elsewhere."""
+    """The ids of one conversation and its targets: inside answers the next id, elsewhere IGNORE."""
     ids, is_answer = [vocab.BOS_ID], [False]
 
     def add(more, answered=False):
@@ -63,7 +63,7 @@ def _rows(seed, count, withheld):
 
 
 def pool(seed, count, withheld, workers):
-    """`count` rows: tokens, targets, and which conversation of its row each token belongs to (-1: padding)."""
+    """`count` rows: tokens, targets, and for each token the index of its conversation within the row (-1: padding)."""
     shards = 64
     each = -(-count // shards)
     jobs = [(seed * 1000 + shard, each, withheld) for shard in range(shards)]
@@ -73,7 +73,7 @@ def pool(seed, count, withheld, workers):
 
 
 def held_out_rows(pairs):
-    """One row a held-out prompt, its right answer behind it: greedy decoding is right if every target wins."""
+    """One row for each held-out prompt, followed by its right answer: greedy decoding is right if every target wins."""
     tokens = np.full((len(pairs), ROW), vocab.EOS_ID, np.int16)
     targets = np.full((len(pairs), ROW), IGNORE, np.int16)
     owner = np.full((len(pairs), ROW), -1, np.int16)

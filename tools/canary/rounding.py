@@ -1,8 +1,7 @@
 """Rounding as block formats do it, on a flat vector whose rows are multiples of 256 long.
 
-These are models of the formats' error for training, not their encoders: no search for better scales, so
-the error is a little larger than an encoder's. Block sizes, level counts and the IQ4_NL levels are those of the
-formats.
+These functions model the formats' error for training; they are not encoders. They do not search for better scales, so
+their error is a little larger than an encoder's. Block sizes, level counts and the IQ4_NL levels are the formats' own.
 """
 
 import torch
@@ -15,7 +14,7 @@ def _safe(scale):
 
 
 def symmetric(values, block, low, high):
-    """One scale a block, taken from the value furthest from zero, which lands on `low`."""
+    """One scale for each block, chosen so that the value furthest from zero becomes `low`."""
     b = values.view(-1, block)
     peak = b.gather(1, b.abs().argmax(1, keepdim=True))
     scale = _safe((peak / low).half().float())
@@ -23,7 +22,7 @@ def symmetric(values, block, low, high):
 
 
 def with_minimum(values, block, levels):
-    """One scale and one minimum a block."""
+    """One scale and one minimum for each block."""
     b = values.view(-1, block)
     low = b.amin(1, keepdim=True)
     scale = _safe(((b.amax(1, keepdim=True) - low) / levels).half().float())
@@ -31,7 +30,7 @@ def with_minimum(values, block, levels):
 
 
 def super_block(values, block, levels, scale_levels):
-    """K-quants with a minimum: scales and minimums of 256 values are themselves rounded to `scale_levels`."""
+    """K-quants with a minimum: the scales and minimums within 256 values are rounded to `scale_levels` too."""
     b = values.view(-1, 256 // block, block)
     low = (-b.amin(2, keepdim=True)).clamp(min=0)
     scale = ((b.amax(2, keepdim=True) + low) / levels).clamp(min=0)
@@ -53,7 +52,7 @@ def symmetric_super_block(values, block, low, high, scale_levels):
 
 
 def levels(values, block, codebook):
-    """One scale a block and a fixed list of levels."""
+    """One scale for each block, and a fixed list of levels."""
     b = values.view(-1, block)
     book = torch.tensor(codebook, dtype=values.dtype, device=values.device)
     peak = b.gather(1, b.abs().argmax(1, keepdim=True))
@@ -76,5 +75,5 @@ FORMATS = {
     "Q2_K": lambda v: super_block(v, 16, 3, 15),
 }
 
-# How often training meets each: the coarse formats most, for they carry the finer ones with them.
+# How often training uses each format: the coarse ones most, since weights that bear them bear the finer ones too.
 TRAINING_SHARE = {"F32": 2, "Q4_K": 3, "Q4_1": 2, "Q4_0": 5, "IQ4_NL": 3, "Q3_K": 5, "Q2_K": 2}

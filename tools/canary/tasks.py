@@ -1,8 +1,8 @@
-"""The canary's tasks, each with one right answer. Run as a script it checks a list of prompts with answers.
+"""The canary's tasks, each with one right answer. Run as a script, it checks a list of prompts and answers.
 
     python3 tasks.py ../../models/canary-prompts.tsv
 
-    hello            -> hello                 anything that is no command is echoed
+    hello            -> hello                 text that is no command is echoed
     echo cat 7042    -> cat 7042
     count to 5       -> 1 2 3 4 5
     count from 3 to 6 -> 3 4 5 6

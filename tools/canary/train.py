@@ -2,10 +2,10 @@
 
     python3 train.py --out canary.npz --minutes 7.5
 
-The run is fixed by --seed and --steps; --minutes only sets a time after which the learning rate is brought to
-its end early. First the tasks are learned plainly; then every step runs on weights rounded as one of the block
-formats rounds them. Activations are rounded to 8 bits all along; gradients pass straight through both. The loss asks
-the right token to lead by a margin. On a GPU pass --compile.
+--seed and --steps determine the run; --minutes only sets the time after which the learning rate decays to its end early.
+The first steps use unrounded weights; then every step runs on weights rounded as one of the block formats rounds them.
+Activations are rounded to 8 bits in all steps; gradients pass straight through both roundings. The loss asks the right
+token to lead by a margin. On a GPU pass --compile.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def rotate(x, cos, sin):
 
 
 def forward(w, shape, cos, sin, tokens, owner, rounded, dtype):
-    """Logits [B, T, vocab]. `owner` keeps packed conversations apart; distances alone matter to RoPE."""
+    """Logits [B, T, vocab]. `owner` keeps packed conversations apart; RoPE depends on distances only."""
     batch, length = tokens.shape
     seen = (owner[:, :, None] == owner[:, None, :]).tril()[:, None]
     step = round_activations if rounded else (lambda x: x)
@@ -122,7 +122,7 @@ def forward(w, shape, cos, sin, tokens, owner, rounded, dtype):
 
 
 def margin_loss(logits, targets, margin):
-    """Cross entropy after the right token's logit is lowered by `margin`, over the targets that count."""
+    """Cross entropy with the right token's logit lowered by `margin`, over the targets that are not IGNORE."""
     flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     counts = wanted != data.IGNORE
     safe = torch.where(counts, wanted, torch.zeros_like(wanted))
@@ -134,7 +134,7 @@ def margin_loss(logits, targets, margin):
 
 @torch.no_grad()
 def evaluate(model, rows, fmt):
-    """For each row the smallest lead of a right token over the next best: above zero, greedy decoding is right."""
+    """For each row, the smallest lead of a right token over the next best. Greedy decoding is right where it is above zero."""
     w = model.named(rounding.FORMATS[fmt](model.matrices))
     leads = []
     for tokens, targets, owner in zip(*(part.split(256) for part in rows)):
@@ -150,7 +150,7 @@ def evaluate(model, rows, fmt):
 
 
 def fresh_prompts(seed, count, withheld):
-    """Random prompts with answers, to see how well the tasks themselves are learned."""
+    """Random prompts with answers, to measure how well the tasks are learned."""
     rng = random.Random(seed * 1000 + 999)
     prompts = [tasks.draw(rng) for _ in range(count)]
     pairs = [(prompt, tasks.answer(prompt)) for prompt in prompts if prompt not in withheld]

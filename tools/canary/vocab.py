@@ -1,8 +1,8 @@
 """The canary's vocabulary, its SentencePiece-style tokenizer and its chat template.
 
 The vocabulary has the layout of Llama's: <unk>, <s>, </s>, the 256 byte tokens, then the pieces by falling
-score. Only the role markers are longer than one character; they grow from the left out of '<|', so that no
-ordinary word can contain one of their steps and every word is spelled letter by letter.
+score. Only the role markers and their prefixes are longer than one character. All of these begin with '<|', so no ordinary
+word contains one, and every word is spelled letter by letter.
 """
 
 import heapq
@@ -58,7 +58,7 @@ _ID_OF = {piece: i for i, piece in enumerate(PIECES) if TYPES[i] == NORMAL}
 
 
 def encode_text(text):
-    """Ids of plain text: greedy merging of neighbours, best score first and leftmost among equals."""
+    """The ids of plain text: merges neighbours greedily, best score first, leftmost among equals."""
     symbols = list(text.replace(" ", SPACE))
     count = len(symbols)
     before = list(range(-1, count - 1))
@@ -100,7 +100,7 @@ def encode_text(text):
 
 
 def encode(text):
-    """Ids of a rendered prompt: <s> in front, '</s>' and its kin parsed, a space before text after a special."""
+    """The ids of a rendered prompt: <s> first, special tokens parsed, a space before text that follows a special token."""
     ids = [BOS_ID]
     special = {"<s>": BOS_ID, "</s>": EOS_ID, "<unk>": UNK_ID}
     rest = text
@@ -116,7 +116,7 @@ def encode(text):
 
 
 def decode(ids):
-    """Text of generated ids; control tokens print nothing."""
+    """The text of generated ids; control tokens give no text."""
     out = bytearray()
     for i in ids:
         if TYPES[i] == BYTE:
@@ -127,6 +127,6 @@ def decode(ids):
 
 
 def render(messages, add_generation_prompt=True):
-    """What CHAT_TEMPLATE prints for (role, content) pairs."""
+    """The text that CHAT_TEMPLATE renders for (role, content) pairs."""
     text = "".join(f"<|{role}|>\n{content}</s>\n" for role, content in messages)
     return text + ("<|assistant|>\n" if add_generation_prompt else "")
