@@ -28,7 +28,7 @@ Json variables_of(std::string_view json) {
       {"role": "system", "content": "You are  terse.\n"},
       {"role": "user", "content": "H\u00e4llo <b>w\u00f6rld</b> 'all' \"of\" you \ud83e\udd9c", "n": 3},
       {"role": "assistant", "content": null, "tool_calls": [
-        {"id": "x1", "type": "function", "function": {"name": "f", "arguments": {"a": 1, "b": [1.5, null, 18446744073709551615]}}}]},
+        {"id": "x1", "type": "function", "function": {"name": "f", "arguments": {"a": 1, "b": [1.5, null, 9223372036854775807]}}}]},
       {"role": "tool", "content": [{"type": "text", "text": "part"}, {"type": "image"}]},
       {"role": "user", "content": ""}],
     "tools": [{"type": "function", "function": {"name": "f", "description": "F.", "parameters": {

@@ -3,7 +3,8 @@
 #include <new>
 #include <utility>
 
-#include "text/jinja/syntax.h"
+#include "text/jinja/interpreter.h"
+#include "text/jinja/parser.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::text {

@@ -1,13 +1,21 @@
-// Jinja's built-in filters, as Jinja2 3.1 has them without autoescape, with the `tojson` of Hugging Face transformers.
+#include "text/jinja/filters.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <limits>
 #include <unordered_map>
 
-#include "text/jinja/callables.h"
-#include "text/jinja/value.h"
+#include "text/jinja/access.h"
+#include "text/jinja/call.h"
+#include "text/jinja/compare.h"
+#include "text/jinja/iterate.h"
+#include "text/jinja/json.h"
+#include "text/jinja/methods.h"
+#include "text/jinja/number.h"
+#include "text/jinja/show.h"
+#include "text/jinja/strings.h"
+#include "text/jinja/tests.h"
 #include "text/unicode/characters.h"
 #include "text/unicode/utf8.h"
 
@@ -29,24 +37,8 @@ Value as_string(Runtime& runtime, const Value& value) {
   return value.is_string() ? value : runtime.string(str(runtime, value));
 }
 
-Value from_items(Runtime& runtime, std::vector<Value> items, const char* name = "generator") {
-  const Value list = runtime.list(std::move(items));
-  auto body = [list, next = std::size_t{0}](Runtime&) mutable -> std::optional<Value> {
-    if (next >= list.items().size()) return std::nullopt;
-    return list.items()[next++];
-  };
-  return {Kind::iterator, runtime.make<Generator>(list.depth() + 1, std::move(body), name)};
-}
-
-Value from_body(Runtime& runtime, std::uint32_t depth, Generator::Body body) {
-  return {Kind::iterator, runtime.make<Generator>(depth + 1, std::move(body))};
-}
-
-std::uint32_t depth_of(const Value& subject, const Arguments& arguments) {
-  std::uint32_t depth = subject.depth();
-  for (const Value& value : arguments.positional) depth = std::max(depth, value.depth());
-  for (const auto& [name, value] : arguments.named) depth = std::max(depth, value.depth());
-  return depth;
+Value generator(Runtime& runtime, std::vector<Value> items) {
+  return {Kind::iterator, iterate(runtime, runtime.list(std::move(items)))};
 }
 
 // "a.b.0" as a filter's `attribute` argument: the keys to go through, one after the other.
@@ -80,9 +72,7 @@ class Path {
  private:
   static Value key(Runtime& runtime, std::string_view part) {
     const bool digits = !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
-    if (digits) {
-      if (auto number = parse_integer(part, 10)) return runtime.big(std::move(*number));
-    }
+    if (digits) return Value::integer(parse_integer(part, 10).value_or(0));
     return runtime.string(part);
   }
 
@@ -94,6 +84,12 @@ Value lowered(Runtime& runtime, const Value& value) {
   if (!value.is_string()) return value;
   runtime.budget.work(value.text().size() * 8);
   return runtime.string(unicode::lower(value.text()));
+}
+
+Value take_first(Arguments& arguments) {
+  Value first = std::move(arguments.positional.front());
+  arguments.positional.erase(arguments.positional.begin());
+  return first;
 }
 
 struct Keyed {
@@ -114,11 +110,11 @@ std::vector<Value> values_of(std::vector<Keyed> entries) {
   return values;
 }
 
-Value abs_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
+Value abs_filter(Runtime&, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
   if (subject.is(Kind::real)) return Value::real(std::fabs(subject.as_real()));
   if (!subject.is_integer()) raise("bad operand type for abs(): '{}'", type_name(subject));
-  return to_big(subject).is_negative() ? negative(runtime, subject) : positive(runtime, subject);
+  return subject.as_integer() < 0 ? negative(subject) : positive(subject);
 }
 
 Value attr(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -154,7 +150,7 @@ Value batch(Runtime& runtime, const Value& subject, Arguments& arguments) {
     }
     rows.push_back(runtime.list(std::move(row)));
   }
-  return from_items(runtime, std::move(rows));
+  return generator(runtime, std::move(rows));
 }
 
 Value slice_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -176,17 +172,16 @@ Value slice_filter(Runtime& runtime, const Value& subject, Arguments& arguments)
     columns.push_back(runtime.list(std::move(column)));
     begin = end;
   }
-  return from_items(runtime, std::move(columns));
+  return generator(runtime, std::move(columns));
 }
 
-template <std::string (*function)(std::string_view), bool keeps_markup = true>
+template <std::string (*function)(std::string_view)>
 Value mapped(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
   const Value text = as_string(runtime, subject);
   runtime.budget.expect(text.text().size() * 3);
   runtime.budget.work(text.text().size() * 8);
-  const Value result = runtime.string(function(text.text()));
-  return keeps_markup && text.is_markup() ? marked(runtime, result) : result;
+  return runtime.string(function(text.text()));
 }
 
 // A word starts after white space, a hyphen or an opening bracket.
@@ -214,9 +209,7 @@ std::string word_title(std::string_view text) {
 
 Value center(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("center", arguments, {"width"});
-  const Value text = as_string(runtime, subject);
-  const Value result = runtime.string(centered(runtime, text.string(), given.integer(0, 80), " "));
-  return text.is_markup() ? marked(runtime, result) : result;
+  return runtime.string(centered(runtime, as_string(runtime, subject).string(), given.integer(0, 80), " "));
 }
 
 Value default_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -243,38 +236,14 @@ Value dictsort(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return runtime.list(values_of(std::move(entries)));
 }
 
-Value escape(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  no_arguments(arguments);
-  return runtime.markup(html_escaped(runtime, subject));
-}
-
-Value forceescape(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  no_arguments(arguments);
-  return runtime.markup(html_escaped(runtime, std::string_view(str(runtime, subject))));
-}
-
 Value safe(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return marked(runtime, as_string(runtime, subject));
+  return runtime.marked(str(runtime, subject));
 }
 
-Value filesizeformat(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  const Parameters given("filesizeformat", arguments, {"binary"});
-  if (subject.is_undefined()) fail_undefined(subject);
-  std::optional<double> bytes;
-  if (subject.is_string()) bytes = parse_real(subject.text());
-  if (subject.is_number()) bytes = to_double(subject);
-  if (!bytes || !std::isfinite(*bytes)) raise("filesizeformat: '{}' is no number of bytes", str(runtime, subject));
-  const bool binary = given.flag(runtime, 0, false);
-  const double base = binary ? 1024.0 : 1000.0;
-  if (*bytes == 1.0) return runtime.string("1 Byte");
-  if (*bytes < base) return runtime.string(BigInt::from_double(*bytes).to_string() + " Bytes");
-  constexpr std::string_view kPrefixes = "kMGTPEZY";
-  double unit = base * base;
-  std::size_t prefix = 0;
-  for (; prefix + 1 < kPrefixes.size() && *bytes >= unit; ++prefix) unit *= base;
-  const char letter = binary && prefix == 0 ? 'K' : kPrefixes[prefix];
-  return runtime.string(fmt::format("{:.1f} {}{}", base * *bytes / unit, letter, binary ? "iB" : "B"));
+Value escape(Runtime& runtime, const Value& subject, Arguments& arguments) {
+  no_arguments(arguments);
+  return runtime.marked(html_escaped(runtime, as_string(runtime, subject).string()));
 }
 
 Value first(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -291,35 +260,30 @@ Value last(Runtime& runtime, const Value& subject, Arguments& arguments) {
 }
 
 // Empty where float() raises a TypeError or a ValueError.
-std::optional<double> python_float(const Value& value) {
+std::optional<double> python_float(Runtime& runtime, const Value& value) {
   if (value.is_undefined()) fail_undefined(value);
-  if (value.is_string()) return parse_real(value.text());
-  if (!value.is_number()) return std::nullopt;
-  const double result = to_double(value);
-  if (value.is(Kind::big) && std::isinf(result)) raise("int too large to convert to float");
-  return result;
+  if (value.is_number()) return to_double(value);
+  if (!value.is_string()) return std::nullopt;
+  runtime.budget.work(value.text().size() * 8);
+  return parse_real(value.text());
 }
 
 Value float_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("float", arguments, {"default"});
-  if (subject.is_string()) runtime.budget.work(subject.text().size() * 8);
-  if (const auto number = python_float(subject)) return Value::real(*number);
+  if (const auto number = python_float(runtime, subject)) return Value::real(*number);
   return given.has(0) ? given[0] : Value::real(0.0);
 }
 
 Value int_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("int", arguments, {"default", "base"});
   const std::int64_t base = given.integer(1, 10);
-  if (subject.is_integer()) return positive(runtime, subject);
-  if (subject.is(Kind::real) && std::isinf(subject.as_real())) raise("cannot convert float infinity to integer");
-  if (subject.is_string()) {
-    runtime.budget.work(subject.text().size() * 64);
-    if (base == 0 || (base >= 2 && base <= 36)) {
-      if (auto number = parse_integer(subject.text(), static_cast<int>(base))) return runtime.big(std::move(*number));
-    }
+  if (subject.is_integer()) return positive(subject);
+  if (subject.is_string() && (base == 0 || (base >= 2 && base <= 36))) {
+    runtime.budget.work(subject.text().size() * 8);
+    if (const auto number = parse_integer(subject.text(), static_cast<int>(base))) return Value::integer(*number);
   }
-  const auto number = python_float(subject);
-  if (number && std::isfinite(*number)) return runtime.big(BigInt::from_double(*number));
+  const auto number = python_float(runtime, subject);
+  if (number && (std::isfinite(*number) || subject.is(Kind::real))) return Value::integer(to_integer(*number));
   return given.has(0) ? given[0] : Value::integer(0);
 }
 
@@ -353,14 +317,11 @@ Value groupby(Runtime& runtime, const Value& subject, Arguments& arguments) {
     }
     if (end == begin) members.push_back(entries[end++].value);  // a key that does not even equal itself
     // The name that is shown keeps its case.
-    groups.push_back(runtime.tuple({path.get(runtime, entries[begin].value), runtime.list(std::move(members))}, true));
+    std::vector<Value> group{path.get(runtime, entries[begin].value), runtime.list(std::move(members))};
+    groups.push_back(runtime.sequence(Kind::tuple, std::move(group), "group"));
     begin = end;
   }
   return runtime.list(std::move(groups));
-}
-
-std::vector<Value> lines_of(Runtime& runtime, const Value& text) {
-  return call_method(runtime, text, "splitlines", {}).items();
 }
 
 Value indent(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -374,34 +335,34 @@ Value indent(Runtime& runtime, const Value& subject, Arguments& arguments) {
     indention = repeated_text(runtime, " ", given.integer(0, 4));
   }
   const bool blank = given.flag(runtime, 2, false);
-  TextBuilder out(runtime);
+  TextBuilder out(runtime.budget);
   if (given.flag(runtime, 1, false)) out.append(indention);
   bool is_first = true;
-  for (const Value& line : lines_of(runtime, runtime.string(subject.text() + "\n"))) {
+  const std::string text = subject.text() + "\n";
+  for (const std::string_view line : lines_of(runtime, text, false)) {
     runtime.budget.step();
     if (!is_first) {
       out.append("\n");
-      if (blank || !line.text().empty()) out.append(indention);
+      if (blank || !line.empty()) out.append(indention);
     }
     is_first = false;
-    out.append(line.text());
+    out.append(line);
   }
-  return subject.is_markup() ? runtime.markup(out.take()) : runtime.string(out.take());
+  return runtime.string(out.take());
 }
 
 Value items(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  if (subject.is_undefined()) return from_items(runtime, {});
+  if (subject.is_undefined()) return generator(runtime, {});
   if (!subject.is(Kind::dict)) raise("Can only get item pairs from a mapping.");
-  const Value view(Kind::dict_view, runtime.make<DictView>(subject, DictView::Part::items));
-  return from_items(runtime, to_vector(runtime, view));
+  return call_method(runtime, subject, "items", {});
 }
 
 Value join(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("join", arguments, {"d", "attribute"});
   const std::string separator = given.has(0) ? str(runtime, given[0]) : std::string();
   const Path path(runtime, given.or_none(1));
-  TextBuilder out(runtime);
+  TextBuilder out(runtime.budget);
   bool is_first = true;
   const auto source = iterate(runtime, subject);
   while (const auto value = source->next(runtime)) {
@@ -426,34 +387,32 @@ Value list(Runtime& runtime, const Value& subject, Arguments& arguments) {
 }
 
 Value map(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  if (!truth(runtime, subject)) return from_items(runtime, {});
-  const std::uint32_t depth = depth_of(subject, arguments);
+  if (!truth(runtime, subject)) return generator(runtime, {});
+  std::vector<Value> results;
+  const auto source = iterate(runtime, subject);
+  const auto append_all = [&](auto result_of) {
+    while (const auto value = source->next(runtime)) {
+      runtime.budget.step();
+      results.push_back(result_of(*value));
+    }
+    return generator(runtime, std::move(results));
+  };
   const bool by_attribute = arguments.positional.empty() && std::ranges::any_of(arguments.named, [](const auto& named) {
                               return named.first == "attribute";
                             });
   if (by_attribute) {
     const Parameters given("map", arguments, {"attribute", "default"}, 1);
-    return from_body(runtime, depth,
-                     [source = iterate(runtime, subject),
-                      path = Path(runtime, given[0], given.or_none(1))](Runtime& running) -> std::optional<Value> {
-                       const auto value = source->next(running);
-                       if (!value) return std::nullopt;
-                       return path.get(running, *value);
-                     });
+    const Path path(runtime, given[0], given.or_none(1));
+    return append_all([&](const Value& value) { return path.get(runtime, value); });
   }
   if (arguments.positional.empty()) raise("map requires a filter argument");
-  const std::string name = str(runtime, arguments.positional[0]);
+  const std::string name = str(runtime, take_first(arguments));
   const Filter filter = find_filter(name);
-  if (filter == nullptr) raise("No filter named {}.", jinja::quoted(name));
-  Arguments rest = arguments;
-  rest.positional.erase(rest.positional.begin());
-  return from_body(runtime, depth,
-                   [source = iterate(runtime, subject), filter, rest](Runtime& running) -> std::optional<Value> {
-                     const auto value = source->next(running);
-                     if (!value) return std::nullopt;
-                     Arguments copy = rest;
-                     return filter(running, *value, copy);
-                   });
+  if (filter == nullptr) fail_filter(name);
+  return append_all([&](const Value& value) {
+    Arguments copy = arguments;
+    return filter(runtime, value, copy);
+  });
 }
 
 template <bool largest>
@@ -473,48 +432,11 @@ Value extreme(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return best ? best->value : runtime.undefined("No aggregated item, sequence was empty.");
 }
 
-// Like the one that pprint has: a dict's entries are sorted by their keys.
-Value with_sorted_keys(Runtime& runtime, const Value& value) {
-  const DepthGuard guard(runtime);
-  runtime.budget.step();
-  if (value.is_sequence()) {
-    std::vector<Value> parts;
-    for (const Value& part : value.items()) parts.push_back(with_sorted_keys(runtime, part));
-    return value.is(Kind::list) ? runtime.list(std::move(parts)) : runtime.tuple(std::move(parts));
-  }
-  if (!value.is(Kind::dict)) return value;
-  std::vector<Dict::Entry> entries;
-  for (const auto& [key, part] : value.dict().entries) entries.emplace_back(key, with_sorted_keys(runtime, part));
-  std::stable_sort(entries.begin(), entries.end(),
-                   [&](const auto& a, const auto& b) { return less(runtime, a.first, b.first); });
-  return runtime.dict(std::move(entries));
-}
-
-Value pprint(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  no_arguments(arguments);
-  const std::string shown = repr(runtime, with_sorted_keys(runtime, subject));
-  constexpr std::size_t kLine = 80;
-  const bool breaks = subject.is_string() || subject.is_sequence() || subject.is(Kind::dict);
-  if (breaks && unicode::count(shown) > kLine) {
-    raise("pprint: values that take more than one line of {} characters are not supported; use tojson", kLine);
-  }
-  return runtime.string(shown);
-}
-
-Value random(Runtime&, const Value&, Arguments&) {
-  raise("the filter 'random' is not supported: the same conversation must always give the same text");
-}
-
 Value replace(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("replace", arguments, {"old", "new", "count"}, 2);
   const std::int64_t most = given.or_none(2).is_none() ? -1 : given.integer(2, -1);
   const std::string text = str(runtime, subject);
   return runtime.string(replaced(runtime, text, str(runtime, given[0]), str(runtime, given[1]), most));
-}
-
-// What Jinja has and no chat template needs, but for which an unknown name would be the wrong complaint.
-Value unsupported(Runtime&, const Value&, Arguments&) {
-  raise("the filters 'striptags', 'urlize' and 'wordwrap' are not supported");
 }
 
 Value reverse(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -523,8 +445,7 @@ Value reverse(Runtime& runtime, const Value& subject, Arguments& arguments) {
   if (!is_iterable(subject)) raise("argument must be iterable");
   std::vector<Value> values = to_vector(runtime, subject);
   std::reverse(values.begin(), values.end());
-  if (subject.is(Kind::iterator)) return runtime.list(std::move(values));
-  return from_items(runtime, std::move(values), "list_reverseiterator");
+  return subject.is(Kind::iterator) ? runtime.list(std::move(values)) : generator(runtime, std::move(values));
 }
 
 // round(number, digits) of a float: the decimal that is nearest to the exact value, ties to even.
@@ -540,18 +461,17 @@ double rounded(double value, std::int64_t digits) {
   return std::strtod(buffer, nullptr);
 }
 
-Value rounded_integer(Runtime& runtime, const Value& value, std::int64_t digits) {
-  if (digits >= 0) return positive(runtime, value);
-  constexpr std::int64_t kMostDigits = 4300;
-  if (digits < -kMostDigits) return Value::integer(0);
-  const Value unit = arithmetic(runtime, Operator::power, Value::integer(10), Value::integer(-digits));
-  Value quotient = arithmetic(runtime, Operator::floor_divide, value, unit);
-  const Value rest = arithmetic(runtime, Operator::modulo, value, unit);
-  const Value twice = arithmetic(runtime, Operator::add, rest, rest);
-  if (less(runtime, unit, twice) || (equal(runtime, unit, twice) && to_big(quotient).is_odd())) {
-    quotient = arithmetic(runtime, Operator::add, quotient, Value::integer(1));
-  }
-  return arithmetic(runtime, Operator::multiply, quotient, unit);
+// To a multiple of 10^-digits, halves to the even multiple.
+Value rounded_integer(std::int64_t value, std::int64_t digits) {
+  if (digits >= 0) return Value::integer(value);
+  constexpr std::int64_t most_digits = 18;  // of a power of ten in 64 bits
+  if (digits < -most_digits) raise("round() of an integer to more than {} digits before the point", most_digits);
+  std::int64_t unit = 1;
+  for (; digits < 0; ++digits) unit *= 10;
+  const std::int64_t rest = (value % unit + unit) % unit;
+  const std::int64_t below = value - rest;
+  const bool up = rest > unit / 2 || (rest == unit / 2 && below / unit % 2 != 0);
+  return Value::integer(up ? below + unit : below);
 }
 
 Value round(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -562,16 +482,13 @@ Value round(Runtime& runtime, const Value& subject, Arguments& arguments) {
   if (subject.is_undefined()) fail_undefined(subject);
   if (!subject.is_number()) raise("type {} doesn't define __round__ method", type_name(subject));
   if (how == "common") {
-    if (subject.is_integer()) return rounded_integer(runtime, subject, digits);
+    if (subject.is_integer()) return rounded_integer(subject.as_integer(), digits);
     return Value::real(rounded(subject.as_real(), digits));
   }
   const Value scale = arithmetic(runtime, Operator::power, Value::integer(10), Value::integer(digits));
   Value scaled = arithmetic(runtime, Operator::multiply, subject, scale);
   if (scaled.is(Kind::real)) {
-    const double whole = how == "ceil" ? std::ceil(scaled.as_real()) : std::floor(scaled.as_real());
-    if (std::isnan(whole)) raise("cannot convert float NaN to integer");
-    if (std::isinf(whole)) raise("cannot convert float infinity to integer");
-    scaled = runtime.big(BigInt::from_double(whole));
+    scaled = Value::integer(to_integer(how == "ceil" ? std::ceil(scaled.as_real()) : std::floor(scaled.as_real())));
   }
   return arithmetic(runtime, Operator::divide, scaled, scale);
 }
@@ -583,34 +500,25 @@ Value string_filter(Runtime& runtime, const Value& subject, Arguments& arguments
 
 template <bool wanted, bool by_attribute>
 Value select(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  if (!truth(runtime, subject)) return from_items(runtime, {});
-  const std::uint32_t depth = depth_of(subject, arguments);
-  Arguments rest = arguments;
-  Value attribute_name;
-  if (by_attribute) {
-    if (rest.positional.empty()) raise("Missing parameter for attribute name");
-    attribute_name = rest.positional[0];
-    rest.positional.erase(rest.positional.begin());
-  }
+  if (!truth(runtime, subject)) return generator(runtime, {});
+  if (by_attribute && arguments.positional.empty()) raise("Missing parameter for attribute name");
+  const Path path(runtime, by_attribute ? take_first(arguments) : Value());
   Test test = nullptr;
-  if (!rest.positional.empty()) {
-    const std::string name = str(runtime, rest.positional[0]);
+  if (!arguments.positional.empty()) {
+    const std::string name = str(runtime, take_first(arguments));
     test = find_test(name);
-    if (test == nullptr) raise("No test named {}.", jinja::quoted(name));
-    rest.positional.erase(rest.positional.begin());
+    if (test == nullptr) fail_test(name);
   }
-  return from_body(runtime, depth,
-                   [source = iterate(runtime, subject), path = Path(runtime, attribute_name), test,
-                    rest](Runtime& running) -> std::optional<Value> {
-                     while (auto value = source->next(running)) {
-                       running.budget.step();
-                       const Value examined = path.get(running, *value);
-                       Arguments copy = rest;
-                       const bool holds = test == nullptr ? truth(running, examined) : test(running, examined, copy);
-                       if (holds == wanted) return value;
-                     }
-                     return std::nullopt;
-                   });
+  std::vector<Value> kept;
+  const auto source = iterate(runtime, subject);
+  while (auto value = source->next(runtime)) {
+    runtime.budget.step();
+    const Value examined = path.get(runtime, *value);
+    Arguments copy = arguments;
+    const bool holds = test == nullptr ? truth(runtime, examined) : test(runtime, examined, copy);
+    if (holds == wanted) kept.push_back(std::move(*value));
+  }
+  return generator(runtime, std::move(kept));
 }
 
 Value sort(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -665,11 +573,11 @@ Value trim(Runtime& runtime, const Value& subject, Arguments& arguments) {
 
 Value truncate(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("truncate", arguments, {"length", "killwords", "end", "leeway"});
-  constexpr std::int64_t kLength = 255;
-  constexpr std::int64_t kLeeway = 5;
-  const std::int64_t most = given.integer(0, kLength);
+  constexpr std::int64_t usual_length = 255;
+  constexpr std::int64_t usual_leeway = 5;
+  const std::int64_t most = given.integer(0, usual_length);
   const Value end = given.has(2) ? as_string(runtime, given[2]) : runtime.string("...");
-  const std::int64_t leeway = given.or_none(3).is_none() ? kLeeway : given.integer(3, kLeeway);
+  const std::int64_t leeway = given.or_none(3).is_none() ? usual_leeway : given.integer(3, usual_leeway);
   const auto end_length = static_cast<std::int64_t>(end.string().length);
   if (most < end_length) raise("expected length >= {}, got {}", end_length, most);
   if (leeway < 0) raise("expected leeway >= 0, got {}", leeway);
@@ -681,7 +589,6 @@ Value truncate(Runtime& runtime, const Value& subject, Arguments& arguments) {
   runtime.budget.work(subject.text().size());
   std::string kept = subject.text().substr(0, unicode::offset(subject.text(), static_cast<std::size_t>(most - end_length)));
   if (!given.flag(runtime, 1, false)) kept.resize(std::min(kept.rfind(' '), kept.size()));
-  if (subject.is_markup()) return runtime.markup(kept + html_escaped(runtime, end));
   return runtime.string(kept + end.text());
 }
 
@@ -704,44 +611,7 @@ Value unique(Runtime& runtime, const Value& subject, Arguments& arguments) {
     seen.emplace(hash, std::move(key));
     kept.push_back(std::move(value));
   }
-  return from_items(runtime, std::move(kept));
-}
-
-std::string url_quoted(Runtime& runtime, const Value& value, bool for_query) {
-  std::string out;
-  const std::string text = str(runtime, value);
-  runtime.budget.work(text.size() * 3);
-  runtime.budget.expect(text.size() * 3);
-  for (const char c : text) {
-    const bool alphanumeric = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-    if (alphanumeric || c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !for_query)) {
-      out += c;
-    } else if (c == ' ' && for_query) {
-      out += '+';
-    } else {
-      out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
-    }
-  }
-  return out;
-}
-
-Value urlencode(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  no_arguments(arguments);
-  if (subject.is_string() || !is_iterable(subject)) return runtime.string(url_quoted(runtime, subject, false));
-  Value pairs = subject;
-  if (subject.is(Kind::dict)) pairs = {Kind::dict_view, runtime.make<DictView>(subject, DictView::Part::items)};
-  TextBuilder out(runtime);
-  bool is_first = true;
-  for (const Value& entry : to_vector(runtime, pairs)) {
-    const std::vector<Value> pair = to_vector(runtime, entry);
-    if (pair.size() != 2) raise("urlencode: expected pairs of a key and a value, not {} values", pair.size());
-    if (!is_first) out.append("&");
-    is_first = false;
-    out.append(url_quoted(runtime, pair[0], true));
-    out.append("=");
-    out.append(url_quoted(runtime, pair[1], true));
-  }
-  return runtime.string(out.take());
+  return generator(runtime, std::move(kept));
 }
 
 Value wordcount(Runtime& runtime, const Value& subject, Arguments& arguments) {
@@ -759,39 +629,18 @@ Value wordcount(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return Value::integer(words);
 }
 
-Value xmlattr(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  const Parameters given("xmlattr", arguments, {"autospace"});
-  if (subject.is_undefined()) fail_undefined(subject);
-  if (!subject.is(Kind::dict)) raise("'{}' object has no attribute 'items'", type_name(subject));
-  TextBuilder out(runtime);
-  bool space = given.flag(runtime, 0, true);
-  for (const auto& [key, value] : subject.dict().entries) {
-    runtime.budget.step();
-    if (value.is_none() || value.is_undefined()) continue;
-    if (!key.is_string()) raise("expected string or bytes-like object, got '{}'", type_name(key));
-    if (key.text().find_first_of(" \t\n\r\f\v/>=") != std::string::npos) {
-      raise("Invalid character in attribute name: {}", jinja::quoted(key.text()));
-    }
-    if (space) out.append(" ");
-    space = true;
-    out.append(html_escaped(runtime, key));
-    out.append("=\"");
-    out.append(html_escaped(runtime, value));
-    out.append("\"");
-  }
-  return runtime.string(out.take());
-}
-
 // Jinja's generators do nothing, and find no fault, before the first value is asked for.
 template <Filter filter>
 Value lazily(Runtime& runtime, const Value& subject, Arguments& arguments) {
-  const std::uint32_t depth = depth_of(subject, arguments);
-  auto body = [subject, rest = arguments,
+  std::uint32_t depth = subject.depth();
+  for (const Value& value : arguments.positional) depth = std::max(depth, value.depth());
+  for (const auto& [name, value] : arguments.named) depth = std::max(depth, value.depth());
+  auto next = [subject, rest = arguments,
                made = std::shared_ptr<Iterator>()](Runtime& running) mutable -> std::optional<Value> {
     if (!made) made = iterate(running, filter(running, subject, rest));
     return made->next(running);
   };
-  return from_body(runtime, depth + 1, std::move(body));
+  return runtime.iterator(depth, std::move(next));
 }
 
 struct Entry {
@@ -799,7 +648,11 @@ struct Entry {
   Filter filter;
 };
 
-constexpr Entry kFilters[] = {
+// What Jinja has besides: HTML, and what is never the same twice.
+constexpr std::string_view unsupported[] = {"filesizeformat", "forceescape", "pprint",   "random", "striptags",
+                                            "urlencode",      "urlize",      "wordwrap", "xmlattr"};
+
+constexpr Entry filters[] = {
     {"abs", abs_filter},
     {"attr", attr},
     {"batch", lazily<batch>},
@@ -811,10 +664,8 @@ constexpr Entry kFilters[] = {
     {"dictsort", dictsort},
     {"e", escape},
     {"escape", escape},
-    {"filesizeformat", filesizeformat},
     {"first", first},
     {"float", float_filter},
-    {"forceescape", forceescape},
     {"format", format_filter},
     {"groupby", groupby},
     {"indent", indent},
@@ -828,8 +679,6 @@ constexpr Entry kFilters[] = {
     {"map", lazily<map>},
     {"max", extreme<true>},
     {"min", extreme<false>},
-    {"pprint", pprint},
-    {"random", random},
     {"reject", lazily<select<false, false>>},
     {"rejectattr", lazily<select<false, true>>},
     {"replace", replace},
@@ -841,26 +690,26 @@ constexpr Entry kFilters[] = {
     {"slice", lazily<slice_filter>},
     {"sort", sort},
     {"string", string_filter},
-    {"striptags", unsupported},
     {"sum", sum},
-    {"title", mapped<word_title, false>},
+    {"title", mapped<word_title>},
     {"tojson", tojson},
     {"trim", trim},
     {"truncate", truncate},
     {"unique", lazily<unique>},
     {"upper", mapped<unicode::upper>},
-    {"urlencode", urlencode},
-    {"urlize", unsupported},
     {"wordcount", wordcount},
-    {"wordwrap", unsupported},
-    {"xmlattr", xmlattr},
 };
 
 }  // namespace
 
 Filter find_filter(std::string_view name) {
-  const auto* const found = std::ranges::find(kFilters, name, &Entry::name);
-  return found == std::end(kFilters) ? nullptr : found->filter;
+  const auto* const found = std::ranges::find(filters, name, &Entry::name);
+  return found == std::end(filters) ? nullptr : found->filter;
+}
+
+void fail_filter(std::string_view name) {
+  if (std::ranges::find(unsupported, name) == std::end(unsupported)) raise("No filter named {}.", jinja::quoted(name));
+  raise("the filter '{}' is not supported", name);
 }
 
 }  // namespace plumb::text::jinja

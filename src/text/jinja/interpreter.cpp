@@ -1,9 +1,20 @@
+#include "text/jinja/interpreter.h"
+
 #include <algorithm>
 #include <unordered_map>
 #include <utility>
 
-#include "text/jinja/callables.h"
-#include "text/jinja/syntax.h"
+#include "text/jinja/access.h"
+#include "text/jinja/call.h"
+#include "text/jinja/compare.h"
+#include "text/jinja/filters.h"
+#include "text/jinja/globals.h"
+#include "text/jinja/iterate.h"
+#include "text/jinja/json.h"
+#include "text/jinja/loop.h"
+#include "text/jinja/number.h"
+#include "text/jinja/show.h"
+#include "text/jinja/tests.h"
 
 namespace plumb::text::jinja {
 
@@ -41,133 +52,6 @@ using ScopePtr = std::shared_ptr<Scope>;
 
 enum class Flow : std::uint8_t { next, leave_loop, next_round };
 
-// Names that a macro's body reads: whether it takes the arguments that its signature does not name.
-struct ImplicitNames {
-  bool varargs = false, kwargs = false, caller = false;
-};
-
-class NameFinder {
- public:
-  static ImplicitNames find(const Body& body) {
-    NameFinder finder;
-    finder.visit(body);
-    return finder.found_;
-  }
-
- private:
-  void visit(const ExpressionPtr& expression) {
-    if (!expression) return;
-    std::visit(
-        Overloaded{[](const Constant&) {},
-                   [&](const Name& name) {
-                     found_.varargs |= name.name == "varargs";
-                     found_.kwargs |= name.name == "kwargs";
-                     found_.caller |= name.name == "caller";
-                   },
-                   [&](const ListOf& list) { visit(list.items); },
-                   [&](const DictOf& dict) {
-                     for (const auto& [key, value] : dict.items) {
-                       visit(key);
-                       visit(value);
-                     }
-                   },
-                   [&](const Attribute& attribute) { visit(attribute.object); },
-                   [&](const Subscript& subscript) {
-                     visit(subscript.object);
-                     visit(subscript.key);
-                   },
-                   [&](const Slice& slice) {
-                     for (const auto* part : {&slice.object, &slice.start, &slice.stop, &slice.step}) visit(*part);
-                   },
-                   [&](const Call& call) {
-                     visit(call.callee);
-                     visit(call.arguments);
-                   },
-                   [&](const FilterCall& filter) {
-                     visit(filter.subject);
-                     visit(filter.arguments);
-                   },
-                   [&](const TestCall& test) {
-                     visit(test.subject);
-                     visit(test.arguments);
-                   },
-                   [&](const Arithmetic& chain) {
-                     visit(chain.first);
-                     for (const auto& [op, value] : chain.rest) visit(value);
-                   },
-                   [&](const Concatenation& chain) { visit(chain.items); },
-                   [&](const Compare& compare) {
-                     visit(compare.first);
-                     for (const auto& [op, value] : compare.rest) visit(value);
-                   },
-                   [&](const Logic& logic) { visit(logic.items); }, [&](const Unary& unary) { visit(unary.operand); },
-                   [&](const Conditional& conditional) {
-                     visit(conditional.condition);
-                     visit(conditional.then);
-                     visit(conditional.otherwise);
-                   }},
-        expression->node);
-  }
-
-  void visit(const std::vector<ExpressionPtr>& items) {
-    for (const auto& item : items) visit(item);
-  }
-
-  void visit(const CallArguments& arguments) {
-    visit(arguments.positional);
-    for (const auto& [name, value] : arguments.named) visit(value);
-    visit(arguments.spread);
-    visit(arguments.named_spread);
-  }
-
-  void visit(const Body& body) {
-    for (const auto& statement : body) {
-      std::visit(Overloaded{[](const Text&) {}, [](const Jump&) {},
-                            [&](const Macro& macro) {
-                              visit(macro.signature.defaults);
-                              visit(macro.body);
-                            },
-                            [&](const Print& print) { visit(print.value); },
-                            [&](const For& loop) {
-                              visit(loop.iterable);
-                              visit(loop.condition);
-                              visit(loop.body);
-                              visit(loop.otherwise);
-                            },
-                            [&](const If& branch) {
-                              for (const auto& [condition, taken] : branch.branches) {
-                                visit(condition);
-                                visit(taken);
-                              }
-                              visit(branch.otherwise);
-                            },
-                            [&](const Set& set) { visit(set.value); },
-                            [&](const SetBlock& block) {
-                              visit(block.filter);
-                              visit(block.body);
-                            },
-                            [&](const CallBlock& block) {
-                              visit(block.call);
-                              visit(block.signature.defaults);
-                              visit(block.body);
-                            },
-                            [&](const FilterBlock& block) {
-                              visit(block.filter);
-                              visit(block.body);
-                            },
-                            [&](const With& with) {
-                              for (const auto& [target, value] : with.variables) visit(value);
-                              visit(with.body);
-                            },
-                            [](const Block&) {}, [&](const Generation& generation) { visit(generation.body); },
-                            [&](const Group& group) { visit(group.body); }},
-                 statement->node);
-    }
-  }
-
-  ImplicitNames found_;
-};
-
 class Interpreter {
  public:
   explicit Interpreter(Runtime& runtime) : runtime_(runtime) {}
@@ -175,7 +59,7 @@ class Interpreter {
   std::string run_template(const Body& body, const nlohmann::ordered_json& variables) {
     const auto scope = std::make_shared<Scope>(nullptr);
     for (const auto& [name, value] : variables.items()) scope->set(name, from_json(runtime_, value));
-    TextBuilder out(runtime_);
+    TextBuilder out(runtime_.budget);
     root_ = std::make_shared<Scope>(scope);
     run(body, root_, out);
     return out.take();
@@ -214,16 +98,13 @@ class Interpreter {
   class MacroCallable final : public Callable {
    public:
     MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
-                  ScopePtr scope, ImplicitNames implicit)
+                  ScopePtr scope)
         : Callable(budget, 0, "<Macro " + (name.empty() ? "anonymous" : jinja::quoted(name)) + ">"),
           interpreter_(interpreter),
           name_(std::move(name)),
           signature_(signature),
           body_(body),
-          scope_(std::move(scope)),
-          implicit_(implicit) {}
-
-    const char* type_name() const override { return "Macro"; }
+          scope_(std::move(scope)) {}
 
     std::optional<Value> attribute(Runtime& runtime, std::string_view wanted) override {
       if (wanted == "name") return name_.empty() ? Value() : runtime.string(name_);
@@ -232,9 +113,9 @@ class Interpreter {
         for (const std::string& parameter : signature_.names) names.push_back(runtime.string(parameter));
         return runtime.tuple(std::move(names));
       }
-      if (wanted == "catch_kwargs") return Value::boolean(implicit_.kwargs);
-      if (wanted == "catch_varargs") return Value::boolean(implicit_.varargs);
-      if (wanted == "caller") return Value::boolean(implicit_.caller);
+      if (wanted == "catch_kwargs") return Value::boolean(signature_.implicit.kwargs);
+      if (wanted == "catch_varargs") return Value::boolean(signature_.implicit.varargs);
+      if (wanted == "caller") return Value::boolean(signature_.implicit.caller);
       return std::nullopt;
     }
 
@@ -242,7 +123,7 @@ class Interpreter {
       const DepthGuard guard(runtime);
       const auto scope = std::make_shared<Scope>(scope_);
       bind(runtime, arguments, scope);
-      TextBuilder out(runtime);
+      TextBuilder out(runtime.budget);
       interpreter_.run(body_, scope, out);
       return runtime.string(out.take());
     }
@@ -274,11 +155,11 @@ class Interpreter {
       }
       const bool names_caller =
           std::find(signature_.names.begin(), signature_.names.end(), "caller") != signature_.names.end();
-      if (implicit_.caller && !names_caller) {
+      if (signature_.implicit.caller && !names_caller) {
         auto caller = take_named(runtime, arguments, "caller");
         scope->set("caller", caller ? std::move(*caller) : runtime.undefined("No caller defined"));
       }
-      if (implicit_.kwargs) {
+      if (signature_.implicit.kwargs) {
         std::vector<Dict::Entry> rest;
         for (auto& [key, value] : arguments.named) rest.emplace_back(runtime.string(key), std::move(value));
         scope->set("kwargs", runtime.dict(std::move(rest)));
@@ -289,7 +170,7 @@ class Interpreter {
         }
         raise("macro {} takes no keyword argument {}", jinja::quoted(name_), jinja::quoted(arguments.named.front().first));
       }
-      if (implicit_.varargs) {
+      if (signature_.implicit.varargs) {
         std::vector<Value> rest;
         for (std::size_t i = n; i < arguments.positional.size(); ++i) rest.push_back(arguments.positional[i]);
         scope->set("varargs", runtime.tuple(std::move(rest)));
@@ -303,7 +184,6 @@ class Interpreter {
     const Signature& signature_;
     const Body& body_;
     const ScopePtr scope_;
-    const ImplicitNames implicit_;
   };
 
  private:
@@ -311,10 +191,7 @@ class Interpreter {
   Value make_macro(std::string name, const Signature& signature, const Body& body, const ScopePtr& scope) {
     runtime_.budget.take(sizeof(Scope) + sizeof(MacroCallable));
     runtime_.keep(scope, [scope = scope.get()] { scope->clear(); });
-    const auto [known, is_new] = implicit_names_.try_emplace(&body);
-    if (is_new) known->second = NameFinder::find(body);
-    return Value(Kind::callable,
-                 runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope, known->second));
+    return Value(Kind::callable, runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope));
   }
 
   void assign(const Target& target, Value value, const ScopePtr& scope) {
@@ -366,12 +243,12 @@ class Interpreter {
         }
         return std::nullopt;
       };
-      source = Value(Kind::iterator, runtime_.make<Generator>(source.depth() + 2, std::move(next)));
+      source = runtime_.iterator(source.depth() + 1, std::move(next));
     }
     const auto loop = runtime_.make<Loop>(source, iterate(runtime_, source), depth);
     if (statement.recursive) {
       loop->recurse = [this, &statement, scope](Runtime& runtime, const Value& inner, std::int64_t depth0) {
-        TextBuilder text(runtime);
+        TextBuilder text(runtime.budget);
         run_loop(statement, inner, depth0, scope, text);
         return runtime.string(text.take());
       };
@@ -404,7 +281,7 @@ class Interpreter {
   }
 
   Value rendered(const Body& body, const ScopePtr& scope) {
-    TextBuilder text(runtime_);
+    TextBuilder text(runtime_.budget);
     run(body, std::make_shared<Scope>(scope), text);
     return runtime_.string(text.take());
   }
@@ -459,14 +336,9 @@ class Interpreter {
 
   // Jinja makes the body a macro without a name, so it has varargs and kwargs of its own.
   Flow execute(const Generation& generation, const ScopePtr& scope, TextBuilder& out) {
-    static const Signature none;
     Arguments arguments;
-    append_string(out, call(runtime_, make_macro("", none, generation.body, scope), arguments));
+    append_string(out, call(runtime_, make_macro("", generation.signature, generation.body, scope), arguments));
     return Flow::next;
-  }
-
-  Flow execute(const Group& group, const ScopePtr& scope, TextBuilder& out) {
-    return run(group.body, std::make_shared<Scope>(scope), out);
   }
 
   Flow execute(const Jump& jump, const ScopePtr&, TextBuilder&) {
@@ -476,7 +348,6 @@ class Interpreter {
   Value value_of(const Constant& constant, const ScopePtr&) {
     return std::visit(Overloaded{[](std::monostate) { return Value(); }, [](bool value) { return Value::boolean(value); },
                                  [](std::int64_t value) { return Value::integer(value); },
-                                 [&](const BigInt& value) { return runtime_.big(value); },
                                  [](double value) { return Value::real(value); },
                                  [&](const std::string& value) { return runtime_.string(value); }},
                       constant.value);
@@ -559,7 +430,7 @@ class Interpreter {
 
   Value apply_filter(const FilterCall& node, const Value& subject, const ScopePtr& scope) {
     const Filter filter = find_filter(node.name);
-    if (filter == nullptr) raise("No filter named {}.", jinja::quoted(node.name));
+    if (filter == nullptr) fail_filter(node.name);
     Arguments arguments = evaluate(node.arguments, scope);
     return filter(runtime_, subject, arguments);
   }
@@ -570,7 +441,7 @@ class Interpreter {
 
   Value value_of(const TestCall& node, const ScopePtr& scope) {
     const Test test = find_test(node.name);
-    if (test == nullptr) raise("No test named {}.", jinja::quoted(node.name));
+    if (test == nullptr) fail_test(node.name);
     const Value subject = evaluate(node.subject, scope);
     Arguments arguments = evaluate(node.arguments, scope);
     return Value::boolean(test(runtime_, subject, arguments) != node.negated);
@@ -586,7 +457,7 @@ class Interpreter {
   }
 
   Value value_of(const Concatenation& node, const ScopePtr& scope) {
-    TextBuilder text(runtime_);
+    TextBuilder text(runtime_.budget);
     for (const auto& expression : node.items) text.append(str(runtime_, evaluate(expression, scope)));
     return runtime_.string(text.take());
   }
@@ -641,7 +512,7 @@ class Interpreter {
     const Value operand = evaluate(node.operand, scope);
     if (node.kind == Unary::Kind::logical_not) return Value::boolean(!truth(runtime_, operand));
     if (operand.is_undefined()) fail_undefined(operand);
-    return node.kind == Unary::Kind::negate ? negative(runtime_, operand) : positive(runtime_, operand);
+    return node.kind == Unary::Kind::negate ? negative(operand) : positive(operand);
   }
 
   Value value_of(const Conditional& node, const ScopePtr& scope) {
@@ -652,7 +523,6 @@ class Interpreter {
 
   Runtime& runtime_;
   ScopePtr root_;
-  std::unordered_map<const Body*, ImplicitNames> implicit_names_;
 };
 
 }  // namespace

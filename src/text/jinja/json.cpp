@@ -1,10 +1,15 @@
-// JSON in (the variables of a render) and out (the `tojson` filter, which is Python's json.dumps).
+#include "text/jinja/json.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
-#include "text/jinja/callables.h"
-#include "text/jinja/value.h"
+#include "text/jinja/call.h"
+#include "text/jinja/compare.h"
+#include "text/jinja/iterate.h"
+#include "text/jinja/number.h"
+#include "text/jinja/show.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
@@ -18,7 +23,10 @@ Value from_json(Runtime& runtime, const nlohmann::ordered_json& json) {
     case Type::number_integer:
       return Value::integer(json.get<std::int64_t>());
     case Type::number_unsigned:
-      return runtime.big(BigInt::from_unsigned(json.get<std::uint64_t>()));
+      if (json.get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max()) {
+        return Value::integer(json.get<std::int64_t>());
+      }
+      return {Kind::large, runtime.string(json.dump()).object()};
     case Type::number_float:
       return Value::real(json.get<double>());
     case Type::string:
@@ -49,7 +57,7 @@ namespace {
 
 class JsonWriter {
  public:
-  JsonWriter(Runtime& runtime, const Parameters& options) : runtime_(runtime), out_(runtime) {
+  JsonWriter(Runtime& runtime, const Parameters& options) : runtime_(runtime), out_(runtime.budget) {
     ascii_ = options.flag(runtime, 0, false);
     sort_ = options.flag(runtime, 3, false);
     if (const Value indent = options.or_none(1); indent.is_string()) {
@@ -87,7 +95,7 @@ class JsonWriter {
         out_.append(value.as_boolean() ? "true" : "false");
         return;
       case Kind::integer:
-      case Kind::big:
+      case Kind::large:
         out_.append(repr(runtime_, value));
         return;
       case Kind::real:
@@ -165,7 +173,6 @@ class JsonWriter {
         write_string(key.as_boolean() ? "true" : "false");
         return;
       case Kind::integer:
-      case Kind::big:
         write_string(repr(runtime_, key));
         return;
       case Kind::real:
@@ -230,9 +237,8 @@ class JsonWriter {
 
 }  // namespace
 
-std::string to_json(Runtime& runtime, const Value& value, const Arguments& options) {
-  Arguments copy = options;
-  const Parameters parameters("tojson", copy, {"ensure_ascii", "indent", "separators", "sort_keys"});
+std::string to_json(Runtime& runtime, const Value& value, Arguments& options) {
+  const Parameters parameters("tojson", options, {"ensure_ascii", "indent", "separators", "sort_keys"});
   return JsonWriter(runtime, parameters).run(value);
 }
 

@@ -4,8 +4,9 @@
 #include <array>
 #include <utility>
 
-#include "text/jinja/callables.h"
-#include "text/jinja/value.h"
+#include "text/jinja/budget.h"
+#include "text/jinja/show.h"
+#include "text/jinja/strings.h"
 #include "text/unicode/characters.h"
 #include "text/unicode/utf8.h"
 
@@ -222,42 +223,30 @@ class Lexer {
     advance(n);
   }
 
-  // Digits of a base, single underscores between them; how many characters from `from` on.
-  [[nodiscard]] std::size_t digits(std::size_t from, unsigned base) const {
-    const auto is_valid = [&](std::size_t i) {
-      if (i >= source_.size()) return false;
-      const char c = source_[i];
-      const unsigned value = is_digit(c)                              ? static_cast<unsigned>(c - '0')
-                             : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? static_cast<unsigned>((c | 0x20) - 'a' + 10)
-                                                                      : 99;
-      return value < base;
-    };
+  // How many digits stand from `from` on, single underscores between them.
+  [[nodiscard]] std::size_t digits(std::size_t from) const {
+    const auto is_digit_at = [&](std::size_t i) { return i < source_.size() && is_digit(source_[i]); };
     std::size_t n = 0;
-    while (is_valid(from + n) || (n > 0 && from + n < source_.size() && source_[from + n] == '_' && is_valid(from + n + 1)))
-      ++n;
+    while (is_digit_at(from + n) || (n > 0 && source_.substr(from + n, 1) == "_" && is_digit_at(from + n + 1))) ++n;
     return n;
   }
 
   void number() {
-    const char prefix = at_ + 1 < source_.size() ? static_cast<char>(source_[at_ + 1] | 0x20) : '\0';
-    const unsigned base = source_[at_] != '0' ? 10 : prefix == 'x' ? 16 : prefix == 'o' ? 8 : prefix == 'b' ? 2 : 10;
     TokenKind kind = TokenKind::integer;
-    std::size_t n = 0;
-    if (base != 10) {
-      n = 2 + digits(at_ + 2, base);
-    } else {
-      n = digits(at_, 10);
-      if (at_ + n + 1 < source_.size() && source_[at_ + n] == '.' && is_digit(source_[at_ + n + 1]) && !follows_dot()) {
+    std::size_t n = digits(at_);
+    if (at("0x") || at("0X") || at("0o") || at("0O") || at("0b") || at("0B")) {
+      n = std::min(source_.find_first_not_of("0123456789abcdefABCDEF_", at_ + 2), source_.size()) - at_;
+    } else if (!follows_dot()) {
+      if (source_.substr(at_ + n, 1) == "." && digits(at_ + n + 1) > 0) {
         kind = TokenKind::real;
-        n += 1 + digits(at_ + n + 1, 10);
+        n += 1 + digits(at_ + n + 1);
       }
-      if (at_ + n < source_.size() && (source_[at_ + n] | 0x20) == 'e' && !follows_dot()) {
-        const std::size_t sign =
-            at_ + n + 1 < source_.size() && (source_[at_ + n + 1] == '+' || source_[at_ + n + 1] == '-') ? 1 : 0;
-        const std::size_t exponent = digits(at_ + n + 1 + sign, 10);
+      if (at_ + n < source_.size() && (source_[at_ + n] | 0x20) == 'e') {
+        const bool sign = source_.substr(at_ + n + 1, 1) == "+" || source_.substr(at_ + n + 1, 1) == "-";
+        const std::size_t exponent = digits(at_ + n + 1 + (sign ? 1 : 0));
         if (exponent > 0) {
           kind = TokenKind::real;
-          n += 1 + sign + exponent;
+          n += 1 + (sign ? 1 : 0) + exponent;
         }
       }
     }

@@ -32,7 +32,7 @@ struct Token {
   [[nodiscard]] bool is_name(std::string_view wanted) const { return kind == TokenKind::name && text == wanted; }
 };
 
-// Throws Failure (value.h). The last token is `end`.
+// Throws Failure (budget.h). The last token is `end`.
 std::vector<Token> tokenize(std::string_view source);
 
 }  // namespace plumb::text::jinja

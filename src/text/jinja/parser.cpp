@@ -1,13 +1,15 @@
+#include "text/jinja/parser.h"
+
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <initializer_list>
 #include <set>
 #include <utility>
 
-#include "text/jinja/callables.h"
+#include "text/jinja/filters.h"
 #include "text/jinja/lexer.h"
-#include "text/jinja/syntax.h"
+#include "text/jinja/number.h"
+#include "text/jinja/tests.h"
 
 namespace plumb::text::jinja {
 
@@ -155,10 +157,15 @@ class Parser {
   }
 
   // The body of a macro or a call block: a loop around it is not its loop.
-  Body parse_function_body(std::string_view end) {
+  Body parse_function_body(std::string_view end, Signature& signature) {
     const std::uint32_t loops = std::exchange(loops_, 0);
+    const ImplicitNames around = std::exchange(implicit_, {});
     Body body = parse_body_until(end);
     loops_ = loops;
+    signature.implicit = implicit_;
+    implicit_.varargs |= around.varargs;
+    implicit_.kwargs |= around.kwargs;
+    implicit_.caller |= around.caller;
     return body;
   }
 
@@ -189,7 +196,7 @@ class Parser {
     if (name == "macro") {
       Macro macro{.name = expect_name(), .signature = parse_signature(), .body = {}};
       open_body();
-      macro.body = parse_function_body("endmacro");
+      macro.body = parse_function_body("endmacro", macro.signature);
       return add(body, tag.line, std::move(macro));
     }
     if (name == "call") {
@@ -198,7 +205,7 @@ class Parser {
       block.call = parse_expression();
       if (!std::holds_alternative<Call>(block.call->node)) throw Failure{"expected a call in the tag 'call'", tag.line};
       open_body();
-      block.body = parse_function_body("endcall");
+      block.body = parse_function_body("endcall", block.signature);
       return add(body, tag.line, std::move(block));
     }
     if (name == "filter") {
@@ -221,12 +228,9 @@ class Parser {
     }
     if (name == "generation") {
       open_body();
-      return add(body, tag.line, Generation{parse_function_body("endgeneration")});
-    }
-    if (name == "autoescape") {
-      parse_expression();
-      open_body();
-      return add(body, tag.line, Group{parse_body_until("endautoescape")});
+      Generation generation;
+      generation.body = parse_function_body("endgeneration", generation.signature);
+      return add(body, tag.line, std::move(generation));
     }
     if (name == "break" || name == "continue") {
       if (loops_ == 0) throw Failure{fmt::format("'{}' outside of a loop", name), tag.line};
@@ -246,6 +250,7 @@ class Parser {
     if (name == "extends" || name == "include" || name == "import" || name == "from") {
       throw Failure{fmt::format("the tag '{}' needs other templates, which a chat template does not have", name), tag.line};
     }
+    if (name == "autoescape") throw Failure{"the tag 'autoescape' is not supported", tag.line};
     throw Failure{fmt::format("unknown tag '{}'", name), tag.line};
   }
 
@@ -493,17 +498,13 @@ class Parser {
   }
 
   ExpressionPtr parse_integer(const Token& token) {
-    std::string_view digits = token.text;
-    int base = 10;
-    if (digits.size() > 1 && digits[0] == '0') {
-      const char prefix = static_cast<char>(digits[1] | 0x20);
-      base = prefix == 'x' ? 16 : prefix == 'o' ? 8 : prefix == 'b' ? 2 : 10;
-      if (base != 10) digits.remove_prefix(2);
+    try {
+      if (const auto value = jinja::parse_integer(token.text, 0)) return make(token.line, Constant{*value});
+    } catch (Failure& failure) {
+      failure.line = token.line;
+      throw;
     }
-    const auto value = BigInt::parse(digits, static_cast<unsigned>(base));
-    if (!value) throw Failure{fmt::format("'{}' is no integer, or too long a one", token.text), token.line};
-    if (const auto small = value->to_int64()) return make(token.line, Constant{*small});
-    return make(token.line, Constant{*value});
+    throw Failure{fmt::format("'{}' is no integer", token.text), token.line};
   }
 
   ExpressionPtr parse_primary() {
@@ -514,6 +515,9 @@ class Parser {
         if (token.text == "true" || token.text == "True") return make(token.line, Constant{true});
         if (token.text == "false" || token.text == "False") return make(token.line, Constant{false});
         if (token.text == "none" || token.text == "None") return make(token.line, Constant{});
+        implicit_.varargs |= token.text == "varargs";
+        implicit_.kwargs |= token.text == "kwargs";
+        implicit_.caller |= token.text == "caller";
         return make(token.line, Name{token.text});
       }
       case TokenKind::string: {
@@ -646,8 +650,13 @@ class Parser {
   }
 
   // A filter or test that does not exist is an error of the template, unless a condition may keep it from running.
-  void note_unknown(std::string_view what, const std::string& name, std::uint32_t line) {
-    if (!optional_) unknown_.push_back(Failure{fmt::format("No {} named '{}'.", what, name), line});
+  void note_unknown(void (*fail)(std::string_view), const std::string& name, std::uint32_t line) {
+    if (optional_) return;
+    try {
+      fail(name);
+    } catch (const Failure& failure) {
+      unknown_.push_back({failure.message, line});
+    }
   }
 
   std::string parse_dotted_name() {
@@ -664,7 +673,7 @@ class Parser {
       const std::uint32_t line = here().line;
       FilterCall filter{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}};
       if (here().is_op("(")) filter.arguments = parse_arguments();
-      if (find_filter(filter.name) == nullptr) note_unknown("filter", filter.name, line);
+      if (find_filter(filter.name) == nullptr) note_unknown(fail_filter, filter.name, line);
       subject = make(line, std::move(filter));
     }
     return subject;
@@ -689,7 +698,7 @@ class Parser {
     const std::uint32_t line = take().line;
     const bool negated = skip_name("not");
     TestCall test{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}, .negated = negated};
-    if (find_test(test.name) == nullptr) note_unknown("test", test.name, line);
+    if (find_test(test.name) == nullptr) note_unknown(fail_test, test.name, line);
     const Token& next = here();
     const bool is_word = next.kind == TokenKind::name;
     if (next.is_op("(")) {
@@ -708,6 +717,7 @@ class Parser {
   std::size_t at_ = 0;
   std::uint32_t depth_ = 0;
   std::uint32_t loops_ = 0;
+  ImplicitNames implicit_;        // that the body of a macro has read so far
   bool optional_ = false;         // inside an {% if %}
   std::vector<Failure> unknown_;  // filters and tests that do not exist
   std::set<std::string> blocks_;

@@ -1,5 +1,4 @@
-// The parsed template: a tree of expressions and statements. parse() builds it (parser.cpp), an Interpreter walks it
-// (interpreter.cpp).
+// The parsed template: a tree of expressions and statements.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +10,7 @@
 #include <variant>
 #include <vector>
 
-#include "text/jinja/limits.h"
-#include "text/jinja/value.h"
+#include "text/jinja/number.h"
 
 namespace plumb::text::jinja {
 
@@ -27,7 +25,7 @@ struct CallArguments {
 };
 
 struct Constant {
-  std::variant<std::monostate, bool, std::int64_t, BigInt, double, std::string> value;  // monostate: None
+  std::variant<std::monostate, bool, std::int64_t, double, std::string> value;  // monostate: None
 };
 struct Name {
   std::string name;
@@ -108,7 +106,13 @@ struct Target {
 struct Statement;
 using Body = std::vector<std::unique_ptr<Statement>>;
 
+// Names that a body reads: whether it takes the arguments that its signature does not name.
+struct ImplicitNames {
+  bool varargs = false, kwargs = false, caller = false;
+};
+
 struct Signature {
+  ImplicitNames implicit;
   std::vector<std::string> names;
   std::vector<ExpressionPtr> defaults;  // of the last defaults.size() names
 };
@@ -164,10 +168,7 @@ struct Block {
 };
 // What the assistant said: rendered in place. (Training marks these parts.)
 struct Generation {
-  Body body;
-};
-// A body that is rendered in place with variables of its own: autoescape.
-struct Group {
+  Signature signature;
   Body body;
 };
 struct Jump {
@@ -176,14 +177,7 @@ struct Jump {
 
 struct Statement {
   std::uint32_t line = 0;
-  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Generation, Group, Jump>
-      node;
+  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Generation, Jump> node;
 };
-
-// Throws Failure with the line.
-Body parse(std::string_view source, const TemplateLimits& limits);
-
-// Runs a template over its variables. Throws Failure with the line.
-std::string interpret(const Body& body, Runtime& runtime, const nlohmann::ordered_json& variables);
 
 }  // namespace plumb::text::jinja

@@ -1,8 +1,14 @@
-// Jinja's built-in tests: what follows `is`.
+#include "text/jinja/tests.h"
+
 #include <algorithm>
 
-#include "text/jinja/callables.h"
-#include "text/jinja/value.h"
+#include "text/jinja/call.h"
+#include "text/jinja/compare.h"
+#include "text/jinja/filters.h"
+#include "text/jinja/iterate.h"
+#include "text/jinja/number.h"
+#include "text/jinja/show.h"
+#include "text/jinja/strings.h"
 
 namespace plumb::text::jinja {
 
@@ -51,17 +57,17 @@ bool iterable(Runtime&, const Value& subject, Arguments& arguments) {
 
 bool lower(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return is_lower(runtime, str(runtime, subject));
+  return is_lower_text(runtime, str(runtime, subject));
 }
 
 bool upper(Runtime& runtime, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return is_upper(runtime, str(runtime, subject));
+  return is_upper_text(runtime, str(runtime, subject));
 }
 
 bool escaped(Runtime&, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
-  return subject.is_markup();
+  return subject.is_string() && subject.string().marked;
 }
 
 // Numbers and strings have no identity here: those that are equal and of one type are taken as the same.
@@ -117,7 +123,7 @@ struct Entry {
   Test test;
 };
 
-constexpr Entry kTests[] = {
+constexpr Entry tests[] = {
     {"!=", ne},
     {"<", lt},
     {"<=", le},
@@ -139,7 +145,7 @@ constexpr Entry kTests[] = {
     {"greaterthan", gt},
     {"gt", gt},
     {"in", in},
-    {"integer", is_kind<Kind::integer, Kind::big>},
+    {"integer", is_kind<Kind::integer, Kind::large>},
     {"iterable", iterable},
     {"le", le},
     {"lessthan", lt},
@@ -148,7 +154,7 @@ constexpr Entry kTests[] = {
     {"mapping", is_kind<Kind::dict>},
     {"ne", ne},
     {"none", is_kind<Kind::none>},
-    {"number", is_kind<Kind::boolean, Kind::integer, Kind::big, Kind::real>},
+    {"number", is_kind<Kind::boolean, Kind::integer, Kind::large, Kind::real>},
     {"odd", has_parity<1>},
     {"sameas", sameas},
     {"sequence", is_kind<Kind::undefined, Kind::string, Kind::list, Kind::tuple, Kind::dict, Kind::range>},
@@ -162,8 +168,10 @@ constexpr Entry kTests[] = {
 }  // namespace
 
 Test find_test(std::string_view name) {
-  const auto* const found = std::ranges::find(kTests, name, &Entry::name);
-  return found == std::end(kTests) ? nullptr : found->test;
+  const auto* const found = std::ranges::find(tests, name, &Entry::name);
+  return found == std::end(tests) ? nullptr : found->test;
 }
+
+void fail_test(std::string_view name) { raise("No test named {}.", quoted(name)); }
 
 }  // namespace plumb::text::jinja

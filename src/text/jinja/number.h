@@ -1,0 +1,25 @@
+// Arithmetic by Python's rules, with integers of 64 bits, and the texts that Python reads as numbers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "text/jinja/value.h"
+
+namespace plumb::text::jinja {
+
+enum class Operator : std::uint8_t { add, subtract, multiply, divide, floor_divide, modulo, power };
+// Fails where an integer result does not fit 64 bits.
+Value arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& right);
+Value negative(const Value& value);
+Value positive(const Value& value);
+
+double to_double(const Value& value);                                 // of a number
+std::int64_t to_integer(double value);                                // towards zero; fails where it does not fit
+std::int64_t index_value(const Value& value, std::string_view what);  // of an integer
+// int(text, base) and float(text), with ASCII digits; empty where Python raises ValueError.
+std::optional<std::int64_t> parse_integer(std::string_view text, int base);
+std::optional<double> parse_real(std::string_view text);
+
+}  // namespace plumb::text::jinja

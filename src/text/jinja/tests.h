@@ -1,0 +1,15 @@
+// Jinja's built-in tests: what follows `is`.
+#pragma once
+
+#include <string_view>
+
+#include "text/jinja/value.h"
+
+namespace plumb::text::jinja {
+
+using Test = bool (*)(Runtime&, const Value& subject, Arguments& arguments);
+Test find_test(std::string_view name);  // null where there is none
+// For a name that is none: the error that says so.
+[[noreturn]] void fail_test(std::string_view name);
+
+}  // namespace plumb::text::jinja
