@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <memory>
+#include <vector>
 
 #include "backends/checker/runtime.h"
 
@@ -25,6 +27,10 @@ struct Thread {
   void* closure = nullptr;
 };
 
+// The groups of copies that each thread of the threadgroup has asked for, the last of which is still open.
+using CopyGroups = std::deque<std::deque<QueuedCopy>>;
+std::vector<CopyGroups> copies;
+
 void run_one(void* const* arguments, void*, std::array<std::uint32_t, 3>, std::uint32_t) {
   const auto* thread = static_cast<const Thread*>(arguments[0]);
   thread->run(thread->closure);
@@ -35,6 +41,17 @@ void run_one(void* const* arguments, void*, std::array<std::uint32_t, 3>, std::u
 Place thread_place() { return {machine.thread, 0, 0}; }
 Place group_place() { return {machine.group[0], machine.group[1], machine.group[2]}; }
 Place grid_size() { return size_of_grid; }
+
+void queue_copy(QueuedCopy copy) { copies[machine.thread].back().push_back(copy); }
+void end_copy_group() { copies[machine.thread].emplace_back(); }
+bool take_copy(unsigned groups_left, QueuedCopy& copy) {
+  CopyGroups& groups = copies[machine.thread];
+  while (groups.size() > groups_left + 1 && groups.front().empty()) groups.pop_front();
+  if (groups.size() <= groups_left + 1) return false;
+  copy = groups.front().front();
+  groups.front().pop_front();
+  return true;
+}
 
 unsigned atomic_max_at(unsigned* at, unsigned value) {
   if (!is_written_at(at, sizeof *at)) report("atomicMax on memory that nobody has written");
@@ -66,6 +83,7 @@ bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* clo
     for (unsigned y = 0; well && y < grid.y; ++y) {
       for (unsigned x = 0; well && x < grid.x; ++x) {
         machine.group = {x, y, z};
+        copies.assign(threads, CopyGroups(1));
         well = run_threadgroup(run_one, arguments, nullptr);
       }
     }

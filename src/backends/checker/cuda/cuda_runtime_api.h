@@ -24,6 +24,16 @@ unsigned atomic_max_at(unsigned* at, unsigned value);
 // Runs a grid; false where a fault was found. `host` is memory that kernels may read: their parameters.
 bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host,
               std::size_t host_bytes);
+// Copies to shared memory that a thread has asked for, in groups. take_copy() gives the next of those that are not in the
+// last `groups_left` groups, in order; false where there is none.
+struct QueuedCopy {
+  unsigned char* to;
+  const unsigned char* from;
+  unsigned bytes;  // 4 or 16
+};
+void queue_copy(QueuedCopy copy);
+void end_copy_group();
+bool take_copy(unsigned groups_left, QueuedCopy& copy);
 // cudaMemsetAsync.
 void set_device_memory(void* to, int value, std::size_t n);
 float half_to_float(std::uint16_t bits);
@@ -164,17 +174,22 @@ cudaError_t launch_with_shared(void (*kernel)(Parameters...), dim3 grid, unsigne
 #define PLUMB_SHARED_BYTES(name, n_bytes) alignas(16) static unsigned char name[n_bytes]
 template <class... T>
 inline void wait_for_previous(T*&...) {}
-// At once: whoever reads before others have copied is seen as a race.
+// As late as they may be: a wait that is missing or counts wrongly leaves what was there before.
 template <unsigned bytes>
 inline void copy_later(unsigned char* to, const unsigned char* from) {
-  if constexpr (bytes == 16) {
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-  } else {
-    *reinterpret_cast<unsigned*>(to) = *reinterpret_cast<const unsigned*>(from);
+  checker::queue_copy({to, from, bytes});
+}
+inline void end_of_copies() { checker::end_copy_group(); }
+template <int n>
+inline void wait_for_copies() {
+  checker::QueuedCopy copy;
+  while (checker::take_copy(n, copy)) {
+    if (copy.bytes == 16) {
+      *reinterpret_cast<uint4*>(copy.to) = *reinterpret_cast<const uint4*>(copy.from);
+    } else {
+      *reinterpret_cast<unsigned*>(copy.to) = *reinterpret_cast<const unsigned*>(copy.from);
+    }
   }
 }
-inline void end_of_copies() {}
-template <int n>
-inline void wait_for_copies() {}
 
 }  // namespace plumb::backends::cuda
