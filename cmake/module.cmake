@@ -1,6 +1,6 @@
-# plumb_module(NAME DEPENDS other modules... LINK libraries...): one static library a folder of src/. What a module may
-# include is what it lists: the direction of dependencies in docs/architecture.md is kept by the linker. SOURCES replaces
-# "every .cpp of this folder"; a PRIVATE_MODULE is not part of the installed library.
+# plumb_module(NAME DEPENDS other modules... LINK libraries...): one static library for a folder of src/. A module may
+# include only the modules that it lists, so the linker keeps the direction of dependencies in docs/architecture.md. SOURCES
+# replaces "every .cpp of this folder"; a PRIVATE_MODULE is not part of the installed library.
 function(plumb_warnings target)
   set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers)
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
@@ -17,7 +17,7 @@ function(plumb_warnings target)
 endfunction()
 
 if(PLUMB_SANITIZE)
-  # What object-size would find AddressSanitizer does; it takes as long to compile as all else.
+  # Without object-size: AddressSanitizer finds the same faults, and object-size takes as long to compile as everything else.
   add_compile_options(-fsanitize=address,undefined -fno-sanitize=object-size -fno-sanitize-recover=all
                       -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)

@@ -1,4 +1,5 @@
-// What a file may leave out, and that everything else which is missing or odd is an error naming the key or the tensor.
+// A file may leave some keys and tensors out. Any other that is missing or odd is an error that names the key or the
+// tensor.
 #include "model/model.h"
 
 #include <gmock/gmock.h>
@@ -26,7 +27,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// A golden model taken apart, to be changed and put together again.
+// A golden model whose metadata and tensors a test can change before it is loaded.
 class Edited {
  public:
   explicit Edited(const std::string& name) : source_(gguf::File::open(testing::golden_path(name, ".gguf")).value()) {
@@ -295,7 +296,8 @@ TEST(ModelTest, OldLinearScalingKeyMeansTheSame) {
   EXPECT_EQ(logits_of(*newer, golden.tokens), logits_of(*older, golden.tokens));
 }
 
-// The goldens would notice if one of these went unread: each change moves the logits far beyond their tolerance.
+// The goldens would notice if one of these parameters were not read: each change moves the logits far beyond their
+// tolerance.
 TEST(ModelTest, EveryHyperParameterMatters) {
   using Change = std::function<void(Edited&)>;
   const std::vector<std::tuple<std::string, std::string, Change>> changes{

@@ -1,4 +1,4 @@
-// File types: the formats chosen are llama.cpp's, and the files written hold what they promise.
+// File types: the chosen formats are llama.cpp's, and the written files have the right content.
 #include "model/quantize.h"
 
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ namespace {
 
 using quants::Format;
 
-// A GGUF file in memory, with the bytes it stands on.
+// A GGUF file in memory, with its bytes.
 struct Built {
   std::shared_ptr<const std::vector<std::byte>> bytes;
   gguf::File file;
@@ -186,7 +186,7 @@ TEST(FileTypes, NamesAreFoundInAnyCase) {
   }
 }
 
-// One that stays: a Writer keeps views of what it is given.
+// A case that outlives every Writer, since a Writer only views its input.
 const Case& small_case() {
   static const Case small = parse_case("case arch=llama layers=3 width=512 ff=768 heads=4 kv_heads=2 experts=0 tied=0");
   return small;

@@ -1,5 +1,5 @@
-// What every encoder promises, over random blocks: an error within the format's bound, no NaN or infinity, stability,
-// indifference to powers of two, and no more error than other quantizers make.
+// The promises of every encoder, over random blocks: an error within the format's bound; no NaN or infinity; encoding a
+// decoded block again changes nothing; powers of two do not matter; no more error than other quantizers make.
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
@@ -82,11 +82,10 @@ std::vector<float> draw_weights(int lowest_exponent, int highest_exponent) {
 
 // An upper bound of the RMS error over one block of x.
 //
-// A symmetric format of levels to +-h can always choose the scale max|x| / h, which clips nothing: errors are at most half
-// a step, and least squares does no worse. An affine one spans the range with 2^bits - 1 steps. Rounding a scale to
+// A symmetric format with levels up to +-h can always use the scale max|x| / h, which clips nothing: errors are at most
+// half a step, and least squares does no worse. An affine format spans the range with 2^bits - 1 steps. Rounding a scale to
 // binary16 moves the largest value by 2^-11 of itself, or by its level times 2^-25 where the scale is subnormal. In a
-// K-quant, each group's scale is rounded to a step of its own, and the weighting can raise the RMS by the square root of
-// two.
+// K-quant each group's scale is rounded too, and the weighting can raise the RMS by the square root of two.
 double error_bound(Format format, const float* x, std::size_t n) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const double max = std::max(std::fabs(*low), std::fabs(*high));
@@ -205,7 +204,7 @@ struct Quality {
   double rmse;
 };
 
-// What llama.cpp's quantizers leave of a standard normal distribution (ggml 0.25, no importance matrix).
+// Compares with the errors of llama.cpp's quantizers on a standard normal distribution (ggml 0.25, no importance matrix).
 TEST(Quality, NoWorseThanLlamaCpp) {
   constexpr Quality theirs[] = {
       {Format::q8_0, 5.3470e-3}, {Format::q6_k, 1.7725e-2}, {Format::q5_k, 3.6080e-2}, {Format::q4_k, 7.1264e-2},

@@ -1,4 +1,4 @@
-// Decoding, and the encodings that are rounding alone, against the PyPI package `gguf` (tools/make_quant_goldens.py).
+// Decoding, and the encodings that are plain rounding, against the PyPI package `gguf` (tools/make_quant_goldens.py).
 #include <gtest/gtest.h>
 
 #include <bit>

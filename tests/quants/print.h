@@ -1,4 +1,4 @@
-// How a test names the format it is about.
+// Names formats in the messages of tests.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// What include/plumb/trace.h writes, read by the reader that diagnosis has.
+// Traces written by include/plumb/trace.h, read with the reader of diagnosis.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -24,7 +24,8 @@ class CHeader : public ::testing::Test {
     return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(folder), {}));
   }
   void begin() { ASSERT_TRUE(plumb_trace_create(&trace, path.c_str(), "an engine", "m.gguf")) << trace.error; }
-  // The call failed, said so, left nothing behind, and all that follow fail with the same words.
+  // Expects that the call failed with this message, that nothing was left behind, and that later calls fail in the same
+  // way.
   void failed(bool result, std::string_view says) {
     EXPECT_FALSE(result);
     EXPECT_THAT(plumb_trace_error(&trace), HasSubstr(says));

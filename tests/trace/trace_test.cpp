@@ -1,4 +1,4 @@
-// Traces: what is written is read back; files that are no traces, or broken ones, are refused with a sentence.
+// Traces: written values are read back. Files that are no traces, or are damaged, are refused with a sentence.
 #include "trace/trace.h"
 
 #include <gmock/gmock.h>
@@ -177,7 +177,7 @@ TEST_F(Traces, ThatNoReaderTakesAreNotBegun) {
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 
-// Whatever the bytes, reading ends, and what is read lies in the file.
+// For any bytes reading ends, and all values lie inside the file.
 TEST_F(Traces, OfAnyBytesAreReadOrRefused) {
   const std::string good = with(R"("0/x":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]})");
   std::mt19937 random(1);
