@@ -1,5 +1,6 @@
-// The promises of every encoder, over random blocks: an error within the format's bound; no NaN or infinity; encoding a
-// decoded block again changes nothing; powers of two do not matter; no more error than other quantizers make.
+// The promises of every encoder, over random blocks: an error within the format's bound; no NaN or infinity; encoding
+// decoded weights again changes little; scaling by a power of two scales the result; no more error than other quantizers
+// make.
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
