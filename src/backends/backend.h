@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -23,24 +24,33 @@ using TokenId = std::int32_t;
 
 enum class KvType : std::uint8_t { f16, f32 };
 
+// What the caches of one call of new_caches() have in common.
+struct CachePool {
+  std::shared_ptr<const plan::CacheShape> shape;  // its address names the executor, and a cache keeps it alive
+  std::uint32_t n_caches = 0;
+  std::uint32_t capacity = 0;  // positions of each
+  KvType type = KvType::f16;
+};
+
 // Keys and values of one sequence. Opaque but for its length; made by the Executor that uses it. Sequences run together
 // where their caches were made together, by one call of new_caches().
 class KvCache {
  public:
+  KvCache(std::shared_ptr<CachePool> pool, std::uint32_t slot) : pool_(std::move(pool)), slot_(slot) {}
   virtual ~KvCache() = default;
-  [[nodiscard]] std::uint64_t pool() const { return pool_; }          // of the caches made together, in their executor
-  [[nodiscard]] std::uint32_t length() const { return length_; }      // positions filled
-  [[nodiscard]] std::uint32_t capacity() const { return capacity_; }  // positions there is room for
+  [[nodiscard]] std::uint32_t length() const { return length_; }            // positions filled
+  [[nodiscard]] std::uint32_t capacity() const { return pool_->capacity; }  // positions there is room for
   // Forgets the positions from `length` on.
   void truncate(std::uint32_t length) { length_ = length < length_ ? length : length_; }
 
- protected:
-  KvCache(std::uint64_t pool, std::uint32_t capacity) : pool_(pool), capacity_(capacity) {}
+  // For executors.
+  [[nodiscard]] CachePool& pool() const { return *pool_; }
+  [[nodiscard]] std::uint32_t slot() const { return slot_; }  // in the pool
   void extend(std::uint32_t n) { length_ += n; }
 
  private:
-  std::uint64_t pool_;
-  std::uint32_t capacity_;
+  std::shared_ptr<CachePool> pool_;
+  std::uint32_t slot_;
   std::uint32_t length_ = 0;
 };
 
@@ -54,12 +64,15 @@ struct Step {
 };
 
 // Receives values while a step runs, in op order. `data` is valid during the call only. The rows of several sequences are
-// in the order of Batch (batch.h). For attention probabilities ("blk.N.attn_probs") rows = n_heads * T and width = S, the
-// longest of the sequences.
+// in the order of Batch (batch.h). For attention probabilities (probs_name()) rows = n_heads * T and width = S, the longest
+// of the sequences.
 using Observer =
     std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
 // Which values to hand to the observer.
 using Wanted = std::function<bool(std::string_view name)>;
+// The name of a layer's attention probabilities, "blk.N.attn_probs": the one value that no op of the plan has as output.
+std::string probs_name(std::uint32_t layer);
+bool is_probs_name(std::string_view name);
 
 class Executor {
  public:
@@ -67,7 +80,7 @@ class Executor {
 
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
   // Most tokens of a step, those of all its sequences together.
-  [[nodiscard]] virtual std::uint32_t max_batch() const { return 512; }
+  [[nodiscard]] virtual std::uint32_t max_batch() const = 0;
   // Caches of n sequences that may run together, each of `capacity` positions.
   [[nodiscard]] virtual Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
                                                                                  KvType type) = 0;
@@ -111,10 +124,12 @@ class Executor {
 // than it does with exact activations). int16 rounds 128 times finer. A backend that does not round ignores this.
 enum class Activations : std::uint8_t { int16, int8 };
 
+inline constexpr std::uint32_t default_batch = 512;
+
 struct LoadOptions {
   std::uint32_t n_threads = 0;  // 0: the cores this process may use
-  std::uint32_t max_batch =
-      512;  // most tokens a step will have; longer prompts are cut by the caller (0: the backend's choice)
+  // Most tokens a step will have (0: the backend's choice); longer prompts are cut by the caller.
+  std::uint32_t max_batch = default_batch;
   Activations activations = Activations::int16;
   bool shared_kernels = false;  // GPUs: only the kernels that all targets share, none tuned for one
   // GPUs: every value lies between zones of its own, and a step that writes to one is an error. In debug builds.

@@ -43,10 +43,11 @@ Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, st
   std::unordered_set<const KvCache*> seen;
   for (const Step& step : steps) {
     PLUMB_CHECK(check_step(plan, step));
-    if (step.cache->pool() != steps.front().cache->pool()) {
+    if (&step.cache->pool() != &steps.front().cache->pool()) {
       return fail("sequences that run together need KV caches that were made together");
     }
     if (!seen.insert(step.cache).second) return fail("two sequences of a step have the same KV cache");
+    batch.caches.push_back(step.cache);
     n_rows += step.tokens.size();
     batch.longest = std::max(batch.longest, step.cache->length() + static_cast<std::uint32_t>(step.tokens.size()));
   }
@@ -66,11 +67,6 @@ Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, st
   batch.rows.insert(batch.rows.end(), outputs.begin(), outputs.end());
   batch.runs = runs_of(batch.rows);
   return batch;
-}
-
-Result<std::unique_ptr<KvCache>> Executor::new_cache(std::uint32_t capacity, KvType type) {
-  PLUMB_TRY(auto caches, new_caches(1, capacity, type));
-  return std::move(caches.front());
 }
 
 }  // namespace plumb::backends

@@ -28,11 +28,15 @@ struct Run {
 
 struct Batch {
   std::vector<Row> rows;
+  std::vector<KvCache*> caches;  // by sequence
   std::uint32_t n_outputs = 0;
   std::uint32_t longest = 0;  // positions of the longest sequence after the step
   std::vector<Run> runs;      // of all rows, each as long as can be
 
   [[nodiscard]] std::uint32_t n_rows() const { return static_cast<std::uint32_t>(rows.size()); }
+  [[nodiscard]] std::uint32_t n_rows(plan::Rows kind) const { return kind == plan::Rows::tokens ? n_rows() : n_outputs; }
+  [[nodiscard]] std::uint32_t position(std::uint64_t row) const { return rows[row].position; }
+  [[nodiscard]] KvCache& cache(std::uint64_t row) const { return *caches[rows[row].sequence]; }
 };
 
 // Errors: what Executor::run says of steps, but for caches of another executor.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <variant>
 
 namespace plumb::backends {
 
@@ -21,19 +22,33 @@ double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::u
   return (1 - ramp) * yarn.extrapolation_mix;
 }
 
-}  // namespace
-
-Angles angles_for(const plan::Rope& rope, const std::vector<float>* factors) {
+Angles angles_for(const plan::Rope& rope, const Vectors& vectors) {
   Angles angles;
   angles.n_rot = rope.n_rot;
   angles.magnitude = rope.yarn ? rope.yarn->attention_factor : 1.0f;
   for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
     double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
-    if (factors != nullptr) frequency /= double{(*factors)[i]};
+    if (rope.factors) frequency /= double{vectors[rope.factors->index][i]};
     const double share = rope.yarn ? extrapolated_share(rope, *rope.yarn, i) : 0.0;
     angles.frequency.push_back(frequency * rope.position_scale * (1 - share) + frequency * share);
   }
   return angles;
+}
+
+}  // namespace
+
+Rotations rotations_of(const plan::Plan& plan, const Vectors& vectors) {
+  Rotations rotations;
+  rotations.of_op.resize(plan.ops.size());
+  for (std::size_t i = 0; i < plan.ops.size(); ++i) {
+    const auto* rope = std::get_if<plan::Rope>(&plan.ops[i]);
+    if (rope == nullptr) continue;
+    const Angles angles = angles_for(*rope, vectors);
+    const auto found = std::find(rotations.angles.begin(), rotations.angles.end(), angles);
+    rotations.of_op[i] = static_cast<std::uint32_t>(found - rotations.angles.begin());
+    if (found == rotations.angles.end()) rotations.angles.push_back(angles);
+  }
+  return rotations;
 }
 
 }  // namespace plumb::backends

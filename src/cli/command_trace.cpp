@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backends/backend.h"
 #include "cli/command.h"
 #include "diagnose/own_run.h"
 #include "trace/trace.h"
@@ -21,7 +22,7 @@ struct TraceOptions {
 
 // Without --values, everything but attention's weights (attn_probs), which grow with the square of the prompt.
 bool is_wanted(const std::vector<std::string>& patterns, const std::string& name) {
-  if (patterns.empty()) return !name.ends_with(".attn_probs");
+  if (patterns.empty()) return !backends::is_probs_name(name);
   return std::any_of(patterns.begin(), patterns.end(),
                      [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
 }

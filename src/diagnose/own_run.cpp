@@ -296,13 +296,13 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   if (prompt.empty()) return fail("the prompt has no tokens");
   info.tokens.assign(prompt.begin(), prompt.end());
   const auto wanted = [&](std::string_view name) {
-    return options.wanted ? options.wanted(name) : !name.ends_with(".attn_probs");
+    return options.wanted ? options.wanted(name) : !backends::is_probs_name(name);
   };
   const plan::Plan& plan = *engine.model().plan();
   std::size_t a_step = 0;
   for (const plan::Value& value : plan.values) a_step += wanted(value.name) ? 1 : 0;
   std::size_t n_probs = 0;
-  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(fmt::format("blk.{}.attn_probs", i)) ? 1 : 0;
+  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(backends::probs_name(i)) ? 1 : 0;
   a_step += n_probs;
   if (prompt.size() > executor.max_batch() && n_probs > 0) {
     return fail("attention weights can be traced of prompts that one pass takes, of {} tokens at most; this one has {}",

@@ -8,9 +8,6 @@ namespace plumb::diagnose {
 
 namespace {
 
-// Attention weights are no value of a Plan: a backend shows them on request.
-bool is_known_extra(const std::string& name) { return name.ends_with(".attn_probs"); }
-
 constexpr std::uint64_t most_padding = 1024;
 
 // Engines drop the rows that no logits need from here on.
@@ -78,7 +75,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
     const auto id = plan.find(value.name);
     if (!id) {
       auto& unknown = suspect.unknown_names_;
-      if (!is_known_extra(value.name) && std::find(unknown.begin(), unknown.end(), value.name) == unknown.end()) {
+      if (!backends::is_probs_name(value.name) && std::find(unknown.begin(), unknown.end(), value.name) == unknown.end()) {
         unknown.push_back(value.name);
       }
       continue;

@@ -7,11 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <variant>
 #include <vector>
 
 #include "backends/cpu/isa.h"
+#include "backends/layout.h"
 #include "backends/rotary.h"
 #include "plan/plan.h"
 
@@ -26,9 +26,9 @@ struct Quantize {
   std::uint32_t n_parts = 1;  // a row is rounded in so many parts, each an operand of its own
   bool alone = false;         // operands are multiplied one by one
 };
-// Fills the angles of the step's positions.
+// Fills the sines and cosines of the step's positions.
 struct Turn {
-  std::uint32_t angles = 0;
+  std::uint32_t angles = 0;  // of Rotations
 };
 // Adds up what Attention left for each block of the cache.
 struct Merge {
@@ -61,25 +61,15 @@ struct AttentionStage {
 };
 using Stage = std::variant<RowStage, LinearStage, ExpertStage, AttentionStage>;
 
-// Bytes from the start of its arena for each row of the step that the arena holds: an offset is multiplied by the rows.
-struct Place {
-  plan::Rows arena = plan::Rows::tokens;
-  std::size_t offset = 0;
-};
-
 struct Schedule {
   std::vector<Stage> stages;
-  std::vector<Place> values;    // by ValueId
-  std::vector<Place> buffers;   // of rounded activations
-  std::size_t token_bytes = 0;  // of the arenas, a row
-  std::size_t output_bytes = 0;
-  std::vector<Angles> angles;
-  std::vector<std::uint32_t> angles_of;  // by op: which angles a Rope uses
-  std::vector<std::uint32_t> stage_of;   // by op
+  Layout layout;  // of the values, by ValueId, and after them the buffers of rounded activations
+  Rotations rotations;
+  std::vector<std::uint32_t> stage_of;  // by op
 };
 
-// Fails where a tensor's shape, format or bytes are not what its op can run on. `planes`: of rounded activations.
-Result<Schedule> make_schedule(const plan::Plan& plan, const std::vector<std::vector<float>>& vectors, int planes);
+// `planes`: of rounded activations.
+Schedule make_schedule(const plan::Plan& plan, Rotations rotations, int planes);
 
 // Bytes of a row of n activations.
 std::size_t operand_bytes(Operand kind, std::uint64_t n, int planes);

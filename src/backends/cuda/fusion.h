@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "backends/gpu/device.h"
+#include "backends/gpu/step.h"
 
 namespace plumb::backends::cuda {
 

@@ -1,6 +1,7 @@
 #include "backends/gpu/device.h"
 
 #include <initializer_list>
+#include <utility>
 
 #include "backends/gpu/launch.h"
 
@@ -33,6 +34,27 @@ std::span<const KernelInfo> kernel_infos() {
 #undef PLUMB_SHARED_BYTES
 #undef PLUMB_NO_SHARED
   return infos;
+}
+
+Result<Views> allocate_views(Device& device, std::span<const std::uint64_t> sizes, std::string_view what) {
+  Views result;
+  if (device.isolates_values()) {
+    for (const std::uint64_t size : sizes) {
+      PLUMB_TRY(auto memory, device.allocate(size, what));
+      result.views.push_back({memory.get(), 0, size});
+      result.memories.push_back(std::move(memory));
+    }
+    return result;
+  }
+  std::uint64_t total = 0;
+  for (const std::uint64_t size : sizes) {
+    result.views.push_back({nullptr, total, size});
+    total += (size + view_alignment - 1) / view_alignment * view_alignment;
+  }
+  PLUMB_TRY(auto memory, device.allocate(total + view_alignment, what));
+  for (View& view : result.views) view.memory = memory.get();
+  result.memories.push_back(std::move(memory));
+  return result;
 }
 
 }  // namespace plumb::backends::gpu

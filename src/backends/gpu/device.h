@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "backends/backend.h"
-#include "backends/batch.h"
 #include "backends/gpu/kernels/list.h"
 #include "base/result.h"
 #include "plan/plan.h"
@@ -50,7 +49,8 @@ class Memory {
   std::uint64_t size_;  // bytes
 };
 
-// A part of a Memory. Offsets are multiples of 256 bytes where a launch uses them.
+// A part of a Memory. Offsets are multiples of view_alignment where a launch uses them.
+inline constexpr std::uint64_t view_alignment = 256;
 struct View {
   Memory* memory = nullptr;
   std::uint64_t offset = 0;
@@ -102,20 +102,7 @@ struct RowPlaces {
   View slots, positions;
 };
 
-// A step as a device sees it that has kernels of its own for some ops: where everything lies.
-class StepContext {
- public:
-  virtual ~StepContext() = default;
-  [[nodiscard]] virtual const plan::Plan& plan() const = 0;
-  [[nodiscard]] virtual const Batch& batch() const = 0;
-  [[nodiscard]] virtual RowPlaces row_places() const = 0;
-  [[nodiscard]] virtual std::uint32_t n_rows(plan::ValueId id) const = 0;
-  [[nodiscard]] virtual View value(plan::ValueId id) const = 0;
-  [[nodiscard]] virtual const WeightView& weight(plan::WeightId id) const = 0;
-  [[nodiscard]] virtual View turns(std::size_t op) const = 0;  // of a Rope
-  [[nodiscard]] virtual CacheView cache(std::uint32_t layer) const = 0;
-  [[nodiscard]] std::uint32_t n_tokens() const { return batch().n_rows(); }
-};
+class StepContext;  // step.h
 
 class Device {
  public:
@@ -148,5 +135,12 @@ class Device {
   // Most tokens a step should have: more run as several steps.
   [[nodiscard]] virtual std::uint32_t preferred_batch() const = 0;
 };
+
+// Memory for views of these sizes: one allocation for all, or one for each where the device isolates values.
+struct Views {
+  std::vector<std::unique_ptr<Memory>> memories;
+  std::vector<View> views;
+};
+Result<Views> allocate_views(Device& device, std::span<const std::uint64_t> sizes, std::string_view what);
 
 }  // namespace plumb::backends::gpu

@@ -1,11 +1,14 @@
 #include "backends/gpu/operations.h"
 
 #include <algorithm>
+#include <optional>
+#include <variant>
 
 namespace plumb::backends::gpu {
 
 namespace {
 
+using plan::ValueId;
 using std::uint32_t;
 
 constexpr uint32_t ceil_div(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
@@ -231,6 +234,115 @@ void expert_sum(Launches& to, View x, View weights, uint32_t width, uint32_t k, 
   to.push_back(
       launch(kernel::expert_sum, {ceil_div(width, PLUMB_FLAT_THREADS), n_rows},
              {.x = of<float>(x), .weights = of<float>(weights), .y = of<float>(y), .p = {.width = width, .k = k}}));
+}
+
+namespace {
+
+std::uint32_t splits(const StepContext& step, const plan::Attention& op) {
+  return attention_splits(op.n_heads, step.n_tokens(), step.batch().longest);
+}
+View vector(const StepContext& step, const std::optional<plan::WeightId>& id) {
+  return id ? step.weight(*id).view : View{};
+}
+
+// The launches of one op.
+struct Emission {
+  const StepContext& step;
+  std::size_t op;
+  Launches& to;
+
+  [[nodiscard]] View at(ValueId id) const { return step.value(id); }
+  [[nodiscard]] uint32_t rows(ValueId id) const { return step.n_rows(id); }
+  [[nodiscard]] uint32_t width(ValueId id) const { return step.width(id); }
+  [[nodiscard]] uint32_t n_elements(ValueId id) const { return rows(id) * width(id); }
+
+  void operator()(const plan::Embed& o) const {
+    embed(to, step.weight(o.table), step.tokens(), step.n_tokens(), o.scale, at(o.out));
+  }
+  void operator()(const plan::Norm& o) const {
+    const uint32_t group = step.weight(o.weight).n_in;
+    rms_norm(to, at(o.x), step.weight(o.weight).view, group, n_elements(o.x) / group, o.eps, at(o.out));
+  }
+  void operator()(const plan::Linear& o) const {
+    View x = at(o.x);
+    const std::uint64_t skipped = std::uint64_t{rows(o.x) - rows(o.out)} * width(o.x) * sizeof(float);
+    x.offset += skipped;
+    x.bytes -= skipped;
+    linear(to, step.weight(o.weight), vector(step, o.bias), x, rows(o.out), at(o.out));
+  }
+  void operator()(const plan::Rope& o) const {
+    rope(to, step.row_places().positions, step.turns(op), o, width(o.x), step.n_tokens(), at(o.x), at(o.out));
+  }
+  void operator()(const plan::KvWrite& o) const {
+    kv_write(to, step.row_places(), at(o.k), at(o.v), width(o.k), step.plan().cache.head_dim, step.n_tokens(),
+             step.cache(o.layer));
+  }
+  void operator()(const plan::Attention& o) const {
+    const uint32_t n = splits(step, o);
+    const View partial{step.partials().memory, 0, attention_partial_bytes(o, step.n_tokens(), n)};
+    attention(to, step.row_places(), o, step.n_tokens(), n, at(o.q), step.cache(o.layer), vector(step, o.sinks), partial,
+              at(o.out));
+  }
+  void operator()(const plan::Activate& o) const {
+    gated(to, at(o.gate), at(o.up), n_elements(o.out), o.activation, at(o.out));
+  }
+  void operator()(const plan::Add& o) const { add(to, at(o.a), at(o.b), n_elements(o.out), at(o.out)); }
+  void operator()(const plan::SoftCap& o) const { soft_cap(to, at(o.x), n_elements(o.out), o.cap, at(o.out)); }
+  void operator()(const plan::TopK& o) const { top_k(to, at(o.x), width(o.x), rows(o.x), o.k, at(o.out)); }
+  void operator()(const plan::ExpertWeights& o) const {
+    expert_weights(to, at(o.logits), width(o.logits), at(o.experts), width(o.experts), rows(o.out), o.gating, o.scale,
+                   at(o.out));
+  }
+  void operator()(const plan::ExpertLinear& o) const {
+    const WeightView& w = step.weight(o.weight);
+    const uint32_t k = width(o.experts);
+    expert_linear(to, w, vector(step, o.bias), at(o.experts), at(o.x), width(o.x) == w.n_in ? k : 1, rows(o.out) * k,
+                  at(o.out));
+  }
+  void operator()(const plan::ExpertSum& o) const {
+    expert_sum(to, at(o.x), at(o.weights), width(o.out), width(o.weights), rows(o.out), at(o.out));
+  }
+};
+
+// Calls visit(op) for each attention of the plan.
+template <class Visit>
+void for_attentions(const plan::Plan& plan, const Visit& visit) {
+  for (const plan::Op& op : plan.ops) {
+    if (const auto* attention = std::get_if<plan::Attention>(&op)) visit(*attention);
+  }
+}
+
+}  // namespace
+
+void emit(const StepContext& step, std::size_t op, Launches& to) {
+  std::visit(Emission{step, op, to}, step.plan().ops[op]);
+}
+
+Result<void> check_shapes(const plan::Plan& plan) {
+  uint32_t longest = 0;
+  for_attentions(plan, [&](const plan::Attention& op) { longest = std::max(longest, op.head_dim); });
+  if (longest <= max_head_dim) return {};
+  return fail("heads of {} elements are longer than the {} that GPU kernels take; use --backend cpu", longest,
+              max_head_dim);
+}
+
+uint32_t most_splits(const StepContext& step) {
+  uint32_t most = 1;
+  for_attentions(step.plan(), [&](const plan::Attention& op) { most = std::max(most, splits(step, op)); });
+  return most;
+}
+
+std::uint64_t partial_bytes(const StepContext& step) {
+  std::uint64_t most = 0;
+  for_attentions(step.plan(), [&](const plan::Attention& op) {
+    most = std::max(most, attention_partial_bytes(op, step.n_tokens(), splits(step, op)));
+  });
+  return most;
+}
+
+void emit_probs(const StepContext& step, const plan::Attention& op, View probs, Launches& to) {
+  attention_probs(to, step.row_places(), op, step.n_tokens(), step.batch().longest, step.value(op.q), step.cache(op.layer),
+                  vector(step, op.sinks), probs);
 }
 
 }  // namespace plumb::backends::gpu

@@ -1,4 +1,5 @@
-// Ops as launches of the shared kernels: which kernel, over which grid. Nothing here knows of plans or devices.
+// Ops as launches of the shared kernels: which kernel, over which grid. An op of the plan is one function of Emission in
+// operations.cpp, above the function here that makes its launch; nothing else of gpu/ knows of it.
 #pragma once
 
 #include <span>
@@ -6,6 +7,7 @@
 
 #include "backends/backend.h"
 #include "backends/gpu/launch.h"
+#include "backends/gpu/step.h"
 #include "quants/format.h"
 
 namespace plumb::backends::gpu {
@@ -14,6 +16,18 @@ namespace plumb::backends::gpu {
 inline constexpr std::uint32_t most_vector_rows = 4;
 // Longest head the attention kernels take.
 inline constexpr std::uint32_t max_head_dim = 256;
+
+// Errors: a shape that no kernel takes.
+Result<void> check_shapes(const plan::Plan& plan);
+// Appends what the op of that number in the step's plan takes.
+void emit(const StepContext& step, std::size_t op, Launches& to);
+// What the attentions of a step need at most: parts that caches are cut into, and bytes of StepContext::partials().
+std::uint32_t most_splits(const StepContext& step);
+std::uint64_t partial_bytes(const StepContext& step);
+// The weights of an attention that has run: probs [n_heads, T, the longest sequence].
+void emit_probs(const StepContext& step, const plan::Attention& op, View probs, Launches& to);
+
+// Launches.
 
 void embed(Launches& to, const WeightView& table, View tokens, std::uint32_t n_tokens, float scale, View y);
 void rms_norm(Launches& to, View x, View weight, std::uint32_t group, std::uint32_t n_groups, float eps, View y);

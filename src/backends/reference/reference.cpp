@@ -1,12 +1,12 @@
 #include "backends/reference/reference.h"
 
 #include <span>
-#include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
-#include "backends/batch.h"
 #include "backends/reference/ops.h"
+#include "backends/step.h"
 #include "base/half.h"
 #include "base/machine.h"
 
@@ -16,21 +16,15 @@ namespace {
 
 using plan::Plan;
 
-constexpr std::uint32_t default_batch = 512;
-
+// Keys and values as float, rounded to the pool's type.
 class Cache final : public KvCache {
  public:
-  // The shape's address names the executor: a cache keeps it alive.
-  Cache(std::shared_ptr<const plan::CacheShape> shape, std::uint64_t pool, std::uint32_t capacity, KvType type)
-      : KvCache(pool, capacity),
-        type_(type),
-        width_(std::uint64_t{shape->n_kv_heads} * shape->head_dim),
-        keys_(shape->n_layers),
-        values_(shape->n_layers),
-        shape_(std::move(shape)) {}
-
-  [[nodiscard]] bool belongs_to(const plan::CacheShape* shape) const { return shape_.get() == shape; }
-  void filled(std::uint32_t n) { extend(n); }
+  Cache(std::shared_ptr<CachePool> pool, std::uint32_t slot) : KvCache(std::move(pool), slot) {
+    const plan::CacheShape& shape = *this->pool().shape;
+    width_ = std::uint64_t{shape.n_kv_heads} * shape.head_dim;
+    keys_.resize(shape.n_layers);
+    values_.resize(shape.n_layers);
+  }
 
   void write(std::uint32_t layer, std::uint32_t position, const float* k, const float* v) {
     store(keys_[layer], position, k);
@@ -47,110 +41,77 @@ class Cache final : public KvCache {
   void store(std::vector<float>& rows, std::uint32_t position, const float* row) const {
     if (rows.size() < (position + 1) * width_) rows.resize((position + 1) * width_);
     for (std::uint64_t i = 0; i < width_; ++i) {
-      rows[position * width_ + i] = type_ == KvType::f16 ? f16_to_f32(f32_to_f16(row[i])) : row[i];
+      rows[position * width_ + i] = pool().type == KvType::f16 ? f16_to_f32(f32_to_f16(row[i])) : row[i];
     }
   }
 
-  KvType type_;
-  std::uint64_t width_;  // n_kv_heads * head_dim
-  // [layer][position * width]; rounded to the cache's type, kept as float
-  std::vector<std::vector<float>> keys_, values_;
-  std::shared_ptr<const plan::CacheShape> shape_;
+  std::uint64_t width_ = 0;                        // n_kv_heads * head_dim
+  std::vector<std::vector<float>> keys_, values_;  // [layer][position * width]
 };
 
-class ReferenceExecutor final : public Executor {
+class ReferenceExecutor final : public PlanExecutor {
  public:
   ReferenceExecutor(std::shared_ptr<const Plan> plan, Substitute substitute, const LoadOptions& options)
-      : plan_(std::move(plan)),
-        cache_shape_(std::make_shared<const plan::CacheShape>(plan_->cache)),
-        max_batch_(options.max_batch > 0 ? options.max_batch : default_batch),
+      : PlanExecutor(std::move(plan), options.max_batch),
         substitute_(std::move(substitute)),
-        values_(plan_->values.size()) {
-    scene_.plan = plan_.get();
+        values_(this->plan().values.size()) {
+    scene_.plan = &this->plan();
     scene_.n_threads = options.n_threads > 0 ? options.n_threads : usable_cores();
     scene_.value = [this](plan::ValueId id) { return std::span<const float>(values_[id.index]); };
-    scene_.weight = [this](plan::WeightId id) { return reference::rows_of(plan_->weight(id).tensor); };
+    scene_.weight = [this](plan::WeightId id) { return reference::rows_of(this->plan().weight(id).tensor); };
     scene_.key = [this](std::uint32_t layer, std::uint64_t row, std::uint32_t position) {
       return cache(row).key(layer, position);
     };
     scene_.cached_value = [this](std::uint32_t layer, std::uint64_t row, std::uint32_t position) {
       return cache(row).value(layer, position);
     };
-    scene_.cached = [this](std::uint64_t row) { return position(row) + 1; };
-  }
-
-  [[nodiscard]] const Plan& plan() const override { return *plan_; }
-  [[nodiscard]] std::uint32_t max_batch() const override { return max_batch_; }
-
-  [[nodiscard]] Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
-                                                                         KvType type) override {
-    ++n_pools_;
-    std::vector<std::unique_ptr<KvCache>> caches(n);
-    for (auto& cache : caches) cache = std::make_unique<Cache>(cache_shape_, n_pools_, capacity, type);
-    return caches;
-  }
-
-  using Executor::run;
-  Result<std::span<const float>> run(std::span<const Step> steps) override {
-    caches_.clear();
-    for (const Step& step : steps) {
-      caches_.push_back(dynamic_cast<Cache*>(step.cache));
-      if (caches_.back() == nullptr || !caches_.back()->belongs_to(cache_shape_.get())) {
-        return fail("the step's KV cache belongs to another executor");
-      }
-    }
-    PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch_));
-    scene_.rows = batch_.rows;
-    scene_.n_outputs = batch_.n_outputs;
-    for (const plan::Op& op : plan_->ops) execute(op);
-    for (std::size_t i = 0; i < steps.size(); ++i) caches_[i]->filled(static_cast<std::uint32_t>(steps[i].tokens.size()));
-    return std::span<const float>(values_[plan_->logits.index]);
+    scene_.cached = [this](std::uint64_t row) { return batch().position(row) + 1; };
   }
 
  private:
-  [[nodiscard]] std::uint32_t n_tokens() const { return batch_.n_rows(); }
-  [[nodiscard]] std::uint64_t n_rows(plan::ValueId id) const {
-    return plan_->value(id).rows == plan::Rows::tokens ? n_tokens() : batch_.n_outputs;
-  }
-  [[nodiscard]] std::uint32_t position(std::uint64_t row) const { return batch_.rows[row].position; }
-  [[nodiscard]] Cache& cache(std::uint64_t row) const { return *caches_[batch_.rows[row].sequence]; }
-  [[nodiscard]] const float* in(plan::ValueId id) const { return values_[id.index].data(); }
-  void show(plan::ValueId id) {
-    const plan::Value& value = plan_->value(id);
-    if (substitute_) substitute_(value.name, n_rows(id), value.width, values_[id.index]);
-    if (wants(value.name)) observer_(value.name, n_rows(id), value.width, values_[id.index]);
+  Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) override {
+    return caches_of<Cache>(std::make_shared<CachePool>(pool));
   }
 
-  void execute(const plan::Op& op) {
-    if (const auto* write = std::get_if<plan::KvWrite>(&op)) {
-      const std::uint64_t width = plan_->value(write->k).width;
-      for (std::uint32_t t = 0; t < n_tokens(); ++t) {
-        cache(t).write(write->layer, position(t), in(write->k) + t * width, in(write->v) + t * width);
+  Result<std::span<const float>> run_batch() override {
+    scene_.rows = batch().rows;
+    scene_.n_outputs = batch().n_outputs;
+    for (const plan::Op& op : plan().ops) {
+      if (const auto* write = std::get_if<plan::KvWrite>(&op)) {
+        fill_cache(*write);
+      } else {
+        execute(op, *plan::output(op));
       }
-      return;
     }
-    const plan::ValueId out = *plan::output(op);
-    const auto* attention = std::get_if<plan::Attention>(&op);
-    const std::string probs_name = attention != nullptr ? "blk." + std::to_string(attention->layer) + ".attn_probs" : "";
-    if (attention != nullptr && wants(probs_name)) {
-      std::vector<float> probs;
-      values_[out.index] =
-          reference::attend(*attention, attention_rule(*attention, scene_), scene_, &probs, batch_.longest);
-      observer_(probs_name, std::uint64_t{attention->n_heads} * n_tokens(), batch_.longest, probs);
-    } else {
-      values_[out.index] = reference::compute(op, scene_);
-    }
-    show(out);
+    return std::span<const float>(values_[plan().logits.index]);
   }
 
-  std::shared_ptr<const Plan> plan_;
-  std::shared_ptr<const plan::CacheShape> cache_shape_;
-  std::uint32_t max_batch_;
+  [[nodiscard]] Cache& cache(std::uint64_t row) const { return static_cast<Cache&>(batch().cache(row)); }
+
+  void fill_cache(const plan::KvWrite& op) {
+    const std::uint64_t width = plan().value(op.k).width;
+    for (std::uint32_t t = 0; t < batch().n_rows(); ++t) {
+      cache(t).write(op.layer, batch().position(t), values_[op.k.index].data() + t * width,
+                     values_[op.v.index].data() + t * width);
+    }
+  }
+
+  void execute(const plan::Op& op, plan::ValueId out) {
+    std::vector<float>& value = values_[out.index];
+    const auto* attention = std::get_if<plan::Attention>(&op);
+    if (attention != nullptr && wants_probs(*attention)) {
+      std::vector<float> probs;
+      value = reference::attend(*attention, attention_rule(*attention, scene_), scene_, &probs, batch().longest);
+      show_probs(*attention, probs);
+    } else {
+      value = reference::compute(op, scene_);
+    }
+    if (substitute_) substitute_(plan().value(out).name, n_rows(out), plan().value(out).width, value);
+    if (wants(out)) show(out, value);
+  }
+
   Substitute substitute_;
   std::vector<std::vector<float>> values_;  // by ValueId, as the current step left them
-  std::uint64_t n_pools_ = 0;
-  std::vector<Cache*> caches_;  // by sequence
-  Batch batch_;
   reference::Scene scene_;
 };
 
@@ -160,6 +121,7 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] std::string description() const override { return "plain loops in double precision"; }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan,
                                                        const LoadOptions& options) override {
+    PLUMB_CHECK(check_tensors(*plan));
     return load_reference(std::move(plan), {}, options);
   }
 };

@@ -1,0 +1,177 @@
+#include "backends/cpu/row_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <variant>
+
+#include "backends/cpu/attention.h"
+#include "backends/cpu/products.h"
+
+namespace plumb::backends::cpu {
+
+namespace {
+
+// Rows that a thread takes through a stage at a time; up to so many are not worth sharing.
+constexpr std::uint32_t row_chunk = 4;
+
+// One op for one row.
+struct RowRun {
+  const Workspace& w;
+  std::uint32_t op;  // of the plan
+  std::uint32_t row;
+
+  [[nodiscard]] float* at(plan::ValueId id) const { return w.row(id, row); }
+
+  void operator()(const plan::Embed& o) const {
+    const gguf::Tensor& table = w.plan.weight(o.table).tensor;
+    const quants::FormatInfo& format = quants::info(table.format);
+    const std::uint64_t width = w.width(o.out);
+    float* out = at(o.out);
+    format.decode(table.data.data() + static_cast<std::size_t>(w.batch.rows[row].token) * format.row_bytes(width), out,
+                  width / format.block_size);
+    if (o.scale != 1.0f) std::for_each(out, out + width, [&](float& x) { x *= o.scale; });
+  }
+
+  void operator()(const plan::Norm& o) const {
+    const std::vector<float>& weight = w.vector(o.weight);
+    for (std::uint64_t start = 0; start < w.width(o.x); start += weight.size()) {
+      w.kernels.rms_norm(at(o.x) + start, weight.data(), o.eps, weight.size(), at(o.out) + start);
+    }
+  }
+
+  void operator()(const plan::Rope& o) const {
+    const auto rotate = o.pairing == plan::RopePairing::adjacent ? w.kernels.rope_adjacent : w.kernels.rope_halves;
+    const float* cos_sin = w.cos_sin(w.schedule.rotations.of_op[op], row);
+    for (std::uint64_t head = 0; head < w.width(o.x); head += o.head_dim) {
+      rotate(at(o.x) + head, cos_sin, o.n_rot, o.head_dim, at(o.out) + head);
+    }
+  }
+
+  void operator()(const plan::KvWrite& o) const {
+    const Cache& cache = w.cache(row);
+    const std::uint32_t position = w.batch.position(row);
+    for (std::uint32_t head = 0; head < w.plan.cache.n_kv_heads; ++head) {
+      const std::size_t from = std::size_t{head} * w.plan.cache.head_dim;
+      const std::size_t to = position % kv_block * cache.row_bytes();
+      store_head(cache, at(o.k) + from, cache.keys(position / kv_block, o.layer, head) + to);
+      store_head(cache, at(o.v) + from, cache.values(position / kv_block, o.layer, head) + to);
+    }
+  }
+  void store_head(const Cache& cache, const float* from, std::byte* to) const {
+    const std::size_t n = w.plan.cache.head_dim;
+    std::size_t written = n * sizeof(float);
+    if (cache.f16()) {
+      w.kernels.to_f16(from, n, reinterpret_cast<std::uint16_t*>(to));
+      written = n * sizeof(std::uint16_t);
+    } else {
+      std::memcpy(to, from, written);
+    }
+    std::memset(to + written, 0, cache.row_bytes() - written);
+  }
+
+  void operator()(const plan::Activate& o) const {
+    w.kernels.gated[static_cast<std::size_t>(o.activation)](at(o.gate), at(o.up), w.width(o.out), at(o.out));
+  }
+
+  void operator()(const plan::Add& o) const { w.kernels.add(at(o.a), at(o.b), w.width(o.out), at(o.out)); }
+
+  void operator()(const plan::SoftCap& o) const {
+    const float* x = at(o.x);
+    float* out = at(o.out);
+    for (std::uint64_t i = 0; i < w.width(o.x); ++i) out[i] = o.cap * std::tanh(x[i] / o.cap);
+  }
+
+  void operator()(const plan::TopK& o) const {
+    const float* x = at(o.x);
+    const auto width = static_cast<std::uint32_t>(w.width(o.x));
+    float* out = at(o.out);
+    const auto rank = [&](std::uint32_t i) { return std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i]; };
+    const auto before = [&](std::uint32_t a, std::uint32_t b) {
+      return rank(a) > rank(b) || (rank(a) == rank(b) && a < b);
+    };
+    // Each time the first, in the order of plan::TopK, of those that come after the one found last.
+    for (std::uint32_t j = 0; j < o.k; ++j) {
+      std::uint32_t best = width;
+      for (std::uint32_t i = 0; i < width; ++i) {
+        if (j > 0 && !before(static_cast<std::uint32_t>(out[j - 1]), i)) continue;
+        if (best == width || before(i, best)) best = i;
+      }
+      out[j] = static_cast<float>(best);
+    }
+  }
+
+  void operator()(const plan::ExpertWeights& o) const {
+    const float* logits = at(o.logits);
+    const float* experts = at(o.experts);
+    float* out = at(o.out);
+    const std::uint64_t n = w.width(o.logits), k = w.width(o.experts);
+    const bool softmax = o.gating == plan::Gating::softmax || o.gating == plan::Gating::softmax_of_chosen;
+    const float largest = *std::max_element(logits, logits + n);
+    const auto gate = [&](float x) { return softmax ? std::exp(x - largest) : 1 / (1 + std::exp(-x)); };
+    for (std::uint64_t j = 0; j < k; ++j) out[j] = gate(logits[static_cast<std::size_t>(experts[j])]);
+    float total = 1;
+    if (o.gating == plan::Gating::softmax) {
+      total = std::accumulate(logits, logits + n, 0.0f, [&](float sum, float x) { return sum + gate(x); });
+    } else if (o.gating != plan::Gating::sigmoid) {
+      total = std::accumulate(out, out + k, 0.0f);
+    }
+    for (std::uint64_t j = 0; j < k; ++j) out[j] *= o.scale / total;
+  }
+
+  void operator()(const plan::ExpertSum& o) const {
+    const float* weights = at(o.weights);
+    const float* x = at(o.x);
+    float* out = at(o.out);
+    const std::uint64_t k = w.width(o.weights), width = w.width(o.out);
+    std::fill(out, out + width, 0.0f);
+    for (std::uint64_t j = 0; j < k; ++j) {
+      for (std::uint64_t i = 0; i < width; ++i) out[i] += weights[j] * x[j * width + i];
+    }
+  }
+
+  // These have stages of their own.
+  void operator()(const plan::Linear&) const {}
+  void operator()(const plan::ExpertLinear&) const {}
+  void operator()(const plan::Attention&) const {}
+};
+
+void run_row(const Workspace& w, const PlanOp& op, std::uint32_t row) {
+  std::visit(RowRun{w, op.op, row}, w.plan.ops[op.op]);
+}
+
+void run_row(const Workspace& w, const Turn& op, std::uint32_t row) {
+  const Angles& angles = w.schedule.rotations.angles[op.angles];
+  const std::size_t pairs = angles.frequency.size();
+  float* out = w.cos_sin(op.angles, row);
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const double angle = w.batch.position(row) * angles.frequency[i];
+    out[i] = static_cast<float>(std::cos(angle) * double{angles.magnitude});
+    out[pairs + i] = static_cast<float>(std::sin(angle) * double{angles.magnitude});
+  }
+}
+
+void run_rows(const Workspace& w, const RowStage& stage, std::uint32_t begin, std::uint32_t end) {
+  for (const RowOp& op : stage.ops) {
+    for (std::uint32_t row = begin; row < end; ++row) {
+      std::visit([&](const auto& o) { run_row(w, o, row); }, op);
+    }
+  }
+}
+
+}  // namespace
+
+std::uint32_t begin_stage(const Workspace& w, const RowStage& stage) {
+  const std::uint32_t n = w.batch.n_rows(stage.rows);
+  if (n > row_chunk) return (n + row_chunk - 1) / row_chunk;
+  run_rows(w, stage, 0, n);
+  return 0;
+}
+
+void run_item(const Workspace& w, const RowStage& stage, std::uint32_t item, std::uint32_t) {
+  run_rows(w, stage, item * row_chunk, std::min((item + 1) * row_chunk, w.batch.n_rows(stage.rows)));
+}
+
+}  // namespace plumb::backends::cpu

@@ -1,0 +1,42 @@
+// Keys and values of sequences that may run together: planes with a slot each, and the launches that were recorded for
+// them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backends/batch.h"
+#include "backends/gpu/device.h"
+
+namespace plumb::backends::gpu {
+
+struct Pool : CachePool {
+  explicit Pool(const CachePool& shared) : CachePool(shared) {}
+
+  Result<void> allocate(Device& device) {
+    const std::uint64_t elements = std::uint64_t{n_caches} * shape->n_kv_heads * capacity * shape->head_dim;
+    const std::vector<std::uint64_t> sizes(std::size_t{2} * shape->n_layers, elements * (type == KvType::f16 ? 2 : 4));
+    PLUMB_TRY(memory, allocate_views(device, sizes, "the KV cache"));
+    return {};
+  }
+  [[nodiscard]] CacheView layer(std::uint32_t i) const {
+    return {.keys = memory.views[2 * i], .values = memory.views[2 * i + 1], .type = type, .capacity = capacity};
+  }
+
+  Views memory;  // keys and values of each layer
+
+  // A step of one token a sequence.
+  struct Recording {
+    std::uint32_t n_rows = 0;
+    std::uint32_t n_splits = 0;
+    std::uint64_t layout = 0;  // of the executor's memory
+    std::uint64_t tag = 0;
+    Launches launches;
+  };
+  std::vector<Recording> recordings;
+};
+
+// Of a step's caches.
+inline Pool& pool_of(const Batch& batch) { return static_cast<Pool&>(batch.caches.front()->pool()); }
+
+}  // namespace plumb::backends::gpu

@@ -1,0 +1,67 @@
+#include "backends/gpu/weights.h"
+
+#include <algorithm>
+#include <numbers>
+
+#include "backends/gpu/launch.h"
+
+namespace plumb::backends::gpu {
+
+namespace {
+
+// A turn is a number of whole turns a position, in two floats.
+std::vector<dialect::float4> turns_of(const Angles& angles) {
+  std::vector<dialect::float4> turns;
+  for (const double frequency : angles.frequency) {
+    const double turn = frequency / (2 * std::numbers::pi);
+    const auto high = static_cast<float>(turn);
+    turns.push_back({high, static_cast<float>(turn - double{high}), angles.magnitude, 0});
+  }
+  return turns;
+}
+
+}  // namespace
+
+Weights::Weights(const plan::Plan& plan)
+    : plan_(plan), vectors_(decode_vectors(plan)), rotations_(rotations_of(plan, vectors_)) {}
+
+std::span<const std::byte> Weights::source(std::size_t i) const {
+  const gguf::Tensor& tensor = plan_.weights[i].tensor;
+  if (!vectors_[i].empty()) return std::as_bytes(std::span(vectors_[i]));
+  return tensor.data.first(quants::info(tensor.format).row_bytes(tensor.dims[0]) * tensor.n_rows());
+}
+
+Result<void> Weights::upload(Device& device) {
+  std::vector<std::uint64_t> sizes;
+  for (std::size_t i = 0; i < plan_.weights.size(); ++i) sizes.push_back(source(i).size());
+  for (const Angles& angles : rotations_.angles) sizes.push_back(angles.frequency.size() * sizeof(dialect::float4));
+  PLUMB_TRY(memory_, allocate_views(device, sizes, "the weights"));
+  for (std::size_t i = 0; i < plan_.weights.size(); ++i) {
+    const gguf::Tensor& tensor = plan_.weights[i].tensor;
+    views_.push_back({.view = memory_.views[i],
+                      .format = vectors_[i].empty() ? tensor.format : quants::Format::f32,
+                      .n_in = static_cast<std::uint32_t>(tensor.dims[0]),
+                      .n_out = static_cast<std::uint32_t>(tensor.dims[1]),
+                      .n_experts = static_cast<std::uint32_t>(tensor.dims[2])});
+    PLUMB_CHECK(device.upload(memory_.views[i], source(i)));
+  }
+  for (std::size_t i = 0; i < rotations_.angles.size(); ++i) {
+    const std::vector<dialect::float4> turns = turns_of(rotations_.angles[i]);
+    PLUMB_CHECK(device.upload(memory_.views[views_.size() + i], std::as_bytes(std::span(turns))));
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> Weights::changed(Device& device) const {
+  std::vector<std::string> changed;
+  std::vector<std::byte> there;
+  for (std::size_t i = 0; i < views_.size(); ++i) {
+    const std::span<const std::byte> right = source(i);
+    there.resize(right.size());
+    PLUMB_CHECK(device.download(views_[i].view, there));
+    if (!std::equal(right.begin(), right.end(), there.begin())) changed.emplace_back(plan_.weights[i].tensor.name);
+  }
+  return changed;
+}
+
+}  // namespace plumb::backends::gpu
