@@ -1,0 +1,91 @@
+// Rotary angles against numbers from elsewhere: executors agree with each other on a mistake in them.
+#include "backends/rotary.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "backends/reference/ops.h"
+
+namespace plumb::backends {
+namespace {
+
+struct YarnCase {
+  std::uint32_t n_rot;
+  float theta, original_context, factor;
+  std::vector<double> frequencies;  // of transformers 5.24.0, _compute_yarn_parameters, in float32
+};
+
+plan::Rope rope_of(const YarnCase& yarn) {
+  plan::Rope rope;
+  rope.head_dim = rope.n_rot = yarn.n_rot;
+  rope.theta = yarn.theta;
+  rope.position_scale = 1 / yarn.factor;
+  rope.yarn = plan::Yarn{.factor = yarn.factor, .original_context = yarn.original_context, .attention_factor = 1.25f};
+  return rope;
+}
+
+const std::vector<YarnCase>& yarn_cases() {
+  static const std::vector<YarnCase> cases{
+      // A ramp from pair 5 to pair 12.
+      {32,
+       10000,
+       4096,
+       4,
+       {1, 0.56234133, 0.31622776, 0.17782794, 0.1, 0.056234129, 0.028234623, 0.013972196, 0.0067857141, 0.0032133791,
+        0.0014682005, 0.00063509983, 0.00025000001, 0.00014058533, 7.9056947e-05, 4.4456985e-05}},
+      // The ramp would begin at pair -1, and begins at 0.
+      {16, 10000, 128, 8, {1, 0.22399466, 0.041666664, 0.0039528473, 0.00125, 0.00039528473, 0.00012500001, 3.9528473e-05}},
+      // The ramp would end at 19, and ends at n_rot - 1.
+      {16, 5, 256, 4, {1, 0.81776541, 0.6329149, 0.48827922, 0.37533998, 0.28734815, 0.21896179, 0.16595747}},
+  };
+  return cases;
+}
+
+TEST(Rotary, YarnsFrequenciesAreThoseOfTransformers) {
+  for (const YarnCase& yarn : yarn_cases()) {
+    SCOPED_TRACE(yarn.original_context);
+    plan::Plan plan;
+    plan.ops.emplace_back(rope_of(yarn));
+    const Rotations rotations = rotations_of(plan, {});
+    ASSERT_EQ(rotations.angles.size(), 1);
+    EXPECT_EQ(rotations.angles[0].magnitude, 1.25f);
+    ASSERT_EQ(rotations.angles[0].frequency.size(), yarn.frequencies.size());
+    for (std::size_t i = 0; i < yarn.frequencies.size(); ++i) {
+      EXPECT_NEAR(rotations.angles[0].frequency[i], yarn.frequencies[i], 3e-7 * yarn.frequencies[i]) << i;
+    }
+  }
+}
+
+TEST(Rotary, TheReferencesYarnIsThatOfTransformers) {
+  for (const YarnCase& yarn : yarn_cases()) {
+    SCOPED_TRACE(yarn.original_context);
+    const reference::Rotation rotation = reference::rotation_at(rope_of(yarn), {}, 1);
+    ASSERT_EQ(rotation.cosine.size(), yarn.frequencies.size());
+    for (std::size_t i = 0; i < yarn.frequencies.size(); ++i) {
+      EXPECT_NEAR(std::atan2(rotation.sine[i], rotation.cosine[i]), yarn.frequencies[i], 3e-7 * yarn.frequencies[i]) << i;
+      EXPECT_NEAR(std::hypot(rotation.sine[i], rotation.cosine[i]), 1.25, 1e-12);
+    }
+  }
+}
+
+TEST(Rotary, EqualAnglesAreOneTable) {
+  plan::Rope rope{.head_dim = 8, .n_rot = 4, .theta = 100};
+  plan::Plan plan;
+  plan.ops.emplace_back(rope);
+  plan.ops.emplace_back(plan::Add{});
+  rope.head_dim = 16;
+  plan.ops.emplace_back(rope);
+  rope.factors.emplace();
+  plan.ops.emplace_back(rope);
+  const Rotations rotations = rotations_of(plan, {{1, 2}});
+  EXPECT_THAT(rotations.of_op, testing::ElementsAre(0, 0, 0, 1));
+  ASSERT_EQ(rotations.angles.size(), 2);
+  EXPECT_THAT(rotations.angles[0].frequency, testing::ElementsAre(1, testing::DoubleEq(0.1)));
+  EXPECT_THAT(rotations.angles[1].frequency, testing::ElementsAre(1, testing::DoubleEq(0.05)));
+}
+
+}  // namespace
+}  // namespace plumb::backends
