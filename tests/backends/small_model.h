@@ -6,14 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/maker.h"
 #include "quants/format.h"
 
 namespace plumb::backends {
@@ -40,130 +39,79 @@ struct ModelShape {
   quants::Format format = quants::Format::f32;  // of the matrices
 };
 
-// A plan over weights of its own, of a transformer's shape but for what ModelShape varies.
-class SmallModel {
- public:
-  explicit SmallModel(const ModelShape& shape, std::uint32_t seed = 1) : random_(seed) {
-    plan::Builder builder({shape.n_layers, shape.n_kv_heads, shape.head_dim});
-    const std::uint32_t q_width = shape.n_heads * shape.head_dim;
-    const std::uint32_t kv_width = shape.n_kv_heads * shape.head_dim;
-    const auto matrix = [&](std::string name, std::uint32_t out, std::uint32_t in) {
-      return this->matrix(builder, shape, std::move(name), {in, out});
-    };
-    const auto vector = [&](std::string name, std::uint32_t n) {
-      return builder.vector(tensor(std::move(name), quants::Format::f32, {n}, 1.0f));
-    };
-    plan::ValueId x = builder.embed(
-        "token_embd", builder.matrix(tensor("token_embd.weight", quants::Format::f16, {shape.d, shape.vocab}, 1.0f)), 1.5f);
-    for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
-      const std::string blk = fmt::format("blk.{}.", layer);
-      const auto bias = [&](const std::string& name, std::uint32_t n) {
-        return shape.bias ? std::optional(vector(name, n)) : std::nullopt;
-      };
-      plan::Rope rope;
-      rope.head_dim = shape.head_dim;
-      rope.n_rot = shape.n_rot;
-      rope.pairing = shape.pairing;
-      rope.theta = 1000.0f;
-      if (shape.yarn) {
-        rope.position_scale = 0.25f;
-        rope.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1f};
-        rope.factors = builder.vector(tensor("rope_freqs.weight", quants::Format::f32, {shape.n_rot / 2}, 0.0f, 1.5f));
-      }
-      const auto norm = builder.norm(blk + "attn_norm", x, vector(blk + "attn_norm.weight", shape.d), 1e-5f);
-      const auto q = builder.linear(blk + "attn_q", norm, matrix(blk + "attn_q.weight", q_width, shape.d),
-                                    bias(blk + "attn_q.bias", q_width));
-      const auto k = builder.linear(blk + "attn_k", norm, matrix(blk + "attn_k.weight", kv_width, shape.d),
-                                    bias(blk + "attn_k.bias", kv_width));
-      const auto v = builder.linear(blk + "attn_v", norm, matrix(blk + "attn_v.weight", kv_width, shape.d));
-      const auto q_norm = builder.norm(blk + "attn_q_norm", q, vector(blk + "q_norm.weight", shape.head_dim), 1e-6f);
-      const auto q_rope = builder.rope(blk + "attn_q_rope", q_norm, rope);
-      const auto k_rope = builder.rope(blk + "attn_k_rope", k, rope);
-      builder.kv_write(layer, k_rope, v);
-      plan::Attention attention;
-      attention.layer = layer;
-      attention.n_heads = shape.n_heads;
-      attention.n_kv_heads = shape.n_kv_heads;
-      attention.head_dim = shape.head_dim;
-      attention.scale = 0.3f;
-      attention.window = shape.window;
-      attention.soft_cap = shape.soft_cap;
-      if (shape.sinks) attention.sinks = vector(blk + "attn_sinks.weight", shape.n_heads);
-      const auto ctx = builder.attention(blk + "attn_ctx", q_rope, attention);
-      const auto out = builder.linear(blk + "attn_out", ctx, matrix(blk + "attn_output.weight", shape.d, q_width));
-      x = builder.add(blk + "attn_resid", x, out);
-      const auto ffn_norm = builder.norm(blk + "ffn_norm", x, vector(blk + "ffn_norm.weight", shape.d), 1e-5f);
-      x = builder.add(
-          blk + "output", x,
-          shape.n_experts > 0 ? experts(builder, shape, blk, ffn_norm) : feed_forward(builder, shape, blk, ffn_norm));
+// Adds the ops of such a model; gives its logits. Queries, keys and layers turn by angles of their own.
+inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
+  plan::Builder& b = m.builder;
+  const std::uint32_t q_width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
+  const auto linear = [&](const std::string& name, plan::ValueId x, std::uint64_t out, std::uint64_t in,
+                          bool biased = false, plan::Rows rows = plan::Rows::tokens) {
+    const auto bias = biased && shape.bias ? std::optional(m.vector(out)) : std::nullopt;
+    return b.linear(name, x, m.matrix(shape.format, {in, out}), bias, rows);
+  };
+  const auto norm = [&](const std::string& name, plan::ValueId x, std::uint32_t n, float eps) {
+    return b.norm(name, x, m.vector(n), eps);
+  };
+  const auto factors = shape.yarn ? std::optional(m.vector(shape.n_rot / 2, 1.5F, 0.1F)) : std::nullopt;
+  plan::ValueId x = b.embed("token_embd", m.matrix(quants::Format::f16, {shape.d, shape.vocab}, 1), 1.5F);
+  for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+    const std::string blk = fmt::format("blk.{}.", layer);
+    plan::Rope rope{.head_dim = shape.head_dim, .n_rot = shape.n_rot, .pairing = shape.pairing, .factors = factors};
+    if (shape.yarn) {
+      rope.position_scale = 0.25F;
+      rope.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1F};
     }
-    const auto norm = builder.norm("output_norm", x, vector("output_norm.weight", shape.d), 1e-5f);
-    auto logits = builder.linear(shape.soft_cap > 0 ? "logits_uncapped" : "logits", norm,
-                                 matrix("output.weight", shape.vocab, shape.d), {}, plan::Rows::outputs);
-    if (shape.soft_cap > 0) logits = builder.soft_cap("logits", logits, shape.soft_cap);
-    auto made = builder.finish(logits, 512);
-    EXPECT_TRUE(made) << (made ? "" : made.error().message);
-    plan = std::make_shared<plan::Plan>(std::move(*made));
+    const auto input = norm(blk + "attn_norm", x, shape.d, 1e-5F);
+    const auto q = linear(blk + "attn_q", input, q_width, shape.d, true);
+    const auto k = linear(blk + "attn_k", input, kv_width, shape.d, true);
+    const auto v = linear(blk + "attn_v", input, kv_width, shape.d);
+    const auto q_norm = norm(blk + "attn_q_norm", q, shape.head_dim, 1e-6F);
+    rope.theta = 1000.0F * static_cast<float>(layer + 1);
+    const auto q_rope = b.rope(blk + "attn_q_rope", q_norm, rope);
+    rope.theta /= 3;
+    b.kv_write(layer, b.rope(blk + "attn_k_rope", k, rope), v);
+    const plan::Attention attention{.layer = layer,
+                                    .n_heads = shape.n_heads,
+                                    .n_kv_heads = shape.n_kv_heads,
+                                    .head_dim = shape.head_dim,
+                                    .scale = 0.3F,
+                                    .window = shape.window,
+                                    .soft_cap = shape.soft_cap,
+                                    .sinks = shape.sinks ? std::optional(m.vector(shape.n_heads)) : std::nullopt};
+    const auto out = linear(blk + "attn_out", b.attention(blk + "attn_ctx", q_rope, attention), shape.d, q_width);
+    x = b.add(blk + "attn_resid", x, out);
+    auto y = norm(blk + "ffn_norm", x, shape.d, 1e-5F);
+    if (shape.n_experts == 0) {
+      const auto gate = linear(blk + "ffn_gate", y, shape.d_ff, shape.d),
+                 up = linear(blk + "ffn_up", y, shape.d_ff, shape.d);
+      y = linear(blk + "ffn_down", b.activate(blk + "ffn_act", gate, up, shape.activation), shape.d, shape.d_ff);
+    } else {
+      const auto router = linear(blk + "ffn_router", y, shape.n_experts, shape.d);
+      const auto chosen = b.top_k(blk + "ffn_experts", router, shape.n_used);
+      const auto weights = b.expert_weights(blk + "ffn_expert_weights", router, chosen, shape.gating, 1.5F);
+      const auto experts = [&](const char* name, plan::ValueId from, std::uint64_t n_out, std::uint64_t n_in) {
+        const std::uint64_t n = shape.n_experts;
+        const auto bias = shape.bias ? std::optional(m.vector_of(m.normals(n_out * n), {n_out, n})) : std::nullopt;
+        return b.expert_linear(blk + name, from, chosen, m.matrix(shape.format, {n_in, n_out, n}), bias);
+      };
+      const auto gate = experts("ffn_gate_exps", y, shape.d_ff, shape.d),
+                 up = experts("ffn_up_exps", y, shape.d_ff, shape.d);
+      const auto act = b.activate(blk + "ffn_act", gate, up, shape.activation);
+      y = b.expert_sum(blk + "ffn_out", experts("ffn_down_exps", act, shape.d, shape.d_ff), weights);
+    }
+    x = b.add(blk + "output", x, y);
   }
+  x = norm("output_norm", x, shape.d, 1e-5F);
+  const bool capped = shape.soft_cap > 0;
+  const auto logits = linear(capped ? "logits_uncapped" : "logits", x, shape.vocab, shape.d, false, plan::Rows::outputs);
+  return capped ? b.soft_cap("logits", logits, shape.soft_cap) : logits;
+}
 
+struct SmallModel {
+  explicit SmallModel(const ModelShape& shape) {
+    Maker maker({shape.n_layers, shape.n_kv_heads, shape.head_dim});
+    plan = maker.finish_at(add_model(maker, shape));
+  }
   std::shared_ptr<const plan::Plan> plan;
-
- private:
-  plan::MatrixId matrix(plan::Builder& builder, const ModelShape& shape, std::string name,
-                        std::vector<std::uint64_t> dims) {
-    const float deviation = 1.0f / std::sqrt(static_cast<float>(dims[0]));
-    return builder.matrix(tensor(std::move(name), shape.format, std::move(dims), deviation));
-  }
-
-  plan::ValueId feed_forward(plan::Builder& builder, const ModelShape& shape, const std::string& blk, plan::ValueId x) {
-    const auto linear = [&](const char* name, plan::ValueId from, std::uint64_t out, std::uint64_t in) {
-      return builder.linear(blk + name, from, matrix(builder, shape, blk + name + ".weight", {in, out}));
-    };
-    const auto gate = linear("ffn_gate", x, shape.d_ff, shape.d);
-    const auto up = linear("ffn_up", x, shape.d_ff, shape.d);
-    return linear("ffn_down", builder.activate(blk + "ffn_act", gate, up, shape.activation), shape.d, shape.d_ff);
-  }
-
-  plan::ValueId experts(plan::Builder& builder, const ModelShape& shape, const std::string& blk, plan::ValueId x) {
-    const std::uint64_t n = shape.n_experts;
-    const auto router = builder.linear(blk + "ffn_router", x, matrix(builder, shape, blk + "router.weight", {shape.d, n}));
-    const auto chosen = builder.top_k(blk + "ffn_experts", router, shape.n_used);
-    const auto weights = builder.expert_weights(blk + "ffn_expert_weights", router, chosen, shape.gating, 1.5f);
-    const auto linear = [&](const char* name, plan::ValueId from, std::uint64_t out, std::uint64_t in) {
-      const auto bias = shape.bias
-                            ? std::optional(builder.vector(tensor(blk + name + ".bias", quants::Format::f32, {out, n}, 1)))
-                            : std::nullopt;
-      return builder.expert_linear(blk + name, from, chosen, matrix(builder, shape, blk + name + ".weight", {in, out, n}),
-                                   bias);
-    };
-    const auto gate = linear("ffn_gate_exps", x, shape.d_ff, shape.d);
-    const auto up = linear("ffn_up_exps", x, shape.d_ff, shape.d);
-    const auto act = builder.activate(blk + "ffn_act", gate, up, shape.activation);
-    return builder.expert_sum(blk + "ffn_out", linear("ffn_down_exps", act, shape.d, shape.d_ff), weights);
-  }
-
-  gguf::Tensor tensor(std::string name, quants::Format format, std::vector<std::uint64_t> dims, float deviation,
-                      float mean = 0) {
-    const quants::FormatInfo& info = quants::info(format);
-    std::uint64_t n = 1;
-    for (const std::uint64_t dim : dims) n *= dim;
-    std::normal_distribution<float> normal(mean, deviation > 0 ? deviation : 0.1f);
-    std::vector<float> values(n);
-    for (float& value : values) value = normal(random_);
-    auto& bytes = bytes_.emplace_back(info.row_bytes(n));
-    info.encode(values.data(), bytes.data(), n / info.block_size);
-    gguf::Tensor result;
-    result.name = names_.emplace_back(std::move(name));
-    result.format = format;
-    result.n_dims = static_cast<std::uint32_t>(dims.size());
-    std::copy(dims.begin(), dims.end(), result.dims.begin());
-    result.data = bytes;
-    return result;
-  }
-
-  std::mt19937 random_;
-  std::deque<std::string> names_;
-  std::deque<std::vector<std::byte>> bytes_;
 };
 
 inline std::unique_ptr<Executor> load(const SmallModel& model, Backend& backend, std::uint32_t n_threads = 2) {

@@ -264,6 +264,34 @@ TEST(Sampler, filters_with_known_answers) {
   EXPECT_EQ(kept([](auto& s) { s.top_p = 0.51, s.temperature = 100; }), 2u);
 }
 
+// Of equal logits each has the weight 1, so that sums and limits are exact: the limit is reached, not passed, and the lowest
+// ids among equals are kept.
+TEST(Sampler, filters_on_exact_ties) {
+  const auto kept = [](const std::vector<float>& logits, auto change) {
+    auto settings = plain();
+    change(settings);
+    std::vector<TokenId> ids;
+    const auto distribution = make(settings, logits.size()).distribution(logits);
+    for (const Candidate& candidate : *distribution) ids.push_back(candidate.id);
+    return ids;
+  };
+  for (const std::size_t n : {4U, 64U, 256U}) {
+    for (const std::size_t quarters : {1U, 2U, 3U}) {
+      std::vector<TokenId> lowest(n * quarters / 4);
+      std::iota(lowest.begin(), lowest.end(), 0);
+      const std::vector<float> equal(n, 1.5F);
+      EXPECT_EQ(kept(equal, [&](auto& s) { s.top_p = 0.25 * static_cast<double>(quarters); }), lowest);
+      EXPECT_EQ(kept(equal, [&](auto& s) { s.top_k = static_cast<std::int32_t>(lowest.size()); }), lowest);
+      EXPECT_EQ(kept(equal, [&](auto& s) { s.top_k = static_cast<std::int32_t>(n) - 1, s.top_p = 1e-9; }),
+                std::vector<TokenId>{0});
+    }
+    EXPECT_EQ(kept(std::vector<float>(n, 1.5F), [](auto& s) { s.min_p = 1; }).size(), n);
+  }
+  // Banned tokens between the equal ones have no share.
+  EXPECT_EQ(kept({-inf, 2, -inf, 2, 2, -inf, 2}, [](auto& s) { s.top_p = 0.5; }), (std::vector<TokenId>{1, 3}));
+  EXPECT_EQ(kept({2, -inf, 2}, [](auto& s) { s.top_p = 0.5; }), std::vector<TokenId>{0});
+}
+
 TEST(Sampler, penalties_forget_what_left_the_window) {
   auto settings = plain();
   settings.temperature = 0;

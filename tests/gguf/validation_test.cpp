@@ -128,15 +128,6 @@ TEST_P(DamagedFile, IsRefusedWithItemAndByte) {
 INSTANTIATE_TEST_SUITE_P(Rules, DamagedFile, ::testing::ValuesIn(damages()),
                          [](const auto& test) { return test.param.name; });
 
-TEST(Validation, EveryTruncationIsRefused) {
-  const RawFile file = sample();
-  for (std::size_t n = 0; n < file.bytes.size(); ++n) {
-    // A copy of exactly these bytes, so that AddressSanitizer sees a read past the end.
-    const std::vector<std::byte> part(file.bytes.begin(), file.bytes.begin() + static_cast<std::ptrdiff_t>(n));
-    EXPECT_FALSE(File::from_memory(part, "part")) << n;
-  }
-}
-
 TEST(Validation, OtherKindsOfFileAreNamed) {
   const auto message = [](std::string_view start) {
     std::vector<std::byte> bytes(64);
