@@ -272,6 +272,15 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaPromptAttention,
                                          Prompt{2, 1, 96, 5, 70, 96, 0}, Prompt{2, 2, 64, 90, 70, 192, 40},
                                          Prompt{1, 1, 64, 150, 33, 192, 3}, Prompt{2, 1, 128, 10, 90, 128, 64}));
 
+template <class Predicate>
+std::vector<quants::Format> formats_where(Predicate predicate) {
+  std::vector<quants::Format> found;
+  for (const quants::FormatInfo& info : quants::formats()) {
+    if (predicate(info)) found.push_back(info.format);
+  }
+  return found;
+}
+
 class CudaProducts : public testing::TestWithParam<quants::Format> {};
 
 // Rows of one block, of an odd number of them (which lie at multiples of 2 bytes), of less and more than the 64 groups that
@@ -367,11 +376,7 @@ TEST_P(CudaProducts, AreSumsOfProducts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
-                         testing::Values(quants::Format::q4_0, quants::Format::q4_1, quants::Format::q5_0,
-                                         quants::Format::q5_1, quants::Format::q8_0, quants::Format::q2_k,
-                                         quants::Format::q3_k, quants::Format::q4_k, quants::Format::q5_k,
-                                         quants::Format::q6_k, quants::Format::iq4_nl, quants::Format::iq4_xs,
-                                         quants::Format::mxfp4),
+                         testing::ValuesIn(formats_where([](const auto& info) { return info.block_size > 1; })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 class CudaFloatProducts : public testing::TestWithParam<quants::Format> {};
@@ -453,7 +458,7 @@ TEST_P(CudaFloatProducts, AreSumsOfProducts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaFloatProducts,
-                         testing::Values(quants::Format::f32, quants::Format::f16, quants::Format::bf16),
+                         testing::ValuesIn(formats_where([](const auto& info) { return info.block_size == 1; })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 class CudaFewRows : public testing::TestWithParam<quants::Format> {};
@@ -555,12 +560,9 @@ TEST_P(CudaFewRows, AreSumsOfProducts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, CudaFewRows,
-                         testing::Values(quants::Format::f16, quants::Format::bf16, quants::Format::q4_0,
-                                         quants::Format::q4_1, quants::Format::q5_0, quants::Format::q5_1,
-                                         quants::Format::q8_0, quants::Format::q2_k, quants::Format::q3_k,
-                                         quants::Format::q4_k, quants::Format::q5_k, quants::Format::q6_k,
-                                         quants::Format::iq4_nl, quants::Format::iq4_xs, quants::Format::mxfp4),
+INSTANTIATE_TEST_SUITE_P(Formats, CudaFewRows, testing::ValuesIn(formats_where([](const auto& info) {
+                           return info.format != quants::Format::f32;
+                         })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 // A norm of several rows, as float and as halves.

@@ -6,9 +6,29 @@
 #include <vector>
 
 #include "base/half.h"
+#include "quants/blocks.h"
 #include "quants/format.h"
 
 namespace plumb::backends {
+
+// Where the halves of a format's blocks lie: scales and minima.
+inline std::vector<std::size_t> halves_of(quants::Format format) {
+  const auto of_block = []<class Block>(const Block& block) {
+    const auto place = [&block](const auto& field) {
+      return static_cast<std::size_t>(reinterpret_cast<const char*>(&field) - reinterpret_cast<const char*>(&block));
+    };
+    std::vector<std::size_t> halves;
+    if constexpr (requires { block.d; }) halves.push_back(place(block.d));
+    if constexpr (requires { block.m; }) halves.push_back(place(block.m));
+    if constexpr (requires { block.dmin; }) halves.push_back(place(block.dmin));
+    return halves;
+  };
+#define PLUMB_FORMAT(id, type, NAME, family, writing) \
+  if (format == quants::Format::id) return of_block(quants::Block##NAME{});
+  PLUMB_FORMATS(PLUMB_FORMAT)
+#undef PLUMB_FORMAT
+  return {};
+}
 
 // [n_out, n_in] random weights as bytes of a format: every pattern of bits but in a block's float scales, which stay small
 // and finite; float formats: normally distributed.
@@ -16,18 +36,6 @@ inline std::vector<std::byte> random_rows(const quants::FormatInfo& info, unsign
                                           std::mt19937& random) {
   std::vector<std::byte> rows(n_out * info.row_bytes(n_in));
   for (std::byte& b : rows) b = static_cast<std::byte>(random());
-  using quants::Format;
-  std::vector<unsigned> scales{0};  // where a block's halves lie
-  if (info.format == Format::q4_1 || info.format == Format::q5_1 || info.format == Format::q4_k ||
-      info.format == Format::q5_k) {
-    scales = {0, 2};
-  } else if (info.format == Format::q2_k) {
-    scales = {80, 82};
-  } else if (info.format == Format::q3_k) {
-    scales = {108};
-  } else if (info.format == Format::q6_k) {
-    scales = {208};
-  }
   if (info.block_size == 1) {
     std::normal_distribution<float> normal;
     std::vector<float> values(std::size_t{n_in} * n_out);
@@ -35,13 +43,14 @@ inline std::vector<std::byte> random_rows(const quants::FormatInfo& info, unsign
     info.encode(values.data(), rows.data(), values.size());
     return rows;
   }
+  const std::vector<std::size_t> halves = halves_of(info.format);
   std::uniform_real_distribution<float> scale(-0.01F, 0.01F);
   for (std::size_t block = 0; block < rows.size(); block += info.block_bytes) {
-    if (info.format == Format::mxfp4) {
+    if (info.format == quants::Format::mxfp4) {
       rows[block] = static_cast<std::byte>(110 + random() % 20);  // an exponent
       continue;
     }
-    for (const unsigned at : scales) {
+    for (const std::size_t at : halves) {
       const std::uint16_t half = f32_to_f16(scale(random));
       std::memcpy(&rows[block + at], &half, sizeof half);
     }
