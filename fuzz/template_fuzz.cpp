@@ -15,8 +15,8 @@ namespace {
 using namespace plumb;
 using Json = nlohmann::ordered_json;
 
-constexpr char kSeparator = '\x1e';
-constexpr auto kNow = std::chrono::system_clock::time_point(std::chrono::seconds(1741961366));
+constexpr char separator = '\x1e';
+constexpr auto now = std::chrono::system_clock::time_point(std::chrono::seconds(1741961366));
 
 void require(bool condition) {
   if (!condition) std::abort();
@@ -44,7 +44,7 @@ Json variables_of(std::string_view json) {
 // Renders, and checks the result: a valid text, or a valid error and no text.
 Result<std::string> run(std::string_view source, const Json& variables, const text::TemplateLimits& limits) {
   const auto parsed = text::ChatTemplate::parse(source, limits);
-  auto rendered = parsed ? parsed->render(variables, kNow) : Result<std::string>(tl::unexpected(parsed.error()));
+  auto rendered = parsed ? parsed->render(variables, now) : Result<std::string>(tl::unexpected(parsed.error()));
   if (rendered) {
     require(rendered->size() <= limits.max_output_bytes);
     require(text::unicode::repaired(*rendered) == *rendered);
@@ -58,7 +58,7 @@ Result<std::string> run(std::string_view source, const Json& variables, const te
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
-  const std::size_t end = bytes.find(kSeparator);
+  const std::size_t end = bytes.find(separator);
   const std::string_view source = bytes.substr(0, end);
   const Json variables = variables_of(end == std::string_view::npos ? std::string_view() : bytes.substr(end + 1));
 

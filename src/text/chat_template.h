@@ -1,9 +1,10 @@
 // Chat templates: the Jinja program that a model file carries (tokenizer.chat_template), run over a conversation.
 //
-// The interpreter implements what chat templates use of Jinja2, set up as Hugging Face transformers does it
+// The interpreter has what chat templates use of Jinja2, set up as Hugging Face transformers does it
 // (ImmutableSandboxedEnvironment, trim_blocks, lstrip_blocks, loop controls, `generation` blocks, its `tojson`,
-// `raise_exception`, `strftime_now`). A template is untrusted input: steps, nesting, output and memory are bounded by
-// TemplateLimits, and nothing it does reaches outside the interpreter. Errors name line and cause.
+// `raise_exception`, `strftime_now`). What it lacks of Jinja2 is an error that names it. A template is untrusted input: steps,
+// nesting, output and memory are bounded by TemplateLimits, and nothing it does reaches outside the interpreter. Errors name
+// line and cause.
 #pragma once
 
 #include <chrono>

@@ -26,8 +26,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using ::testing::HasSubstr;
 
-const std::filesystem::path kData = std::filesystem::path(PLUMB_TEST_DATA) / "text/templates";
-const std::filesystem::path kShared = std::filesystem::path(PLUMB_SHARED) / "data/chat-templates";
+const std::filesystem::path template_data = std::filesystem::path(PLUMB_TEST_DATA) / "text/templates";
+const std::filesystem::path shared_templates = std::filesystem::path(PLUMB_SHARED) / "data/chat-templates";
 
 std::string file_text(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -90,7 +90,7 @@ void expect_golden(const Result<std::string>& actual, const Json& expected) {
 }
 
 void expect_all_conversations(const std::string& source, const Json& goldens) {
-  const Json stored = file_json(kData / "conversations.json");
+  const Json stored = file_json(template_data / "conversations.json");
   ASSERT_EQ(stored["conversations"].size(), goldens.size());
   for (const Json& conversation : stored["conversations"]) {
     const auto name = conversation["name"].get<std::string>();
@@ -100,29 +100,29 @@ void expect_all_conversations(const std::string& source, const Json& goldens) {
 }
 
 TEST(ChatTemplate, EveryFeatureDoesWhatJinjaDoes) {
-  const Json stored = file_json(kData / "conversations.json");
+  const Json stored = file_json(template_data / "conversations.json");
   const Json variables = variables_of(stored["conversations"][0], stored["defaults"]);
-  const Json all = file_json(kData / "features.json");
+  const Json all = file_json(template_data / "features.json");
   for (const auto& [name, expected] : all.items()) {
     SCOPED_TRACE(name);
-    expect_golden(rendered(file_text(kData / "features" / name), variables), expected);
+    expect_golden(rendered(file_text(template_data / "features" / name), variables), expected);
   }
 }
 
 TEST(ChatTemplate, TemplatesInTheMannerOfKnownModels) {
-  const Json all = file_json(kData / "styles.json");
+  const Json all = file_json(template_data / "styles.json");
   for (const auto& [name, goldens] : all.items()) {
     SCOPED_TRACE(name);
-    expect_all_conversations(file_text(kData / "styles" / name), goldens);
+    expect_all_conversations(file_text(template_data / "styles" / name), goldens);
   }
 }
 
 TEST(ChatTemplate, TemplatesOfKnownModels) {
-  if (!std::filesystem::exists(kShared)) GTEST_SKIP() << "needs the templates in " << kShared;
-  const Json all = file_json(kData / "shared.json");
+  if (!std::filesystem::exists(shared_templates)) GTEST_SKIP() << "needs the templates in " << shared_templates;
+  const Json all = file_json(template_data / "shared.json");
   for (const auto& [name, golden] : all.items()) {
     SCOPED_TRACE(name);
-    const std::string source = file_text(kShared / name);
+    const std::string source = file_text(shared_templates / name);
     ASSERT_EQ(hash_of(source), golden["hash"].get<std::string>()) << "the template is not the one of the golden";
     expect_all_conversations(source, golden["cases"]);
   }
@@ -141,7 +141,7 @@ std::string times(std::size_t count, std::string_view text) {
 }
 
 // A tenth of the usual steps and a quarter of the memory: under the sanitizers, the usual ones take a minute.
-constexpr TemplateLimits kQuick{.max_steps = 1'000'000, .max_output_bytes = 32u << 20, .max_memory_bytes = 64u << 20};
+constexpr TemplateLimits quick{.max_steps = 1'000'000, .max_output_bytes = 32u << 20, .max_memory_bytes = 64u << 20};
 
 // Templates that would take for ever, or all memory, or the whole stack.
 std::vector<Unbounded> unbounded() {
@@ -216,7 +216,7 @@ class TemplateBounds : public ::testing::TestWithParam<Unbounded> {};
 
 TEST_P(TemplateBounds, EndWithAnErrorInGoodTime) {
   const auto begin = std::chrono::steady_clock::now();
-  const auto text = rendered(GetParam().source, Json::object(), kQuick);
+  const auto text = rendered(GetParam().source, Json::object(), quick);
   const auto taken = std::chrono::steady_clock::now() - begin;
   ASSERT_FALSE(text.has_value()) << text->substr(0, 200);
   EXPECT_THAT(text.error().message, HasSubstr(GetParam().message));
@@ -259,9 +259,10 @@ TEST(ChatTemplate, ErrorsNameLineAndCause) {
       {"\n{{ {} | xmlattr }}", "chat template, line 2: the filter 'xmlattr' is not supported"},
       {"{% if true %}\n{{ 1 | pprint }}{% endif %}", "chat template, line 2: the filter 'pprint' is not supported"},
       {"{{ ['a'] | map('urlencode') | list }}", "chat template, line 1: the filter 'urlencode' is not supported"},
-      {"\n{{ 'a'.expandtabs(4) }}", "chat template, line 2: the method 'expandtabs' is not supported"},
+      {"\n{{ 'a'.expandtabs(4) }}", "chat template, line 2: 'expandtabs' of 'str' is not supported"},
+      {"{{ (1).real }}", "chat template, line 1: 'real' of 'int' is not supported"},
       {"{% autoescape true %}{% endautoescape %}", "chat template, line 1: the tag 'autoescape' is not supported"},
-      {"{{ '%#x' % 1 }}", "chat template, line 1: unsupported format character '#'"},
+      {"{{ '%#x' % 1 }}", "chat template, line 1: the format character '#' is not supported"},
       {"{{ '%.3d' % 1 }}", "chat template, line 1: a precision of the conversion %d is not supported"},
       {"{{ '{:#x}'.format(1) }}", "chat template, line 1: the flag '#' of a format is not supported"},
       {"{{ '{:{}}'.format(1, 2) }}", "chat template, line 1: fields within fields of a format are not supported"},
@@ -296,11 +297,11 @@ rc::Gen<Json> any_json(int depth) {
   if (depth == 0) return leaf;
   const auto inner = any_json(depth - 1);
   const auto key = rc::gen::nonEmpty(rc::gen::container<std::string>(rc::gen::inRange('a', 'z')));
-  constexpr double kFewer = 0.1;  // of RapidCheck's usual size: depth multiplies it
+  constexpr double fewer = 0.1;  // of RapidCheck's usual size: depth multiplies it
   return rc::gen::oneOf(leaf,
-                        rc::gen::map(rc::gen::scale(kFewer, rc::gen::container<std::vector<Json>>(inner)),
+                        rc::gen::map(rc::gen::scale(fewer, rc::gen::container<std::vector<Json>>(inner)),
                                      [](const auto& items) { return Json(items); }),
-                        rc::gen::map(rc::gen::scale(kFewer, rc::gen::container<std::map<std::string, Json>>(key, inner)),
+                        rc::gen::map(rc::gen::scale(fewer, rc::gen::container<std::map<std::string, Json>>(key, inner)),
                                      [](const auto& entries) { return Json(entries); }));
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "text/jinja/iterate.h"
+#include "text/jinja/number.h"
 #include "text/jinja/show.h"
 #include "text/jinja/strings.h"
 
@@ -13,13 +14,9 @@ namespace plumb::text::jinja {
 
 namespace {
 
-double real_of(const Value& value) {
-  return value.is(Kind::real) ? value.as_real() : static_cast<double>(value.as_integer());
-}
-
 std::partial_ordering order_of_numbers(const Value& left, const Value& right) {
   if (left.is_integer() && right.is_integer()) return left.as_integer() <=> right.as_integer();
-  return real_of(left) <=> real_of(right);
+  return to_double(left) <=> to_double(right);
 }
 
 std::size_t mixed(std::size_t seed, std::size_t hash) { return seed * 1'000'003 + hash + 0x9e3779b9u; }
@@ -68,6 +65,7 @@ bool ordered(Runtime& runtime, const Value& left, const Value& right, const char
   }
   if (left.is_undefined()) fail_undefined(left);
   if (right.is_undefined()) fail_undefined(right);
+  if (left.is(Kind::large) || right.is(Kind::large)) fail_too_large();
   const bool swapped = symbol[0] == '>';
   raise("'{}' not supported between instances of '{}' and '{}'", symbol, type_name(swapped ? right : left),
         type_name(swapped ? left : right));
@@ -98,7 +96,7 @@ std::size_t hash_of(Runtime& runtime, const Value& key) {
     case Kind::boolean:
     case Kind::integer:
     case Kind::real:
-      return std::hash<double>{}(real_of(key) + 0.0);  // -0 and 0 are one key
+      return std::hash<double>{}(to_double(key) + 0.0);  // -0 and 0 are one key
     case Kind::string:
     case Kind::large:
       runtime.budget.work(key.text().size());

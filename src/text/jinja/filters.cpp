@@ -113,6 +113,7 @@ std::vector<Value> values_of(std::vector<Keyed> entries) {
 Value abs_filter(Runtime&, const Value& subject, Arguments& arguments) {
   no_arguments(arguments);
   if (subject.is(Kind::real)) return Value::real(std::fabs(subject.as_real()));
+  if (subject.is(Kind::large)) return subject;
   if (!subject.is_integer()) raise("bad operand type for abs(): '{}'", type_name(subject));
   return subject.as_integer() < 0 ? negative(subject) : positive(subject);
 }
@@ -263,7 +264,7 @@ Value last(Runtime& runtime, const Value& subject, Arguments& arguments) {
 std::optional<double> python_float(Runtime& runtime, const Value& value) {
   if (value.is_undefined()) fail_undefined(value);
   if (value.is_number()) return to_double(value);
-  if (!value.is_string()) return std::nullopt;
+  if (!value.is_string() && !value.is(Kind::large)) return std::nullopt;
   runtime.budget.work(value.text().size() * 8);
   return parse_real(value.text());
 }
@@ -278,6 +279,7 @@ Value int_filter(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Parameters given("int", arguments, {"default", "base"});
   const std::int64_t base = given.integer(1, 10);
   if (subject.is_integer()) return positive(subject);
+  if (subject.is(Kind::large)) return subject;
   if (subject.is_string() && (base == 0 || (base >= 2 && base <= 36))) {
     runtime.budget.work(subject.text().size() * 8);
     if (const auto number = parse_integer(subject.text(), static_cast<int>(base))) return Value::integer(*number);

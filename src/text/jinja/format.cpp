@@ -34,8 +34,6 @@ struct Spec {
   }
 };
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 // Reads digits from `at` on.
 std::int64_t read_number(std::string_view text, std::size_t& at) {
   std::int64_t value = 0;
@@ -257,12 +255,13 @@ class PercentFormatter {
   // The number that a conversion shows, and its type as str.format has it.
   static Value number_of(const Value& value, Spec& spec) {
     if (value.is_undefined()) fail_undefined(value);
+    if (value.is(Kind::large)) fail_too_large();
     if (std::string_view("eEfFgG").find(spec.type) != std::string_view::npos) {
       if (!value.is_number()) raise("must be real number, not {}", type_name(value));
       return Value::real(to_double(value));
     }
     if (std::string_view("diuxXo").find(spec.type) == std::string_view::npos) {
-      raise("unsupported format character '{}'", spec.type);
+      raise("the format character '{}' is not supported", spec.type);
     }
     const bool decimal = spec.type == 'd' || spec.type == 'i' || spec.type == 'u';
     if (!value.is_integer() && !(decimal && value.is(Kind::real))) {

@@ -403,9 +403,12 @@ constexpr Entry dict_methods[] = {
     {"items", view<Part::items>}, {"keys", view<Part::keys>}, {"values", view<Part::values>}, {"get", get}, {"copy", copy},
 };
 
-// What Python's str has besides.
-constexpr std::string_view unsupported[] = {"casefold",    "encode",  "expandtabs", "format_map", "isidentifier",
-                                            "isprintable", "istitle", "maketrans",  "translate"};
+// What Python has besides.
+constexpr std::string_view unsupported_of_strings[] = {"casefold",    "encode",  "expandtabs", "format_map", "isidentifier",
+                                                       "isprintable", "istitle", "maketrans",  "translate"};
+constexpr std::string_view unsupported_of_numbers[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate",
+                                                       "denominator",      "hex",       "imag",       "is_integer",
+                                                       "numerator",        "real"};
 
 std::span<const Entry> methods_of(const Value& object) {
   switch (object.kind()) {
@@ -429,8 +432,12 @@ std::optional<Value> method(Runtime& runtime, const Value& object, std::string_v
   for (const Entry& entry : methods_of(object)) {
     if (entry.name == name) return Value(Kind::callable, runtime.make<BoundMethod>(object, entry));
   }
-  if (object.is_string() && std::ranges::find(unsupported, name) != std::end(unsupported)) {
-    raise("the method '{}' is not supported", name);
+  const auto is_among = [&](std::span<const std::string_view> names) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  if ((object.is_string() && is_among(unsupported_of_strings)) ||
+      (object.is_number() && is_among(unsupported_of_numbers))) {
+    raise("{} of '{}' is not supported", jinja::quoted(name), type_name(object));
   }
   return std::nullopt;
 }

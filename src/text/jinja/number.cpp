@@ -20,8 +20,6 @@ constexpr const char* symbols[] = {"+", "-", "*", "/", "//", "%", "** or pow()"}
         type_name(right));
 }
 
-[[noreturn]] void fail_too_large() { raise("an integer beyond 64 bits is not supported"); }
-
 std::int64_t floor_divide(std::int64_t left, std::int64_t right) {
   const std::int64_t quotient = left / right;
   return left % right != 0 && (left < 0) != (right < 0) ? quotient - 1 : quotient;
@@ -161,6 +159,8 @@ std::string plain_number(std::string_view text) {
 
 }  // namespace
 
+void fail_too_large() { raise("an integer beyond 64 bits is not supported"); }
+
 double to_double(const Value& value) {
   return value.is(Kind::real) ? value.as_real() : static_cast<double>(value.as_integer());
 }
@@ -175,6 +175,7 @@ std::int64_t to_integer(double value) {
 
 std::int64_t index_value(const Value& value, std::string_view what) {
   if (value.is_undefined()) fail_undefined(value);
+  if (value.is(Kind::large)) fail_too_large();
   if (!value.is_integer()) raise("{}: '{}' object cannot be interpreted as an integer", what, type_name(value));
   return value.as_integer();
 }
@@ -203,6 +204,7 @@ Value negative(const Value& value) {
   if (value.is_undefined()) fail_undefined(value);
   if (value.is(Kind::real)) return Value::real(-value.as_real());
   if (value.is_integer()) return Value::integer(multiplied(value.as_integer(), -1));
+  if (value.is(Kind::large)) fail_too_large();
   raise("bad operand type for unary -: '{}'", type_name(value));
 }
 

@@ -15,6 +15,9 @@ Value arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& 
 Value negative(const Value& value);
 Value positive(const Value& value);
 
+// The error of an integer that does not fit.
+[[noreturn]] void fail_too_large();
+
 double to_double(const Value& value);                                 // of a number
 std::int64_t to_integer(double value);                                // towards zero; fails where it does not fit
 std::int64_t index_value(const Value& value, std::string_view what);  // of an integer

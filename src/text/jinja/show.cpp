@@ -155,7 +155,7 @@ void append_repr(Runtime& runtime, const Value& value, std::string& out) {
       return;
     case Kind::string:
       runtime.budget.work(value.text().size());
-      out += jinja::quoted(value.text());
+      out += value.string().marked ? "Markup(" + jinja::quoted(value.text()) + ')' : jinja::quoted(value.text());
       return;
     case Kind::list:
       out += '[';

@@ -10,6 +10,8 @@
 
 namespace plumb::text::jinja {
 
+inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
 // Searches that take linear time, and whose work is counted; npos where there is none.
 std::size_t find_first(Runtime& runtime, std::string_view text, std::string_view needle, std::size_t from = 0);
 std::size_t find_last(Runtime& runtime, std::string_view text, std::string_view needle);

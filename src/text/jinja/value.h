@@ -219,7 +219,7 @@ class Runtime {
   Value marked(std::string text);
   Value list(std::vector<Value> items) { return sequence(Kind::list, std::move(items)); }
   Value tuple(std::vector<Value> items) { return sequence(Kind::tuple, std::move(items)); }
-  Value sequence(Kind kind, std::vector<Value> items, std::string name = "");
+  Value sequence(Kind kind, std::vector<Value> items, std::string name = {});
   Value dict(std::vector<Dict::Entry> entries);
   Value undefined(std::string message);
   Value name_space();
