@@ -1,9 +1,8 @@
-// The rows of a step's values: which sequence and position each belongs to. One place for the order that all executors
-// share.
+// The rows of a step's values, with the sequence and position of each. All executors use this order.
 //
-// Rows whose logits are wanted come last, so that a Rows::outputs value has the last n_outputs of a Rows::tokens value's
-// rows; apart from that rows are in the order of the steps, and of the tokens in each. A step of one sequence thus has its
-// rows in the order of its tokens.
+// Rows whose logits are wanted come last, so a Rows::outputs value has the last n_outputs rows of a Rows::tokens value.
+// Otherwise rows are in the order of the Steps, and of the tokens in each. The rows of a step of one sequence are thus in
+// the order of its tokens.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +30,7 @@ struct Batch {
   std::vector<KvCache*> caches;  // by sequence
   std::uint32_t n_outputs = 0;
   std::uint32_t longest = 0;  // positions of the longest sequence after the step
-  std::vector<Run> runs;      // of all rows, each as long as can be
+  std::vector<Run> runs;      // all rows, in runs as long as possible
 
   [[nodiscard]] std::uint32_t n_rows() const { return static_cast<std::uint32_t>(rows.size()); }
   [[nodiscard]] std::uint32_t n_rows(plan::Rows kind) const { return kind == plan::Rows::tokens ? n_rows() : n_outputs; }
@@ -39,7 +38,7 @@ struct Batch {
   [[nodiscard]] KvCache& cache(std::uint64_t row) const { return *caches[rows[row].sequence]; }
 };
 
-// Errors: what Executor::run says of steps, but for caches of another executor.
+// Errors: those of Executor::run, except for caches of another executor.
 Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, std::uint32_t max_rows);
 
 }  // namespace plumb::backends

@@ -7,12 +7,12 @@ namespace plumb::backends {
 
 namespace {
 
-// Gives out ranges that overlap only where lifetimes do not.
+// Assigns ranges of memory. Two ranges overlap only if their lifetimes do not.
 class Arena {
  public:
   explicit Arena(std::size_t alignment) : alignment_(alignment) {}
 
-  // The first gap of `size` bytes that is free from step `begin` on. Calls come in the order of `begin`.
+  // The first gap of `size` bytes that is free from step `begin` on. Calls must be in the order of `begin`.
   std::size_t take(std::size_t size, std::uint32_t begin, std::uint32_t end) {
     std::erase_if(taken_, [&](const Range& range) { return range.last_step < begin; });
     size = (size + alignment_ - 1) / alignment_ * alignment_;

@@ -1,6 +1,6 @@
-// Where the values of a step lie: ranges of two arenas, one for values with a row a token and one for those with a row an
-// output. Values that are never alive together share a range. Ranges are in bytes a row, so that one layout serves steps of
-// any length.
+// The memory layout of a step's values, in two arenas: one for values with a row for each token, one for values with a row
+// for each output. Values that are never needed at the same time share memory. Ranges are counted in bytes for each row, so
+// that one layout serves steps of any length.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +12,14 @@
 
 namespace plumb::backends {
 
-// A range that is needed from step `begin` to step `end` of a program, both included.
+// A value that is needed from step `begin` to step `end` of a program, both included.
 struct Lifetime {
   std::uint32_t begin = 0, end = 0;
   plan::Rows rows = plan::Rows::tokens;
-  std::size_t bytes = 0;  // a row
+  std::size_t bytes = 0;  // for each row
 };
 
-// Bytes from the start of the arena for each row that it holds: the offset is multiplied by the rows of the step.
+// A value's offset in its arena, in bytes for each row: it is multiplied by the number of rows of the step.
 struct Place {
   plan::Rows arena = plan::Rows::tokens;
   std::size_t offset = 0;
@@ -27,7 +27,7 @@ struct Place {
 
 struct Layout {
   std::vector<Place> places;    // by lifetime
-  std::size_t token_bytes = 0;  // of the arenas, a row
+  std::size_t token_bytes = 0;  // sizes of the arenas, for each row
   std::size_t output_bytes = 0;
 };
 

@@ -9,8 +9,8 @@ namespace plumb::backends {
 
 namespace {
 
-// YaRN's share of extrapolation for a pair of dimensions: 1 where it turns often enough within the trained context, 0
-// where it must be interpolated, a ramp between (https://arxiv.org/abs/2309.00071, section 3.2).
+// YaRN's share of extrapolation for a pair of dimensions: 1 for a pair that turns often enough within the trained context,
+// 0 for one that must be interpolated, and a ramp in between (https://arxiv.org/abs/2309.00071, section 3.2).
 double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::uint32_t pair) {
   const auto pair_turning = [&](double turns) {
     return rope.n_rot * std::log(yarn.original_context / (turns * 2 * std::numbers::pi)) /

@@ -1,5 +1,5 @@
-// The rotary angles of a plan's Ropes: what fast backends compute sines and cosines from. The reference computes its own,
-// position by position (reference/ops.h), and tests/backends/rotary_test.cpp holds both against numbers from elsewhere.
+// The rotary frequencies of a plan's Ropes, from which fast backends compute sines and cosines. The reference computes its
+// own (reference/ops.h). tests/backends/rotary_test.cpp compares both with numbers from transformers.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,13 @@ namespace plumb::backends {
 
 struct Angles {
   std::uint32_t n_rot = 0;
-  std::vector<double> frequency;  // radians a position, [n_rot / 2]
+  std::vector<double> frequency;  // radians per position, [n_rot / 2]
   float magnitude = 1.0f;         // multiplies sine and cosine
   friend bool operator==(const Angles&, const Angles&) = default;
 };
 
 struct Rotations {
-  std::vector<Angles> angles;        // each once, in the order of the Ropes that have them first
+  std::vector<Angles> angles;        // without duplicates, in the order in which the Ropes first use them
   std::vector<std::uint32_t> of_op;  // by op: the index of a Rope's angles
 };
 Rotations rotations_of(const plan::Plan& plan, const Vectors& vectors);

@@ -1,6 +1,6 @@
-// What all executors have in common, written once: whose the caches are, which steps may run and in which order of rows,
-// how long caches are afterwards, what a plan's vectors are as float, and what an observer is shown. A backend derives from
-// PlanExecutor and adds how caches are laid out and how the ops of a step are run.
+// The common part of all executors. It checks steps and the owners of caches, orders the rows, keeps the lengths of caches,
+// decodes a plan's vectors to float, and shows values to the observer. A backend derives from PlanExecutor, and adds the
+// layout of caches and the running of ops.
 #pragma once
 
 #include <memory>
@@ -15,7 +15,7 @@
 
 namespace plumb::backends {
 
-// A Cache for each slot of the pool.
+// Makes a Cache for each slot of the pool.
 template <class Cache, class Pool>
 std::vector<std::unique_ptr<KvCache>> caches_of(const std::shared_ptr<Pool>& pool) {
   std::vector<std::unique_ptr<KvCache>> caches(pool->n_caches);
@@ -36,8 +36,8 @@ class PlanExecutor : public Executor {
   PlanExecutor(std::shared_ptr<const plan::Plan> plan, std::uint32_t max_batch);
 
   virtual Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) = 0;
-  // Runs every op for the rows of batch() and returns the logits. The caches are of make_caches(), of one pool, and have
-  // capacity for the step; their lengths are still those before it.
+  // Runs every op for the rows of batch() and returns the logits. The caches come from make_caches(), are of one pool, and
+  // have capacity for the step. Their lengths are still those before the step.
   virtual Result<std::span<const float>> run_batch() = 0;
 
   [[nodiscard]] const Batch& batch() const { return batch_; }
@@ -45,7 +45,7 @@ class PlanExecutor : public Executor {
 
   [[nodiscard]] bool wants(plan::ValueId id) const { return Executor::wants(plan_->value(id).name); }
   [[nodiscard]] bool wants_probs(const plan::Attention& op) const { return Executor::wants(probs_name(op.layer)); }
-  // To the observer, who wants them: a value of the step, and an attention's weights, [n_heads, T, S].
+  // Show the observer a value that it wants: a value of the step, or an attention's weights, [n_heads, T, S].
   void show(plan::ValueId id, std::span<const float> data) const;
   void show_probs(const plan::Attention& op, std::span<const float> data) const;
 
@@ -53,14 +53,14 @@ class PlanExecutor : public Executor {
   std::shared_ptr<const plan::Plan> plan_;
   std::shared_ptr<const plan::CacheShape> cache_shape_;
   std::uint32_t max_batch_;
-  Batch batch_;  // of the step that runs
+  Batch batch_;  // the running step's
 };
 
 // Errors: a tensor with fewer bytes than its shape needs.
 Result<void> check_tensors(const plan::Plan& plan);
 
-// The weights that ops read as float (norms, biases, rotary factors, sinks) by WeightId; empty for the others. The tensors
-// are checked.
+// The weights that ops read as float (norms, biases, rotary factors, sinks), by WeightId; empty for other weights. The
+// tensors must have been checked.
 using Vectors = std::vector<std::vector<float>>;
 Vectors decode_vectors(const plan::Plan& plan);
 

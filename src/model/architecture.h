@@ -1,5 +1,5 @@
-// An architecture: how files of its name are read, and its forward pass as a recipe of shared blocks. Each is a file of
-// architectures/ which defines one of these under the file's name.
+// An architecture: reads the hyper-parameters of files that name it, and gives its forward pass as a recipe of shared
+// blocks. Each file of architectures/ defines one Architecture, whose name is the file's.
 #pragma once
 
 #include <string_view>

@@ -15,10 +15,10 @@ std::string dims_text(const gguf::Tensor& tensor) {
   return "{" + text + "}";
 }
 
-// Tensors of early files that hold what is computed from rope.freq_base.
+// A tensor of early files that only repeats numbers computed from rope.freq_base.
 bool is_redundant(std::string_view name) { return name.ends_with(".attn_rot_embd.weight"); }
 
-// A tensor that some computation must have been meant to read.
+// Whether a tensor must be part of the forward pass, so that leaving it out computes another model.
 bool matters(std::string_view name) {
   constexpr std::array prefixes{"blk.", "rope_", "token_embd", "position_embd", "output"};
   const auto begins = [&](std::string_view prefix) { return name.starts_with(prefix); };
@@ -68,7 +68,7 @@ gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const 
                ? fmt::format("'{}' is missing; architecture {} needs it with {}", name, p_.architecture, expected)
                : fmt::format("'{}' has dims {}; the hyper-parameters of architecture {} ask for {}", name,
                              dims_text(*found), p_.architecture, expected));
-  // A stand-in of the right shape and without data: the Plan is never handed out once a complaint is kept.
+  // A stand-in of the right shape without data. After a complaint the Plan is never handed out, so nothing reads it.
   gguf::Tensor stand_in;
   stand_in.format = quants::Format::f32;
   stand_in.n_dims = shape.vector ? 1 : 2;

@@ -1,6 +1,6 @@
-// Binds a file's tensors to roles while a Plan is built. Every tensor is asked for by name with the shape that the
-// hyper-parameters give it, written [out, in]: GGUF's dims are {in, out}. The first complaint is kept and returned by
-// finish(), so that an architecture reads as the straight list of its operations.
+// Binds a file's tensors to roles while a Plan is built. Every tensor is looked up by name and must have the shape that
+// follows from the hyper-parameters. Shapes are written [out, in]; GGUF's dims are {in, out}. finish() returns the first
+// complaint as its error, so an architecture needs no checks between its ops.
 #pragma once
 
 #include <cstdint>
@@ -23,21 +23,21 @@ enum class Bias : std::uint8_t {
   if_present,
 };
 
-// A weight and its bias: all of NAME.weight and NAME.bias, or the rows of them from `first` on, where several roles share a
-// tensor of `of` rows.
+// A weight and its bias: all of NAME.weight and NAME.bias; or, where several roles share a tensor of `of` rows, its rows
+// from `first` on.
 struct Source {
   std::string name;
   std::uint64_t first = 0;
-  std::uint64_t of = 0;  // 0: the tensor is of this role alone
+  std::uint64_t of = 0;  // 0: no other role shares the tensor
 };
 
 class Assembler {
  public:
-  // Both outlive this.
+  // Both must outlive the Assembler.
   Assembler(const gguf::File& file, const HyperParameters& parameters);
 
   [[nodiscard]] const HyperParameters& parameters() const { return p_; }
-  // For an op that one architecture alone has.
+  // For ops that only one architecture has.
   plan::Builder& builder() { return builder_; }
   // NAME.weight [out, in].
   plan::MatrixId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
@@ -48,39 +48,39 @@ class Assembler {
     return builder_.vector(bind(source, kind, {1, length, true}));
   }
 
-  // token_embd.weight [vocab, d_model] to the value `token_embd`.
+  // The value `token_embd`: rows of token_embd.weight [vocab, d_model].
   plan::ValueId embed();
-  // NAME.weight [length] to the value NAME; a norm of the residual stream is d_model long.
+  // The value NAME: x normalized with NAME.weight [length]. Norms of the residual stream have the length d_model.
   plan::ValueId norm(const std::string& name, plan::ValueId x) { return norm(name, x, p_.d_model); }
   plan::ValueId norm(const std::string& name, plan::ValueId x, std::uint64_t length);
-  // A weight [out, in] and a bias [out] to the value `name`.
+  // The value `name`: x times the weight [out, in], plus the bias [out].
   plan::ValueId linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out, std::uint64_t in,
                        Bias bias = Bias::if_present);
-  // Rotates heads as the hyper-parameters say, by rope_freqs.weight [n_rot/2] where the file has it.
+  // Rotates heads as the hyper-parameters say, with rope_freqs.weight [n_rot/2] where the file has it.
   plan::ValueId rope(const std::string& name, plan::ValueId x);
-  // Puts k and v in the layer's cache and attends to it, to the value `name`.
+  // The value `name`: adds k and v to the layer's cache, then attends to the cache with q.
   plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v);
   plan::ValueId add(const std::string& name, plan::ValueId a, plan::ValueId b) { return builder_.add(name, a, b); }
-  // By output.weight, or by token_embd.weight in a file without it (tied embeddings).
+  // x times output.weight; in a file without it (tied embeddings), x times token_embd.weight.
   plan::ValueId logits(plan::ValueId x);
 
-  // What became of the file.
+  // The result: the plan, and what the file has besides.
   struct Draft {
     plan::Plan plan;
     std::vector<std::string_view> unused_tensors;  // views of the file
-    std::deque<std::string> names;                 // of the plan's weights that are rows of a tensor
+    std::deque<std::string> names;                 // names of weights that are some rows of a tensor
   };
   Result<Draft> finish(plan::ValueId logits);
 
  private:
-  // What a role asks of a tensor.
+  // The shape that a role needs.
   struct Shape {
     std::uint64_t out;
     std::uint64_t in;
     bool vector;
   };
   void complain(std::string complaint);
-  // The rows of `whole` from `first` on, which have that shape, under a name of their own: "blk.0.attn_qkv.weight[0:768]".
+  // The rows of `whole` from `first` on, in this shape. They get a name of their own: "blk.0.attn_qkv.weight[0:768]".
   gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
   gguf::Tensor bind(const Source& source, std::string_view kind, const Shape& shape);
 
@@ -88,7 +88,7 @@ class Assembler {
   const HyperParameters& p_;
   plan::Builder builder_;
   std::unordered_set<std::string_view> used_;  // views of the file
-  std::deque<std::string> names_;              // which the plan's weights view
+  std::deque<std::string> names_;              // the plan's weights view them
   std::optional<Error> error_;
 };
 

@@ -1,5 +1,5 @@
-// What decoders are made of, each written once: a recipe (architectures/) names them in the order of its forward pass.
-// Tensors and values are named as docs/architecture.md says.
+// The blocks that decoders share. An architecture's recipe (architectures/) calls them in the order of its forward pass.
+// docs/architecture.md has the names of tensors and values.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 namespace plumb::model {
 
 struct AttentionOptions {
-  bool fused_qkv = false;            // q, k and v are the rows of attn_qkv in this order, and not tensors of their own
+  bool fused_qkv = false;            // q, k and v are the rows of attn_qkv, in this order, not three tensors
   Bias qkv_bias = Bias::if_present;  // the same for each of the three
   Bias out_bias = Bias::if_present;
-  bool head_norms = false;  // of every q and k head, before it rotates
+  bool head_norms = false;  // normalizes every q and k head before it rotates
   bool rope = true;
 };
 
@@ -28,13 +28,13 @@ class Block {
   // "blk.3.attn_q"
   [[nodiscard]] std::string full(std::string_view name) const;
   plan::ValueId norm(std::string_view name, plan::ValueId x) const { return a_.norm(full(name), x); }
-  // By the tensor of the value's name.
+  // The value `name`: x times the tensor of the same name.
   plan::ValueId linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in,
                        Bias bias = Bias::if_present) const;
   plan::ValueId add(std::string_view name, plan::ValueId a, plan::ValueId b) const { return a_.add(full(name), a, b); }
-  // attn_q, attn_k, attn_v and what is done to them, attn_ctx and attn_out, which is returned.
+  // All of attention, from attn_q, attn_k and attn_v to attn_out, which it returns.
   plan::ValueId attention(plan::ValueId x, const AttentionOptions& options = {}) const;
-  // ffn_down of the activated ffn_gate times ffn_up.
+  // ffn_down of (activation(ffn_gate) * ffn_up).
   plan::ValueId feed_forward(plan::ValueId x, plan::Activation activation) const;
 
  private:
@@ -42,7 +42,7 @@ class Block {
   std::uint32_t layer_;
 };
 
-// All blocks of the model, the first first.
+// All blocks of the model, in order.
 std::vector<Block> blocks(Assembler& a);
 
 }  // namespace plumb::model

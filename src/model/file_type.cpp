@@ -37,7 +37,7 @@ constexpr auto types = [] {
 
 constexpr char upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
 
-// What a tensor does, as far as the choice of its format asks.
+// A tensor's role, as far as it matters for the choice of its format.
 enum class Role { token_embd, output, attn_v, attn_k, attn_output, ffn_down, other };
 
 bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
@@ -55,7 +55,7 @@ Role role_of(std::string_view name) {
   return Role::other;
 }
 
-// Whether a file type applies to a tensor at all: matrices of weights, but no norms, positions or expert routers.
+// Whether a tensor is quantized at all: matrices of weights are; norms, positions and expert routers are not.
 bool is_quantizable(const gguf::Tensor& tensor) {
   const std::string_view name = tensor.name;
   const bool is_matrix = tensor.dims[1] > 1 || tensor.dims[2] > 1 || tensor.dims[3] > 1;
@@ -101,7 +101,7 @@ Result<MixtureShape> read_shape(const gguf::File& in) {
   return shape;
 }
 
-// Where a tensor stands among those of its role: tensors of the same role in order of their blocks.
+// A tensor's place among the tensors of its role, in the order of their blocks.
 struct Place {
   std::uint64_t index = 0;
   std::uint64_t count = 0;
@@ -190,7 +190,7 @@ Result<std::vector<Format>> choose_formats(std::span<const gguf::Tensor> tensors
     Format& format = formats[i];
     const Role role = role_of(tensor.name);
     if (role == Role::output || (role == Role::token_embd && is_tied)) {
-      // The logits feel every error of this tensor.
+      // Every error of this tensor shows in the logits.
       const bool fits = tensor.dims[0] % quants::info(usual).block_size == 0;
       format = usual == Format::q8_0 || !fits ? Format::q8_0 : Format::q6_k;
     } else if (role == Role::attn_v) {
@@ -203,7 +203,7 @@ Result<std::vector<Format>> choose_formats(std::span<const gguf::Tensor> tensors
     } else if (role == Role::ffn_down) {
       Place place = ffn_down;
       if (shape.n_experts > 1) {
-        // Several tensors a layer: the name says which.
+        // A layer may have several of these tensors, so the place comes from the name.
         const std::optional<std::uint64_t> block = block_of(tensor.name);
         if (!block || *block >= shape.n_layers) {
           return fail("{}: tensor '{}' belongs to no block below the block count of {}; the file is damaged", label,

@@ -1,7 +1,7 @@
-// File types: which format each tensor of a quantized model is stored in.
+// File types: the format in which each tensor of a quantized model is stored.
 //
-// The names, the numbers (general.file_type) and the choices for each tensor are llama.cpp's, so that a file made here has
-// the size, the speed and the formats that its name promises elsewhere. Source of the rules:
+// Names, numbers (general.file_type) and the choices for each tensor are llama.cpp's, so that a file made here has the
+// size, speed and formats that people expect from its name. Source of the rules:
 // https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp (tools/make_quantize_goldens.py checks them).
 #pragma once
 
@@ -36,7 +36,7 @@ enum class FileType : std::uint32_t {
 struct FileTypeInfo {
   FileType type;
   std::string_view name;   // "Q4_K_M"
-  quants::Format format;   // of most tensors
+  quants::Format format;   // the format of most tensors
   bool recommended;        // a good choice for its size
   std::string_view about;  // for lists: "4.8 bits a weight; ..."
 };
@@ -46,20 +46,20 @@ std::span<const FileType> file_types();
 const FileTypeInfo& info(FileType type);
 std::string_view name(FileType type);
 
-// By name in any case; "Q4_K" and "Q5_K" stand for the _M mixtures. The error lists what there is.
+// By name, upper or lower case; "Q4_K" and "Q5_K" mean the _M mixtures. The error lists all names.
 Result<FileType> parse_file_type(std::string_view name);
 
-// What the choice of formats asks of a model beside its tensors.
+// The facts about a model that the choice of formats needs, besides its tensors.
 struct MixtureShape {
   std::uint64_t n_layers = 0;
   std::uint64_t n_experts = 0;
-  bool is_70b = false;  // eight query heads share one of V, which is small then
+  bool is_70b = false;  // eight query heads share one V head, so attn_v is small
 };
 
-// The format of each tensor of `in`, in its order, in a file of that type. Errors: no architecture or block count, or a
-// block number that the block count does not allow.
+// The format of each tensor of `in`, in its order, for a file of that type. Errors: no architecture or block count; a block
+// number that is not below the block count.
 Result<std::vector<quants::Format>> choose_formats(const gguf::File& in, FileType type);
-// The same for tensors of a file that is yet to be written: only names, formats and dimensions are read. `label` stands for
+// The same for tensors of a file that does not exist yet: only names, formats and dimensions are read. `label` stands for
 // the file in messages.
 Result<std::vector<quants::Format>> choose_formats(std::span<const gguf::Tensor> tensors, const MixtureShape& shape,
                                                    FileType type, std::string_view label);

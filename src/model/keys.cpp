@@ -9,7 +9,7 @@
 namespace plumb::model {
 namespace {
 
-// Sane limits, far above any model known; they keep every product of two of them inside 64 bits.
+// Limits far above any known model. The product of any two of them fits 64 bits.
 constexpr std::uint32_t max_layers = 1u << 10;
 constexpr std::uint32_t max_width = 1u << 22;
 constexpr std::uint32_t max_heads = 1u << 16;
@@ -31,8 +31,8 @@ bool is_zero(const gguf::Value& value) {
       value);
 }
 
-// Keys by which other files of the same architecture name say that they compute something else. Zero, false or the named
-// neutral value is harmless; anything else would be silently ignored.
+// Keys by which a file says that its model computes something that Plumb does not. The key's neutral value (zero, false or
+// the one named here) is accepted; any other value is an error, since ignoring it would compute another model.
 struct Foreign {
   std::string_view key;
   std::optional<double> neutral;
@@ -74,8 +74,8 @@ Result<void> check_foreign_keys(const Keys& keys) {
   return {};
 }
 
-// The number of tokens: [arch].vocab_size, which newer files may leave out, or the length of the token list. Where both are
-// there they must agree.
+// The number of tokens: [arch].vocab_size, which newer files may leave out, or the length of the token list. If the file
+// has both, they must agree.
 Result<std::uint32_t> read_vocab(const Keys& keys) {
   const gguf::File& file = keys.file();
   PLUMB_TRY(const std::optional<std::uint32_t> stated, keys.optional_count("vocab_size", max_vocab));
@@ -94,10 +94,10 @@ Result<std::uint32_t> read_vocab(const Keys& keys) {
   return static_cast<std::uint32_t>(tokens->count);
 }
 
-// Rotary embedding. Scaling, by the specification: rope.scaling.type is none, linear or yarn with rope.scaling.factor;
-// older files have rope.scale_linear alone. YaRN's settings follow https://arxiv.org/abs/2309.00071, whose recommended ramp
-// (beta 32 and 1) and magnitude (0.1 ln s + 1) hold where a file does not say otherwise: converters write those keys only
-// for models that deviate.
+// The scaling of rotary embedding. By the specification, rope.scaling.type is none, linear or yarn, with
+// rope.scaling.factor; older files have only rope.scale_linear. YaRN follows https://arxiv.org/abs/2309.00071. Its
+// recommended ramp (beta 32 and 1) and magnitude (0.1 ln s + 1) apply where the file does not state others: converters
+// write these keys only for models that deviate.
 Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
   constexpr double max_factor = 1e6;
   PLUMB_TRY(const std::optional<std::string_view> type, keys.optional_string("rope.scaling.type"));

@@ -1,5 +1,5 @@
-// Reads an architecture's hyper-parameters from a file's metadata. Every method's error names the file and the key, what
-// the key says and what was expected.
+// Reads an architecture's hyper-parameters from a file's metadata. Every error names the file, the key, its value and what
+// was expected.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace plumb::model {
 
 class Keys {
  public:
-  // `architecture` is the prefix of its keys and outlives this, as does `file`.
+  // `architecture` is the prefix of the keys. It and `file` must outlive the Keys.
   Keys(const gguf::File& file, std::string_view architecture) : file_(file), architecture_(architecture) {}
 
   [[nodiscard]] const gguf::File& file() const { return file_; }
@@ -29,9 +29,9 @@ class Keys {
 
   // A required count in [1, most].
   [[nodiscard]] Result<std::uint32_t> count(std::string_view key, std::uint32_t most) const;
-  // The same where the file may leave the key out.
+  // The same for a key that the file may leave out.
   [[nodiscard]] Result<std::optional<std::uint32_t>> optional_count(std::string_view key, std::uint32_t most) const;
-  // A required number in [least, most]; NaN and infinities never are.
+  // A required number in [least, most]. NaN and infinities are errors.
   [[nodiscard]] Result<double> number(std::string_view key, double least, double most) const;
   [[nodiscard]] Result<std::optional<double>> optional_number(std::string_view key, double least, double most) const;
   [[nodiscard]] Result<std::optional<std::string_view>> optional_string(std::string_view key) const;
@@ -44,20 +44,20 @@ class Keys {
   std::string_view architecture_;
 };
 
-// What an architecture's conventions say about keys that its files leave out.
+// An architecture's conventions about keys that its files leave out.
 struct RopeConventions {
   plan::RopePairing pairing = plan::RopePairing::adjacent;
-  std::optional<double> theta_if_absent = std::nullopt;  // rope.freq_base is required without it
-  bool n_rot_is_head_dim_if_absent = false;              // rope.dimension_count is required without it
+  std::optional<double> theta_if_absent = std::nullopt;  // none: rope.freq_base is required
+  bool n_rot_is_head_dim_if_absent = false;              // false: rope.dimension_count is required
 };
-// All of a head rotates, its halves together. Converters write no rope.dimension_count for such architectures, Qwen's among
-// them (https://github.com/huggingface/transformers, models/qwen2 and models/qwen3).
+// The whole head rotates, in pairs (i, i + head_dim/2). Converters write no rope.dimension_count for such architectures,
+// for instance Qwen's (https://github.com/huggingface/transformers, models/qwen2 and models/qwen3).
 inline constexpr RopeConventions whole_heads_in_halves{.pairing = plan::RopePairing::halves,
                                                        .n_rot_is_head_dim_if_absent = true};
 inline constexpr std::string_view rms_eps_key = "attention.layer_norm_rms_epsilon";
 struct DecoderConventions {
   std::string_view norm_eps = rms_eps_key;             // the key of the norms' eps
-  std::optional<RopeConventions> rope = std::nullopt;  // where heads rotate
+  std::optional<RopeConventions> rope = std::nullopt;  // none: heads do not rotate
   bool uniform_window = false;                         // attention.sliding_window applies to all layers alike
 };
 

@@ -1,10 +1,9 @@
 // A language model as a GGUF file describes it: hyper-parameters, and the Plan that computes it.
 //
-// Parameters have one source, the file's metadata. A key that is missing or odd is an error that names it. Where a key
-// may be absent by the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), its absence means
-// what the specification says, and keys.cpp cites it. Tensors are bound to roles by name and checked against the shape that
-// the hyper-parameters ask for; a tensor of a block that no role uses is an error too, since leaving it out would
-// compute another model.
+// Parameters have one source, the file's metadata. A missing or odd key is an error that names it. Where the GGUF
+// specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) allows a key to be absent, absence means what
+// the specification says; keys.cpp cites it. Tensors are bound to roles by name, and must have the shape that follows from
+// the hyper-parameters. A tensor of a block that no role uses is an error too: leaving it out would compute another model.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +58,8 @@ struct HyperParameters {
 
 class Model {
  public:
-  // Reads the hyper-parameters, binds the tensors and builds the Plan. The Model, and its Plan on its own, keep
-  // the file mapped.
+  // Reads the hyper-parameters, binds the tensors and builds the Plan. The Model keeps the file mapped; its Plan does so
+  // too, even without the Model.
   static Result<Model> load(gguf::File file);
 
   [[nodiscard]] const HyperParameters& parameters() const { return state_->parameters; }
@@ -75,7 +74,7 @@ class Model {
     HyperParameters parameters;
     plan::Plan plan;
     std::vector<std::string_view> unused_tensors;
-    std::deque<std::string> names;  // which the plan's weights view
+    std::deque<std::string> names;  // the plan's weights view them
   };
   explicit Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 

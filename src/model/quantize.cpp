@@ -11,9 +11,10 @@
 namespace plumb::model {
 namespace {
 
-constexpr std::uint32_t quantization_version = 2;  // of the block layouts, as GGUF files state it
+constexpr std::uint32_t quantization_version = 2;  // GGUF's version number of the block layouts
 
-// Weights that a thread takes at a time. A fixed number, so that sums of errors do not depend on the threads.
+// Weights that a thread takes at a time. The number is fixed, so that sums of errors do not depend on the number of
+// threads.
 constexpr std::uint64_t chunk_weights = std::uint64_t{1} << 16;
 
 struct ChunkResult {
@@ -45,21 +46,21 @@ ChunkResult convert(const gguf::Tensor& in, const quants::FormatInfo& to, std::u
   return result;
 }
 
-// Runs work() on n threads, this one among them; on fewer where the system has no more.
+// Runs work() on n threads including this one, or on fewer if the system gives no more.
 template <class Work>
 void run_on_threads(std::uint64_t n, const Work& work) {
   std::vector<std::jthread> threads;
   try {
     while (threads.size() + 1 < n) threads.emplace_back(work);
   } catch (const std::system_error&) {
-    // Those that started share the work.
+    // The threads that did start share the work.
   }
   work();
 }
 
 Result<void> produce(const gguf::File& file, const gguf::Tensor& in, const quants::FormatInfo& to, std::uint32_t n_threads,
                      std::span<std::byte> out, TensorReport* report) {
-  // Chunks are whole blocks of both formats: rows are, so any run of common multiples of blocks is.
+  // A chunk is a whole number of blocks of both formats, as rows are.
   const std::uint64_t n_weights = in.n_elements();
   const std::uint64_t n_chunks = (n_weights + chunk_weights - 1) / chunk_weights;
   std::vector<ChunkResult> results(n_chunks);

@@ -70,7 +70,7 @@ class Random {
   std::uint64_t state_;
 };
 
-// Encoded runs of `run` random weights each; a matrix is a shuffle of them.
+// Encoded runs of `run` random weights each. A matrix is made of runs drawn at random.
 struct Pool {
   std::size_t run_bytes = 0;
   std::vector<std::byte> bytes;
@@ -80,7 +80,7 @@ class Pools {
  public:
   explicit Pools(std::uint64_t seed) : seed_(seed) {}
 
-  // Runs whose length divides `in`, of weights with that deviation.
+  // Runs of weights with that standard deviation. Their length divides `in`.
   Result<std::shared_ptr<const Pool>> get(quants::Format format, std::uint64_t in, double deviation) {
     constexpr std::uint64_t longest_run = 256;
     constexpr std::uint64_t pool_weights = 1u << 19;
@@ -114,7 +114,7 @@ void shuffle_into(std::span<std::byte> bytes, const Pool& pool, Random random) {
 }
 
 // A SentencePiece vocabulary: control tokens, bytes, printable ASCII, then all words over a-z by length, with and without a
-// leading space. Every word is a shorter one and a letter, so merging can reach it; earlier ones merge first.
+// leading space. Every word is a shorter word plus a letter, so that merging can reach it. Earlier words merge first.
 struct Vocabulary {
   std::vector<std::string> pieces;
   std::vector<float> scores;
@@ -156,9 +156,9 @@ Vocabulary make_vocabulary(std::uint32_t size) {
   return v;
 }
 
-// Divisors of the rotary frequencies (https://github.com/meta-llama/llama-models, models/llama3/model.py): components that
-// turn less than low_frequency times in the original context slow down by `factor`, those above high_frequency stay,
-// and those between are blended.
+// Divisors of the rotary frequencies (https://github.com/meta-llama/llama-models, models/llama3/model.py). Components that
+// turn less than low_frequency times in the original context slow down by `factor`; those that turn more than
+// high_frequency times stay as they are; those in between get a blend of both.
 std::vector<float> frequency_divisors(const Preset& p) {
   std::vector<float> divisors;
   for (std::uint32_t i = 0; i < p.head_dim / 2; ++i) {
@@ -172,7 +172,7 @@ std::vector<float> frequency_divisors(const Preset& p) {
   return divisors;
 }
 
-// A tensor to be made: a matrix [out, in] of random weights, or a vector that is ready.
+// A tensor to write: a matrix [out, in] of random weights, or a vector with its values.
 struct Item {
   std::string name;
   std::uint64_t out = 0;
@@ -254,7 +254,8 @@ Result<std::vector<quants::Format>> formats_of(const Preset& preset, const std::
   return choose_formats(tensors, shape, type, preset.name);
 }
 
-// Vectors are viewed, and must outlive the writer's last use; matrices are shuffled when their turn to be written comes.
+// Adds the tensors to the writer. It only views the vectors, which must outlive its last use. A matrix is made when it is
+// written.
 Result<void> add_tensors(const std::vector<Item>& items, std::span<const quants::Format> formats, std::uint64_t seed,
                          gguf::Writer& writer) {
   Random seeds(seed);
@@ -277,7 +278,7 @@ Result<void> add_tensors(const std::vector<Item>& items, std::span<const quants:
   return {};
 }
 
-// Views of `name` and `vocabulary`, which outlive the writer's last use.
+// Sets the metadata. `name` and `vocabulary` are only viewed, and must outlive the writer's last use.
 void set_metadata(const Preset& p, FileType type, std::string_view name, const Vocabulary& vocabulary,
                   std::span<const std::string_view> pieces, gguf::Writer& writer) {
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", p.architecture, rest); };

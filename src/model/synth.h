@@ -1,9 +1,9 @@
-// Models of a known shape with random weights, for measuring speed and memory where the real weights are not at hand. The
-// file is complete: it has a tokenizer of the right size and loads like the real one.
+// Models of a known shape with random weights, for measuring speed and memory without the real weights. The file is
+// complete: it has a tokenizer of the right size and loads like the real one.
 //
-// Every linear map has weights of variance 1/in, so that activations stay near one; the maps back into the residual
-// stream are smaller by the root of their number. A matrix is made of blocks drawn at random from a pool that is encoded
-// once: its rows differ, and gigabytes take seconds. Same shape, type and seed: the same file.
+// Every matrix has weights of variance 1/in, so that activations stay near one. Matrices whose results are added to the
+// residual stream are smaller by the square root of their number. A matrix is made of blocks drawn at random from a pool
+// that is encoded once: its rows differ, and gigabytes take seconds. The same shape, type and seed give the same file.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@
 namespace plumb::model {
 
 struct Preset {
-  // Llama 3's change of frequencies for long contexts.
+  // Llama 3's frequency scaling for long contexts.
   struct RopeFactors {
     double factor = 1;
     double low_frequency = 1;

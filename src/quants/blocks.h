@@ -1,7 +1,7 @@
-// The block layouts of every quantized format, as they lie in a GGUF file (little-endian, packed). Every struct has
-// alignment 1, so that a pointer into a mapped file may be cast to it wherever the block lies.
+// The block layouts of every quantized format, as in a GGUF file (little-endian, packed). Every struct has alignment 1, so
+// that any pointer into a mapped file may be cast to it.
 //
-// "Nibble-split" below: byte j of n holds weight j in its low and weight j + n in its high four bits.
+// "Nibble-split" means: of n bytes, byte j has weight j in its low four bits and weight j + n in its high four bits.
 // Layouts: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (facts, not code).
 #pragma once
 
@@ -79,7 +79,7 @@ struct BlockQ8_0 {
   std::array<std::int8_t, 32> qs;
 };
 
-// w = (d * scale) * q - (dmin * min), q in 0..3, one scale and min each 16 weights.
+// w = (d * scale) * q - (dmin * min), q in 0..3, one scale and min for every 16 weights.
 struct BlockQ2_K {
   std::array<std::uint8_t, 16> scales;  // low nibble: scale, high nibble: min
   std::array<std::uint8_t, 64> qs;      // bits 2s..2s+1 of byte 32h + j: weight 128h + 32s + j
@@ -87,7 +87,7 @@ struct BlockQ2_K {
   Half dmin;
 };
 
-// w = (d * (scale - 32)) * (q - 4), q in 0..7, one 6-bit scale each 16 weights.
+// w = (d * (scale - 32)) * (q - 4), q in 0..7, one 6-bit scale for every 16 weights.
 struct BlockQ3_K {
   std::array<std::uint8_t, 32> hmask;   // bit k of byte j: bit 2 of weight 32k + j
   std::array<std::uint8_t, 64> qs;      // bits 0..1, as in Q2_K
@@ -95,7 +95,7 @@ struct BlockQ3_K {
   Half d;
 };
 
-// w = (d * scale) * q - (dmin * min), q in 0..15, one 6-bit scale and min each 32 weights.
+// w = (d * scale) * q - (dmin * min), q in 0..15, one 6-bit scale and min for every 32 weights.
 struct BlockQ4_K {
   Half d;
   Half dmin;
@@ -112,7 +112,7 @@ struct BlockQ5_K {
   std::array<std::uint8_t, 128> qs;  // bits 0..3, as in Q4_K
 };
 
-// w = (d * scale) * (q - 32), q in 0..63, one signed 8-bit scale each 16 weights.
+// w = (d * scale) * (q - 32), q in 0..63, one signed 8-bit scale for every 16 weights.
 struct BlockQ6_K {
   std::array<std::uint8_t, 128> ql;  // bits 0..3: two runs of 64 bytes, each nibble-split: 128 weights a run
   std::array<std::uint8_t, 64> qh;   // bits 4..5: laid out as Q2_K's qs
@@ -120,7 +120,7 @@ struct BlockQ6_K {
   Half d;
 };
 
-// The 16 levels that an IQ4_NL or IQ4_XS nibble stands for.
+// The 16 levels of an IQ4_NL or IQ4_XS nibble.
 inline constexpr std::array<std::int8_t, 16> iq4_levels = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                            1,    13,   25,  38,  53,  69,  89,  113};
 
@@ -130,7 +130,7 @@ struct BlockIQ4_NL {
   std::array<std::uint8_t, 16> qs;  // nibble-split
 };
 
-// w = (d * (scale - 32)) * iq4_levels[q], one 6-bit scale each 32 weights.
+// w = (d * (scale - 32)) * iq4_levels[q], one 6-bit scale for every 32 weights.
 struct BlockIQ4_XS {
   Half d;
   U16 scales_h;                          // bits 2g..2g+1: bits 4..5 of scale g
@@ -138,7 +138,7 @@ struct BlockIQ4_XS {
   std::array<std::uint8_t, 128> qs;      // eight runs of 16 bytes, each nibble-split: 32 weights a run
 };
 
-// Twice the E2M1 values of an MXFP4 nibble, so that they are integers; e8m0_half makes up for the factor.
+// The E2M1 values of an MXFP4 nibble, doubled so that they are integers; e8m0_half halves the scale.
 // OCP Microscaling Formats (MX) Specification v1.0.
 inline constexpr std::array<std::int8_t, 16> mxfp4_levels = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
@@ -148,14 +148,15 @@ struct BlockMXFP4 {
   std::array<std::uint8_t, 16> qs;  // nibble-split
 };
 
-// Half of the power of two that an E8M0 byte stands for: 2^(e - 128), subnormal for e < 2. 255 is NaN in the MX
-// specification, but 2^127 here as in ggml.
+// Half of the scale that an E8M0 byte encodes: 2^(e - 128), subnormal for e < 2. 255 is NaN in the MX specification, but
+// 2^127 here, as in ggml.
 constexpr float e8m0_half(std::uint8_t e) {
   return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<std::uint32_t>(e - 1) << 23);
 }
 
-// The eight 6-bit scales and mins of Q4_K and Q5_K. Bytes 0..3 hold scales 0..3, bytes 4..7 mins 0..3; bytes 8..11 hold
-// bits 0..3 of scales 4..7 (low nibble) and mins 4..7 (high nibble), whose bits 4..5 are the top two of bytes 0..7.
+// The eight 6-bit scales and mins of Q4_K and Q5_K. The low six bits of bytes 0..3 are scales 0..3, those of bytes 4..7
+// mins 0..3. Bytes 8..11 have bits 0..3 of scales 4..7 (low nibble) and of mins 4..7 (high nibble); their bits 4..5 are the
+// top two bits of bytes 0..3 (scales) and 4..7 (mins).
 constexpr void unpack_scales_mins(const std::array<std::uint8_t, 12>& packed, std::array<std::uint8_t, 8>& scales,
                                   std::array<std::uint8_t, 8>& mins) {
   for (std::size_t i = 0; i < 4; ++i) {
@@ -176,8 +177,8 @@ constexpr void pack_scales_mins(const std::array<std::uint8_t, 8>& scales, const
   }
 }
 
-// The sixteen 6-bit scales of Q3_K, 0..63 standing for -32..31. Bits 0..3 of scale i are the low (i < 8) or high nibble of
-// byte i % 8; bits 4..5 are bits 2(i / 4).. of byte 8 + i % 4.
+// The sixteen 6-bit scales of Q3_K; 0..63 mean -32..31. Bits 0..3 of scale i are the low (i < 8) or high nibble of byte
+// i % 8; bits 4..5 are bits 2(i / 4) and 2(i / 4) + 1 of byte 8 + i % 4.
 constexpr void unpack_scales(const std::array<std::uint8_t, 12>& packed, std::array<std::int8_t, 16>& scales) {
   for (std::size_t i = 0; i < 16; ++i) {
     const int low = i < 8 ? packed[i] & 0x0f : packed[i - 8] >> 4;

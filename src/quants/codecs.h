@@ -1,7 +1,7 @@
-// One block to floats and back, for each format: format.cpp makes its table of these.
+// Decodes and encodes one block, for each format. format.cpp makes its table from these functions.
 //
-// Decoders do the float operations of the PyPI package `gguf` in its order, in float32 and without contraction to fused
-// multiply-adds (src/quants/CMakeLists.txt sees to it), so that results agree bit for bit.
+// Decoders do the same float32 operations as the PyPI package `gguf`, in the same order and without fused multiply-adds
+// (src/quants/CMakeLists.txt turns contraction off), so that results agree bit for bit.
 #pragma once
 
 #include <bit>
@@ -15,7 +15,7 @@
 
 namespace plumb::quants {
 
-// Formats that are only read have no encoder.
+// Formats that Plumb only reads have no encoder.
 #define PLUMB_FORMAT(id, type, NAME, family, writing)   \
   void decode(const Block##NAME& block, float* values); \
   void encode(const float* values, Block##NAME& block);
@@ -25,7 +25,7 @@ PLUMB_FORMATS(PLUMB_FORMAT)
 inline void decode(const BlockF32& block, float* values) { std::memcpy(values, &block, sizeof *values); }
 inline void encode(const float* values, BlockF32& block) { std::memcpy(&block, values, sizeof *values); }
 
-// As f16_to_f32, without branches: the scaling aligns the exponent, subnormals included, and is exact.
+// The same as f16_to_f32, without branches: the scaling aligns the exponent, also of subnormals, and is exact.
 inline void decode(const BlockF16& block, float* values) {
   const std::uint16_t half = block.value.bits();
   const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fff) << 13;

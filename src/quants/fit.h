@@ -1,10 +1,11 @@
-// Least squares for the encoders: which scale (and offset) lets integer levels come nearest to a group of weights.
+// Least squares for the encoders: finds the scale (and offset) with which integer levels come nearest to a group of
+// weights.
 //
-// For fixed levels q_i the best scale is in closed form: d = sum(w x q) / sum(w q^2) minimises sum(w (x - d q)^2), and with
-// an offset m it is the two-by-two normal equation. For a fixed scale the best levels are the nearest ones. So a
-// fit tries a row of trial scales, takes for each the nearest levels and the scale that suits them best, and keeps the
-// least error. The trials stretch the levels a little beyond the range of the weights (the outermost are clipped, all
-// others gain) and a little short of it.
+// For fixed levels q_i the best scale has a closed form: d = sum(w x q) / sum(w q^2) minimises sum(w (x - d q)^2). With an
+// offset m, scale and offset solve a two-by-two normal equation. For a fixed scale the best levels are the nearest ones.
+// So a fit tries several scales. For each it takes the nearest levels, then the best scale for these levels, and it keeps
+// the result with the least error. The trial scales span slightly more and slightly less than the range of the weights:
+// with less, the outermost weights are clipped and all others become more exact.
 //
 // Sums run in four lanes, in a fixed order: the same bits on every machine.
 #pragma once
@@ -20,7 +21,7 @@ namespace plumb::quants::fit {
 
 inline constexpr float largest_half = 65504.0f;
 
-// Four floats that are worked on at once: a vector register of SSE or NEON (GCC's and Clang's vector extension).
+// Four floats computed at once: a vector register of SSE or NEON (GCC's and Clang's vector extension).
 using Lanes [[gnu::vector_size(16)]] = float;
 inline constexpr std::size_t n_lanes = 4;
 
@@ -41,19 +42,19 @@ T clamp(T x, T low, T high) {
   return x < high ? x : high;
 }
 
-// For a float or for Lanes: to the nearest integer, ties to even; exact for |x| < 2^22.
+// Rounds a float or Lanes to the nearest integer, ties to even; exact for |x| < 2^22.
 template <class T>
 T round_small(T x) {
   return (x + 0x1.8p23f) - 0x1.8p23f;
 }
 
-// The reciprocal, or zero where there is none: every level is then the one nearest to zero.
+// 1 / x, or zero where x is too small for it: every level is then the one nearest to zero.
 inline float reciprocal(float x) { return std::fabs(x) < 0x1p-120f ? 0.0f : 1.0f / x; }
 
-// A finite binary16 next to x.
+// The finite binary16 nearest to x.
 inline float to_half(float x) { return f16_to_f32(f32_to_f16(clamp(x, -largest_half, largest_half))); }
 
-// The integers that a group's levels may be: low..high.
+// A group's levels are the integers low..high.
 struct Range {
   float low;
   float high;
@@ -76,10 +77,10 @@ Moments moments_of(const float* x, const float* w) {
   return {total(sum_w), total(sum_wx)};
 }
 
-// Whether the determinant aa * bb - ab * ab of a normal equation is nothing but rounding: levels that are all equal.
+// Whether the determinant aa * bb - ab * ab of a normal equation is zero but for rounding, as where all levels are equal.
 inline bool is_singular(float aa, float ab, float bb) { return aa * bb - ab * ab <= 1e-6f * aa * bb; }
 
-// Trial scales stretch the levels to steps of `step` levels beyond and short of the range of the weights.
+// The trial scales: `each_side` of them on either side of the one that spans the weights' range, `step` levels apart.
 struct Trials {
   int each_side;
   float step;
@@ -90,7 +91,7 @@ struct Scale {
   float offset = 0.0f;
 };
 
-// The level nearest to x of scale * level + offset; inverse is 1 / scale. For floats or for Lanes.
+// The level for which scale * level + offset is nearest to x; inverse is 1 / scale. For floats or Lanes.
 template <class T>
 T level_of(T x, T offset, T inverse, T low, T high) {
   return round_small(clamp((x - offset) * inverse, low, high));
@@ -100,7 +101,7 @@ inline float level_of(float x, Scale s, Range range) {
   return level_of(x, s.offset, reciprocal(s.scale), range.low, range.high);
 }
 
-// sum(w (x - scale * level - offset)^2) over n weights, each on its nearest level.
+// sum(w (x - scale * level - offset)^2) over n weights, each with its nearest level.
 template <std::size_t n>
 float error_of(const float* x, const float* w, Scale s, Range range) {
   static_assert(n % n_lanes == 0);
@@ -118,7 +119,7 @@ float error_of(const float* x, const float* w, Scale s, Range range) {
   return total(sum);
 }
 
-// Weighted sums over the levels q that (x - offset) * inverse rounds to.
+// Weighted sums over the levels q, where q = (x - offset) * inverse, rounded.
 struct Sums {
   float q = 0.0f;   // sum(w q)
   float qq = 0.0f;  // sum(w q^2)
@@ -146,9 +147,9 @@ Sums sums_of(const float* x, const float* w, float offset, float inverse, Range 
   return {total(q), total(qq), total(xq)};
 }
 
-// What a miss on each weight costs: sigma + |x|, relative to sigma. Equal costs give the least RMSE, which is best for
-// activations that know nothing of the weights; leaning towards the large weights guards those that dominate a product,
-// for 1% more RMSE.
+// The cost of an error in each weight: (sigma + |x|) / sigma. Equal costs would give the least RMSE, which is best for
+// activations that do not depend on the weights. Higher costs for large weights make the weights that dominate a product
+// more exact, for 1% more RMSE.
 template <std::size_t n>
 void importance_of(const float* x, float* w) {
   Lanes squares{};
@@ -157,14 +158,14 @@ void importance_of(const float* x, float* w) {
   for (std::size_t i = 0; i < n; ++i) w[i] = 1.0f + std::fabs(x[i]) * per_sigma;
 }
 
-// Copies n weights, clamped to +-limit: what the format can represent.
+// Copies n weights, clamped to +-limit, the range that the format can represent.
 template <std::size_t n>
 void load(const float* values, float limit, float* x) {
   for (std::size_t i = 0; i < n; ++i) x[i] = clamp(values[i], -limit, limit);
 }
 
-// The scale d for which d * q, q in range (low <= 0 < high), comes nearest to x. Its sign lets the longer side of the
-// range serve the side of the larger weights. Zero for weights that are all zero.
+// The scale d for which d * q, q in range (low <= 0 < high), comes nearest to x. Its sign is such that the longer side of
+// the range covers the weight of largest magnitude. Zero where all weights are zero.
 template <std::size_t n>
 float fit_scale(const float* x, const float* w, Range range, Trials trials) {
   float largest = 0.0f;
@@ -209,7 +210,7 @@ Scale fit_scale_offset(const float* x, const float* w, float high, Trials trials
   const float per_width = reciprocal(width);
   if (per_width == 0.0f) return {0.0f, low_x};
 
-  // Relative to low_x: sums of weights far from zero would cancel.
+  // Weights relative to low_x: in sums of weights far from zero, digits would cancel.
   std::array<float, n> u;
   for (std::size_t i = 0; i < n; ++i) u[i] = x[i] - low_x;
   const Moments moments = moments_of<n>(u.data(), w);
@@ -245,7 +246,7 @@ Scale fit_scale_offset(const float* x, const float* w, float high, Trials trials
   for (int k = -trials.each_side; k <= trials.each_side; ++k) {
     if (k == 0) continue;
     const float inverse = (high + static_cast<float>(k) * trials.step) * per_width;
-    const float spare = width - high / inverse;  // what the levels do not span
+    const float spare = width - high / inverse;  // the part of the range that the levels do not span
     for (const float share : {0.0f, 0.5f, 1.0f}) try_levels(share * spare, inverse);
   }
   for (int i = 0; i < 2 && try_levels(best.offset, reciprocal(best.scale)); ++i) {

@@ -1,8 +1,8 @@
 // The one table of tensor formats, made from format_list.h. A format is a block layout: `block_size` weights in
-// `block_bytes` bytes, rows being whole blocks. Nobody outside src/quants and the kernels of src/backends knows how a block
-// is laid out. Codecs are in codecs.h, legacy.cpp, k_quants.cpp and levels.cpp.
+// `block_bytes` bytes; a row is a whole number of blocks. Only src/quants and the kernels of src/backends know the layout
+// of a block. Codecs are in codecs.h, legacy.cpp, k_quants.cpp and levels.cpp.
 //
-// Names and type ids are GGUF's. Decoding is bit-exact with the PyPI package `gguf`; NaN payloads excepted.
+// Names and type ids are GGUF's. Decoding agrees bit for bit with the PyPI package `gguf`, except for NaN payloads.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ enum class Format : std::uint32_t {
 #undef PLUMB_FORMAT
 };
 
-// The place of a format in tables that have one entry for each.
+// A format's index in tables with one entry for each format.
 constexpr std::size_t index(Format format) {
   enum : std::size_t {
 #define PLUMB_FORMAT(id, type, NAME, family, writing) at_##id,
@@ -49,8 +49,8 @@ using EncodeFn = void (*)(const float* values, std::byte* blocks, std::size_t n_
 struct FormatInfo {
   Format format;
   std::string_view name;      // as GGUF spells it: "Q4_K"
-  std::uint32_t block_size;   // weights a block
-  std::uint32_t block_bytes;  // bytes a block
+  std::uint32_t block_size;   // weights in a block
+  std::uint32_t block_bytes;  // bytes of a block
   DecodeFn decode;
   EncodeFn encode;  // null where Plumb cannot write the format
 
@@ -64,7 +64,7 @@ std::span<const FormatInfo> formats();
 // The entry of a known format.
 const FormatInfo& info(Format format);
 
-// By GGUF type id, or by name in any case; null when Plumb does not know it.
+// By GGUF type id, or by name in upper or lower case; null for a format that Plumb does not know.
 const FormatInfo* find(std::uint32_t type_id);
 const FormatInfo* find(std::string_view name);
 

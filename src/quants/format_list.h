@@ -1,13 +1,13 @@
 // Every tensor format, once: X(id, type, NAME, family, writing), in the order of the type ids.
 //
-//   id       its enumerator in quants::Format; decode_id and encode_id are its codecs, id_format its struct in GPU kernels
+//   id       the enumerator in quants::Format; GPU kernels have a struct id_format
 //   type     GGUF's type id
 //   NAME     as GGUF spells it; BlockNAME is its block
 //   family   `floats` (a block is one weight), `small` (32 weights) or `super` (256)
 //   writing  `written` where Plumb can write it, or `read_only`
 //
-// Enumerations, tables, switches and GPU kernels are made from this list. It is for the preprocessor alone, so that kernels
-// of all targets can include it.
+// Enumerations, tables, switches and GPU kernels are made from this list. It has only preprocessor lines, so that the
+// kernels of all targets can include it.
 #pragma once
 
 // clang-format off

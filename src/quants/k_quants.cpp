@@ -1,4 +1,4 @@
-// Q2_K to Q6_K: super-blocks of 256 weights in groups of 16 or 32, whose scales (and mins) are small integers times one
+// Q2_K to Q6_K: super-blocks of 256 weights in groups of 16 or 32. A group's scale (and min) is a small integer times the
 // binary16 scale (and min) of the super-block.
 #include <algorithm>
 #include <array>
@@ -13,8 +13,8 @@ namespace {
 constexpr std::size_t n_groups_16 = super_block / 16;
 constexpr std::size_t n_groups_32 = super_block / 32;
 
-// A finite binary16 for a scale of scales: not rounded down where binary16 is coarse, as the largest scale would be
-// clipped.
+// A finite binary16 for the scale of the scales. Where binary16 is coarse it is not rounded down, since that would clip the
+// largest scale.
 float super_scale(float x) {
   constexpr float smallest_normal = 0x1p-14f;
   constexpr float quantum = 0x1p-24f;
@@ -22,7 +22,7 @@ float super_scale(float x) {
   return std::copysign(std::ceil(std::fabs(x) / quantum) * quantum, x);
 }
 
-// The super-block's scale for the groups' scales (or mins), and what each becomes under it.
+// The super-block's scale for the groups' scales (or mins), and the integer of each group under it.
 template <std::size_t n, class Int>
 float fit_super_scale(const std::array<float, n>& ideal, fit::Range range, std::array<Int, n>& levels) {
   std::array<float, n> w;
@@ -32,7 +32,7 @@ float fit_super_scale(const std::array<float, n>& ideal, fit::Range range, std::
   return d;
 }
 
-// A super-block of Q4_K or Q5_K taken apart: w = (d * scale) * q - (dmin * min).
+// An unpacked super-block of Q4_K or Q5_K: w = (d * scale) * q - (dmin * min).
 struct AffineSuperBlock {
   float d = 0.0f;
   float dmin = 0.0f;
@@ -48,7 +48,7 @@ struct AffineSuperBlock {
 constexpr int highest_6_bits = 63;
 constexpr fit::Range levels_6_bits{0.0f, highest_6_bits};
 
-// Moves every group's scale and min by at most one to where its error is least, and returns the sum of the errors.
+// Changes every group's scale and min by at most one, to the pair with the least error. Returns the sum of the errors.
 float settle_groups(const float* x, const float* w, fit::Range range, AffineSuperBlock& block) {
   float error = 0.0f;
   for (std::size_t g = 0; g < n_groups_32; ++g) {
@@ -72,8 +72,7 @@ float settle_groups(const float* x, const float* w, fit::Range range, AffineSupe
   return error;
 }
 
-// The d and dmin that suit the block's scales, mins and levels best, by the normal equation; d = 0 where it has no
-// solution.
+// Sets the best d and dmin for the block's scales, mins and levels, by the normal equation; d = 0 where it has no solution.
 void refit_super_scales(const float* x, const float* w, fit::Range range, AffineSuperBlock& block) {
   // With a = scale * q and b = min: the error is sum(w (x - d a + dmin b)^2).
   float aa = 0.0f;
@@ -139,7 +138,7 @@ AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials)
   return best;
 }
 
-// A super-block of Q6_K taken apart: w = (d * scale) * (q - 32).
+// An unpacked super-block of Q6_K: w = (d * scale) * (q - 32).
 struct SymmetricSuperBlock {
   float d = 0.0f;
   std::array<std::int8_t, n_groups_16> scales{};
@@ -196,7 +195,7 @@ SymmetricSuperBlock fit_symmetric(const float* x, const float* w) {
   return best;
 }
 
-// values of Q4_K or Q5_K; q(g, j) is level j of group g.
+// Decodes Q4_K or Q5_K; q(g, j) is level j of group g.
 template <class Block, class Q>
 void decode_affine(const Block& block, float* values, Q q) {
   const float d = block.d.value();
@@ -211,7 +210,7 @@ void decode_affine(const Block& block, float* values, Q q) {
   }
 }
 
-// All but the high bits of Q5_K. Gives the levels.
+// Encodes all of Q4_K, and all of Q5_K but the levels' high bits. Returns the levels.
 template <class Block>
 std::array<std::uint8_t, super_block> encode_affine(const float* values, float high, Block& block) {
   const AffineSuperBlock fitted = fit_affine(values, high, {4, 0.25f});

@@ -43,7 +43,7 @@ void pack_5_bits(const Levels& q, std::array<std::uint8_t, 16>& qs, std::array<s
   for (std::size_t j = 0; j < small_block; ++j) qh[j / 8] |= static_cast<std::uint8_t>((q[j] >> 4) << (j % 8));
 }
 
-// Sets the scale of a block whose levels are -half..half - 1, and gives those levels plus `half`.
+// Sets the scale of a block with levels -half..half - 1. Returns the levels plus `half`.
 template <class Block>
 Levels fit_symmetric(const float* values, int half, fit::Trials trials, Block& block) {
   std::array<float, small_block> x;
@@ -60,7 +60,7 @@ Levels fit_symmetric(const float* values, int half, fit::Trials trials, Block& b
   return q;
 }
 
-// Sets the scale and offset of a block whose levels are 0..high, and gives those levels.
+// Sets the scale and offset of a block with levels 0..high. Returns the levels.
 template <class Block>
 Levels fit_affine(const float* values, float high, fit::Trials trials, Block& block) {
   std::array<float, small_block> x;
@@ -120,9 +120,8 @@ void encode(const float* values, BlockQ5_1& block) {
   pack_5_bits(fit_affine(values, 31.0f, trials_5_bits, block), block.qs, block.qh);
 }
 
-// The definition of the format's usual encoder: scale = max|w| / 127, halves rounded away from zero, with the division
-// done as a multiplication by the float reciprocal of the unrounded scale. Weights beyond what the format can represent are
-// clamped.
+// The format's usual encoder: scale = max|w| / 127, halves rounded away from zero. It multiplies by the float reciprocal of
+// the unrounded scale instead of dividing. Weights outside the format's range are clamped.
 void encode(const float* values, BlockQ8_0& block) {
   float max = 0.0f;
   for (std::size_t j = 0; j < small_block; ++j) max = std::max(max, std::fabs(values[j]));

@@ -1,4 +1,4 @@
-// IQ4_NL, IQ4_XS and MXFP4: four bits choose one of sixteen unevenly spaced levels.
+// IQ4_NL, IQ4_XS and MXFP4: four bits select one of sixteen unevenly spaced levels.
 #include "quants/codecs.h"
 
 namespace plumb::quants {

@@ -1,4 +1,5 @@
-// Memory with its shadow, and the rules for every access: the hooks that the compiler's instrumentation calls.
+// The checker's memory, with a shadow that records accesses, and the rules for every access. The compiler's instrumentation
+// calls the hooks at the end of this file.
 #include <fmt/format.h>
 #include <sys/mman.h>
 
@@ -9,7 +10,7 @@
 
 #include "backends/checker/runtime.h"
 
-// The ends of the program's image (the linker's own symbols), in which tables of constants lie.
+// Begin and end of the program's image (the linker's symbols). Tables of constants lie inside it.
 extern "C" {
 extern char __executable_start;  // NOLINT(bugprone-reserved-identifier)
 extern char end;
@@ -19,8 +20,8 @@ namespace plumb::backends::checker {
 
 namespace {
 
-// Addresses are given out in slots; an allocation has at least half a slot of nothing before and behind it: as far as an
-// index of 32 bits can go wrong with elements of 4 bytes.
+// Addresses are assigned in slots. Every allocation has at least half a slot of unused addresses before and after it: as
+// far as a wrong 32-bit index can reach with elements of 4 bytes.
 constexpr std::uint64_t slot_bits = 35;
 constexpr std::uint64_t slot_bytes = std::uint64_t{1} << slot_bits;
 constexpr std::uint64_t n_slots = 2048;
@@ -38,7 +39,7 @@ void* map(std::uint64_t bytes, int protection) {
   return p == MAP_FAILED ? nullptr : p;
 }
 
-// The allocation that is nearest to an address.
+// The allocation nearest to an address.
 Region* region_at(const void* address) {
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - addresses.base);
   if (offset >= slot_bytes * n_slots - slot_bytes / 2) return nullptr;
@@ -59,7 +60,7 @@ std::string element(const Region::Binding& binding, std::uint64_t offset) {
                      static_cast<std::int64_t>(offset - binding.begin) >> binding.element_shift, binding.name);
 }
 
-// True where the earlier touch by another thread is not ordered before this access.
+// Whether an earlier touch came from another thread and is not ordered before this access.
 bool races(const Region& region, Touch touch) {
   if (touch.stamp() < (region.shared ? machine.group_sync : machine.launch_start)) return false;
   if (!region.shared) return touch.stamp() < machine.group_start || touch.thread() != machine.thread;
@@ -68,7 +69,7 @@ bool races(const Region& region, Touch touch) {
   return !touch.is_of_simd(simd) || touch.stamp() >= machine.simd_sync[simd];
 }
 
-// A read after one that is not ordered before it.
+// The record of two reads that are not ordered: `before` and the current one.
 Touch joined(Touch before) {
   const std::uint32_t simd = machine.thread / 32;
   const bool same = before.stamp() >= machine.group_start && before.is_of_simd(simd);
@@ -253,7 +254,7 @@ bool is_written_at(const void* at, std::uint64_t n) {
 
 }  // namespace plumb::backends::checker
 
-// ThreadSanitizer's interface to instrumented code (compiler-rt's tsan_interface.h has the names).
+// The hooks that instrumented code calls, by ThreadSanitizer's names (tsan_interface.h of compiler-rt).
 // NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" {
 #define PLUMB_TSAN_HOOKS(n)                                                                        \

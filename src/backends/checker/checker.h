@@ -1,15 +1,16 @@
-// The checker: a Device that executes the Metal text of the kernels on the CPU, each GPU thread a fiber, and watches every
-// access. It needs no GPU, and is a sanitizer as much as an executor. A launch fails, with a message that names kernel,
-// threadgroup, thread, argument and element, where a kernel
-//   - reads or writes outside its arguments (every argument lies alone in gigabytes of nothing), or misaligned;
-//   - reads what nobody wrote, or leaves an element of an OUT argument unwritten;
-//   - touches memory that another thread touches, one of them writing, with no barrier between (device memory: in the whole
-//     launch; threadgroup memory: since the last barrier of the threadgroup, or of the SIMD-group for lanes of one);
+// The checker: a Device that executes the kernels' Metal text on the CPU and checks every access. Each GPU thread is a
+// fiber. It needs no GPU. A launch fails, with a message that names kernel, threadgroup, thread, argument and element, if a
+// kernel
+//   - reads or writes outside its arguments (every argument stands alone in gigabytes of unused addresses), or misaligned;
+//   - reads memory that nobody has written, or leaves an element of an OUT argument unwritten;
+//   - accesses memory that another thread accesses, one of them writing, with no barrier between. For device memory this
+//     holds over the whole launch; for threadgroup memory since the last barrier of the threadgroup, or, between lanes of
+//     one SIMD-group, since the last barrier of that SIMD-group;
 //   - has a barrier or SIMD operation that some threads reach and others do not.
 //
-// How: the text is compiled as C++ with the compiler's ThreadSanitizer instrumentation, whose hooks (one before every load
-// and store) are ours, in access.cpp; fibers.cpp runs threadgroups; metal/metal_stdlib stands in for Metal's library.
-// Threadgroups run one after another, so one checker at a time may run in a process: run() holds a lock.
+// The text is compiled as C++ with the compiler's ThreadSanitizer instrumentation, which calls a hook before every load and
+// store. access.cpp has these hooks; fibers.cpp runs threadgroups; metal/metal_stdlib stands in for Metal's library.
+// Threadgroups run one after another, and only one checker at a time runs in a process: run() holds a lock.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
-// The tuned CUDA path on the CPU: the CUDA backend's own fusions and kernels (src/backends/cuda/tuning.cpp, *.cu), with
-// the shared kernels for the rest, under the checker's eyes. For tests: it shows that the kernels compute what they should
-// and touch nothing they should not, and says nothing of speed or of what only hardware does.
+// The tuned CUDA path, run on the CPU by the checker: the CUDA backend's fusions and kernels (fusion.cpp, tuning.cpp and
+// *.cu of src/backends/cuda), and the shared kernels for all other ops. For tests: it shows that the kernels compute the
+// right values and access only their own memory. It shows nothing about speed or about effects that only hardware has.
 #pragma once
 
 #include <memory>

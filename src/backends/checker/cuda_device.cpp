@@ -21,7 +21,7 @@ Result<void> check(cudaError_t error, std::string_view what) {
 
 namespace {
 
-// Products of halves in plain loops: cuBLASLt itself is not ours to check.
+// Products of halves in plain loops, in place of cuBLASLt.
 class PlainProducts final : public CublasLt {
  public:
   Result<void> multiply(const void* w, const void* x, const float* alpha, float* y, unsigned n_in, unsigned n_out,

@@ -1,4 +1,4 @@
-// Grids of CUDA kernels on fibers, and the operations that the stand-in for CUDA (cuda/) asks for.
+// Runs grids of CUDA kernels on fibers, and defines the functions that the stand-in for CUDA (cuda/) declares.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 #include "backends/checker/runtime.h"
 
-// The ends of the program's uninitialized statics (the linker's own symbols), among which CUDA's __shared__ variables lie.
-// An access beyond one of them that hits another is not seen.
+// Begin and end of the program's uninitialized statics (the linker's symbols). CUDA's __shared__ variables are among them.
+// An access past the end of one that lands in another is not noticed.
 extern "C" {
 extern std::byte __bss_start;  // NOLINT(bugprone-reserved-identifier)
 extern std::byte end;

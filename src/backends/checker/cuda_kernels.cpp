@@ -1,5 +1,5 @@
-// The tuned CUDA kernels, compiled as C++ and instrumented (CMakeLists.txt). The namespace cuda is renamed there, so that
-// this and the real backend live in one program.
+// The tuned CUDA kernels, compiled as instrumented C++. CMakeLists.txt renames the namespace cuda, so that these kernels
+// and the real backend fit into one program.
 #include "backends/cuda/decode_attention.cu"
 #include "backends/cuda/few_rows.cu"
 #include "backends/cuda/products.cu"

@@ -18,7 +18,7 @@ using gpu::Argument;
 using gpu::Launch;
 using gpu::View;
 
-std::recursive_mutex lock;  // fibers, addresses and the machine are one for the process
+std::recursive_mutex lock;  // the process has one set of fibers, addresses and machine state
 
 class CheckedMemory final : public gpu::Memory {
  public:
@@ -37,10 +37,10 @@ class CheckedMemory final : public gpu::Memory {
 
 Region& region_of(const View& view) { return static_cast<CheckedMemory*>(view.memory)->region(); }
 
-// Accesses are entered for elements of a power of two of bytes.
+// Accesses are recorded by elements whose size is a power of two.
 std::uint32_t shift_of(std::uint64_t bytes) { return static_cast<std::uint32_t>(std::countr_zero(bytes)); }
 
-// Binds a launch's arguments for as long as it lives.
+// Binds a launch's arguments during its lifetime.
 class Bound {
  public:
   Bound(const Launch& launch, Region* params, Region* shared, std::uint64_t alignment) {

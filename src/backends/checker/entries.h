@@ -1,5 +1,5 @@
-// How Metal text becomes KernelEntries. Included after the text, of whose stand-ins (metal/metal_stdlib) it takes back the
-// words that C++ needs for itself.
+// Makes KernelEntries from the Metal text. It is included after the text, and undefines the words of metal/metal_stdlib
+// that are ordinary names in C++.
 //   PLUMB_CALL(signature, name, n)    defines call_name, a Body
 //   PLUMB_ENTRY(signature, name, n)   the initializer of its KernelEntry, and a comma
 #pragma once
@@ -32,8 +32,8 @@
 
 #define PLUMB_NOTHING(...)
 #define PLUMB_SHARED_SIZE(T, name) +sizeof(T)
-// Elements of at most 4 bytes: a struct of floats may have lanes write neighbouring words, one of halves neighbouring
-// halves.
+// Shared memory is checked in elements of at most 4 bytes, since lanes may write neighbouring words of a struct of floats,
+// or neighbouring halves.
 #define PLUMB_SHARED_ALIGNMENT(T, name) +(alignof(T) < 4 ? alignof(T) : 4)
 #define PLUMB_ENTRY(signature, name, n)                                                                                 \
   {call_##name, 0 SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_SHARED_SIZE, PLUMB_NOTHING), \

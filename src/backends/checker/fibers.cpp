@@ -1,5 +1,5 @@
-// Threadgroups as fibers: one a thread, which runs until it meets a barrier or a SIMD operation that others have yet to
-// reach.
+// Runs threadgroups on fibers, one for each thread. A fiber runs until it reaches a barrier or SIMD operation that other
+// threads have yet to reach.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <boost/context/detail/fcontext.hpp>
@@ -55,11 +55,11 @@ struct Fiber {
 struct Fibers {
   std::byte* stacks = nullptr;
   std::array<Fiber, max_threads + 1> fibers;
-  // Two sets in turn: a lane may be at the next operation while another still reads this one's.
+  // Two sets, used in turn: a lane may reach the next operation while another still reads the values of this one.
   std::array<std::array<std::uint32_t, max_threads>, 2> slots{};
   std::array<std::uint32_t, max_threads / simd_width> parity{}, arrived{};
   std::uint32_t n_at_barrier = 0;
-  bool fresh = true;  // contexts must be made
+  bool fresh = true;  // the contexts have yet to be made
   Body body = nullptr;
   void* const* arguments = nullptr;
   void* shared = nullptr;
@@ -75,7 +75,7 @@ void switch_to(std::uint32_t to) {
   static_cast<Fiber*>(back.data)->context = back.fctx;
 }
 
-// Goes on with the next thread that can; with main when there is none.
+// Switches to the next thread that can run, or to the main fiber if there is none.
 void switch_away() {
   const std::uint32_t self = machine.thread;
   for (std::uint32_t i = self + 1; i < machine.n_threads; ++i) {
@@ -115,7 +115,8 @@ std::string describe(std::uint32_t thread) {
   return fmt::format("thread {} waits at {} (line {})", thread, name_of(fiber.operation), fiber.line);
 }
 
-// No thread can go on. Names the operation that not all reach, by one thread on either side.
+// The message where no thread can go on: the operation that not all threads reach, a thread that waits there and one that
+// does not.
 std::string divergence() {
   for (std::uint32_t i = 0; i < machine.n_threads; ++i) {
     const Fiber& waiting = all.fibers[i];
@@ -133,8 +134,7 @@ std::string divergence() {
   return "no thread can go on";
 }
 
-// The calling thread reaches a SIMD operation with a value; returns when all lanes have. The lanes' values are then in
-// the returned slots.
+// The calling thread reaches a SIMD operation with a value. Returns the values of all lanes when all have reached it.
 const std::uint32_t* meet(Operation operation, int line, std::uint32_t bits) {
   const std::uint32_t self = machine.thread;
   const std::uint32_t simd = self / simd_width;

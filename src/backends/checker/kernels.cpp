@@ -1,11 +1,10 @@
-// The Metal text (without its [[attributes]]), compiled as C++ and instrumented (CMakeLists.txt), and a table of ways to
-// call it.
+// The Metal text without its [[attributes]], compiled as instrumented C++ (CMakeLists.txt), and the table of its kernels.
 #include "kernels.stripped.metal"
-// The text's own words end here.
+// From here on, Metal's words are ordinary C++ names again.
 #include "backends/checker/entries.h"
 #include "backends/gpu/kernels/list.h"
 
-// The text has the parameter structs; these are to bring the signatures.
+// The Metal text already defines the parameter structs. This second copy is included for its signatures.
 namespace plumb::backends::checker::of_the_host {
 #include "backends/gpu/kernels/interface.h"
 }  // namespace plumb::backends::checker::of_the_host

@@ -14,12 +14,12 @@
 
 namespace plumb::backends::checker {
 
-// Who touched an element last: the stamp of the moment, and the thread's place in its threadgroup, or that it was several
-// threads. Stamps only grow; a stamp before the launch (or the barrier) began is as good as none.
+// The last access to an element: a time stamp and the thread's index in its threadgroup, or a code for several threads.
+// Stamps only grow. A stamp older than the start of the launch (or the last barrier) no longer counts.
 struct Touch {
   std::uint64_t packed = 0;                     // stamp << 11 | thread
-  static constexpr std::uint32_t lanes = 1024;  // lanes + k: several of SIMD-group k
-  static constexpr std::uint32_t many = 2047;   // of several SIMD-groups
+  static constexpr std::uint32_t lanes = 1024;  // lanes + k: several threads of SIMD-group k
+  static constexpr std::uint32_t many = 2047;   // threads of several SIMD-groups
   [[nodiscard]] std::uint64_t stamp() const { return packed >> 11; }
   [[nodiscard]] std::uint32_t thread() const { return static_cast<std::uint32_t>(packed & many); }
   [[nodiscard]] bool several() const { return thread() >= lanes; }
@@ -32,11 +32,11 @@ struct Cell {
   Touch write, read;
 };
 
-// An allocation: alone in a stretch of reserved addresses.
+// An allocation, alone in a range of reserved addresses.
 class Region {
  public:
   Region(std::uint64_t bytes, std::uint64_t first_slot, std::uint64_t n_slots);
-  // Over memory that is there already.
+  // Covers memory that exists already.
   Region(std::byte* data, std::uint64_t bytes) : data_(data), size_(bytes) {}
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
@@ -56,37 +56,37 @@ class Region {
     gpu::Access access = gpu::Access::in;
     std::string_view name;
   };
-  std::vector<Binding> bindings;  // of the launch that runs
-  bool raced = false;             // some binding may be written: accesses are entered in cells
-  bool shared = false;            // the threadgroup's memory
-  bool constant = false;          // written by the host alone
+  std::vector<Binding> bindings;  // of the current launch
+  bool raced = false;             // a binding may be written, so accesses are recorded in cells
+  bool shared = false;            // threadgroup memory
+  bool constant = false;          // only the host writes it
   std::string label;
 
  private:
   std::byte* data_;
   std::uint64_t size_, first_slot_ = 0, n_slots_ = 0;
   bool all_written_ = false;
-  std::uint8_t* written_ = nullptr;  // a byte for each byte, 0 or 1; null while nothing or everything is written
+  std::uint8_t* written_ = nullptr;  // 0 or 1 for each byte; null while no byte or every byte is written
   Cell* cells_ = nullptr;
   std::uint64_t cell_bytes_ = 0;
 };
 
-// Null where there are no addresses or no memory left.
+// Null if no addresses or no memory are left.
 std::unique_ptr<Region> make_region(std::uint64_t bytes);
 
-// What runs now.
+// The state of the running launch.
 struct Machine {
   std::string_view kernel;
   std::uint32_t n_threads = 0;
   std::array<std::uint32_t, 3> group{};
-  std::uint32_t thread = 0;  // the fiber that runs
-  std::uint64_t now = 1;     // the stamp
+  std::uint32_t thread = 0;  // the running fiber
+  std::uint64_t now = 1;     // the current stamp
   std::uint64_t launch_start = 0, group_start = 0, group_sync = 0;
   std::array<std::uint64_t, 32> simd_sync{};
   std::string fault;  // the first one
   bool running = false;
-  // A CUDA kernel runs: its arguments are pointers into any memory of the device; it may read its parameters at `host`, and
-  // its shared memory is the program's own.
+  // A CUDA kernel runs. Its arguments may point into any memory of the device, its parameters are at `host`, and its shared
+  // memory is the program's static memory.
   bool open = false;
   const std::byte* host = nullptr;
   std::uint64_t host_bytes = 0;
@@ -100,15 +100,15 @@ extern Machine machine;
 // A kernel with its arguments bound, run for one thread.
 using Body = void (*)(void* const* arguments, void* shared, std::array<std::uint32_t, 3> group, std::uint32_t thread);
 
-// Runs all threads of one threadgroup to their ends; false after a fault.
+// Runs all threads of one threadgroup to the end; false after a fault.
 bool run_threadgroup(Body body, void* const* arguments, void* shared);
-// Where a View lies.
+// The address of a View.
 std::byte* address_of(const gpu::View& view);
-// The host has written there on behalf of the device.
+// Marks bytes as written, after the host has written them for the device.
 void mark_written(const void* at, std::uint64_t n);
 bool is_written_at(const void* at, std::uint64_t n);
 
-// The addresses of fibers' stacks: accesses there are a thread's own.
+// Whether an address is on a fiber's stack, where a thread has its own variables.
 bool on_stack(const void* address);
 
 struct KernelEntry {
@@ -116,10 +116,11 @@ struct KernelEntry {
   std::uint64_t shared_bytes = 0;
   std::uint64_t shared_alignment = 4;
 };
-// By KernelId; kernels.cpp makes it from the list.
+// By KernelId; kernels.cpp makes it from kernels/list.h.
 std::span<const KernelEntry> kernel_entries();
 
-// Runs a kernel that need not be in the list (launch.kernel is not looked at): tests plant defects this way.
+// Runs a kernel that may be missing from the list; launch.kernel is not used. Tests run kernels with planted defects this
+// way.
 Result<void> run_kernel(const KernelEntry& entry, std::string_view name, std::uint32_t n_threads,
                         const gpu::Launch& launch);
 

@@ -10,9 +10,9 @@ namespace plumb::backends::cpu {
 
 namespace {
 
-// Steps of up to so many tokens split the blocks of the cache.
+// Steps of up to this many tokens split the blocks of the cache among threads.
 constexpr std::uint32_t split_cache_up_to = 4;
-// Query rows that attention of longer steps works on together.
+// The query rows that attention of longer steps works on together.
 constexpr std::uint32_t attention_rows = 96;
 
 constexpr std::uint32_t block_size = kv_block;
@@ -36,7 +36,7 @@ Heads heads_of(const plan::Attention& op, std::uint32_t kv_head) {
 }
 std::uint32_t most_shared_heads(const plan::Attention& op) { return (op.n_heads + op.n_kv_heads - 1) / op.n_kv_heads; }
 
-// Tiles: up to so many tokens of a sequence.
+// The most tokens of a tile. A tile has tokens of one sequence.
 std::uint32_t tile_tokens(const plan::Attention& op) { return std::max(1u, attention_rows / most_shared_heads(op)); }
 std::uint32_t n_tiles(const plan::Attention& op, const Run& run) {
   return (run.n() + tile_tokens(op) - 1) / tile_tokens(op);
@@ -56,14 +56,15 @@ Run tile(const plan::Attention& op, const Batch& batch, std::uint32_t index) {
   return {begin, std::min(begin + tile_tokens(op), run->end)};
 }
 
-// A head's result over some of the cache, as AttendBlock leaves it.
+// A head's result over a part of the cache, in the form of AttendBlock.
 struct Partial {
   float* largest;
   float* total;
   float* context;
 };
 
-// Partials of a step that splits the cache: [block][row][head], the contexts before all largests and totals.
+// The Partials of a step that splits the cache, [block][row][head]. All contexts come first, then all `largest` and
+// `total`.
 struct Partials {
   float* base;
   std::size_t n_blocks, n_rows, n_heads, stride;
@@ -82,7 +83,7 @@ struct Partials {
   }
 };
 
-// A thread's memory for some query rows; the kernel's own comes last.
+// A thread's memory for some query rows. The kernel's scratch memory comes last.
 struct Scratch {
   float* q;                // [rows][head_stride], scaled
   float* context;          // [rows][head_stride], of one block
@@ -113,7 +114,7 @@ struct Scratch {
   }
 };
 
-// What a head found over the whole cache, as the op's output.
+// Writes a head's result over the whole cache to the op's output.
 void finish_head(const Workspace& w, const plan::Attention& op, std::uint32_t head, const Partial& found, float* out) {
   float share = 1.0f / *found.total;
   if (op.sinks) {
@@ -145,7 +146,7 @@ class QueryRows {
     });
   }
 
-  // Keeps what each row finds in one block for Merge.
+  // Keeps each row's result over one block, for Merge.
   void attend_block(std::uint32_t block) {
     run_block(block);
     const Partials partials(w_, op_);
@@ -157,7 +158,7 @@ class QueryRows {
     });
   }
 
-  // Takes the rows through all blocks that they see.
+  // Runs attention of the rows over all blocks that they see.
   void attend_all() {
     std::fill_n(scratch_.running_total, std::size_t{tokens_.n()} * heads_.n(), 0.0f);
     const auto running = [&](std::size_t r) {
@@ -246,7 +247,7 @@ void run_item(const Workspace& w, const AttentionStage& stage, std::uint32_t ite
     const std::uint32_t first_block = first_seen(op, w.batch.position(0)) / block_size;
     QueryRows(w, op, kv_head, {0, w.batch.n_rows()}, thread).attend_block(first_block + item);
   } else {
-    // Late tokens see most of the cache: begin with them.
+    // Late tokens see most of the cache, so they come first.
     QueryRows(w, op, kv_head, tile(op, w.batch, n_tiles(op, w.batch) - 1 - item), thread).attend_all();
   }
 }
@@ -257,7 +258,7 @@ void run_row(const Workspace& w, const Merge& merge, std::uint32_t row) {
   const Partials partials(w, op);
   const std::uint32_t first = first_seen(op, w.batch.position(row)) / block_size;
   for (std::uint32_t head = 0; head < op.n_heads; ++head) {
-    // The first visible block's partial result takes in the others.
+    // Merges all partial results into that of the first visible block.
     const Partial into = partials.at(first, row, head);
     for (std::uint32_t block = first + 1; block <= w.batch.position(row) / block_size; ++block) {
       const Partial part = partials.at(block, row, head);

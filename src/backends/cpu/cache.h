@@ -18,7 +18,7 @@ struct AlignedDelete {
 };
 using AlignedBytes = std::unique_ptr<std::byte[], AlignedDelete>;
 
-// Uninitialized memory on a cache line of its own; null when there is none.
+// Uninitialized memory that begins on a cache line; null if there is no memory.
 inline AlignedBytes allocate_aligned(std::size_t n) {
   return AlignedBytes(static_cast<std::byte*>(::operator new[](n, std::align_val_t{64}, std::nothrow)));
 }

@@ -47,8 +47,6 @@ class CpuExecutor final : public PlanExecutor, private Program {
     return data(plan().logits);
   }
 
-  // Program
-
   [[nodiscard]] std::uint32_t n_stages() const override { return static_cast<std::uint32_t>(work_.schedule.stages.size()); }
   std::uint32_t begin(std::uint32_t stage) override {
     return std::visit([&](const auto& s) { return begin_stage(work_, s); }, work_.schedule.stages[stage]);
@@ -71,7 +69,7 @@ class CpuExecutor final : public PlanExecutor, private Program {
   }
 
   Workspace work_;
-  Pool pool_;  // its threads use what is above
+  Pool pool_;  // last, since its threads use the members above
 };
 
 }  // namespace

@@ -18,7 +18,7 @@ void relax() {
 #endif
 }
 
-// Longer than sampling a token takes, so that workers are still awake when the next step comes.
+// Longer than it takes to sample a token, so that workers are still awake when the next step begins.
 constexpr std::uint32_t spin_with_cores_to_spare = 200;
 constexpr std::uint32_t spin_on_shared_cores = 2;
 
@@ -63,7 +63,7 @@ std::uint64_t Pool::work(std::uint32_t thread) {
     if (next(ticket) >= items(ticket)) return ticket;
     ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
     if (next(ticket) >= items(ticket)) return ticket;
-    // The item is this thread's, so its stage stays open until the item is done: program_ and stage_ cannot change.
+    // This thread has claimed an item, so the stage stays open until the item is done: program_ and stage_ cannot change.
     program_->run(stage_, next(ticket), thread);
     if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == items(ticket)) {
       ++stage_;
@@ -85,7 +85,7 @@ void Pool::open_next() {
 void Pool::publish(std::uint32_t n_items) {
   done_.store(0, std::memory_order_relaxed);
   const std::uint64_t opened = epoch(ticket_.load(std::memory_order_relaxed)) + 1;
-  // Sequentially consistent with await(): either a sleeper sees this ticket, or it is counted here.
+  // Sequentially consistent with await(): a thread about to sleep either sees this ticket, or is counted as a sleeper here.
   ticket_.store((opened << 40) | (std::uint64_t{n_items} << 20), std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     const std::lock_guard lock(mutex_);

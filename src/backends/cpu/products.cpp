@@ -6,14 +6,14 @@ namespace plumb::backends::cpu {
 
 namespace {
 
-// Items that a weight is cut into for each thread, so that threads end together, and the least bytes of one: each begins
-// with a wait for memory that nothing has prefetched.
+// A weight is cut into this many items for each thread, so that threads end together. An item has at least
+// least_item_bytes, since each begins with a wait for memory that was not prefetched.
 constexpr std::size_t items_a_thread = 8;
 constexpr std::size_t least_item_bytes = std::size_t{64} << 10;
 
 std::uint64_t row_bytes(const plan::Weight& weight) { return quants::info(weight.tensor.format).row_bytes(weight.in()); }
 
-// Rows of the weight that are one item of a product with so many rows of x.
+// The rows of the weight in one item, for a product with that many rows of x.
 std::uint64_t rows_of_item(const Workspace& w, const plan::Weight& weight, std::uint32_t n_rows_of_x) {
   if (n_rows_of_x >= std::min<std::size_t>(w.kernels.packs_from, 8)) return w.kernels.row_tile;
   const std::uint64_t wanted =
@@ -26,12 +26,12 @@ std::uint32_t n_items(const Workspace& w, const plan::Weight& weight, std::uint3
   return static_cast<std::uint32_t>((weight.out() + rows - 1) / rows);
 }
 
-// A product's operands: rows of x with the weight whose first row is `weights`, into rows of y.
+// The operands of a product: rows of x, the weight whose first row is at `weights`, and rows of y for the result.
 struct Operands {
   const std::byte* weights;
   const float* bias;  // or null
   const float* x;
-  const std::byte* rounded_x;  // in place of x where the format wants it so
+  const std::byte* rounded_x;  // used instead of x by formats that multiply rounded activations
   std::uint32_t n_rows;
   float* y;
   std::uint64_t y_stride;

@@ -14,7 +14,7 @@ namespace plumb::backends::cpu {
 
 namespace {
 
-// Rows that a thread takes through a stage at a time; up to so many are not worth sharing.
+// The rows that a thread takes through a stage at a time. Up to this many are not worth sharing among threads.
 constexpr std::uint32_t row_chunk = 4;
 
 // One op for one row.
@@ -92,7 +92,7 @@ struct RowRun {
     const auto before = [&](std::uint32_t a, std::uint32_t b) {
       return rank(a) > rank(b) || (rank(a) == rank(b) && a < b);
     };
-    // Each time the first, in the order of plan::TopK, of those that come after the one found last.
+    // Each round finds the first, in the order of plan::TopK, of the values after the one found last.
     for (std::uint32_t j = 0; j < o.k; ++j) {
       std::uint32_t best = width;
       for (std::uint32_t i = 0; i < width; ++i) {

@@ -28,7 +28,7 @@ class Planner {
       schedule_.stage_of[op_] = last_stage();
       for (const ValueId id : plan::inputs(op)) used_in_[id.index] = last_stage();
       if (const auto id = plan::output(op)) {
-        // Attention may write its result before the stage that merges it.
+        // Attention may write its result in the stage before the one that merges it.
         made_in_[id->index] = last_stage() - (std::holds_alternative<plan::Attention>(op) ? 1 : 0);
         used_in_[id->index] = last_stage();
       }
@@ -56,7 +56,7 @@ class Planner {
 
   [[nodiscard]] std::uint32_t last_stage() const { return static_cast<std::uint32_t>(schedule_.stages.size()) - 1; }
 
-  // Appends to the open stage if that is one of rows of this kind.
+  // Appends to the last stage if it works on rows of this kind, else begins a new one.
   void add_row_op(const RowOp& op, Rows rows) {
     auto* stage = schedule_.stages.empty() ? nullptr : std::get_if<RowStage>(&schedule_.stages.back());
     if (stage == nullptr || stage->rows != rows) {
@@ -95,7 +95,7 @@ class Planner {
     if (kind != Operand::f32) buffers_[part.buffer].used_in = last_stage();
   }
 
-  // Each expert's operand is rounded for itself, as it is multiplied alone.
+  // Experts' operands are multiplied one by one, so each is rounded separately.
   void add(const plan::ExpertLinear& op) {
     const plan::Weight& weight = plan_.weight(op.weight);
     LinearStage::Part part{op_, 0, weight_format(weight.tensor.format)};
@@ -106,7 +106,7 @@ class Planner {
     if (kind != Operand::f32) buffers_[part.buffer].used_in = last_stage();
   }
 
-  // The buffer of such roundings; the op that fills it is added where there is none yet.
+  // The buffer for this rounding. If there is none yet, makes it and adds the op that fills it.
   std::uint32_t buffer_of(Quantize op) {
     const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
       const Quantize& other = buffer.filled_by;
@@ -115,7 +115,7 @@ class Planner {
     });
     op.buffer = static_cast<std::uint32_t>(found - buffers_.begin());
     if (found != buffers_.end()) return op.buffer;
-    // Linears of one input and several formats share a stage if the rounding goes in front of it.
+    // Linears with one input but several formats share a stage, if the rounding comes in a stage before it.
     if (!op.alone && last_stage() > 0 && std::holds_alternative<LinearStage>(schedule_.stages.back()) &&
         made_in_[op.x.index] < last_stage()) {
       auto* before = std::get_if<RowStage>(&schedule_.stages[last_stage() - 1]);

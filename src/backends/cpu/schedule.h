@@ -1,8 +1,9 @@
-// A Plan as stages for the pool, and where its values lie.
+// A Plan as stages for the pool, and the memory layout of its values.
 //
 // Ops that work row by row (norms, additions, rotations, rounding of activations) follow each other within one stage: a
-// thread takes some rows through all of them. Linears that do not need each other's results share a stage. Memory is given
-// to values for the stages in which they are alive, in bytes a row, so that one layout serves steps of any length.
+// thread takes some rows through all of them. Linears that do not need each other's results share a stage. A value has
+// memory for the stages in which it is needed, counted in bytes for each row, so that one layout serves steps of any
+// length.
 #pragma once
 
 #include <cstddef>
@@ -17,22 +18,22 @@
 
 namespace plumb::backends::cpu {
 
-// Rows of a value rounded to int8 planes, for the Linears that follow.
+// Rounds rows of a value to int8 planes, for the Linears that follow.
 struct Quantize {
   plan::ValueId x;
   Operand kind = Operand::x128;
   std::uint32_t buffer = 0;
   plan::Rows rows = plan::Rows::tokens;
-  std::uint32_t n_parts = 1;  // a row is rounded in so many parts, each an operand of its own
+  std::uint32_t n_parts = 1;  // a row is rounded in this many parts, each a separate operand
   bool alone = false;         // operands are multiplied one by one
 };
-// Fills the sines and cosines of the step's positions.
+// Computes the sines and cosines for the step's positions.
 struct Turn {
   std::uint32_t angles = 0;  // of Rotations
 };
-// Adds up what Attention left for each block of the cache.
+// Adds up the results of Attention over the blocks of the cache.
 struct Merge {
-  std::uint32_t op = 0;  // of the Plan: an Attention
+  std::uint32_t op = 0;  // the Attention's index in the Plan
 };
 // An op of the Plan that works row by row.
 struct PlanOp {
@@ -52,7 +53,7 @@ struct LinearStage {
   };
   std::vector<Part> parts;
 };
-// The products of each token with each of its experts.
+// The product of each token with each of its experts.
 struct ExpertStage {
   LinearStage::Part part;
 };

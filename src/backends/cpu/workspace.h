@@ -1,5 +1,5 @@
-// What the stages of a step read and write: the plan and its schedule, the rows of the step, and the memory in which its
-// values lie. The executor fills it; row_ops.h, products.h and attention.h run stages on it.
+// The data that the stages of a step read and write: the plan and its schedule, the rows of the step, and the memory of its
+// values. The executor fills it in; row_ops.h, products.h and attention.h run stages on it.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace plumb::backends::cpu {
 
-// Memory that only ever grows. Growing forgets what was there.
+// Memory that only grows. Growing loses the content.
 class Memory {
  public:
   Result<void> reserve(std::size_t size, std::string_view what);
@@ -42,7 +42,7 @@ struct Workspace {
 
   Workspace(const plan::Plan& plan, const Batch& batch, const KernelTable& kernels, int planes, std::uint32_t n_threads);
 
-  // For the rows of the batch.
+  // Allocates memory for the rows of the batch.
   Result<void> reserve(bool poisons);
 
   [[nodiscard]] std::uint32_t n_rows(plan::ValueId id) const { return batch.n_rows(plan.value(id).rows); }

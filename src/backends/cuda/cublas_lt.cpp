@@ -65,7 +65,7 @@ class Opened final : public CublasLt {
   }
 
  private:
-  // In cuBLAS's column-major terms: y^T [n_out, n_rows] = (w as [n_in, n_out], transposed) (x as [n_in, n_rows]).
+  // cuBLAS is column-major: it sees w as [n_in, n_out] and x as [n_in, n_rows], and computes y^T [n_out, n_rows] = w^T x.
   Result<const Shape*> shape_of(unsigned n_in, unsigned n_out, unsigned n_rows) {
     const auto key = std::make_tuple(n_in, n_out, n_rows);
     if (const auto found = shapes_.find(key); found != shapes_.end()) return &found->second;

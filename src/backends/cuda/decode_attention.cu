@@ -1,10 +1,9 @@
 // Attention of single tokens over a cache of halves.
 //
-// A block takes `n_queries` query heads of one key-value head and one part of the cache, so that grouped heads share what is read. Eight
-// lanes take a position: each holds head_dim / 8 elements of the queries and of the sums, loads 16 bytes at a time, and three
-// shuffles finish a score. Every group of eight lanes keeps a running maximum and sum for each query; they are merged at the end,
-// through shuffles and shared memory. What parts leave is merged by attention_merge_round, which also rounds the result for the
-// product that follows.
+// A block takes `n_queries` query heads of one key-value head and one part of the cache, so that grouped heads read it once. Eight
+// lanes take a position: each holds head_dim / 8 elements of the queries and of the sums, and loads 16 bytes at a time; three
+// shuffles finish a score. Every eight lanes keep a running maximum and sum for each query, which are merged at the end through
+// shuffles and shared memory. attention_merge_round merges the results of the parts, and rounds the result for the next product.
 #include <cuda_fp16.h>
 
 #include "backends/cuda/grid.h"
@@ -65,7 +64,7 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
     sum[h] = 0.0f;
   }
   const size_t base = (static_cast<size_t>(slot) * a.n_kv_heads + kv_head) * a.capacity * head_dim + part * of_lane;
-  // All lanes of a warp stay in the loop together; those past the end weigh nothing.
+  // All lanes of a warp stay in the loop; positions past the end have weight zero.
   for (unsigned start = first + warp * (32 / lanes_a_position); start < end; start += positions_a_block) {
     const unsigned position = start + sub;
     const bool inside = position < end;
@@ -93,7 +92,7 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
       }
     }
   }
-  // The four groups of lanes of a warp.
+  // Merges the four groups of lanes of a warp.
 #pragma unroll
   for (unsigned h = 0; h < n_queries; ++h) {
 #pragma unroll
@@ -122,7 +121,7 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
     }
   }
   __syncthreads();
-  // The warps of the block.
+  // Merges the warps of the block.
   for (unsigned i = threadIdx.x; i < n_queries * head_dim; i += 32 * decode_warps) {
     const unsigned h = i / head_dim, element = i % head_dim;
     float of_all = lowest;
@@ -148,7 +147,8 @@ __global__ void __launch_bounds__(32 * decode_warps) decode_attention_kernel(con
   }
 }
 
-// A warp merges 32 elements of a head and rounds them. A lane weighs the part of its number, and the weights go round.
+// A warp merges 32 elements of a head over all parts, and rounds them. Lane k computes the weight of part k, and shuffles hand it
+// to the other lanes.
 template <unsigned head_dim>
 __global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid_constant__ DecodeAttention given) {
   DecodeAttention a = given;
@@ -187,7 +187,7 @@ cudaError_t decode_of(const DecodeAttention& a, cudaStream_t stream) {
                 a);
 }
 
-// Queries that a block takes: as many of the group as registers hold.
+// The number of queries that a block takes: as many of the group as registers hold.
 unsigned queries_of(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads) {
   const unsigned grouped = n_heads / n_kv_heads;
   constexpr unsigned choices[] = {8, 7, 4, 3, 2};

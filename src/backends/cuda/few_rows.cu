@@ -1,12 +1,14 @@
-// Products of weights with 2 to most_few_rows rows of activations, tuned for NVIDIA GPUs: sequences that decode together,
-// and short prompts. Bound by the bytes of the weights, as long as what is done with a weight hides behind them.
+// Products of weights with 2 to most_few_rows rows of activations, tuned for NVIDIA GPUs: for sequences that decode together,
+// and for short prompts. The limit is reading the weights, as long as the arithmetic on them takes less time.
 //
-// A warp takes 32 outputs and walks over their rows, which it copies to shared memory ahead of the work, 128 weights at a
-// time. Each lane unpacks a group of 32 of four rows to halves, which as they stand are what the lane holds of the matrix
-// instructions' first operand: a sum does not ask for an order, so the columns of one instruction are taken from four
-// groups at once, and a lane's part of the second operand is a run of the activations of its group (HalfRows has them in
-// that order). Activations are halves with a power of two a row (so that rows do not depend on each other), sums are
-// float. Blocks that share outputs take parts of the rows' length; finish_few adds up what they leave.
+// A warp takes 32 outputs, that is 32 rows of the weight. It copies them to shared memory ahead of the arithmetic, 128 weights
+// of each row at a time. Each lane unpacks one group of 32 weights from each of four rows to halves. These halves are already
+// the lane's part of the matrix instruction's first operand: the order of a sum does not matter, so an instruction takes its
+// columns from four groups at once. The lane's part of the second operand is then a run of activations of the same group, and
+// HalfRows stores activations in this order.
+//
+// Activations are halves times a power of two for each row, so that rows do not depend on each other. Sums are float. Several
+// blocks may share outputs, each with a part of the rows' length; finish_few adds up the parts.
 #include <cuda_fp16.h>
 
 #include <type_traits>
@@ -28,31 +30,31 @@ using quants::Format;
 
 constexpr unsigned few_warps = 4;
 constexpr unsigned outputs_a_warp = 32, outputs_a_block = few_warps * outputs_a_warp;
-constexpr unsigned groups_a_step = 4;  // a lane's group and those of the three beside it
-// Cutting rows into parts makes up for few outputs: blocks that keep a large GPU busy. Many rows of x take more of it each,
-// and cost more to add up.
+constexpr unsigned groups_a_step = 4;  // one group for each of four neighbouring lanes
+// The number of blocks that keeps a large GPU busy. Where there are fewer outputs, rows are cut into parts to reach it. With
+// many rows of x a block uses more of the GPU, and its parts cost more to add up.
 constexpr unsigned wanted_blocks(unsigned n_rows) { return n_rows > 32 ? 264 : 528; }
 constexpr unsigned most_splits = 12;
 
-// What a warp copies of a row at a time. Copies begin at multiples of 16 bytes; blocks of some formats do not.
+// The part of a row that a warp copies at a time. Copies begin at multiples of 16 bytes; blocks of some formats do not.
 template <class F, unsigned group_bytes_times_8, unsigned steps>
 struct Staging {
   using Format = F;
   static constexpr unsigned groups = groups_a_step * steps;
   static constexpr unsigned bytes = group_bytes_times_8 * groups / 8;
-  // Room for a row, so that the eight rows that lanes read at a time begin on different banks.
+  // Bytes reserved for a row, such that the eight rows that lanes read at the same time begin on different banks.
   static constexpr unsigned slot = bytes % 16 == 0 ? (bytes % 128 == 0 ? bytes + 16 : bytes) : (bytes + 31) / 16 * 16;
   static constexpr unsigned stage_bytes = few_warps * outputs_a_warp * slot;
   static constexpr unsigned stages = stage_bytes <= 24 * 1024 ? 3 : 2;
 };
 
-// Byte i of a word, less 128.
+// Byte i of a word, minus 128.
 __device__ __forceinline__ float byte_as_float(unsigned biased, unsigned i) {
-  // 8388608 + byte, as a float's bits.
+  // The bits of the float 8388608 + byte.
   return __uint_as_float(__byte_perm(biased, 0x4b000000u, 0x7440u + i)) - 8388736.0f;
 }
 
-// Weights 2 i and 2 i + 1 of a group as halves in to[i].
+// Unpacks a group: weights 2 i and 2 i + 1 as halves in to[i].
 template <class F>
 struct Halves {
   static __device__ __forceinline__ void load(const unsigned char* row, unsigned group, unsigned (&to)[16]) {
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
           copy_later<16>(to + r * S::slot + 16 * piece, rows + static_cast<size_t>(min(r, last_row)) * p.row_bytes + from);
         }
       } else {
-        // Rows of odd lengths are short.
+        // Rows whose bytes are no multiple of 16 are short: plain copies are fast enough.
         for (unsigned r = 0; r < outputs_a_warp; ++r) {
           const unsigned char* from = rows + static_cast<size_t>(min(r, last_row)) * p.row_bytes + start;
           for (unsigned i = lane; i < S::slot; i += 32) {
@@ -152,7 +154,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
   }
   wait_for_previous(x, partial);
   if (idle) return;
-  // Instructions wait for those that add to the same sums: few tiles have two sets of them.
+  // An instruction waits for the one before it that adds to the same sums. With few tiles there are two sets of sums.
   constexpr unsigned n_sets = n_tiles <= 2 ? 2 : 1;
   float sums[n_sets][2][n_tiles][4];
 #pragma unroll
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
     sums[i / (8 * n_tiles)][i / (4 * n_tiles) % 2][i / 4 % n_tiles][i % 4] = 0.0f;
   }
 
-  // Columns of x: tile n of its rows, or the last where there are less.
+  // Where the lane reads x: in tile n of its rows, or in the last tile if there are fewer.
   const uint4* column[n_tiles];
   uint4 next[n_tiles];
 #pragma unroll
@@ -193,7 +195,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
         uint4 v[n_tiles];
 #pragma unroll
         for (unsigned n = 0; n < n_tiles; ++n) v[n] = next[n];
-        // A part ahead, and at the end of a step that which the next begins with.
+        // Loads x one part ahead; at the end of a step, the first part of the next step.
         const unsigned ahead = min(4 * ((base + step) / groups_a_step) + part + 1, 4 * n_steps - 1);
 #pragma unroll
         for (unsigned n = 0; n < n_tiles; ++n) next[n] = __ldg(column[n] + 32 * ahead);
@@ -233,7 +235,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
   }
 }
 
-// A thread an output: of a row and a product or, gated, of a pair of them.
+// One thread for each output of a row: of one product or, if gated, of the pair of products.
 __global__ void __launch_bounds__(256)
     finish_few_kernel(const __grid_constant__ Products p, const float* scales, unsigned n_all, unsigned n_splits,
                       const float* partial) {
@@ -268,7 +270,7 @@ __device__ __forceinline__ float over_block(float x, float* of_warps) {
   return largest ? warp_max(other) : warp_sum(other);
 }
 
-// A block a row, those after the last being zeros. Without a weight rows stay as they are.
+// One block for each row; rows after the last become zeros. Without `norm`, rows are only rounded.
 template <bool norm>
 __global__ void __launch_bounds__(half_threads)
     rows_to_half_kernel(const float* x, const float* __restrict__ weight, unsigned n, unsigned n_rows, float eps, float* y,
@@ -306,7 +308,7 @@ __global__ void __launch_bounds__(half_threads)
     amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
   }
   amax = over_block<true>(amax, of_warps);
-  // The largest to [2^14, 2^15), as far as a float holds the factor. NaN and infinities are passed on as they are.
+  // Scales the largest to [2^14, 2^15), as far as a float can hold the factor. NaN and infinities stay as they are.
   const int k = amax > 0.0f && isfinite(amax) ? max(ilogbf(amax) - 14, -100) : 0;
   const float factor = ldexpf(1.0f, -k);
   if (threadIdx.x == 0) to.scales[blockIdx.x] = ldexpf(1.0f, k);
@@ -317,7 +319,7 @@ __global__ void __launch_bounds__(half_threads)
   }
 }
 
-// bytes: of 8 groups. steps: how many times 4 groups are copied at a time.
+// bytes: the size of 8 groups. steps: a copy takes 4 * steps groups.
 template <class F, unsigned bytes, unsigned steps>
 cudaError_t multiply_few_of(const Products& p, const HalfRows& x, unsigned n_rows, unsigned n_splits, float* partial,
                             cudaStream_t stream) {

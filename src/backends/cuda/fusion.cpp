@@ -13,7 +13,7 @@ using gpu::StepContext;
 using gpu::WeightView;
 using plan::ValueId;
 
-// Shorter prompts are left to multiply_few, or to the shared kernels.
+// The shortest run that counts as a prompt. Shorter ones run on multiply_few or on the shared kernels.
 constexpr std::uint32_t least_prompt = gpu::most_vector_rows + 1;
 
 template <class Op>
@@ -25,7 +25,7 @@ bool is_rounded(const StepContext& step, const plan::Linear& linear) {
   return takes_rounded(static_cast<unsigned>(step.weight(linear.weight).format));
 }
 
-// The last Linear before number `op` of which `is_such` is true.
+// The last Linear before number `op` for which `is_such` is true.
 template <class Predicate>
 const plan::Linear* linear_before(const StepContext& step, std::size_t op, Predicate is_such) {
   while (op-- > 0) {
@@ -42,7 +42,7 @@ bool takes_attention(const StepContext& step, const plan::Attention& op) {
          });
 }
 
-// Weights of one format share a launch.
+// Groups Linears into launches: those with weights of one format share a launch.
 std::vector<std::vector<const plan::Linear*>> by_format(const StepContext& step,
                                                         const std::vector<const plan::Linear*>& linears) {
   std::vector<std::vector<const plan::Linear*>> launches;
@@ -168,7 +168,7 @@ bool by_few_rows(const StepContext& step, const plan::Linear& linear) {
   return n_rows > 1 && n_rows <= most_few_rows && w.n_in % 32 == 0 && takes_few_rows(static_cast<unsigned>(w.format));
 }
 
-// Longer prompts go through half precision; F32 weights, whose users want float, and odd shapes do not.
+// Longer prompts run in half precision. F32 weights do not, since their users want float; nor do odd shapes.
 bool by_halves(const FusionInput& input, const plan::Linear& linear) {
   const WeightView& w = input.step.weight(linear.weight);
   return input.has_cublas && !by_few_rows(input.step, linear) && input.step.n_rows(linear.out) >= least_prompt &&

@@ -1,9 +1,10 @@
-// Which ops of a step's plan run together in tuned kernels, as a description: nothing here launches or remembers anything.
+// Describes which ops of a step's plan run together in tuned kernels. Nothing here launches kernels or keeps state.
 //
-// One token: a norm and the Linears that read it (rounded once, weights of one format in one launch, gate and up with their
-// activation; float weights do the norm on the way); a Linear and the addition of its residual; both rotations and the
-// write to the cache. 2 to most_few_rows tokens, of one sequence or many: the same fusions but for the rounding, which is
-// to halves. Longer prompts: Linears as products in half precision with sums in float; attention on tensor cores.
+// One token: a norm runs with the Linears that read it. It is rounded once, weights of one format share a launch, gate and
+// up run with their activation, and float weights compute the norm within the product. A Linear runs with the addition of
+// its residual, and both rotations run with the write to the cache. 2 to most_few_rows tokens, of one sequence or many: the
+// same fusions, but rounding is to halves. Longer prompts: Linears are products in half precision with sums in float;
+// attention runs on tensor cores.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +16,19 @@
 
 namespace plumb::backends::cuda {
 
-// Linears of one x.
+// Linears with the same x.
 struct FusedLinears {
   enum class Input : std::uint8_t {
-    floats,   // as they are, or normalized on the way
-    rounded,  // one row as Rounded, for the weights that take it
+    floats,   // floats, possibly normalized within the product
+    rounded,  // one row as Rounded; weights that need floats get floats
     few,      // rows as HalfRows
-    halves,   // rows for cuBLASLt
+    halves,   // rows of halves for cuBLASLt
   };
   Input input = Input::floats;
-  bool is_there = false;             // an earlier launch has left x in that form
-  const plan::Norm* norm = nullptr;  // that gives x
+  bool is_there = false;             // an earlier launch has made x in this form
+  const plan::Norm* norm = nullptr;  // the norm that makes x
   std::vector<std::vector<const plan::Linear*>> launches;
-  const plan::Activate* activate = nullptr;  // of the two Linears there are
+  const plan::Activate* activate = nullptr;  // takes the results of the two Linears
   const plan::Add* residual = nullptr;       // added to the only Linear
 };
 
@@ -37,7 +38,7 @@ struct FusedRotation {
   const plan::KvWrite* write = nullptr;
 };
 
-// Long runs of a sequence's tokens go through tensor cores; the others one by one, those beside each other in one launch.
+// A long run of a sequence's tokens runs on tensor cores. Other tokens run one by one; neighbours share a launch.
 struct FusedAttention {
   struct Part {
     Run rows;
@@ -45,28 +46,28 @@ struct FusedAttention {
   };
   const plan::Attention* op = nullptr;
   std::vector<Part> parts;
-  bool rounds = false;  // its result too
+  bool rounds = false;  // also gives the result rounded
 };
 
 struct Fusion {
-  std::size_t n_ops = 0;  // 0: left to the shared kernels
+  std::size_t n_ops = 0;  // ops covered; 0: the shared kernels run the op
   std::variant<std::monostate, FusedLinears, FusedRotation, FusedAttention> what;
 };
 
-// What fuse() knows of a step.
+// The facts about a step that fuse() uses.
 struct FusionInput {
   const gpu::StepContext& step;
   std::span<const std::uint32_t> readers;  // how often each value is read, by ValueId
   bool has_cublas = false;
 };
 
-// The ops from number `op` on.
+// The fusion that begins with op number `op`.
 Fusion fuse(const FusionInput& input, std::size_t op);
 
-// Whether a Linear is multiplied by multiply_few, or by cuBLASLt.
+// Whether a Linear runs on multiply_few (by_few_rows) or on cuBLASLt (by_halves).
 bool by_few_rows(const gpu::StepContext& step, const plan::Linear& linear);
 bool by_halves(const FusionInput& input, const plan::Linear& linear);
-// Whether attention takes the tokens of a run together.
+// Whether attention takes all tokens of a run together.
 bool is_prompt(const Run& run);
 
 }  // namespace plumb::backends::cuda

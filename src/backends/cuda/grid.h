@@ -1,5 +1,5 @@
-// Launching kernels in a form that a C++ compiler reads too: nvcc makes of it a launch on the GPU, the checker
-// (src/backends/checker/cuda) fibers on the CPU. Each argument is converted to the kernel's own parameter type.
+// Launches of kernels in a form that a C++ compiler can read too. With nvcc they run on the GPU; with the checker's version
+// of this header (src/backends/checker/cuda) they run on fibers. Each argument is converted to the kernel's parameter type.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,9 +14,9 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, c
   return cudaGetLastError();
 }
 
-// Programmatic dependent launch, from compute capability 9.0 on: a kernel launched by launch_overlapping() may begin while
-// the kernel before it ends. Each of its threads calls wait_for_previous() before it reads what a kernel wrote, and before
-// it returns; what lies before that call may read weights alone.
+// Programmatic dependent launch, from compute capability 9.0 on: a kernel launched by launch_overlapping() may begin before
+// the previous kernel has ended. Each of its threads must call wait_for_previous() before it reads the result of a kernel,
+// and before it returns. Before that call it may read weights only.
 inline bool can_overlap() {
   static const bool can = [] {
     int device = 0, major = 0;
@@ -25,7 +25,7 @@ inline bool can_overlap() {
   }();
   return can;
 }
-// For a kernel that declares PLUMB_SHARED_BYTES, which is how more than 48 KiB are had.
+// For a kernel that declares PLUMB_SHARED_BYTES, as is needed for more than 48 KiB of shared memory.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_with_shared(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned shared_bytes,
                                cudaStream_t stream, Arguments... arguments) {
@@ -54,7 +54,7 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigne
 #define PLUMB_SHARED_BYTES(name, n_bytes)     \
   extern __shared__ uint4 name##_of_launch[]; \
   auto* const name = reinterpret_cast<unsigned char*>(name##_of_launch)
-// The pointers pass through it, so that no load from them is moved ahead.
+// The pointers pass through the assembler statements, so that the compiler moves no load from them before the wait.
 template <class... T>
 __device__ __forceinline__ void wait_for_previous(T*&... pointers) {
 #if __CUDA_ARCH__ >= 900
@@ -64,7 +64,8 @@ __device__ __forceinline__ void wait_for_previous(T*&... pointers) {
   (void(([&] { asm volatile("" : "+l"(pointers)::"memory"); }())), ...);
 }
 
-// Copies to shared memory that go on while others are computed with; `to` and `from` are multiples of 16 or 4 bytes.
+// Starts a copy to shared memory, which continues while the thread computes. `to` and `from` are multiples of `bytes`, 4 or
+// 16.
 template <unsigned bytes>
 __device__ __forceinline__ void copy_later(unsigned char* to, const unsigned char* from) {
   const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
@@ -76,7 +77,7 @@ __device__ __forceinline__ void copy_later(unsigned char* to, const unsigned cha
   }
 }
 __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most n of this thread's groups of copies are under way.
+// Waits until at most n of this thread's groups of copies are unfinished.
 template <int n>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");

@@ -1,4 +1,4 @@
-// The shared kernels through nvcc, and their addresses by KernelId.
+// The shared kernels, compiled by nvcc, and their addresses by KernelId.
 #include "backends/cuda/kernels.h"
 #include "backends/gpu/kernels/all.h"
 

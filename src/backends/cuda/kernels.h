@@ -1,4 +1,4 @@
-// What the host calls of the files that nvcc compiles. Plain types only. All work is queued on `stream`.
+// The functions of the files that nvcc compiles, as the host calls them. Plain types only. All work is queued on `stream`.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -9,10 +9,11 @@ namespace plumb::backends::cuda {
 // The shared kernel of a gpu::KernelId.
 const void* shared_kernel(unsigned id);
 
-// A row of n activations rounded to whole multiples of a float32 step for each 32 of them, amax / (127 * 128); a multiple
-// is 128 * high + low, both signed bytes. For group g: words[k * n_groups + g] (of uint4, k = 0, 1: the high bytes of its
-// first and second 16, k = 2, 3: the low bytes); scales[g] = {step, step * sum of the first 16 multiples, of the last 16,
-// 0}. An activation is off by at most half a step: amax / 32512.
+// A row of n activations, rounded in groups of 32 to whole multiples of a float32 step, amax / (127 * 128). A multiple is
+// 128 * high + low, both signed bytes. Group g has
+//   words[k * n_groups + g], of uint4: for k = 0, 1 the high bytes of its first and second 16, for k = 2, 3 the low bytes;
+//   scales[g] = {step, step * sum of the first 16 multiples, step * sum of the last 16, 0}.
+// An activation is off by at most half a step: amax / 32512.
 struct Rounded {
   uint4* words = nullptr;    // [4, n / 32]
   float4* scales = nullptr;  // [n / 32]
@@ -20,7 +21,7 @@ struct Rounded {
 constexpr unsigned long rounded_words_bytes(unsigned n) { return (n + 31ul) / 32 * 64; }
 constexpr unsigned long rounded_scales_bytes(unsigned n) { return (n + 31ul) / 32 * 16; }
 
-// y = rms_norm(x) * weight, [n] (skipped where null), and the same rounded. n is a multiple of 32.
+// y = rms_norm(x) * weight, [n] (not written where null), and the same values rounded. n is a multiple of 32.
 cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
                        cudaStream_t stream);
 cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream);
@@ -34,7 +35,7 @@ struct Product {
   unsigned n_out = 0;
 };
 inline constexpr unsigned max_products = 3;
-// Up to max_products weights of one format and row length on one x.
+// Products of up to max_products weights, of one format and row length, with the same x.
 struct Products {
   Product product[max_products];
   unsigned n_products = 0;
@@ -42,19 +43,20 @@ struct Products {
   unsigned n_in = 0, row_bytes = 0;
   bool gated = false;  // y of product 0 = activation(product 0) * product 1
   unsigned activation = 0;
-  // Formats that take x as float: of rms_norm(x) * norm in place of x where there is one.
+  // Formats that take x as float: if set, the products take rms_norm(x) * norm in place of x.
   const float* norm = nullptr;  // [n_in]
   float eps = 0;
 };
-// True for formats that multiply rounded activations, false for those that take x as float.
+// Whether a format multiplies rounded activations; otherwise it takes x as float.
 bool takes_rounded(unsigned format);
 cudaError_t multiply(const Products& products, const float* x, Rounded rounded, cudaStream_t stream);
 
-// The same for a few rows of x: y, residual [n_rows, n_out]. 2 to most_few_rows rows.
+// The same products for 2 to most_few_rows rows of x; y and residual are [n_rows, n_out].
 inline constexpr unsigned most_few_rows = 64;
-// Rows [n_rows, n] rounded to half, each by a power of two of its own: x[r] = halves[r] * scales[r], the largest of
-// halves[r] being in [2^14, 2^15). n is a multiple of 32. The halves lie as the matrix instructions want them: x[r, i] is
-// at half_place(r, i, n), the rows padded to a multiple of 8 and their length to one of 128 with zeros.
+// Rows [n_rows, n] rounded to half. Each row has a power of two as its scale: x[r] = halves[r] * scales[r], with the
+// largest of halves[r] in [2^14, 2^15). n is a multiple of 32. The halves are in the order that the matrix instructions
+// need: x[r, i] is at half_place(r, i, n). Zeros pad the number of rows to a multiple of 8, and their length to a multiple
+// of 128.
 struct HalfRows {
   void* halves = nullptr;   // half_rows_bytes()
   float* scales = nullptr;  // [n_rows]
@@ -62,24 +64,25 @@ struct HalfRows {
 constexpr unsigned long half_rows_bytes(unsigned n_rows, unsigned n) {
   return 2ul * ((n_rows + 7) / 8 * 8) * ((n + 127) / 128 * 128);
 }
-// Tiles of 8 rows and 128 columns, in order of columns first. In a tile, lane 4 * row + group has 8 elements of each of the
-// four parts of its group of 32, a part's lanes beside each other.
+// Tiles have 8 rows and 128 columns; tiles of the same rows follow each other. A tile has four groups of 32 columns, and a
+// group four parts of 8. In each part, lane 4 * row + group has the 8 elements of its row and group; the lanes of a part
+// are neighbours.
 __host__ __device__ constexpr unsigned long half_place(unsigned row, unsigned column, unsigned n) {
   const unsigned long tile = (row / 8) * ((n + 127ul) / 128) + column / 128;
   const unsigned lane = 4 * (row % 8) + column % 128 / 32, part = column % 32 / 8;
   return 1024 * tile + 256 * part + 8 * lane + column % 8;
 }
 cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream);
-// Of y = rms_norm(x) * weight, [n_rows, n].
+// y = rms_norm(x) * weight, [n_rows, n], and the same values as HalfRows.
 cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
                               const HalfRows& to, cudaStream_t stream);
 bool takes_few_rows(unsigned format);
-// Bytes of `partial`, which are enough for any products of as many outputs or fewer.
+// Bytes of `partial`; enough for any products with at most as many outputs.
 unsigned long few_rows_partial_bytes(const Products& products, unsigned n_rows);
 cudaError_t multiply_few(const Products& products, const HalfRows& x, unsigned n_rows, float* partial, cudaStream_t stream);
 
 // Rotates q and k of n_rows tokens and writes k and v to the cache, [n_slots, n_kv_heads, capacity, head_dim] of half or
-// float. `slots`, `positions`: of each row, as the shared kernels have them.
+// float. `slots`, `positions`: those of each row, as for the shared kernels.
 struct RopeWrite {
   const unsigned *slots = nullptr, *positions = nullptr;
   const float4* q_turns = nullptr;
@@ -92,40 +95,41 @@ struct RopeWrite {
 };
 cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
 
-// Attention of n_tokens over a cache of halves in which their keys and values are.
+// Attention of n_tokens over a cache of halves that already has their keys and values.
 struct CacheAttention {
   const unsigned *slots = nullptr, *positions = nullptr;  // [n_tokens], as RopeWrite's
-  const float* q = nullptr;                         // [n_tokens, n_heads, head_dim]
-  const __half *keys = nullptr, *values = nullptr;  // [n_slots, n_kv_heads, capacity, head_dim]
+  const float* q = nullptr;                               // [n_tokens, n_heads, head_dim]
+  const __half *keys = nullptr, *values = nullptr;        // [n_slots, n_kv_heads, capacity, head_dim]
   unsigned n_tokens = 1;
   unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
   float scale = 0;
 };
 
-// Of tokens that each go their own way, in n_splits parts of the cache.
+// Attention of independent tokens, over n_splits parts of the cache.
 struct DecodeAttention : CacheAttention {
   float* partial = nullptr;  // [n_tokens, n_heads, n_splits, head_dim + 2], as the shared kernel's
   unsigned n_splits = 1;
   float* y = nullptr;  // as q
-  Rounded rounded;     // of one token: the same rounded. Not written where null.
+  Rounded rounded;     // y of one token, rounded; not written where null
 };
 bool decode_attention_takes(unsigned head_dim);
-// Blocks a part of the cache is worked on by.
+// The number of blocks that work on one part of the cache.
 unsigned decode_attention_blocks(unsigned head_dim, unsigned n_heads, unsigned n_kv_heads);
 cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stream);
 cudaError_t attention_merge_round(const DecodeAttention& arguments, cudaStream_t stream);
 
-// Of many tokens at consecutive positions of one sequence.
+// Attention of many tokens at consecutive positions of one sequence.
 struct PromptAttention : CacheAttention {
   float* y = nullptr;  // as q
 };
 bool prompt_attention_takes(unsigned head_dim);
 cudaError_t prompt_attention(const PromptAttention& arguments, cudaStream_t stream);
 
-// Prompts: a weight of any format as half, [n_out, n_in].
+// For prompts: converts a weight of any format to half, [n_out, n_in].
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,
                             void* half, cudaStream_t stream);
-// x / 2^k as half, and *scale = 2^k: the least k that brings the largest |x| below 2^15. amax is scratch of one unsigned.
+// x / 2^k as half, and *scale = 2^k, with the least k for which the largest |x| / 2^k is below 2^15. amax is scratch memory
+// of one unsigned.
 cudaError_t activations_to_half(const float* x, unsigned long n, unsigned* amax, float* scale, void* half,
                                 cudaStream_t stream);
 // y[r, j] += bias[j]

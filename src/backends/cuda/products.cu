@@ -1,6 +1,6 @@
-// Matrix-vector products tuned for NVIDIA GPUs: decode, which is bound by the bytes of the weights. A warp takes 2 or 4
-// rows; its lanes take groups of 32 weights, which formats.h unpacks to signed bytes; activations are rounded to two planes
-// of bytes (kernels.h), so that 4 weights cost two dp4a. Sums over a group are exact in int32.
+// Matrix-vector products tuned for NVIDIA GPUs, for decoding, whose limit is reading the weights. A warp takes 2 or 4 rows,
+// each lane a group of 32 weights at a time, which formats.h unpacks to signed bytes. Activations are rounded to two planes
+// of bytes (kernels.h), so 4 weights take two dp4a. Sums over a group are exact in int32.
 #include <cuda_fp16.h>
 
 #include "backends/cuda/grid.h"
@@ -51,8 +51,8 @@ __device__ __forceinline__ float dot_group(const unsigned char* row, unsigned gr
   return dot_group(F::unpack(row, group), x);
 }
 
-// Two groups whose bits lie in the same bytes, of formats where this is so: pair i of a row is groups first(i) and
-// first(i) + apart. A lane that takes both loads those bytes once.
+// In some formats two groups have their bits in the same bytes: pair i of a row is the groups first(i) and first(i) + apart.
+// A lane takes both, and loads their bytes once. apart = 0: the format has no such pairs.
 template <class F>
 struct Pairs {
   static constexpr unsigned apart = 0;
@@ -70,7 +70,7 @@ struct Pairs<q6_k_format> {
   static __device__ unsigned first(unsigned i) { return 8 * (i >> 2) + 4 * ((i >> 1) & 1u) + (i & 1u); }
 };
 
-// The product and its row that a warp begins with: products follow each other in blocks of n rows a warp.
+// The product of a block, and the block's number within it: the blocks of each product follow those of the one before.
 __device__ __forceinline__ unsigned find_product(const Products& p, unsigned rows_a_block, unsigned& block) {
   unsigned index = 0;
   block = blockIdx.x;
@@ -83,12 +83,12 @@ __device__ __forceinline__ unsigned find_product(const Products& p, unsigned row
   return index;
 }
 
-// The rows that a warp multiplies: `rows` of one weight or, gated, half as many of each of two.
+// The rows that a warp multiplies: `rows` of one weight or, if gated, half as many of each of two weights.
 template <unsigned rows, bool gated>
 struct WarpRows {
   static constexpr unsigned of_weight = gated ? rows / 2 : rows;
   const Product* product;
-  unsigned first;  // row of the weight; from n_out on there is nothing to do
+  unsigned first;  // first row of the weight; n_out or more: the warp has no rows
   const unsigned char* row[rows];
 };
 template <unsigned rows, bool gated>
@@ -107,7 +107,7 @@ __device__ __forceinline__ WarpRows<rows, gated> rows_of_warp(const Products& p)
   return mine;
 }
 
-// sums: each lane's part of each row's product, which is yet to be multiplied by `factor`.
+// sums: each lane's part of each row's product, still without `factor`.
 template <unsigned rows, bool gated>
 __device__ __forceinline__ void finish_rows(const Products& p, const WarpRows<rows, gated>& mine,
                                             const float (&sums)[rows], float factor = 1.0f) {
@@ -149,9 +149,9 @@ __global__ void __launch_bounds__(32 * product_warps)
   finish_rows(p, mine, sums);
 }
 
-// Rows that begin at multiples of 4 bytes: a warp copies 64 groups of each of its rows to shared memory while it computes
-// with the 64 before them, since lanes that each read their own groups from device memory touch many lines for few bytes
-// each. Copying begins before the kernel ahead has ended.
+// For rows that begin at multiples of 4 bytes. A warp copies 64 groups of each of its rows to shared memory while it computes
+// with the 64 groups before. (Lanes that read their own groups from device memory would touch many cache lines for few bytes
+// each.) Copying begins before the previous kernel has ended.
 template <class F, unsigned chunk_bytes, unsigned rows, bool gated>
 __global__ void __launch_bounds__(32 * product_warps) multiply_staged(const __grid_constant__ Products p, Rounded rounded) {
   constexpr unsigned chunk_groups = 64, n_stages = 2;
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_staged(const __gr
   finish_rows(p, mine, sums);
 }
 
-// Eight weights of a float format as float, from an index that is a multiple of 8.
+// Loads eight weights of a float format as float. Their first index is a multiple of 8.
 template <class F>
 __device__ __forceinline__ void load_eight(const unsigned char* row, unsigned i, float (&w)[8]) {
   const auto* from = reinterpret_cast<const uint4*>(row) + i / 8;
@@ -235,7 +235,7 @@ __device__ __forceinline__ void load_eight<f32_format>(const unsigned char* row,
   w[4] = b.x, w[5] = b.y, w[6] = b.z, w[7] = b.w;
 }
 
-// A norm's factor is one for the whole row of x, so that its sum of squares can be had beside the product.
+// A norm has one factor for the whole row of x, so its sum of squares is computed along with the product.
 template <class F, unsigned rows, bool gated, bool normed>
 __global__ void __launch_bounds__(32 * product_warps) multiply_float(const __grid_constant__ Products p, const float* x) {
   const auto mine = rows_of_warp<rows, gated>(p);
@@ -275,10 +275,10 @@ unsigned blocks_for(const Products& p, unsigned rows_a_block) {
   return blocks;
 }
 
-// chunk_bytes: what 64 groups of a row take.
+// chunk_bytes: the bytes of 64 groups of a row.
 template <class F, unsigned chunk_bytes>
 cudaError_t multiply_rounded_of(const Products& p, Rounded rounded, cudaStream_t stream) {
-  // As many rows as 48 KiB hold twice for each warp, and an even number.
+  // The even number of rows for which two chunks of each row of each warp fit into 48 KiB.
   constexpr unsigned most = chunk_bytes * 4 * 2 * product_warps <= 48 * 1024 ? 4 : 2;
   const bool staged = p.row_bytes % 4 == 0;
   if (staged && 2048ul * p.row_bytes != static_cast<unsigned long>(chunk_bytes) * p.n_in) return cudaErrorInvalidValue;
@@ -290,7 +290,7 @@ cudaError_t multiply_rounded_of(const Products& p, Rounded rounded, cudaStream_t
 }
 template <class F>
 cudaError_t multiply_float_of(const Products& p, const float* x, cudaStream_t stream) {
-  constexpr unsigned rows = 2;  // of a weight
+  constexpr unsigned rows = 2;  // of each weight
   const auto kernel = p.norm != nullptr ? (p.gated ? multiply_float<F, 2 * rows, true, true> : multiply_float<F, rows, false, true>)
                                         : (p.gated ? multiply_float<F, 2 * rows, true, false> : multiply_float<F, rows, false, false>);
   return launch_overlapping(kernel, blocks_for(p, product_warps * rows), 32 * product_warps, stream, p, x);

@@ -1,9 +1,9 @@
 // Attention of many tokens over a cache of halves, on tensor cores.
 //
-// A block takes 64 tokens of one head, a warp 16 of them, and walks over the cache 64 positions at a time. Queries are rounded to
-// half (times scale and log2 e, so that weights are powers of two of scores), as the cache's keys and values are; scores, their
-// running maximum and sum, and the weighted sums of values stay in float; weights are rounded to half for their product with values.
-// The order of work, and rescaling by the running maximum, are those of FlashAttention-2 (Dao, 2023).
+// A block takes 64 tokens of one head, a warp 16 of them, and walks over the cache 64 positions at a time. Queries are multiplied by
+// scale and log2 e (so that a weight is 2 to the power of a score) and rounded to half; the cache's keys and values are half too.
+// Scores, their running maximum and sum, and the weighted sums of values stay float. Weights are rounded to half for their product
+// with values. The order of work, and rescaling by the running maximum, follow FlashAttention-2 (Dao, 2023).
 #include <cuda_fp16.h>
 
 #include "backends/cuda/grid.h"
@@ -20,7 +20,7 @@ constexpr unsigned prompt_threads = 128;
 constexpr unsigned all_lanes = 0xffffffffu;
 constexpr float least = -3.402823466e38f;
 
-// Positions [s0, s0 + 64) of keys or values to shared memory, rows `stride` apart; zeros from `end` on.
+// Copies keys or values of positions [s0, s0 + 64) to shared memory, rows `stride` apart; zeros from `end` on.
 template <unsigned head_dim>
 __device__ __forceinline__ void load_tile(unsigned short* to, const __half* from, unsigned s0, unsigned end) {
   constexpr unsigned stride = head_dim + 8, pieces = head_dim / 8;
@@ -35,7 +35,7 @@ __device__ __forceinline__ void load_tile(unsigned short* to, const __half* from
 
 template <unsigned head_dim>
 __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(const __grid_constant__ PromptAttention a) {
-  constexpr unsigned stride = head_dim + 8;  // 8 to spare keep eight rows on different banks
+  constexpr unsigned stride = head_dim + 8;  // 8 more, so that eight rows are on different banks
   constexpr unsigned n_steps = head_dim / 16, n_columns = head_dim / 8, n_scores = tile_positions / 8;
   alignas(16) __shared__ unsigned short keys[tile_positions * stride];
   alignas(16) __shared__ unsigned short values[tile_positions * stride];
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
   const unsigned quad = lane / 4, in_quad = lane % 4;
   const unsigned head = blockIdx.y;
   const unsigned slot = a.slots[0], first = a.positions[0], n_tokens = a.n_tokens;
-  const unsigned tile = (gridDim.x - 1 - blockIdx.x) * tile_tokens;  // the longest first
+  const unsigned tile = (gridDim.x - 1 - blockIdx.x) * tile_tokens;  // late tokens, which take longest, first
   const unsigned tokens[2] = {tile + 16 * warp + quad, tile + 16 * warp + quad + 8};
 
   unsigned query[n_steps][4];

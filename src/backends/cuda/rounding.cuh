@@ -1,4 +1,4 @@
-// Rounding of activations (kernels.h: Rounded) as a part of kernels, and what goes with it.
+// The parts of kernels that round activations to Rounded (kernels.h).
 #pragma once
 
 #include "backends/cuda/kernels.h"
@@ -27,7 +27,7 @@ __device__ __forceinline__ int half_warp_sum(int x) {
 
 __device__ __forceinline__ float step_of(float amax) { return amax / (127.0f * 128.0f); }
 
-// A multiple of the step and its two bytes.
+// A multiple of the step, and its two bytes.
 struct Multiple {
   int q, high, low;
 };
@@ -41,7 +41,7 @@ __device__ __forceinline__ float4 scales_of(float step, int first_sum, int last_
   return make_float4(step, step * static_cast<float>(first_sum), step * static_cast<float>(last_sum), 0.0f);
 }
 
-// A warp rounds group `group` of n_groups, a lane an element.
+// A warp rounds group `group` of n_groups, one element in each lane.
 __device__ __forceinline__ void round_group(float x, unsigned group, unsigned n_groups, unsigned lane,
                                             const Rounded& rounded) {
   const float step = step_of(warp_max(fabsf(x)));
@@ -55,7 +55,7 @@ __device__ __forceinline__ void round_group(float x, unsigned group, unsigned n_
   if (lane == 0) rounded.scales[group] = scales_of(step, sum, other);
 }
 
-// The same for four elements a lane: eight lanes hold a group, elements 4 * (lane % 8) and on.
+// The same with four elements in each lane: eight lanes hold a group, each from element 4 * (lane % 8) on.
 __device__ __forceinline__ void round_four(float4 x, unsigned group, unsigned n_groups, unsigned lane, bool inside,
                                            const Rounded& rounded) {
   float amax = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));

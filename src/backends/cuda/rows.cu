@@ -1,5 +1,5 @@
-// Kernels tuned for NVIDIA GPUs that work on rows one by one: norms, rounding, rotation into the cache, and conversions for
-// products of halves. Each does what shared kernels do, and is checked against them and the reference.
+// Kernels tuned for NVIDIA GPUs that work row by row: norms, rounding, rotation into the cache, and conversions for products
+// of halves. Tests compare them with the shared kernels and with the reference.
 #include <cuda_fp16.h>
 
 #include "backends/cuda/grid.h"
@@ -15,14 +15,14 @@ namespace {
 
 using quants::Format;
 
-// Rows of up to 4 * norm_registers elements a thread stay in registers between the sum and the rounding.
+// A row of up to 4 * norm_registers elements for each thread stays in registers between the sum and the rounding.
 constexpr unsigned norm_registers = 2;
 
 __device__ __forceinline__ float sum_of_squares(float4 v, float sum) {
   return fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
 }
 
-// One block: a thread for each four elements, up to 1024, since each warp more or less shows in so short a kernel.
+// One block, with a thread for every four elements, up to 1024: in so short a kernel, unused warps cost noticeable time.
 template <unsigned norm_threads>
 __global__ void __launch_bounds__(norm_threads)
     norm_round_kernel(const float* x, const float* __restrict__ weight, unsigned n, float eps, float* __restrict__ y,
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(256)
     x_to_half_kernel(const float* __restrict__ x, unsigned long n, const unsigned* __restrict__ amax, float* scale,
                      uint2* __restrict__ out) {
   const float largest = __uint_as_float(*amax);
-  // ilogb: largest < 2^(exponent + 1). NaN and infinities are passed on as they are.
+  // largest < 2^exponent. NaN and infinities stay as they are.
   const int exponent = largest > 0.0f && isfinite(largest) ? ilogbf(largest) + 1 : 0;
   const int k = exponent > 15 ? exponent - 15 : 0;
   const float factor = ldexpf(1.0f, -k);

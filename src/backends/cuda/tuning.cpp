@@ -23,7 +23,7 @@ class CudaTuning final : public Tuning {
   CudaTuning(gpu::Device& device, std::function<std::byte*(const View&)> address, std::unique_ptr<CublasLt> cublas)
       : device_(device), address_(std::move(address)), cublas_(std::move(cublas)) {}
 
-  // Memory for what the step's fusions pass on.
+  // Allocates memory for the intermediate values of the step's fusions.
   Result<bool> prepare(const StepContext& step) override {
     if (readers_.empty()) count_readers(step.plan());
     std::uint64_t widest = 0, half_weight = 0, half_x = 0, few_x = 0, few_partial = 0, partial = 0;
@@ -34,7 +34,7 @@ class CudaTuning final : public Tuning {
         widest = std::max<std::uint64_t>(widest, w.n_in);
         if (by_few_rows(step, *linear)) {
           few_x = std::max<std::uint64_t>(few_x, half_rows_bytes(n_rows, w.n_in));
-          // What runs in one launch: up to max_products like this one.
+          // A launch may have up to max_products products of this size.
           Products products = products_of(step, {linear});
           for (unsigned n = 1; n <= max_products; ++n) {
             products.product[n - 1] = products.product[0];
@@ -109,7 +109,7 @@ class CudaTuning final : public Tuning {
     }
   }
 
-  // What brings x into the form that the products take.
+  // Converts x to the form that the products take.
   void emit_input(const StepContext& step, const FusedLinears& fused, Launches& to) const {
     const plan::Linear& linear = *fused.launches[0][0];
     const unsigned n = step.weight(linear.weight).n_in;
@@ -213,7 +213,7 @@ class CudaTuning final : public Tuning {
     }
   }
 
-  // Rows that attention takes one by one, at most so many in a launch.
+  // The number of rows that attention takes one by one.
   static std::uint32_t n_decoded(const StepContext& step) {
     std::uint32_t n = 0;
     for (const Run& run : step.batch().runs) n += is_prompt(run) ? 0 : run.n();
@@ -236,8 +236,9 @@ class CudaTuning final : public Tuning {
     a.scale = op.scale;
   }
 
-  // Parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the length through
-  // gpu::attention_splits alone, so that one recording serves as many steps as the executor believes.
+  // The number of parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the
+  // cache's length only through gpu::attention_splits, so that a recording stays valid for the steps for which the executor
+  // reuses it.
   [[nodiscard]] static std::uint32_t splits(const StepContext& step, const plan::Attention& op, std::uint32_t n_rows) {
     constexpr std::uint32_t wanted_blocks = 528;  // 4 for each multiprocessor of a large GPU
     const std::uint32_t blocks = n_rows * decode_attention_blocks(op.head_dim, op.n_heads, op.n_kv_heads);
@@ -255,7 +256,7 @@ class CudaTuning final : public Tuning {
   [[nodiscard]] HalfRows halves() const {
     return {.halves = address_(whole(few_x_)), .scales = floats(whole(few_scales_))};
   }
-  // Of activations_to_half.
+  // The amax and scale of activations_to_half.
   struct RangeOfX {
     unsigned* amax;
     float* scale;
@@ -266,7 +267,7 @@ class CudaTuning final : public Tuning {
   }
 
   static unsigned row_bytes(const WeightView& w) { return static_cast<unsigned>(quants::info(w.format).row_bytes(w.n_in)); }
-  // Linears of one format and x.
+  // The Products of Linears with one format and the same x.
   [[nodiscard]] Products products_of(const StepContext& step, const std::vector<const plan::Linear*>& linears) const {
     Products products;
     const WeightView& first = step.weight(linears[0]->weight);
@@ -283,7 +284,7 @@ class CudaTuning final : public Tuning {
     }
     return products;
   }
-  // The rows of x that a Linear multiplies: the last ones.
+  // The rows of x that a Linear multiplies, which are the last ones.
   [[nodiscard]] const float* x_of(const StepContext& step, const plan::Linear& linear) const {
     return row(step, linear.x, step.n_rows(linear.x) - step.n_rows(linear.out));
   }

@@ -1,4 +1,4 @@
-// The CUDA backend's tuned kernels in place of a plan's ops: fusion.h says which, this launches them.
+// Launches the CUDA backend's tuned kernels in place of a plan's ops. fusion.h says which ops run together.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -28,7 +28,7 @@ class Tuning {
   virtual std::size_t emit(const gpu::StepContext& step, std::size_t op, gpu::Launches& to) = 0;
 };
 
-// `address` gives a Memory's place on the device. Without cuBLASLt (null) prompts are left to the shared kernels.
+// `address` gives the device address of a View. Without cuBLASLt (null), prompts run on the shared kernels.
 std::unique_ptr<Tuning> make_tuning(gpu::Device& device, std::function<std::byte*(const gpu::View&)> address,
                                     std::unique_ptr<CublasLt> cublas);
 

@@ -1,5 +1,4 @@
-// Keys and values of sequences that may run together: planes with a slot each, and the launches that were recorded for
-// them.
+// Keys and values of sequences that may run together, one slot for each sequence, and the launches recorded for them.
 #pragma once
 
 #include <cstdint>
@@ -25,18 +24,18 @@ struct Pool : CachePool {
 
   Views memory;  // keys and values of each layer
 
-  // A step of one token a sequence.
+  // The launches of a step with one token for each sequence.
   struct Recording {
     std::uint32_t n_rows = 0;
     std::uint32_t n_splits = 0;
-    std::uint64_t layout = 0;  // of the executor's memory
+    std::uint64_t layout = 0;  // the number of the executor's memory layout
     std::uint64_t tag = 0;
     Launches launches;
   };
   std::vector<Recording> recordings;
 };
 
-// Of a step's caches.
+// The pool of a step's caches.
 inline Pool& pool_of(const Batch& batch) { return static_cast<Pool&>(batch.caches.front()->pool()); }
 
 }  // namespace plumb::backends::gpu

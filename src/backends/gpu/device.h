@@ -1,7 +1,7 @@
-// A GPU API, as thin as it can be: memory, copies, launches of the kernels of kernels/list.h, and waiting. CUDA, Metal and
-// the checker implement it; everything else of a GPU backend (executor.h) is written once above it.
+// A thin GPU API: memory, copies, launches of the kernels of kernels/list.h, and waiting. CUDA, Metal and the checker
+// implement it. All other parts of a GPU backend are written once on top of it (executor.h).
 //
-// Launches and copies of one Device take effect in the order in which they were asked for.
+// Launches and copies of one Device take effect in the order in which they were requested.
 #pragma once
 
 #include <array>
@@ -30,13 +30,13 @@ enum class KernelId : std::uint16_t {
 
 struct KernelInfo {
   std::string_view name;
-  std::uint32_t threads = 0;       // a threadgroup
-  std::uint32_t shared_bytes = 0;  // what a threadgroup shares
+  std::uint32_t threads = 0;       // in a threadgroup
+  std::uint32_t shared_bytes = 0;  // of threadgroup memory
 };
 // By KernelId.
 std::span<const KernelInfo> kernel_infos();
 
-// Device memory, freed with the object. What it holds at first is undefined; the checker reports whoever reads it.
+// Device memory, freed with the object. Its first content is undefined, and the checker reports any read of it.
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -49,7 +49,7 @@ class Memory {
   std::uint64_t size_;  // bytes
 };
 
-// A part of a Memory. Offsets are multiples of view_alignment where a launch uses them.
+// A part of a Memory. A launch needs offsets that are multiples of view_alignment.
 inline constexpr std::uint64_t view_alignment = 256;
 struct View {
   Memory* memory = nullptr;
@@ -66,20 +66,20 @@ struct Argument {
   std::string_view name;
 };
 
-// Work that only one device knows how to do: its own kernels and library calls.
+// Work of one device only: its own kernels and library calls.
 class NativeLaunch {
  public:
   virtual ~NativeLaunch() = default;
 };
 
-// One kernel over a grid of threadgroups, or a NativeLaunch. Made by launch() of launch.h, which knows each kernel's
-// arguments.
+// One kernel over a grid of threadgroups, or a NativeLaunch. launch() of launch.h makes it, with the arguments of each
+// kernel checked by their types.
 struct Launch {
   KernelId kernel = KernelId::count;
   std::array<std::uint32_t, 3> grid{1, 1, 1};  // threadgroups
   std::vector<Argument> arguments;
   std::vector<std::byte> params;
-  std::shared_ptr<const NativeLaunch> native;  // then nothing above is used
+  std::shared_ptr<const NativeLaunch> native;  // if set, the fields above are not used
 };
 using Launches = std::vector<Launch>;
 
@@ -90,14 +90,14 @@ struct WeightView {
   std::uint32_t n_experts = 1;  // [n_experts, n_out, n_in]
 };
 
-// One layer's keys and values, [n_slots, n_kv_heads, capacity, head_dim] each: a slot a sequence.
+// One layer's keys and values, [n_slots, n_kv_heads, capacity, head_dim] each; each sequence has a slot.
 struct CacheView {
   View keys, values;
   KvType type = KvType::f16;
   std::uint32_t capacity = 0;
 };
 
-// Where a step's rows belong, [T] of uint32 each: the slot in the caches of a row's sequence, and its place in that.
+// For each row of a step, [T] of uint32: the slot of its sequence in the caches, and its position in the sequence.
 struct RowPlaces {
   View slots, positions;
 };
@@ -110,33 +110,33 @@ class Device {
   [[nodiscard]] virtual std::string_view name() const = 0;
   [[nodiscard]] virtual std::string description() const = 0;
 
-  // `what` is for the message when there is not enough, which says how much was needed and there.
+  // `what` is the name in the error if memory is short; the error says how much was needed and how much is free.
   virtual Result<std::unique_ptr<Memory>> allocate(std::uint64_t bytes, std::string_view what) = 0;
   virtual Result<void> upload(const View& to, std::span<const std::byte> from) = 0;
-  // Waits for everything asked for before.
+  // Waits for all earlier requests.
   virtual Result<void> download(const View& from, std::span<std::byte> to) = 0;
-  // What is there is no longer of use: until it is written, reading it is a mistake. For who looks for mistakes.
+  // The content is no longer needed: until it is written again, reading it is a mistake. For devices that look for
+  // mistakes.
   virtual void forget(const View&) {}
 
-  // Runs launches in order, as one submission where the API has such a thing. `tag` other than 0 names a list that comes
-  // again unchanged, so that a device may keep what it prepared for it (a CUDA graph); forget_recordings() ends its
-  // validity.
+  // Runs launches in order, as one submission if the API can. A `tag` other than 0 names a list that will come again
+  // unchanged, so that a device may keep what it has prepared for it (a CUDA graph), until forget_recordings().
   virtual Result<void> run(std::span<const Launch> launches, std::uint64_t tag) = 0;
   virtual void forget_recordings() {}
 
-  // Tuned kernels. Appends launches that do the plan's ops from number `op` on, and returns how many ops they cover; 0
-  // leaves the op to the shared kernels. Values that no op after those covered reads may be left unwritten.
+  // Tuned kernels. Appends launches for the plan's ops from number `op` on, and returns how many ops they cover; 0: the
+  // shared kernels run the op. Values that no later op reads may be left unwritten.
   virtual std::size_t emit(const StepContext&, std::size_t /*op*/, Launches&) { return 0; }
-  // Before a step's ops are emitted. True: recordings made so far are of no use any more.
+  // Called before a step's ops are emitted. Returns true if earlier recordings are no longer valid.
   virtual Result<bool> prepare(const StepContext&) { return false; }
 
-  // True where every value shall have memory of its own, so that a stray access cannot hit another value's.
+  // Whether every value shall have memory of its own, so that a stray access cannot hit another value.
   [[nodiscard]] virtual bool isolates_values() const { return false; }
-  // Most tokens a step should have: more run as several steps.
+  // The most tokens that a step should have. More tokens run as several steps.
   [[nodiscard]] virtual std::uint32_t preferred_batch() const = 0;
 };
 
-// Memory for views of these sizes: one allocation for all, or one for each where the device isolates values.
+// Memory for several Views: one allocation for all, or one for each if the device isolates values.
 struct Views {
   std::vector<std::unique_ptr<Memory>> memories;
   std::vector<View> views;

@@ -12,7 +12,7 @@ namespace plumb::backends::gpu {
 
 namespace {
 
-// Recordings kept at a time; a device may hold some MiB for each.
+// The most recordings to keep; each may take some MiB on the device.
 constexpr std::uint64_t most_recordings = 64;
 
 class GpuExecutor final : public PlanExecutor {
@@ -68,7 +68,7 @@ class GpuExecutor final : public PlanExecutor {
     return std::span<const float>(to);
   }
 
-  // Every op, by the device's own kernels where it has them.
+  // The launches of all ops; the device's tuned kernels where it has them.
   [[nodiscard]] Launches emit_all() const {
     Launches launches;
     for (std::size_t i = 0; i < plan().ops.size();) {
@@ -79,7 +79,7 @@ class GpuExecutor final : public PlanExecutor {
     return launches;
   }
 
-  // The launches of a step of one token a sequence; those of an earlier step of the same shape serve again.
+  // The launches of a step with one token for each sequence. A recording of an earlier step of the same shape is reused.
   const Pool::Recording& recorded() {
     const std::uint32_t n_rows = batch().n_rows(), n_splits = most_splits(step_);
     auto& recordings = pool_of(batch()).recordings;
@@ -94,7 +94,7 @@ class GpuExecutor final : public PlanExecutor {
         .n_rows = n_rows, .n_splits = n_splits, .layout = layout_, .tag = ++n_tags_, .launches = emit_all()});
   }
 
-  // Recordings made so far name memory that has gone, or are too many.
+  // Drops all recordings: they use memory that has been freed, or there are too many.
   void forget_recordings() {
     device_->forget_recordings();
     layout_ += 1;
@@ -134,9 +134,9 @@ class GpuExecutor final : public PlanExecutor {
   Weights weights_;
   StepMemory memory_;
   StepContext step_;
-  std::vector<float> data_;         // downloaded last
-  std::uint64_t layout_ = 0;        // how often the memory that recordings name has moved
-  std::uint64_t n_recordings_ = 0;  // of this layout, in all pools
+  std::vector<float> data_;         // the last download
+  std::uint64_t layout_ = 0;        // counts how often the memory used by recordings has moved
+  std::uint64_t n_recordings_ = 0;  // with this layout, in all pools
   std::uint64_t n_tags_ = 0;
 };
 

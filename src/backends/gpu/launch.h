@@ -1,5 +1,5 @@
-// Typed launches. For each signature of kernels/interface.h there is a struct with a field an argument; a launch names a
-// kernel of that signature and gives it such a struct:
+// Typed launches. Each signature of kernels/interface.h has a struct with a field for each argument. A launch names a
+// kernel of that signature and passes such a struct:
 //
 //   launch(kernel::rms_norm, {n_rows}, sig::rms_norm{.x = x, .weight = w, .y = y, .p = {.group = d, .eps = eps}})
 //
@@ -14,7 +14,7 @@
 
 namespace plumb::backends::gpu {
 
-// The dialect's types, as the host sees them.
+// The dialect's types on the host.
 namespace dialect {
 using uint = std::uint32_t;
 using uchar = std::uint8_t;

@@ -7,7 +7,7 @@ namespace plumb::backends::gpu {
 
 namespace {
 
-// Zones around values that nobody may write to, and what they hold.
+// The size of the guard zones around values, to which nothing may be written, and their content.
 constexpr std::size_t guard_bytes = view_alignment;
 constexpr std::array<std::byte, guard_bytes> guard = [] {
   std::array<std::byte, guard_bytes> bytes{};
@@ -15,7 +15,7 @@ constexpr std::array<std::byte, guard_bytes> guard = [] {
   return bytes;
 }();
 
-// Before a value, and after what this step has of it.
+// The guard zones before a value and after the rows that this step has of it.
 std::array<View, 2> zones(const View& value) {
   return {View{value.memory, value.offset - guard_bytes, guard_bytes},
           View{value.memory, value.offset + value.bytes, guard_bytes}};
@@ -69,7 +69,7 @@ Result<bool> StepMemory::reserve(std::uint64_t partial_bytes) {
   return moved;
 }
 
-// Values of output rows only lie apart: for most steps they have one row.
+// Values with output rows have an arena of their own: in most steps they have one row.
 Result<void> StepMemory::reserve_values(std::uint32_t n_rows, std::uint32_t n_outputs) {
   if (isolates()) {
     isolated_.resize(plan_.values.size());

@@ -1,5 +1,6 @@
-// The memory of steps on a device: the values, which share two arenas by lifetime (or have memory of their own each), what
-// kernels know of the rows, and attention's partial results. It only ever grows.
+// The memory of steps on a device: values, the slots and positions of rows, and attention's partial results. Values share
+// two arenas: those that are not needed at the same time share memory. (On a device that isolates values, each has its own
+// memory.) The memory only grows.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +18,14 @@ Result<void> fill_with_poison(Device& device, const View& view);
 
 class StepMemory {
  public:
-  // Of the steps that `batch` will hold. guards: every value lies between zones of its own that nobody may write to.
+  // For the steps that `batch` will describe. guards: every value stands between two zones to which nothing may be written.
   StepMemory(Device& device, const plan::Plan& plan, const Batch& batch, bool guards);
 
-  // Room for the batch. True: memory has moved, so launches emitted before are of no use.
+  // Makes room for the batch. Returns true if memory has moved, so that earlier launches are no longer valid.
   Result<bool> reserve(std::uint64_t partial_bytes);
-  // Before launches run: uploads what kernels know of the rows, and forgets or poisons what an earlier step left.
+  // Called before launches run: uploads tokens, slots and positions of the rows, and forgets or poisons old values.
   Result<void> begin(bool poisons);
-  // After they have run. Errors: a zone has been written to.
+  // Called after launches have run. Error: a zone was written to.
   Result<void> check_guards();
 
   [[nodiscard]] View tokens() const { return row_view(0); }
@@ -44,8 +45,8 @@ class StepMemory {
   const Batch& batch_;
   bool guards_;
   Layout layout_;                             // by ValueId
-  std::uint32_t n_rows_ = 0, n_outputs_ = 0;  // that there is room for
-  Views rows_;                                // a token, a slot and a position each
+  std::uint32_t n_rows_ = 0, n_outputs_ = 0;  // there is room for this many
+  Views rows_;                                // tokens, slots and positions
   std::unique_ptr<Memory> token_arena_, output_arena_, partials_;
   std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, where isolates()
 };

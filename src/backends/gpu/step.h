@@ -1,4 +1,4 @@
-// A step as emission sees it: its plan, its rows, and where everything lies that ops read and write.
+// A step, for the code that emits its launches: the plan, the rows, and the Views of all that ops read and write.
 #pragma once
 
 #include <cstdint>

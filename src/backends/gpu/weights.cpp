@@ -9,7 +9,7 @@ namespace plumb::backends::gpu {
 
 namespace {
 
-// A turn is a number of whole turns a position, in two floats.
+// Frequencies in whole turns per position; each is the sum of two floats.
 std::vector<dialect::float4> turns_of(const Angles& angles) {
   std::vector<dialect::float4> turns;
   for (const double frequency : angles.frequency) {

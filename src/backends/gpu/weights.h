@@ -1,5 +1,4 @@
-// A plan's weights on a device: as the file has them, in their quantized form, but for vectors, which are float. And the
-// rotations of its Ropes.
+// A plan's weights on a device, in the file's format (vectors as float), and the rotations of its Ropes.
 #pragma once
 
 #include <cstddef>
@@ -19,13 +18,13 @@ class Weights {
   Result<void> upload(Device& device);
 
   [[nodiscard]] const WeightView& view(plan::WeightId id) const { return views_[id.index]; }
-  // The rotation of each pair of a Rope, as kernels/rope.h wants it.
+  // The rotation of each pair of a Rope, in the form that kernels/rotation.h reads.
   [[nodiscard]] View turns(std::size_t op) const { return memory_.views[views_.size() + rotations_.of_op[op]]; }
-  // Names of those whose bytes, read back, are not what was uploaded.
+  // The names of weights whose bytes, read back, differ from the uploaded ones.
   Result<std::vector<std::string>> changed(Device& device) const;
 
  private:
-  // What is uploaded of a weight.
+  // The bytes of a weight that are uploaded.
   [[nodiscard]] std::span<const std::byte> source(std::size_t i) const;
 
   const plan::Plan& plan_;

@@ -22,13 +22,13 @@ using gpu::Launch;
 using gpu::View;
 
 constexpr double gib = 1024.0 * 1024 * 1024;
-constexpr NS::UInteger simd_width = 32;  // what the kernels are written for
+constexpr NS::UInteger simd_width = 32;  // the width that the kernels assume
 
 double in_gib(std::uint64_t bytes) { return static_cast<double>(bytes) / gib; }
 
 const KernelInfo& info(KernelId kernel) { return gpu::kernel_infos()[static_cast<std::size_t>(kernel)]; }
 
-// Objects that Metal autoreleases live until the pool of the call that made them ends: each call into Metal has one.
+// Metal's autoreleased objects live until their pool ends. Every call into Metal makes a pool.
 NS::SharedPtr<NS::AutoreleasePool> make_pool() { return NS::TransferPtr(NS::AutoreleasePool::alloc()->init()); }
 
 NS::String* ns_string(const char* text) { return NS::String::string(text, NS::UTF8StringEncoding); }
@@ -79,7 +79,8 @@ std::string describe(const MTL::Device& gpu) {
   return fmt::format("{}, {:.1f} GiB for the GPU", text_of(gpu.name()), in_gib(gpu.recommendedMaxWorkingSetSize()));
 }
 
-// Arithmetic as the text has it, and the functions' precise variants: by default, Metal reorders sums and takes fast ones.
+// Compiles the kernels with arithmetic in the order of the text and with precise functions. By default, Metal reorders sums
+// and uses fast functions.
 Result<NS::SharedPtr<MTL::Library>> compile_kernels(MTL::Device& gpu) {
   const auto options = NS::TransferPtr(MTL::CompileOptions::alloc()->init());
   if (__builtin_available(macOS 15.0, *)) {
@@ -94,7 +95,7 @@ Result<NS::SharedPtr<MTL::Library>> compile_kernels(MTL::Device& gpu) {
   return library;
 }
 
-// A command buffer that was handed to the GPU, and the kernels in it, for its error's message.
+// A command buffer that the GPU has received, and its kernels, for error messages.
 struct Submission {
   NS::SharedPtr<MTL::CommandBuffer> commands;
   std::size_t n_launches = 0;
@@ -120,7 +121,7 @@ class MetalDevice final : public gpu::Device {
 
   [[nodiscard]] std::string_view name() const override { return "metal"; }
   [[nodiscard]] std::string description() const override { return description_; }
-  // The system may end a submission that keeps the GPU for seconds.
+  // The system may end a submission that takes the GPU for seconds.
   [[nodiscard]] std::uint32_t preferred_batch() const override { return 256; }
 
   Result<std::unique_ptr<gpu::Memory>> allocate(std::uint64_t bytes, std::string_view what) override {
@@ -131,7 +132,7 @@ class MetalDevice final : public gpu::Device {
           "a smaller quantization",
           in_gib(bytes), what, text_of(gpu_->name()), in_gib(gpu_->maxBufferLength()));
     }
-    // Metal makes no empty buffers.
+    // Metal refuses to make empty buffers.
     auto buffer = NS::TransferPtr(gpu_->newBuffer(std::max<NS::UInteger>(bytes, 1), MTL::ResourceStorageModeShared));
     if (!buffer) {
       return fail("the GPU has too little memory for {}: {:.2f} GiB needed; {}", what, in_gib(bytes), memory_in_use());
@@ -152,12 +153,12 @@ class MetalDevice final : public gpu::Device {
   Result<void> run(std::span<const Launch> launches, std::uint64_t /*tag*/) override {
     if (launches.empty()) return {};
     const auto pool = make_pool();
-    // Before there is an encoder, which must not be left open.
+    // This may fail, so it runs before there is an encoder, which would be left open.
     for (const Launch& launch : launches) {
       if (launch.native) return fail("Metal was given another device's own kernel: this is a defect of Plumb");
       PLUMB_CHECK(prepare_kernel(launch.kernel));
     }
-    // Keeps the buffers that it uses until it has run.
+    // The command buffer keeps the buffers that it uses until it has run.
     auto commands = NS::RetainPtr(queue_->commandBuffer());
     if (!commands) return fail("Metal: {} gives no command buffer", text_of(gpu_->name()));
     MTL::ComputeCommandEncoder* encoder = commands->computeCommandEncoder(MTL::DispatchTypeSerial);
@@ -188,8 +189,8 @@ class MetalDevice final : public gpu::Device {
     return {};
   }
 
-  // Buffers have the indices 0, 1, … in the order of the arguments, and the parameters the one after them, as
-  // kernels/interface.h numbers them.
+  // Arguments have the buffer indices 0, 1, … in order, and the parameters the next one, as numbered in
+  // kernels/interface.h.
   void encode(MTL::ComputeCommandEncoder& encoder, const Launch& launch) const {
     const KernelInfo& kernel = info(launch.kernel);
     encoder.setComputePipelineState(pipelines_[static_cast<std::size_t>(launch.kernel)].get());
@@ -206,7 +207,7 @@ class MetalDevice final : public gpu::Device {
                                  MTL::Size(kernel.threads, 1, 1));
   }
 
-  // Until the GPU has done all it was asked for. The error is the first that occurred.
+  // Waits until the GPU has finished everything. Returns the first error that occurred.
   Result<void> wait() {
     if (pending_.empty()) return {};
     const auto pool = make_pool();

@@ -1,4 +1,4 @@
-// The kernels in Metal Shading Language: the build's kernels.metal, byte for byte, in the read-only data of the program.
+// The kernels in Metal Shading Language: the build's kernels.metal, byte for byte, in the program's read-only data.
 #pragma once
 
 #include <string_view>

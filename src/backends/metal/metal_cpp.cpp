@@ -1,4 +1,4 @@
-// metal-cpp's own definitions, which exactly one file of a program holds.
+// metal-cpp's definitions. Exactly one file of a program must have them.
 #define NS_PRIVATE_IMPLEMENTATION
 #define MTL_PRIVATE_IMPLEMENTATION
 #include <Foundation/Foundation.hpp>

@@ -10,7 +10,7 @@
 
 #include "quants/format.h"
 
-// The sums of products, compiled for several processors; one is chosen when the program starts.
+// Sums of products are compiled for several processors; the program chooses one version when it starts.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #define PLUMB_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
 #else
@@ -47,7 +47,7 @@ PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::si
   return sum;
 }
 
-// Indices of the k largest, as plan::TopK says.
+// The indices of the k largest, in the order of plan::TopK.
 std::vector<std::uint32_t> largest_of(std::span<const float> x, std::uint32_t k) {
   std::vector<std::uint32_t> order(x.size());
   std::iota(order.begin(), order.end(), 0u);
@@ -57,8 +57,8 @@ std::vector<std::uint32_t> largest_of(std::span<const float> x, std::uint32_t k)
   return order;
 }
 
-// YaRN's ramp (section 3.2 of https://arxiv.org/abs/2309.00071): 1 where a dimension turns often enough within the trained
-// context to be extrapolated, 0 where it must be interpolated.
+// YaRN's ramp (section 3.2 of https://arxiv.org/abs/2309.00071): 1 for a dimension that turns often enough within the
+// trained context to be extrapolated, 0 for one that must be interpolated, and a ramp in between.
 double yarn_extrapolation(const plan::Rope& rope, std::uint32_t pair) {
   const plan::Yarn& yarn = *rope.yarn;
   // The pair index at which a full context makes `turns` rotations.
@@ -72,7 +72,7 @@ double yarn_extrapolation(const plan::Rope& rope, std::uint32_t pair) {
   return (1.0 - std::clamp(ramp, 0.0, 1.0)) * yarn.extrapolation_mix;
 }
 
-// Runs one op; out_ is its output.
+// Computes one op's output, out_.
 class Computation {
  public:
   Computation(const Scene& scene, const plan::Op& op) : scene_(scene), plan_(*scene.plan) {

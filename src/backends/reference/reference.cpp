@@ -16,7 +16,7 @@ namespace {
 
 using plan::Plan;
 
-// Keys and values as float, rounded to the pool's type.
+// Keys and values, rounded to the pool's type and stored as float.
 class Cache final : public KvCache {
  public:
   Cache(std::shared_ptr<CachePool> pool, std::uint32_t slot) : KvCache(std::move(pool), slot) {
@@ -111,7 +111,7 @@ class ReferenceExecutor final : public PlanExecutor {
   }
 
   Substitute substitute_;
-  std::vector<std::vector<float>> values_;  // by ValueId, as the current step left them
+  std::vector<std::vector<float>> values_;  // by ValueId, of the current step
   reference::Scene scene_;
 };
 

@@ -14,8 +14,8 @@ const Architecture llama{
       if (layout && *layout != "Meta AI original pth") {
         return keys.odd("tensor_data_layout", fmt::format("is '{}'; Plumb knows 'Meta AI original pth' only", *layout));
       }
-      // rope.freq_base is not among the specification's keys of llama: files from before it use the base of the paper that
-      // introduced rotary embedding, 10000 (https://arxiv.org/abs/2104.09864), as LLaMA 1 and 2 do.
+      // The specification does not list rope.freq_base for llama. Files older than this key use the base 10000 of the paper
+      // that introduced rotary embedding (https://arxiv.org/abs/2104.09864), as LLaMA 1 and 2 do.
       PLUMB_TRY(HyperParameters p,
                 read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::adjacent, .theta_if_absent = 10000.0}},
                                     .uniform_window = true}));

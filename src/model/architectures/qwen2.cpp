@@ -1,4 +1,4 @@
-// Qwen 2 and 2.5: as llama with a bias on q, k and v, and rotary embedding of halves.
+// Qwen 2 and 2.5: llama with a bias on q, k and v, and with rotary embedding of halves.
 #include "model/architectures.h"
 
 namespace plumb::model::architectures {

@@ -1,4 +1,4 @@
-// Qwen 3: as llama with an RMS norm of every q and k head before the rotary embedding of halves.
+// Qwen 3: llama with an RMS norm of every q and k head, and with rotary embedding of halves after it.
 #include "model/architectures.h"
 
 namespace plumb::model::architectures {

@@ -1,4 +1,4 @@
-// Half precision as CUDA has it; see cuda_runtime_api.h beside this.
+// CUDA's half precision, for the stand-in in cuda_runtime_api.h.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,13 +18,13 @@ inline float2 __half22float2(__half2 h) { return {h.x, h.y}; }
 
 namespace plumb::backends::cuda {
 
-// The other half of mma.h of the CUDA backend.
+// The checker's version of the CUDA backend's mma.h.
 inline float plumb_half_of(unsigned word, unsigned i) {
   return checker::half_to_float(static_cast<std::uint16_t>(word >> 16 * i));
 }
 inline void multiply_add(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const unsigned lane = threadIdx.x & 31;
-  // Pair p of the 16 that are summed over lies in lane p % 4 of each quad, in its first or second word.
+  // The sum runs over 16 elements in 8 pairs. Pair p is in lane p % 4 of each quad, in the first or second word.
   for (unsigned p = 0; p < 8; ++p) {
     unsigned rows[2], columns[2];
     for (unsigned r = 0; r < 2; ++r) rows[r] = __shfl_sync(0xffffffffu, a[r + 2 * (p / 4)], (lane & 28) + p % 4);

@@ -1,6 +1,6 @@
-// What Plumb's tuned CUDA kernels need of CUDA, for a C++ compiler: the checker compiles them as they stand against this
-// header and runs them on the CPU. Facts are those of the CUDA C++ Programming Guide; inexact device functions are the
-// host's.
+// A stand-in for CUDA, as much as Plumb's tuned kernels use. With this header a C++ compiler compiles the unchanged
+// kernels, and the checker runs them on the CPU. It follows the CUDA C++ Programming Guide; inexact device functions are
+// the host's.
 #pragma once
 
 #include <math.h>
@@ -21,7 +21,7 @@ Place thread_place();
 Place group_place();
 Place grid_size();
 unsigned atomic_max_at(unsigned* at, unsigned value);
-// Runs a grid; false where a fault was found. `host` is memory that kernels may read: their parameters.
+// Runs a grid; false if a fault was found. `host` is memory that the kernel may read: its parameters.
 bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host,
               std::size_t host_bytes);
 // Copies to shared memory that a thread has asked for, in groups. take_copy() gives the next of those that are not in the
@@ -46,7 +46,8 @@ std::uint16_t float_to_half(float x);
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Uninitialized statics: cuda_grid.cpp takes them for shared memory, threadgroups running one after another.
+// Shared memory is uninitialized statics, which cuda_grid.cpp recognizes. One set suffices, since threadgroups run one
+// after another.
 #define __shared__ static
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorUnknown };
@@ -60,7 +61,7 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// Vectors are read and written by one access, so that its alignment can be checked.
+// A vector is read and written by a single access, so that its alignment can be checked.
 template <class T>
 struct PlumbFour {
   using Native __attribute__((vector_size(16))) = T;
@@ -146,7 +147,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t n, cudaStrea
 
 namespace plumb::backends::cuda {
 
-// See grid.h of the CUDA backend, whose other half this is.
+// The checker's version of the CUDA backend's grid.h.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t, Arguments... arguments) {
   struct Closure {
@@ -174,7 +175,8 @@ cudaError_t launch_with_shared(void (*kernel)(Parameters...), dim3 grid, unsigne
 #define PLUMB_SHARED_BYTES(name, n_bytes) alignas(16) static unsigned char name[n_bytes]
 template <class... T>
 inline void wait_for_previous(T*&...) {}
-// As late as they may be: a wait that is missing or counts wrongly leaves what was there before.
+// Copies are made as late as possible, in wait_for_copies(). If a wait is missing or counts wrongly, the old content
+// remains.
 template <unsigned bytes>
 inline void copy_later(unsigned char* to, const unsigned char* from) {
   checker::queue_copy({to, from, bytes});

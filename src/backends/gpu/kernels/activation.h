@@ -3,13 +3,13 @@
 
 #include "backends/gpu/kernels/dialect.h"
 
-// x / (1 + exp(-x)), without an overflow where x is far below 0.
+// x / (1 + exp(-x)), without overflow for large negative x.
 INLINE float silu(float x) {
   const float e = exp(-abs(x));
   return x >= 0.0f ? x / (1.0f + e) : x * e / (1.0f + e);
 }
 
-// The error function to float accuracy: Taylor's series near 0, and elsewhere Numerical Recipes' erfc by a Chebyshev fit
+// The error function to float accuracy: a Taylor series near 0, elsewhere the Chebyshev fit of erfc from Numerical Recipes
 // (relative error below 1.2e-7; Press et al., section 6.2).
 INLINE float erf_of(float x) {
   const float z = abs(x);
@@ -32,7 +32,7 @@ INLINE float erf_of(float x) {
   return x >= 0.0f ? 1.0f - tail : tail - 1.0f;
 }
 
-// To float accuracy: Taylor's series near 0, and no overflow far from it (Metal's tanh has one).
+// tanh to float accuracy: a Taylor series near 0, and no overflow for large x (Metal's tanh overflows).
 INLINE float tanh_of(float x) {
   const float z = abs(x);
   if (z < 0.25f) {
@@ -43,10 +43,10 @@ INLINE float tanh_of(float x) {
   return x >= 0.0f ? (1.0f - e) / (1.0f + e) : (e - 1.0f) / (1.0f + e);
 }
 
-// cap * tanh(x / cap); x where there is no cap.
+// cap * tanh(x / cap); x where cap is 0.
 INLINE float soft_capped(float x, float cap) { return cap > 0.0f ? cap * tanh_of(x / cap) : x; }
 
-// plan::Activation's values: silu, gelu by tanh, gelu by erf, relu.
+// `activation` is a plan::Activation: silu, gelu by tanh, gelu by erf, relu.
 INLINE float activate(uint activation, float x) {
   if (activation == 0) return silu(x);
   if (activation == 1) {

@@ -1,4 +1,4 @@
-// Every kernel, in one translation unit a target.
+// Every kernel: one translation unit for each target.
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"

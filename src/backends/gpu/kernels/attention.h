@@ -1,8 +1,9 @@
 // The KV cache and attention over it. A layer's keys and values are [n_slots, n_kv_heads, capacity, head_dim] each.
 //
-// attention: a threadgroup a (head, token, part of the cache). Its SIMD-groups take positions in turn, lanes lie along
-// head_dim; each keeps a running maximum, sum and weighted sum of values, which are merged in shared memory. Parts
-// are merged by attention_merge. Slots and positions are read from buffers: a grid made for the longest cache runs for all.
+// attention: one threadgroup for each (head, token, part of the cache). Its SIMD-groups take positions in turn; the lanes
+// of one are spread along head_dim. Each SIMD-group keeps a running maximum, sum and weighted sum of values, which are
+// merged in shared memory. attention_merge merges the parts. Slots and positions are read from buffers, so that a grid made
+// for the longest cache serves all.
 #pragma once
 
 #include "backends/gpu/kernels/activation.h"
@@ -28,7 +29,7 @@ INLINE float f32_cached(float x) { return x; }
 PLUMB_KV_WRITE(f16)
 PLUMB_KV_WRITE(f32)
 
-// Where the keys and values of a query head begin.
+// The offset at which the keys and values of a query head begin.
 INLINE ulong head_base(CONSTANT_PARAMS(AttentionParams) p, uint slot, uint head) {
   return (ulong(slot) * p.n_kv_heads + head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
 }

@@ -1,12 +1,12 @@
 // The kernel dialect: a subset of C++ in which every GPU kernel of this folder is written once. prelude_metal.h turns it
-// into Metal Shading Language, prelude_cuda.h into CUDA C++; the checker (src/backends/checker) runs the Metal text. A
-// kernel holds no #ifdef by target; what differs is a word of the prelude.
+// into Metal Shading Language, prelude_cuda.h into CUDA C++; the checker (src/backends/checker) runs the Metal text.
+// Kernels have no #ifdef by target: words that differ between targets are defined in the preludes.
 //
 // clang-format off
 // Address spaces stand before the pointee, as in Metal:
 //   DEVICE                         a buffer
 //   SHARED                         memory of the threadgroup
-//   THREAD                         a thread's own
+//   THREAD                         memory of one thread
 //   CONSTANT_TABLE                 a constant array at namespace scope
 //   CONSTANT_POINTER(T)            a pointer into one
 //   CONSTANT_PARAMS(T)             a reference to a kernel's parameters
@@ -19,7 +19,7 @@
 // In a kernel's body only:
 //   GROUP_X, GROUP_Y, GROUP_Z      the threadgroup's place in the grid
 //   THREAD_INDEX                   the thread's place in its threadgroup
-//   LANE, SIMD_INDEX               its place in its SIMD-group (warp) of 32, and that SIMD-group's place
+//   LANE, SIMD_INDEX               its place in its SIMD-group (warp) of 32, and the SIMD-group's place in the threadgroup
 // Anywhere:
 //   BARRIER()                      all threads of the threadgroup; orders shared memory
 //   SIMD_BARRIER()                 all lanes of the SIMD-group; orders shared memory
@@ -32,8 +32,8 @@
 // Mathematics: fma, exp, log, sin, cos, tanh, sqrt, rsqrt, floor, abs, min, max of float (min, max also of int and uint);
 // as_type<T>(x) reinterprets bits; float(h), half(x) convert.
 //
-// Every thread of a threadgroup reaches every BARRIER, every lane of a SIMD-group every SIMD operation: the checker holds
-// kernels to it.
+// Every thread of a threadgroup must reach every BARRIER, and every lane of a SIMD-group every SIMD operation. The checker
+// verifies this.
 // clang-format on
 #pragma once
 

@@ -1,13 +1,13 @@
-// Choosing experts and adding up what they gave (their products: linear.h).
+// Chooses experts, and adds up their results. (linear.h has their products.)
 #pragma once
 
 #include "backends/gpu/kernels/reduce.h"
 
-// What a value counts for: NaN as the smallest.
+// The number by which a value is ranked: NaN counts as the smallest.
 INLINE float rank_of(float x) { return x > -3.402823466e38f ? x : -3.402823466e38f; }
 
-// A threadgroup a row. Each round finds the first in order (larger, then lower index) of those that come after the one
-// found last, so that nothing need be marked.
+// One threadgroup for each row. Each round finds the first, in order (larger, then lower index), of the values that come
+// after the one found last, so no value has to be marked as found.
 KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
   const ulong row = GROUP_X;
   x += row * p.n;
@@ -55,7 +55,7 @@ KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
   }
 }
 
-// A SIMD-group a row.
+// One SIMD-group for each row.
 KERNEL(expert_weights, expert_weights, PLUMB_SIMD_THREADS) {
   const ulong row = GROUP_X;
   logits += row * p.n;

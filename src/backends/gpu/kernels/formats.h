@@ -1,21 +1,20 @@
-// How a kernel reads each format. One struct a format; all give weights in groups of 32 along a row, whatever the size of
-// the format's block:
+// Reads weights of each format. Each format has a struct, which gives weights in groups of 32 along a row, whatever the
+// size of the format's block:
 //
-//   unpack(row, group)          quantized formats: the group as integers, for who multiplies integers
-//   weights(row, group, n, w)   float formats: the group's 32 weights as float; beyond n they are 0
+//   unpack(row, group)          quantized formats: the group as integers, for kernels that multiply integers
+//   weights(row, group, n, w)   float formats: the group's 32 weights as float; from index n of the row on they are 0
 //
-// load_weights() has the weights of any format as float, exactly as src/quants decodes them (up to the last bit, where a
-// compiler fuses a multiplication and a subtraction).
+// load_weights() gives the weights of any format as float, exactly as src/quants decodes them (the last bit may differ
+// where a compiler fuses a multiplication and a subtraction).
 //
-// Layouts are those of src/quants/blocks.h, where they are described; the tables below repeat its levels, which a test
-// holds equal. `row` is the row's first byte: rows begin at multiples of the block's size, so a load is as wide as that
-// size allows.
+// src/quants/blocks.h describes the layouts. The tables below repeat its levels; a test checks that they are equal. `row`
+// is the row's first byte. Rows begin at multiples of the block's size, so loads are as wide as that size allows.
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"
 #include "quants/format_list.h"
 
-// weight[i] = scale[i / 16] * q(i) - min[i / 16], q(i) being byte i % 4 of words[i / 4] as a signed integer.
+// weight[i] = scale[i / 16] * q(i) - min[i / 16], where q(i) is byte i % 4 of words[i / 4] as a signed integer.
 struct Group {
   uint words[8];
   float scale[2];
@@ -26,13 +25,13 @@ INLINE uint load_u16(DEVICE const uchar* p) { return *(DEVICE const ushort*)p; }
 INLINE float load_half(DEVICE const uchar* p) { return float(as_type<half>(*(DEVICE const ushort*)p)); }
 INLINE float low_half(uint word) { return float(as_type<half>(ushort(word & 0xffffu))); }
 INLINE float high_half(uint word) { return float(as_type<half>(ushort(word >> 16))); }
-// Four bytes at a multiple of 2.
+// Four bytes at an address that is a multiple of 2.
 INLINE uint load_u32_at_2(DEVICE const uchar* p) { return load_u16(p) | (load_u16(p + 2) << 16); }
 INLINE uint load_u32_at_4(DEVICE const uchar* p) { return *(DEVICE const uint*)p; }
 INLINE uint load_u32_at_1(DEVICE const uchar* p) {
   return uint(p[0]) | (uint(p[1]) << 8) | (uint(p[2]) << 16) | (uint(p[3]) << 24);
 }
-// Eight words at a multiple of 16.
+// Eight words at an address that is a multiple of 16.
 INLINE void load_words_at_16(DEVICE const uchar* p, THREAD uint* words) {
   for (uint k = 0; k < 2; ++k) {
     const uint4 v = ((DEVICE const uint4*)p)[k];
@@ -51,7 +50,7 @@ INLINE Group scaled_group(float scale, float min) {
   return g;
 }
 
-// Nibble-split bytes in words 0..3 to a byte a weight.
+// Spreads nibble-split bytes in words 0..3 to one byte for each weight.
 INLINE void split_nibbles(THREAD Group& g) {
   for (uint k = 0; k < 4; ++k) {
     const uint word = g.words[k];
@@ -60,18 +59,19 @@ INLINE void split_nibbles(THREAD Group& g) {
   }
 }
 
-// Four unsigned bytes below 128, less the same number each, as signed bytes.
+// Subtracts a number from each of four unsigned bytes below 128; the results are signed bytes. four_times has the number in
+// each byte.
 INLINE uint less(uint bytes, uint four_times) { return ((bytes | 0x80808080u) - four_times) ^ 0x80808080u; }
 INLINE void subtract(THREAD Group& g, uint four_times) {
   for (uint k = 0; k < 8; ++k) g.words[k] = less(g.words[k], four_times);
 }
 
-// Bit j of the four lowest bits, to bit 4 of byte j.
+// Moves bit j of the four lowest bits to bit 4 of byte j.
 INLINE uint spread_bit4(uint bits) {
   return ((bits & 1u) << 4) | ((bits & 2u) << 11) | ((bits & 4u) << 18) | ((bits & 8u) << 25);
 }
 
-// Bit i of `high`, to bit 4 of weight i.
+// Adds bit i of `high` as bit 4 of weight i.
 INLINE void add_bit4(THREAD Group& g, uint high) {
   for (uint k = 0; k < 8; ++k) g.words[k] |= spread_bit4(high >> (4 * k));
 }
@@ -82,11 +82,11 @@ INLINE void decode(THREAD const Group& g, THREAD float* w) {
   for (uint i = 0; i < 32; ++i) w[i] = g.scale[i / 16] * float(signed_byte(g.words[i / 4], i % 4)) - g.min[i / 16];
 }
 
-// The levels of IQ4 and (doubled) MXFP4, four to a word.
+// The levels of IQ4, and of MXFP4 doubled, four in a word.
 CONSTANT_TABLE uint iq4_words[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
 CONSTANT_TABLE uint mxfp4_words[4] = {0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu};
 
-// Bytes below 16, looked up in a table of 16 bytes.
+// Replaces bytes below 16 by their entries in a table of 16 bytes.
 INLINE void look_up(THREAD Group& g, CONSTANT_POINTER(uint) table) {
   for (uint k = 0; k < 8; ++k) {
     uint bytes = 0;
@@ -98,8 +98,8 @@ INLINE void look_up(THREAD Group& g, CONSTANT_POINTER(uint) table) {
   }
 }
 
-// Float formats, whose rows may have any length: whole groups of rows of a multiple of 8 elements, which begin at multiples
-// of 16 bytes, are loaded 16 bytes at a time.
+// Float formats, whose rows may have any length. Rows of a multiple of 8 elements begin at multiples of 16 bytes: their
+// whole groups are loaded 16 bytes at a time.
 struct f32_format {
   static INLINE_MEMBER void weights(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
     DEVICE const float* values = (DEVICE const float*)row + 32 * group;
@@ -116,7 +116,7 @@ struct f32_format {
     }
   }
 };
-// Formats of 16 bits a weight, which Format::value() makes a float of.
+// Formats with 16 bits for each weight; Format::value() converts them to float.
 template <class Format>
 INLINE void load_16_bits(DEVICE const uchar* row, uint group, uint n, THREAD float* w) {
   DEVICE const ushort* values = (DEVICE const ushort*)row + 32 * group;
@@ -235,8 +235,8 @@ struct q3_k_format {
     return g;
   }
 };
-// The scale and min of group i of a Q4_K or Q5_K block; `header` is the block's first 16 bytes: d, dmin and 12 that pack
-// them in 6 bits each.
+// The scale and min of group i of a Q4_K or Q5_K block. `header` is the block's first 16 bytes: d, dmin, and 12 bytes with
+// the scales and mins in 6 bits each.
 INLINE Group affine_group(uint4 header, uint i) {
   const uint shift = 8 * (i & 3u);
   const uint a = header.y >> shift;
@@ -282,7 +282,7 @@ struct q6_k_format {
       g.scale[k] = d * float(signed_byte(scales, k));
       g.min[k] = 0.0f;
     }
-    // 128 weights a run: groups 0 and 1 are the low nibbles of its 64 bytes, groups 2 and 3 the high ones.
+    // A run has 128 weights in 64 bytes: groups 0 and 1 are the low nibbles, groups 2 and 3 the high ones.
     const uint run = in_block >> 2;
     const uint in_run = in_block & 3u;
     uint lows[8], highs[8];
@@ -331,7 +331,7 @@ struct mxfp4_format {
   }
 };
 
-// The 32 weights of a group as float, of any format.
+// The 32 weights of a group as float, for any format.
 template <class Format>
 INLINE void load_weights(DEVICE const uchar* row, uint group, uint, THREAD float* w) {
   const Group g = Format::unpack(row, group);

@@ -1,17 +1,17 @@
-// What each kernel takes: its arguments beside its parameter struct, once for all who need to know. The kernels themselves
-// get a list of arguments in Metal or CUDA from it, and the host a struct with a typed field an argument
-// (src/backends/gpu/launch.h), so that a wrong argument does not compile.
+// The arguments of each kernel, beside its parameter struct. From this one list the kernels get their argument lists in
+// Metal and CUDA, and the host gets a struct with a typed field for each argument (src/backends/gpu/launch.h), so that a
+// wrong argument does not compile.
 //
 //   IN(i, T, name)      buffer i, read only          OUT(i, T, name)   buffer i, every element bound is written
 //   INOUT(i, T, name)   buffer i, read, or written in part
-//   SHARED(T, name)     the threadgroup's memory     PARAMS(i, T)      the parameter struct p, the last
+//   SHARED(T, name)     threadgroup memory           PARAMS(i, T)      the parameter struct p, always last
 //
 // A parameter struct has only 4-byte fields, so that its layout is the same on all targets (launch.h asserts it). Rows are
 // tokens of a step; widths, strides and counts are in elements, offsets of rows in rows.
 //
-// Where a row of a step belongs: slots[row] is its sequence's slot in the caches, positions[row] its place in the sequence.
-// Both travel in buffers, so that a recorded step can be run again. Keys and values of a layer are [n_slots, n_kv_heads,
-// capacity, head_dim] each.
+// slots[row] is the slot of a row's sequence in the caches, positions[row] the row's place in the sequence. Both are
+// buffers, so that a recorded step can be run again. Keys and values of a layer are [n_slots, n_kv_heads, capacity,
+// head_dim] each.
 #pragma once
 
 // clang-format off
@@ -39,8 +39,8 @@ struct LinearParams {
   uint row_bytes;  // of the weight
   uint n_rows;     // rows of y
   uint has_bias;   // 0: `bias` is not read
-  // linear_vec: with experts, row r of y is made of row r / rows_a_x of x and the weight [n_out, n_in] and bias [n_out] of
-  // expert experts[r] of n_experts. 0 experts: `experts` is not read.
+  // linear_vec with experts: row r of y is row r / rows_a_x of x times the weight [n_out, n_in] of expert experts[r], plus
+  // its bias [n_out]. n_experts = 0: no experts, and `experts` is not read.
   uint n_experts;
   uint rows_a_x;
 };
@@ -75,7 +75,7 @@ struct AttentionParams {
   uint head_dim;  // at most 256
   uint capacity;  // positions of the cache
   uint window;    // 0: none
-  uint n_splits;  // parts that the cache is cut into
+  uint n_splits;  // parts of the cache
   float scale;
   float soft_cap;  // 0: none
   uint has_sinks;  // 0: `sinks` is not read
@@ -83,8 +83,8 @@ struct AttentionParams {
   uint n_rows;
   uint n_positions;
 };
-// partial [T, n_heads, n_splits, head_dim + 2]: the weighted sum of values, the largest score and the sum of weights of
-// each part of the cache; parts that hold no position of a token are written as empty.
+// partial [T, n_heads, n_splits, head_dim + 2]: for each part of the cache the weighted sum of values, the largest score and
+// the sum of weights. A part without any position of the token is written as empty.
 #define PLUMB_SIGNATURE_ATTENTION(T, IN, OUT, SHARED, PARAMS) \
   IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, T, values) \
   OUT(5, float, partial) SHARED(AttentionShared, s) PARAMS(6, AttentionParams)
@@ -92,7 +92,7 @@ struct AttentionParams {
 #define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_ATTENTION(float, IN, OUT, SHARED, PARAMS)
 #define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, partial) IN(1, float, sinks) OUT(2, float, y) PARAMS(3, AttentionParams)
-// The softmax itself, [n_heads, T, S], for who watches it.
+// The softmax itself, [n_heads, T, S]; needed only when it is watched.
 #define PLUMB_SIGNATURE_ATTENTION_PROBS(T, IN, OUT, SHARED, PARAMS) \
   IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, float, sinks) \
   OUT(5, float, probs) SHARED(ReduceShared, s) PARAMS(6, AttentionParams)

@@ -1,6 +1,6 @@
-// Products of rows of x with a weight [n_out, n_in] in any format; activations stay float.
-// linear_vec is for few rows: a SIMD-group an output, its lanes along n_in. linear_mat is for many: a threadgroup a tile,
-// 32 of n_in at a time through shared memory.
+// Products of rows of x with a weight [n_out, n_in] in any format; activations stay float. linear_vec is for few rows: a
+// SIMD-group computes one output, its lanes spread along n_in. linear_mat is for many rows: a threadgroup computes a tile,
+// and brings 32 of n_in at a time to shared memory.
 #pragma once
 
 #include "backends/gpu/kernels/formats.h"

@@ -1,5 +1,5 @@
-// Every kernel of the dialect. The host's table, the CUDA and Metal devices and the checker are all made from this list:
-// who expands PLUMB_KERNEL_LIST defines PLUMB_KERNEL(signature, name, threads a threadgroup).
+// Every kernel of the dialect. The host's table, the CUDA and Metal devices and the checker are made from this list. To use
+// it, define PLUMB_KERNEL(signature, name, threads in a threadgroup) and expand PLUMB_KERNEL_LIST.
 #pragma once
 
 #include "quants/format_list.h"
@@ -18,7 +18,7 @@
   X(linear_vec, linear_vec_##format, PLUMB_LINEAR_VEC_THREADS) \
   X(linear_mat, linear_mat_##format, PLUMB_LINEAR_MAT_THREADS)
 
-// The others, whose signatures are called as they are.
+// The other kernels; most are named like their signatures.
 #define PLUMB_SINGLE_KERNELS(X)                                     \
   X(rms_norm, rms_norm, PLUMB_REDUCE_THREADS)                       \
   X(rope, rope, PLUMB_FLAT_THREADS)                                 \

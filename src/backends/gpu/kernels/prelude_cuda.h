@@ -34,7 +34,7 @@ using ulong = unsigned long;
 #define PLUMB_CUDA_PASS_SHARED(T, name) name,
 #define PLUMB_CUDA_PASS_PARAMS(i, T) p
 
-// The body is a function of its own, since shared memory is an argument in the dialect and a declaration in CUDA.
+// The body is a separate function, since shared memory is an argument in the dialect but a declaration in CUDA.
 #define KERNEL(signature, name, n)                                                                                     \
   static __device__ __forceinline__ void name##_body(SIGNATURE_##signature(                                            \
       PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_BODY_SHARED, PLUMB_CUDA_BODY_PARAMS));               \
@@ -55,8 +55,8 @@ using ulong = unsigned long;
 #define LANE (threadIdx.x & 31u)
 #define SIMD_INDEX (threadIdx.x >> 5u)
 
-// n words at a multiple of 2 bytes, by loads of 4: where the address is no multiple of 4, words are put together from the
-// halves of neighbours. May touch up to 2 bytes on either side, which the upload of weights leaves room for.
+// n words at a multiple of 2 bytes, by loads of 4 bytes. Where the address is no multiple of 4, a word is combined from the
+// halves of two neighbours. May read up to 2 bytes on either side; the upload of weights leaves room for them.
 template <uint n>
 INLINE void load_words_at_2(const uchar* p, uint* words) {
   const uint odd = static_cast<uint>(reinterpret_cast<ulong>(p)) & 2u;

@@ -1,13 +1,13 @@
-// The dialect's words in Metal Shading Language. This header is expanded by a C++ preprocessor when Plumb is built; what
-// comes out is plain Metal text, which Apple's driver compiles and the checker executes. (Includes of Metal's own headers
-// are prepended to that text, as the preprocessor that expands it does not have them.)
+// The dialect's words in Metal Shading Language. A C++ preprocessor expands this header when Plumb is built. The result is
+// plain Metal text, which Apple's driver compiles and the checker executes. (The preprocessor does not have Metal's own
+// headers, so their includes are prepended to the text afterwards.)
 #pragma once
 
 #define DEVICE device
 #define SHARED threadgroup
 #define THREAD thread
-// `constant` says where, `const` says it again for the type: a pointer to one and the array it points into then have the
-// same type, whatever a compiler makes of `constant` alone.
+// `constant` is the address space; `const` makes the type const in every compiler, so that a pointer and the array it
+// points into have the same type.
 #define CONSTANT_TABLE constant const
 #define CONSTANT_POINTER(T) constant const T*
 #define CONSTANT_PARAMS(T) constant const T&

@@ -1,4 +1,4 @@
-// Sums and maxima over a threadgroup of PLUMB_REDUCE_THREADS. Every thread gets the result, and may write to `s` again.
+// Sums and maxima over a threadgroup of PLUMB_REDUCE_THREADS threads. Every thread gets the result, and may then reuse `s`.
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"

@@ -1,4 +1,4 @@
-// Rotary embedding. One thread a pair, or a component that does not turn; the grid is [pairs of a row, T].
+// Rotary embedding. One thread for each pair, or for a component that does not turn; the grid is [pairs of a row, T].
 #pragma once
 
 #include "backends/gpu/kernels/rotation.h"

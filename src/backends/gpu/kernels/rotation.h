@@ -1,8 +1,8 @@
 // Sine and cosine of a rotary angle.
-// turns[i] describes pair i: (x, y) is the frequency in turns a position, as a float and what that float leaves out; z is
-// the magnitude that multiplies sine and cosine. Angles stay right to about 1e-7 of a turn at any position: the product
-// with the position is taken exactly, and whole turns are dropped before anything is rounded. (By an fma, so that a
-// compiler which fuses products and sums by itself has nothing to change.)
+// turns[i] describes pair i: x + y is its frequency in turns per position, x a float and y the rest that x rounds away; z
+// is the magnitude that multiplies sine and cosine. Angles are right to about 1e-7 of a turn at any position: the product
+// with the position is exact, and whole turns are dropped before rounding. (The code uses fma explicitly, so that a
+// compiler that fuses products and sums changes nothing.)
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"

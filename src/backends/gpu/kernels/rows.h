@@ -1,11 +1,11 @@
-// What is done to rows one by one: embedding, norm, and ops of an element each.
+// Ops that work row by row: embedding, norm, and elementwise ops.
 #pragma once
 
 #include "backends/gpu/kernels/activation.h"
 #include "backends/gpu/kernels/formats.h"
 #include "backends/gpu/kernels/reduce.h"
 
-// One threadgroup a row; a thread decodes groups of 32 weights of the token's row of the table.
+// One threadgroup for each row; a thread decodes groups of 32 weights of the token's row of the table.
 template <class Format>
 INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float scale, uint thread_index) {
   for (uint group = thread_index; group < (n + 31) / 32; group += PLUMB_EMBED_THREADS) {
@@ -24,7 +24,7 @@ INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float sc
   }
 PLUMB_FORMATS(PLUMB_EMBED)
 
-// y = x / sqrt(mean(x^2) + eps) * weight: one threadgroup a group of elements (a row, or one head of a row).
+// y = x / sqrt(mean(x^2) + eps) * weight: one threadgroup for each group of elements (a row, or one head of a row).
 KERNEL(rms_norm, rms_norm, PLUMB_REDUCE_THREADS) {
   x += ulong(GROUP_X) * p.group;
   y += ulong(GROUP_X) * p.group;
@@ -35,7 +35,7 @@ KERNEL(rms_norm, rms_norm, PLUMB_REDUCE_THREADS) {
   for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) y[i] = x[i] * scale * weight[i];
 }
 
-// One thread an element.
+// One thread for each element.
 KERNEL(gated, gated, PLUMB_FLAT_THREADS) {
   const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
   if (i < p.n) y[i] = activate(p.activation, gate[i]) * up[i];

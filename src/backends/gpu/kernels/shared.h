@@ -1,6 +1,6 @@
-// What a threadgroup shares while it runs: the SHARED arguments of kernels/interface.h. One definition for host, Metal,
-// CUDA and checker; the host asks for their sizes (KernelInfo::shared_bytes), since Metal is told of them at each launch.
-// Only 4-byte fields and float4, so that the sizes are the same on all.
+// Threadgroup memory: the types of the SHARED arguments of kernels/interface.h, defined once for host, Metal, CUDA and
+// checker. The host needs their sizes (KernelInfo::shared_bytes), since Metal takes them at each launch. They have only
+// 4-byte fields and float4, so that the sizes are the same on all targets.
 #pragma once
 
 struct ReduceShared {
@@ -8,7 +8,7 @@ struct ReduceShared {
   uint indices[PLUMB_REDUCE_THREADS / 32];
 };
 
-// What each SIMD-group has found in its positions.
+// The result of each SIMD-group over its positions.
 #define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
 #define MAX_HEAD_DIM 256
 struct AttentionShared {
@@ -17,8 +17,8 @@ struct AttentionShared {
   float sum[ATTENTION_SIMDS];
 };
 
-// A tile of a product: 64 outputs by 32 rows. Both operands have n_in outermost, so that four neighbours are one load; 4
-// elements to spare a line keep columns off one bank.
+// A tile of a product: 64 outputs by 32 rows. Both operands have n_in outermost, so that four neighbours are one load. Each
+// line has 4 extra elements, so that columns are not all on one bank.
 #define LINEAR_TILE_OUT 64
 #define LINEAR_TILE_ROWS 32
 #define LINEAR_STRIDE_W (LINEAR_TILE_OUT + 4)

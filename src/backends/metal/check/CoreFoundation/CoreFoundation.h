@@ -1,4 +1,4 @@
-// What metal-cpp takes from Apple's CoreFoundation, for scripts/check-metal alone: a Mac has the real one.
+// The part of Apple's CoreFoundation that metal-cpp uses. For scripts/check-metal only; a Mac has the real header.
 #pragma once
 
 typedef double CFTimeInterval;

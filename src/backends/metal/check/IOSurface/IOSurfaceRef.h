@@ -1,4 +1,4 @@
-// What metal-cpp takes from Apple's IOSurface, for scripts/check-metal alone: a Mac has the real one.
+// The part of Apple's IOSurface that metal-cpp uses. For scripts/check-metal only; a Mac has the real header.
 #pragma once
 
 typedef struct __IOSurface* IOSurfaceRef;
