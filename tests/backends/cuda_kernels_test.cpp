@@ -376,7 +376,7 @@ TEST_P(CudaProducts, AreSumsOfProducts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
-                         testing::ValuesIn(formats_where([](const auto& info) { return info.block_size > 1; })),
+                         testing::ValuesIn(formats_where([](const auto& format) { return format.block_size > 1; })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 class CudaFloatProducts : public testing::TestWithParam<quants::Format> {};
@@ -458,7 +458,7 @@ TEST_P(CudaFloatProducts, AreSumsOfProducts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CudaFloatProducts,
-                         testing::ValuesIn(formats_where([](const auto& info) { return info.block_size == 1; })),
+                         testing::ValuesIn(formats_where([](const auto& format) { return format.block_size == 1; })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
 class CudaFewRows : public testing::TestWithParam<quants::Format> {};
@@ -560,8 +560,8 @@ TEST_P(CudaFewRows, AreSumsOfProducts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, CudaFewRows, testing::ValuesIn(formats_where([](const auto& info) {
-                           return info.format != quants::Format::f32;
+INSTANTIATE_TEST_SUITE_P(Formats, CudaFewRows, testing::ValuesIn(formats_where([](const auto& format) {
+                           return format.format != quants::Format::f32;
                          })),
                          [](const auto& format) { return std::string(quants::info(format.param).name); });
 
