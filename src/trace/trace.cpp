@@ -279,10 +279,15 @@ Result<void> Writer::add(std::uint32_t step, std::string_view name, std::uint64_
                          std::span<const float> data) {
   if (data.size() != rows * width) return fail("{} has {} values; {} x {} were promised", name, data.size(), rows, width);
   PLUMB_CHECK(file_.append(std::as_bytes(data)));
-  entries_.push_back(
-      {.key = key_of(step, name), .rows = rows, .width = width, .begin = n_bytes_, .end = n_bytes_ + data.size_bytes()});
-  n_bytes_ += data.size_bytes();
+  enter(step, name, rows, width);
   return {};
+}
+
+const Writer::Entry& Writer::enter(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width) {
+  const std::uint64_t begin = n_bytes_;
+  n_bytes_ += rows * width * sizeof(float);
+  return entries_.emplace_back(
+      Entry{.key = key_of(step, name), .rows = rows, .width = width, .begin = begin, .end = n_bytes_});
 }
 
 const Writer::Entry* Writer::find(std::uint32_t step, std::string_view name) const {
@@ -295,12 +300,8 @@ Result<void> Writer::add_part(std::uint32_t step, std::string_view name, std::ui
                               std::uint64_t first_row, std::span<const float> data) {
   const Entry* entry = find(step, name);
   if (entry == nullptr) {
-    const std::uint64_t size = rows * width * sizeof(float);
-    PLUMB_CHECK(file_.extend(size));
-    entries_.push_back(
-        {.key = key_of(step, name), .rows = rows, .width = width, .begin = n_bytes_, .end = n_bytes_ + size});
-    n_bytes_ += size;
-    entry = &entries_.back();
+    PLUMB_CHECK(file_.extend(rows * width * sizeof(float)));
+    entry = &enter(step, name, rows, width);
   }
   if (entry->rows != rows || entry->width != width || first_row * width + data.size() > rows * width)
     return fail("{}: {} values from row {} on do not fit into {} x {}", name, data.size(), first_row, entry->rows,

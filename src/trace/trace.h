@@ -103,6 +103,8 @@ class Writer {
     std::uint64_t rows = 0, width = 0, begin = 0, end = 0;
   };
   [[nodiscard]] const Entry* find(std::uint32_t step, std::string_view name) const;
+  // Lists a value whose bytes lie behind those of all others.
+  const Entry& enter(std::uint32_t step, std::string_view name, std::uint64_t rows, std::uint64_t width);
   Writer(NewFile file, std::uint64_t header_room) : file_(std::move(file)), header_room_(header_room) {}
 
   NewFile file_;

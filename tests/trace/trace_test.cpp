@@ -7,7 +7,9 @@
 
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <random>
+#include <span>
 
 #include "base/half.h"
 
@@ -167,6 +169,22 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(with(R"("99999999999/x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "does not begin with a step");
   refused(with(R"("0/x":[])"), "lacks");
   refused(with(R"("0/x":)" + std::string(100'000, '[')), "no JSON object");
+}
+
+// As a file is that its writer did not finish, or a copy that was cut short.
+TEST_F(Traces, OfWhichTheEndIsMissingAreRefused) {
+  const Info info{.engine = "some engine", .prompt = "a", .tokens = {1, 2, 3}, .parameters = {{"n_heads", "2"}}};
+  auto writer = Writer::create(path, info, 2);
+  ASSERT_TRUE(writer) << writer.error().message;
+  const std::vector<float> a{1, 2, 3, 4, 5, 6}, b{7, 8};
+  ASSERT_TRUE(writer->add(0, "token_embd", 3, 2, a));
+  ASSERT_TRUE(writer->add(1, "token_embd", 1, 2, b));
+  ASSERT_TRUE(writer->finish(info));
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+  const auto whole = std::as_bytes(std::span(bytes));
+  ASSERT_TRUE(Trace::parse(whole));
+  for (std::size_t n = 0; n < whole.size(); ++n) EXPECT_FALSE(Trace::parse(whole.first(n))) << n << " of " << whole.size();
 }
 
 TEST_F(Traces, ThatNoReaderTakesAreNotBegun) {
