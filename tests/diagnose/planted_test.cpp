@@ -1,4 +1,4 @@
-// Faults by another hand than the catalogue's (faults.cpp), planted in another engine than the reference
+// Faults by another hand than the catalogue's (faults/), planted in another engine than the reference
 // (faulty_engine.cpp): each has to be located at its op and layer, named right in 95 cases of 100, and never wrong with
 // high confidence. And runs without faults: none may be accused.
 //
