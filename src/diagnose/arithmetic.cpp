@@ -7,7 +7,7 @@
 #include <numeric>
 #include <variant>
 
-#include "quants/format.h"
+#include "base/in_parts.h"
 
 namespace plumb::diagnose {
 
@@ -37,14 +37,7 @@ constexpr Arithmetic table[] = {
     {.name = "bfloat16 results", .operand = unit_bf16, .cache = unit_bf16, .store = unit_bf16},
 };
 
-// Weights that engines multiply with activations in blocks of 8 bits: those of 256 with blocks of 256, the others of 32
-// (vec_dot_type of ggml's type traits: https://github.com/ggml-org/ggml/blob/master/src/ggml-cpu/ggml-cpu.c).
-std::uint32_t activation_block(quants::Format format) {
-  const std::uint32_t size = quants::info(format).block_size;
-  return size == 1 ? 0 : size == 256 ? 256 : 32;
-}
-
-// Errors that float32 functions make besides rounding: exp, tanh and erf of a few units, faster ones of GPUs of some more
+// Errors of float32 functions beyond rounding: a few units for exp, tanh and erf, some more for the fast ones of GPUs
 // (https://docs.nvidia.com/cuda/cuda-c-programming-guide/, "Mathematical Functions": __expf, __sinf).
 constexpr double function_units = 16;
 constexpr double fast_sine = 0x1p-22;
@@ -97,7 +90,7 @@ class Variance {
     const std::size_t n = weight.size();
     const auto x = scene_.value(op.x);
     const InputError error = error_(op.x);
-    // A sum of n squares, one after the other, in float32; results rounded before and after the weight's factor.
+    // A sum of n squares, one after the other, in float32. The result is rounded before the weight's factor and after it.
     const double relative = square(unit_f32) * (function_units + static_cast<double>(n) / 8) + uniform(a_.store);
     for (std::size_t start = 0; start < out_.size(); start += n) {
       double mean = 0, common = 0;
@@ -105,7 +98,7 @@ class Variance {
         mean += square(x[i]) / static_cast<double>(n);
         common += square(x[i]) * error.at(i, x[i]);
       }
-      // The sum of squares overflows in float32: engines give 0, infinity or no number.
+      // Where the sum of squares overflows in float32, engines give 0, infinity or no number.
       if (mean * static_cast<double>(n) > double{std::numeric_limits<float>::max()}) {
         std::fill_n(out_.begin() + static_cast<std::ptrdiff_t>(start), n, std::numeric_limits<float>::infinity());
         continue;
@@ -129,7 +122,7 @@ class Variance {
         v += sums_.blocks[i] / square(a_.activations) + uniform(unit_f16) * sums_.squares[i] / square(a_.activations);
       }
       if (!sums_.inputs.empty()) v += sums_.inputs[i];
-      // Where terms add up to more than they are large, so do the prefixes that are rounded.
+      // Terms of one sign add up to more than independent ones would. So do the sum's prefixes, each of which is rounded.
       v += square(y_[i]) * (square(a_.sum) * n / 9 + uniform(a_.drift));
       out_[i] = static_cast<float>(v);
     }
@@ -147,7 +140,7 @@ class Variance {
         for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
           const std::size_t a = head + (adjacent ? 2 * i : i), b = head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2);
           const double angle = scene_.rows[t].position * std::pow(double{op.theta}, -2.0 * i / op.n_rot);
-          // Frequencies are often made by repeated multiplication: i roundings.
+          // Frequencies are often made by repeated multiplication, which rounds i times.
           const double of_angle = square(unit_f32 * angle) * (4 + i) + square(fast_sine);
           const double size = square(x[a]) + square(x[b]);
           const double both = size * (of_angle + square(2 * unit_f32) + 2 * uniform(a_.store)) +
@@ -160,7 +153,7 @@ class Variance {
 
   void add(const plan::KvWrite&) {}
 
-  // Variance of a block of 8 bits, which keys and values lie in, and queries that are multiplied with such keys.
+  // Variance of rounding a head to 8 bits, as caches do with keys and values, and engines with queries for such keys.
   [[nodiscard]] double block_step(std::span<const float> head) const {
     if (!a_.eight_bit_cache) return 0;
     double largest = 0;
@@ -195,8 +188,8 @@ class Variance {
     return result;
   }
 
-  // Tokens that come again have nearly the same values, whose rounding is the same: it does not average out. By position,
-  // one whose n columns differ from its own by no more than rounding does; those of one group have the same.
+  // Groups the positions whose values, in n columns, are equal but for rounding: tokens that come again have such values,
+  // and their rounding errors add up instead of averaging out. The result has one position of its group for each.
   [[nodiscard]] std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column,
                                                          std::size_t n, const InputError& error) const {
     const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
@@ -242,7 +235,7 @@ class Variance {
                 std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values,
                 const std::vector<std::uint32_t>& alike) {
     const std::size_t d = op.head_dim, width = op.n_kv_heads * d, kv = rule.kv_head(h) * d;
-    const double operands = uniform(a_.operand);  // of queries; that of keys is theirs
+    const double operands = uniform(a_.operand);  // of queries; Cached::variance has that of keys
     const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
                                                           keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
@@ -293,13 +286,14 @@ class Variance {
         const float* value = values.rows[seen[j]] + kv;
         const double* of_value = values.variance.data() + seen[j] * width + kv;
         const double share = square(p[j]), spread = std::expm1(std::min(of_score[j], 4.0));
-        const double of_group = p[j] * together[alike[seen[j]]];  // which over a group adds up to the square of its sum
+        const double of_group = p[j] * together[alike[seen[j]]];  // adds up to the square of the group's sum
         for (std::size_t i = 0; i < d; ++i) {
           const double v = value[i];
           sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight) + of_group * of_value[i];
         }
       }
-      // Engines that multiply by weights of 0, or add the mask to scores, make no number of what is none behind it.
+      // A masked position that holds no number may still spoil the sum: some engines multiply it by a weight of 0, or add
+      // the mask to its score.
       for (std::size_t i = 0; i < d; ++i) {
         const bool is_bad = std::min(first_bad_key, values.first_bad[kv + i]) < scene_.cached(t);
         out_[at + i] = is_bad ? std::numeric_limits<float>::infinity() : static_cast<float>(sum[i]);
@@ -315,7 +309,8 @@ class Variance {
       const double function =
           square(y_[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(a_.store));
       const double absolute = square(unit_f32 * u * g);
-      // Where the function is flat its curvature, at most 1/2, makes the error, and the product of both inputs' errors.
+      // The error's second order, which counts where the function is flat: its curvature is at most 1/2, and the errors of
+      // both inputs are multiplied.
       const double g_variance = gate_error.at(i, g), u_variance = up_error.at(i, u);
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;
       out_[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
@@ -348,7 +343,7 @@ class Variance {
     for (std::size_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(square(function_units * unit_f32 * y_[i]));
   }
 
-  // The weights' share of each output is not known without another product: the root mean square of the row stands for it.
+  // The sums that a Linear has (ProductSums) are not computed here. The row's root mean square stands for them.
   void add(const plan::ExpertLinear& op) {
     const std::size_t width = plan_.value(op.out).width;
     const double relative = uniform(a_.operand) * 2 + square(a_.sum) * static_cast<double>(plan_.weight(op.weight).in()) +
@@ -391,37 +386,6 @@ std::span<const Arithmetic> arithmetics() { return table; }
 
 double InputError::at(std::size_t i, double x) const {
   return (variance.empty() ? 0.0 : double{variance[i]}) + uniform(std::max(rounding * std::abs(x), least));
-}
-
-std::vector<float> product(const plan::Linear& op, const Scene& scene, std::span<const float> variance_of_x,
-                           ProductSums& sums) {
-  const plan::Weight& weight = scene.plan->weight(op.weight);
-  const auto x = scene.value(op.x);
-  const std::size_t n_in = weight.in();
-  const std::size_t n_out = x.size() / n_in * weight.out();
-  std::vector<float> y(n_out), squares(x.size()), blocks;
-  sums.squares.resize(n_out);
-  std::transform(x.begin(), x.end(), squares.begin(), [](float v) { return v * v; });
-  std::vector<backends::reference::Spread> spreads{{squares.data(), sums.squares.data()}};
-  if (const std::uint32_t size = activation_block(weight.tensor.format); size > 0) {
-    blocks.resize(x.size());
-    for (std::size_t start = 0; start < x.size(); start += size) {
-      const std::size_t end = std::min<std::size_t>(start + size, x.size());
-      float largest = 0;
-      for (std::size_t i = start; i < end; ++i) largest = std::max(largest, std::abs(x[i]));
-      std::fill(blocks.begin() + static_cast<std::ptrdiff_t>(start), blocks.begin() + static_cast<std::ptrdiff_t>(end),
-                static_cast<float>(square(largest / 127.0) / 12));
-    }
-    sums.blocks.resize(n_out);
-    spreads.push_back({blocks.data(), sums.blocks.data()});
-  }
-  if (!variance_of_x.empty()) {
-    sums.inputs.resize(n_out);
-    spreads.push_back({variance_of_x.data(), sums.inputs.data()});
-  }
-  const std::vector<float> bias = op.bias ? scene.vector(*op.bias) : std::vector<float>();
-  backends::reference::linear(x, n_in, scene.weight(op.weight), weight.out(), bias, y, spreads, scene.n_threads);
-  return y;
 }
 
 std::vector<float> variance(const plan::Op& op, const Scene& scene, std::span<const float> y,

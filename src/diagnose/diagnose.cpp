@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -53,55 +54,43 @@ class Diagnosis {
       return fail("the trace is of {} tokens; a diagnosis takes at most {}, the model's context being {}", suspect.n_rows(),
                   most_rows, model_.parameters().context);
     }
-    PLUMB_CHECK(settle_length(suspect));
-    describe(suspect);
+    PLUMB_TRY(const std::unique_ptr<CheckedRun> checked, check_ops(std::move(suspect)));
+    const Suspect& run = checked->suspect;
+    describe(run);
     report_.stages.push_back(file_stage(info, settings_));
-    PLUMB_CHECK(tokens(suspect));
-
-    std::optional<Replay> replay;
-    report_.isolation = isolated(suspect, replay);
-    Explanation explanation = explain(*replay, suspect, model_, report_.isolation, settings_.allowance, settings_.limits);
+    PLUMB_CHECK(tokens(run));
+    const Explanation explanation = explain(*checked, settings_.limits);
+    report_.isolation = std::move(checked->isolation);
     report_.proof = explanation.proof;
     op_faults(explanation);
     parameters();
-    ops_stages(suspect);
-    sampling(suspect);
+    ops_stages(run);
+    sampling(run);
     report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(report_);
   }
 
  private:
-  [[nodiscard]] Isolation isolated(const Suspect& suspect, std::optional<Replay>& replay) const {
-    std::vector<std::uint32_t> logit_rows;
-    const auto logits = suspect.observe(plan_.logits);
-    for (std::uint32_t r = 0; r < suspect.n_rows(); ++r) {
-      if (logits ? logits->has[r] != 0 : suspect.end(suspect.step_of(r)) == r + 1) logit_rows.push_back(r);
-    }
-    const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
-    replay.emplace(model_, suspect.rows(), &suspect, logit_rows, n_threads);
-    return isolate(*replay, suspect, settings_.allowance);
-  }
-
-  // Of the lengths that the prompt may have, the first by which no op is at fault, or fewest are.
-  Result<void> settle_length(Suspect& suspect) const {
-    const std::vector<std::uint32_t> lengths = suspect.other_lengths();
-    if (lengths.empty()) return {};
-    const auto n_faults = [&](const Suspect& of) {
-      std::optional<Replay> replay;
-      const Isolation isolation = isolated(of, replay);
-      return std::count_if(isolation.checks.begin(), isolation.checks.end(), [](const Check& c) { return c.at_fault; });
+  // Of the lengths that the prompt may have, the run with the first by which no op is at fault, or fewest are.
+  [[nodiscard]] Result<std::unique_ptr<CheckedRun>> check_ops(Suspect suspect) const {
+    const auto checked = [&](Suspect of) {
+      const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
+      return std::make_unique<CheckedRun>(model_, std::move(of), settings_.allowance, n_threads);
     };
+    const auto n_faults = [](const CheckedRun& run) {
+      const std::vector<Check>& checks = run.isolation.checks;
+      return std::count_if(checks.begin(), checks.end(), [](const Check& check) { return check.at_fault; });
+    };
+    const std::vector<std::uint32_t> lengths = suspect.other_lengths();
     const auto end = std::chrono::steady_clock::now() + most_for_lengths;
-    auto least = n_faults(suspect);
+    std::unique_ptr<CheckedRun> best = checked(std::move(suspect));
     for (const std::uint32_t length : lengths) {
-      if (least == 0 || std::chrono::steady_clock::now() > end) break;
+      if (n_faults(*best) == 0 || std::chrono::steady_clock::now() > end) break;
       PLUMB_TRY(Suspect other, Suspect::bind(plan_, trace_, length));
-      const auto n = n_faults(other);
-      if (n >= least) continue;
-      least = n;
-      suspect = std::move(other);
+      std::unique_ptr<CheckedRun> run = checked(std::move(other));
+      if (n_faults(*run) < n_faults(*best)) best = std::move(run);
     }
-    return {};
+    return best;
   }
 
   void describe(const Suspect& suspect) {
@@ -157,9 +146,8 @@ class Diagnosis {
       }
     }
     PLUMB_TRY(const TokenCheck check, check_tokens(*tokenizer, chat_template, tokens, *prompt));
-    const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(), [](const BrokenRule& r) {
-      return r.hypothesis->name.starts_with("template");
-    });
+    const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(),
+                                             [](const BrokenRule& r) { return r.hypothesis->kind == Kind::chat_template; });
     const bool tokens_broken =
         check.broken.size() > (template_broken ? 1u : 0u) || (!check.follows && check.broken.empty() && !check.spells);
     report_.stages.push_back({Stage::tokens,
@@ -185,7 +173,7 @@ class Diagnosis {
   void token_faults(const TokenCheck& check, bool tokens_broken, std::string_view proof) {
     for (const BrokenRule& rule : check.broken) {
       report_.faults.push_back(
-          {.stage = rule.hypothesis->name.starts_with("template") ? Stage::chat_template : Stage::tokens,
+          {.stage = rule.hypothesis->kind == Kind::chat_template ? Stage::chat_template : Stage::tokens,
            .hypothesis = rule.hypothesis,
            .detail = rule.detail,
            .confidence = Confidence::high,
@@ -201,7 +189,7 @@ class Diagnosis {
     const DeclaredParameters declared = compare(trace_.info().parameters, model_);
     std::vector<std::string> shown = declared.differ;
     for (const Fault& fault : report_.faults) {
-      if (fault.hypothesis != nullptr && is_of_parameters(fault.hypothesis->name))
+      if (is_of(fault, Kind::parameter))
         shown.push_back(fmt::format("{}: {}", fault.places.front().value, fault.hypothesis->name));
     }
     std::size_t n_checked = 0;
@@ -235,7 +223,7 @@ class Diagnosis {
     report_.faults.insert(
         std::find_if(report_.faults.begin(), report_.faults.end(), [](const Fault& f) { return f.stage >= Stage::ops; }),
         {.stage = Stage::parameters,
-         .hypothesis = find_hypothesis("parameter-differs"),
+         .hypothesis = &families::parameters().front(),
          .detail = fmt::format("{}", fmt::join(declared.differ, "; ")),
          .confidence = seen ? Confidence::high : Confidence::medium,
          .evidence = seen ? "the engine says so, and its ops show it"
@@ -276,8 +264,11 @@ class Diagnosis {
     }
   }
 
-  [[nodiscard]] bool is_fault_of(const Fault& fault, std::string_view prefix) const {
-    return fault.hypothesis != nullptr && fault.hypothesis->name.starts_with(prefix);
+  [[nodiscard]] static bool is_of(const Fault& fault, Kind kind) {
+    return fault.hypothesis != nullptr && fault.hypothesis->kind == kind;
+  }
+  [[nodiscard]] bool has_fault_of(Kind kind) const {
+    return std::any_of(report_.faults.begin(), report_.faults.end(), [&](const Fault& f) { return is_of(f, kind); });
   }
 
   void ops_stages(const Suspect& suspect) {
@@ -295,13 +286,7 @@ class Diagnosis {
         if (check.at_fault) ++faulty_decode_attention;
       }
     }
-    const auto any = [&](auto prefixes) {
-      return std::any_of(report_.faults.begin(), report_.faults.end(), [&](const Fault& f) {
-        return std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return is_fault_of(f, p); });
-      });
-    };
-    using Prefixes = std::initializer_list<std::string_view>;
-    const bool weights_named = any(Prefixes{"weight-", "quant-"});
+    const bool weights_named = has_fault_of(Kind::weight);
     report_.stages.push_back(
         {Stage::weights,
          weights_named                                  ? Outcome::fail
@@ -327,12 +312,12 @@ class Diagnosis {
              (n_untold == 0 ? ""
                             : fmt::format("; {} of {} checks span so many ops that rounding may be as large as the value",
                                           n_untold, report_.isolation.checks.size()))});
-    const bool buffers = any(Prefixes{"buffer-"});
+    const bool buffers = has_fault_of(Kind::buffer);
     report_.stages.push_back(
         {Stage::buffers, buffers ? Outcome::fail : Outcome::unknown,
          buffers ? "an op's output is not what it wrote"
                  : "a trace does not show memory; --backend diagnoses a backend of Plumb in memory full of NaN too"});
-    const bool cache = any(Prefixes{"cache-"});
+    const bool cache = has_fault_of(Kind::cache);
     report_.stages.push_back(
         {Stage::cache,
          cache || faulty_decode_attention > 0 ? Outcome::fail

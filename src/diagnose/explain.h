@@ -57,8 +57,8 @@ struct Finding {
   std::vector<Place> places;       // in the order of execution
   std::vector<std::string> known;  // what is known where the cause is not: rows, columns, fits
 
-  // Whether the cause leaves no more than the allowance, or little more, at any place: what is left would have another
-  // cause.
+  // Whether the cause leaves no more of the error than the allowance, or little more, at any place. What is left would have
+  // another cause.
   [[nodiscard]] bool is_whole() const;
   // Whether the trace has all values around the op at any place. Where it lacks some, mistakes in different ops can come to
   // the same.
@@ -74,8 +74,9 @@ struct SearchLimits {
   double seconds = 40;  // for hypotheses; what is left untested is said
 };
 
-// May mark checks as faulty that passed in a coarse arithmetic only, where a mistake fits far better than the right op.
-Explanation explain(Replay& replay, const Suspect& suspect, const model::Model& model, Isolation& isolation,
-                    const Allowance& allowance, const SearchLimits& limits);
+// Finds the causes of the checks at fault (search.h), proves them (proof.h) and describes what has none (description.h).
+// Marks checks as at fault that passed in a coarse arithmetic only, where a mistake fits far better than the right op
+// (hidden.h).
+Explanation explain(CheckedRun& run, const SearchLimits& limits);
 
 }  // namespace plumb::diagnose

@@ -14,11 +14,11 @@ namespace plumb::diagnose {
 
 std::span<const Hypothesis> catalogue() {
   static const std::vector<Hypothesis> all = [] {
+    using namespace families;
     std::vector<Hypothesis> result;
     for (const auto& family :
-         {families::tokens(), families::parameters(), families::run(), families::sampling(), families::embedding(),
-          families::norm(), families::product(), families::quantization(), families::rope(), families::attention(),
-          families::feed_forward(), families::experts(), families::buffer(), families::precision()}) {
+         {tokens(), parameters(), run(), sampling(), embedding(), norm(), product(), logits(), quantization(), rope(),
+          attention(), cache(), heads(), feed_forward(), experts(), buffer(), precision()}) {
       result.insert(result.end(), family.begin(), family.end());
     }
     return result;
@@ -26,41 +26,114 @@ std::span<const Hypothesis> catalogue() {
   return all;
 }
 
-const Hypothesis* find_hypothesis(std::string_view name) {
-  const auto found =
-      std::find_if(catalogue().begin(), catalogue().end(), [&](const Hypothesis& h) { return h.name == name; });
-  return found == catalogue().end() ? nullptr : &*found;
+void Candidates::changed(plan::Op op, std::string detail) {
+  all_.push_back({std::move(detail), [op = std::move(op)](const Site& site) { return site.compute(op); }, true});
 }
 
-Candidate afterwards(std::string detail, std::function<void(const Site&, std::vector<float>&)> change) {
-  return {std::move(detail), [change = std::move(change)](const Site& site) {
-            std::vector<float> y = site.compute(*site.op);
-            change(site, y);
-            return y;
-          }};
+void Candidates::afterwards(std::string detail, std::function<void(const Site&, std::vector<float>&)> change) {
+  add(std::move(detail), [change = std::move(change)](const Site& site) {
+    std::vector<float> y = site.compute();
+    change(site, y);
+    return y;
+  });
 }
 
-Candidate with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows) {
-  return {std::move(detail),
-          [weight, rows = std::move(rows)](const Site& site) {
-            backends::reference::Scene scene = *site.scene;
-            scene.weight = [&](plan::WeightId id) { return id == weight ? rows : site.scene->weight(id); };
-            return backends::reference::compute(*site.op, scene);
-          },
-          true};
+void Candidates::with_columns(std::string detail, std::vector<std::size_t> from) {
+  afterwards(std::move(detail), [from = std::move(from)](const Site&, std::vector<float>& y) {
+    const std::vector<float> right = y;
+    const std::size_t n = from.size();
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = right[i / n * n + from[i % n]];
+  });
 }
 
-Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site&)> value) {
-  return {std::move(detail),
-          [input, value = std::move(value)](const Site& site) {
-            const std::vector<float> other = value(site);
-            backends::reference::Scene scene = *site.scene;
-            scene.value = [&](plan::ValueId id) -> std::span<const float> {
-              return id == input ? std::span<const float>(other) : site.scene->value(id);
-            };
-            return backends::reference::compute(*site.op, scene);
-          },
-          true};
+void Candidates::with_shifted_columns(std::string detail, std::size_t n, std::int64_t by) {
+  const auto size = static_cast<std::int64_t>(n);
+  std::vector<std::size_t> from(n);
+  for (std::size_t c = 0; c < n; ++c)
+    from[c] = static_cast<std::size_t>(((static_cast<std::int64_t>(c) + by) % size + size) % size);
+  with_columns(std::move(detail), std::move(from));
+}
+
+void Candidates::reading(std::string detail, std::function<void(const Site&, backends::reference::Scene&)> change,
+                         bool by_column) {
+  const auto mistake = [change = std::move(change)](const Site& site) {
+    backends::reference::Scene scene = site.scene;
+    change(site, scene);
+    return site.compute(site.op, scene);
+  };
+  all_.push_back({std::move(detail), mistake, by_column});
+}
+
+void Candidates::with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows) {
+  reading(std::move(detail), [weight, rows = std::move(rows)](const Site& site, backends::reference::Scene& scene) {
+    scene.weight = [&](plan::WeightId id) { return id == weight ? rows : site.scene.weight(id); };
+  });
+}
+
+void Candidates::with_other_weights(const Question& q, plan::WeightId weight,
+                                    const std::function<bool(const plan::Weight&)>& fits) {
+  const std::vector<plan::Weight>& weights = q.plan().weights;
+  for (std::uint32_t i = 0; i < weights.size(); ++i) {
+    if (i == weight.index || !fits(weights[i])) continue;
+    with_weight(fmt::format("{} instead of {}", weights[i].tensor.name, weights[weight.index].tensor.name), weight,
+                backends::reference::rows_of(weights[i].tensor));
+  }
+}
+
+void Candidates::with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site&)> value,
+                            bool by_column) {
+  const auto change = [input, value = std::move(value)](const Site& site, backends::reference::Scene& scene) {
+    scene.value = [&site, input, other = value(site)](plan::ValueId id) {
+      return id == input ? std::span<const float>(other) : site.scene.value(id);
+    };
+  };
+  reading(std::move(detail), change, by_column);
+}
+
+void Candidates::with_changed_input(std::string detail, plan::ValueId input,
+                                    std::function<void(std::vector<float>&)> change) {
+  with_input(std::move(detail), input, [input, change = std::move(change)](const Site& site) {
+    const auto right = site.scene.value(input);
+    std::vector<float> x(right.begin(), right.end());
+    change(x);
+    return x;
+  });
+}
+
+void Candidates::with_other_values(const Question& q, plan::ValueId input) {
+  const std::uint32_t n_layers = q.plan().cache.n_layers;
+  const auto layer = layer_of(q.plan().value(q.out()).name);
+  const std::uint32_t first = layer ? *layer - std::min(1u, *layer) : n_layers - std::min(2u, n_layers);
+  const plan::Value& right = q.plan().value(input);
+  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
+    const plan::ValueId id{i};
+    const plan::Value& other = q.plan().values[i];
+    const auto of = layer_of(other.name);
+    const bool near = !of || *of >= first || (!layer && role(other.name) == "output");
+    if (id == input || other.width != right.width || !near || q.replay.producer(id) >= q.op_index) continue;
+    with_input(fmt::format("{} in place of {}", other.name, right.name), input,
+               [id](const Site& site) { return site.value(id); });
+  }
+}
+
+void Candidates::also_in_columns(std::size_t first, std::size_t last, std::size_t width) {
+  for (std::size_t i = 0, n = all_.size(); i < n; ++i) {
+    const std::string detail = all_[i].detail + (all_[i].detail.empty() ? "" : ", ");
+    afterwards(fmt::format("{}in columns {} to {} of {}", detail, first, last - 1, width),
+               [first, last, width, mistake = all_[i].mistake](const Site& site, std::vector<float>& y) {
+                 const std::vector<float> wrong = mistake(site);
+                 for (std::size_t k = 0; k < y.size(); ++k) {
+                   if (k % width >= first && k % width < last) y[k] = wrong[k];
+                 }
+               });
+  }
+}
+
+StepRows step_of(std::span<const backends::Row> rows, std::uint32_t row) {
+  StepRows step{row, row + 1};
+  while (step.begin > 0 && rows[step.begin - 1].sequence == rows[row].sequence) --step.begin;
+  while (step.end < rows.size() && rows[step.end].sequence == rows[row].sequence) ++step.end;
+  return step;
 }
 
 std::optional<std::uint32_t> layer_of(std::string_view value) {
@@ -72,32 +145,13 @@ std::optional<std::uint32_t> layer_of(std::string_view value) {
   return layer;
 }
 
-std::vector<Candidate> with_other_values(const Question& q, plan::ValueId input) {
-  std::vector<Candidate> result;
-  const std::uint32_t n_layers = q.plan().cache.n_layers;
-  const auto layer = layer_of(q.plan().value(q.out()).name);
-  const std::uint32_t first = layer ? *layer - std::min(1u, *layer) : n_layers - std::min(2u, n_layers);
-  const plan::Value& right = q.plan().value(input);
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
-    const plan::ValueId id{i};
-    const plan::Value& other = q.plan().values[i];
-    const auto of = layer_of(other.name);
-    const bool near = !of || *of >= first || (!layer && role(other.name) == "output");
-    if (id == input || other.width != right.width || !near || q.replay.producer(id) >= q.op_index) continue;
-    result.push_back(with_input(fmt::format("{} in place of {}", other.name, right.name), input,
-                                [id](const Site& site) { return site.value(id); }));
-  }
-  return result;
-}
-
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with) {
   constexpr int n_grid = 200, n_refined = 50;
   constexpr double most_left = 0.2;  // of the right op's error
   if (q.found.empty() || q.rows.empty()) return std::nullopt;
   const std::size_t width = q.width();
   const std::size_t places[] = {q.rows.size() / 2, q.rows.size() - 1};
-  View view(q.replay, {q.rows[places[0]], q.rows[places[1]]});
-  view.prepare(q.op);
+  const Site site(q.replay, q.op_index, {q.rows[places[0]], q.rows[places[1]]});
   const auto distance = [&](const std::vector<float>& y) {
     double sum = 0;
     for (std::size_t r = 0; r < 2; ++r) {
@@ -108,9 +162,7 @@ std::optional<double> fitted(const Question& q, double low, double high, const s
     }
     return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
   };
-  const auto error = [&](double log) {
-    return distance(backends::reference::compute(op_with(std::exp(log)), view.scene()));
-  };
+  const auto error = [&](double log) { return distance(site.compute(op_with(std::exp(log)))); };
   const double step = (std::log(high) - std::log(low)) / n_grid;
   double best = std::log(low), least = std::numeric_limits<double>::infinity();
   for (int i = 0; i <= n_grid; ++i) {
@@ -141,7 +193,7 @@ std::optional<double> fitted(const Question& q, double low, double high, const s
     }
   }
   least = std::min(at_c, at_d);
-  if (least > most_left * most_left * distance(backends::reference::compute(q.op, view.scene()))) return std::nullopt;
+  if (least > most_left * most_left * distance(site.compute())) return std::nullopt;
   return std::exp(at_c < at_d ? c : d);
 }
 

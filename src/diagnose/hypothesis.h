@@ -1,5 +1,5 @@
-// The catalogue of mistakes that engines make. A hypothesis names one and computes what an op gives where it is made; the
-// one whose output is the suspect's, where the right op's is not, is the cause. One file a family (catalogue/*.cpp), one
+// The catalogue of mistakes that engines make. A hypothesis names one and computes what an op gives where it is made. It is
+// the cause where its output is the suspect's and the right op's is not. There is one file a family (catalogue/) and one
 // entry a hypothesis: to add one, add it to its family's table, and a planted fault to the corpus.
 #pragma once
 
@@ -12,16 +12,39 @@
 
 namespace plumb::diagnose {
 
+// What a mistake is made in: a stage of the report, or a part of the op.
+enum class Kind : std::uint8_t {
+  tokens,         // the way from the prompt to its tokens
+  chat_template,  // the text that the prompt is put into
+  sampling,       // the choice of a token
+  op,             // what the op computes
+  parameter,      // a hyper-parameter that the op is given
+  weight,         // a weight as the op reads it
+  cache,          // the cache as attention reads it
+  buffer,         // the memory that the op reads or writes
+};
+
+// What it says of a run that a hypothesis fits.
+enum class Meaning : std::uint8_t {
+  cause,
+  // What was found, such as zeros. More mistakes than one leave it, so that its confidence is never high.
+  description,
+  // What an arithmetic coarser than float32 does, too, without a mistake.
+  rounding,
+  // The same, of operands that are cut off: they make a product smaller by a little, and no more.
+  cutting_off,
+};
+
 // A variant of a hypothesis for one op: "theta 500000 instead of 10000".
 struct Candidate {
   std::string detail;  // empty: the hypothesis has no variants
   Mistake mistake;
-  bool by_column = false;  // an output needs no other output of the op: Scene::column_stride may be used
+  bool by_column = false;  // an output needs no other output of the op: Site::column_stride may be used
 };
 
-// The op at fault and what the suspect made of it, for hypotheses that fit a parameter to it.
+// An op at fault and what the suspect made of it, from which hypotheses choose their variants and fit parameters.
 struct Question {
-  const plan::Op& op;
+  const plan::Op& op;  // it has an output
   std::size_t op_index;
   Replay& replay;
   std::span<const std::uint32_t> rows;  // rows at fault
@@ -33,80 +56,147 @@ struct Question {
   [[nodiscard]] const T* as() const {
     return std::get_if<T>(&op);
   }
-  // Whether the op lies between values that the suspect shows: every try there runs a part of the model anew, so that only
+  // Whether the op lies between values that the suspect shows. Every try then runs a part of the model anew, so that only
   // likely mistakes are tried.
   [[nodiscard]] bool is_inner() const { return found.empty() && replay.suspect() != nullptr; }
+  // Whether there is a found and an expected row for each at fault.
+  [[nodiscard]] bool has_both() const { return !found.empty() && found.size() == expected.size(); }
   // The value the op makes.
   [[nodiscard]] plan::ValueId out() const { return *plan::output(op); }
   [[nodiscard]] std::size_t width() const { return plan().value(out()).width; }
 };
 
+// The variants of a hypothesis that could be at work in an op; none where the hypothesis does not apply.
+using FindCandidates = std::vector<Candidate> (*)(const Question& question);
+
 struct Hypothesis {
-  std::string_view name;         // stable, for scripts: "rope-pairing"
+  // text: title, explanation and remedy, a line each; what has other lines does not compile.
+  consteval Hypothesis(std::string_view of_name, Kind of_kind, FindCandidates find, Meaning its_meaning,
+                       std::string_view text)
+      : name(of_name), kind(of_kind), candidates(find), meaning(its_meaning) {
+    const std::size_t first = text.find('\n'), second = text.find('\n', first + 1);
+    if (second == std::string_view::npos || text.find('\n', second + 1) != std::string_view::npos) throw "not three lines";
+    title = text.substr(0, first);
+    explanation = text.substr(first + 1, second - first - 1);
+    remedy = text.substr(second + 1);
+  }
+  consteval Hypothesis(std::string_view of_name, Kind of_kind, FindCandidates find, std::string_view text)
+      : Hypothesis(of_name, of_kind, find, Meaning::cause, text) {}
+  // Of no op.
+  consteval Hypothesis(std::string_view of_name, Kind of_kind, std::string_view text)
+      : Hypothesis(of_name, of_kind, nullptr, text) {}
+
+  std::string_view name;  // stable, for scripts: "rope-pairing"
+  Kind kind;
+  FindCandidates candidates;  // null: it is of no op
+  Meaning meaning;
   std::string_view title;        // "rotary embedding turns other pairs of components"
   std::string_view explanation;  // what goes wrong in an engine that has it, and how it shows
   std::string_view remedy;       // what to change
-  // The variants that could be at work in an op; none where the hypothesis does not apply. Null: it is of no op.
-  std::vector<Candidate> (*candidates)(const Question& question) = nullptr;
-  // It says what was found, such as zeros, which more mistakes than one leave: its confidence is never high.
-  bool only_describes = false;
 };
+
+// The entry of a table by its name; a name that the table does not have does not compile.
+consteval const Hypothesis& entry(std::span<const Hypothesis> table, std::string_view name) {
+  for (const Hypothesis& h : table) {
+    if (h.name == name) return h;
+  }
+  throw "no such entry";
+}
 
 // All of them, family by family.
 std::span<const Hypothesis> catalogue();
-// By name; null when there is none.
-const Hypothesis* find_hypothesis(std::string_view name);
 
+// The families. Those of no op come first: they have no candidates, and are named by the code that finds them.
 namespace families {
-// Of the way from the prompt to its tokens (prompt.cpp), and of no op.
-std::span<const Hypothesis> tokens();
-// Of what an engine says of itself (parameters.cpp); likewise.
-std::span<const Hypothesis> parameters();
-// Of a run of Plumb itself as a whole (own_run.cpp); likewise.
-std::span<const Hypothesis> run();
-// Of the choice of a token from the logits (sampling.cpp); likewise.
-std::span<const Hypothesis> sampling();
+std::span<const Hypothesis> tokens();      // prompt.cpp
+std::span<const Hypothesis> parameters();  // parameters.cpp
+std::span<const Hypothesis> run();         // own_run.cpp
+std::span<const Hypothesis> sampling();    // sampling.cpp
 std::span<const Hypothesis> embedding();
 std::span<const Hypothesis> norm();
 std::span<const Hypothesis> product();
+std::span<const Hypothesis> logits();
 std::span<const Hypothesis> quantization();
 std::span<const Hypothesis> rope();
 std::span<const Hypothesis> attention();
+std::span<const Hypothesis> cache();
+std::span<const Hypothesis> heads();
 std::span<const Hypothesis> feed_forward();
 std::span<const Hypothesis> experts();
 std::span<const Hypothesis> buffer();
 std::span<const Hypothesis> precision();
 }  // namespace families
 
-// For candidates: the op with other parameters.
-template <class T>
-Candidate changed(T op, std::string detail = "") {
-  return {std::move(detail), [op = plan::Op(std::move(op))](const Site& site) { return site.compute(op); }, true};
+// Collects the candidates of a hypothesis.
+class Candidates {
+ public:
+  void add(Candidate candidate) { all_.push_back(std::move(candidate)); }
+  void add(std::string detail, Mistake mistake) { all_.push_back({std::move(detail), std::move(mistake)}); }
+  // The op with other parameters.
+  void changed(plan::Op op, std::string detail = "");
+  // The op as it should be, and then something done to its output, [rows, width].
+  void afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);
+  // The op as it should be, column c of its output being that which should be column from[c].
+  void with_columns(std::string detail, std::vector<std::size_t> from);
+  // The same, column c being that which should be column c + by, around the ends of a row of n.
+  void with_shifted_columns(std::string detail, std::size_t n, std::int64_t by);
+  // The op reading something else: `change` sets members of its scene.
+  void reading(std::string detail, std::function<void(const Site& site, backends::reference::Scene& scene)> change,
+               bool by_column = true);
+  // The op with one weight read otherwise.
+  void with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
+  // The op with another tensor for a weight, for each tensor of the plan that `fits`.
+  void with_other_weights(const Question& q, plan::WeightId weight, const std::function<bool(const plan::Weight&)>& fits);
+  // The op with one of its inputs being another value, whole or changed.
+  void with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value,
+                  bool by_column = true);
+  void with_changed_input(std::string detail, plan::ValueId input, std::function<void(std::vector<float>& x)> change);
+  // The op with another value of the run in place of an input: one of the same width that is made before the op, in its
+  // layer, the layer before or outside of layers. For ops outside of layers the last two layers are near, and the output of
+  // any.
+  void with_other_values(const Question& q, plan::ValueId input);
+
+  // Those so far once more, the mistake being made in columns [first, last) of `width` alone.
+  void also_in_columns(std::size_t first, std::size_t last, std::size_t width);
+
+  [[nodiscard]] bool empty() const { return all_.empty(); }
+  std::vector<Candidate> take() { return std::move(all_); }
+
+ private:
+  std::vector<Candidate> all_;
+};
+
+// For Hypothesis::candidates: of<f> calls f(question, candidates), or f(question, part, candidates) where the op has such a
+// part: `part` is an op of one kind, or a class whose in(question) finds it.
+inline std::vector<Candidate> collected(const Question& q, void (*f)(const Question&, Candidates&)) {
+  Candidates out;
+  f(q, out);
+  return out.take();
+}
+template <class Part>
+std::vector<Candidate> collected(const Question& q, void (*f)(const Question&, const Part&, Candidates&)) {
+  Candidates out;
+  if constexpr (requires { Part::in(q); }) {
+    if (const std::optional<Part> part = Part::in(q)) f(q, *part, out);
+  } else if (const Part* op = q.as<Part>()) {
+    f(q, *op, out);
+  }
+  return out.take();
+}
+template <auto f>
+std::vector<Candidate> of(const Question& q) {
+  return collected(q, f);
 }
 
-// The op as it should be, and then something done to its output, [rows, width].
-Candidate afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);
-
-// The op with one weight read otherwise.
-Candidate with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
-
-// The op with one of its inputs being another value, whole or changed.
-Candidate with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value);
-
-// The op with another value of the run in place of an input: one of the same width that is made before the op, in its
-// layer, the layer before or outside of layers. Of the ops outside of layers the last two layers are near, and the output
-// of any.
-std::vector<Candidate> with_other_values(const Question& q, plan::ValueId input);
-
-// The value between `low` and `high`, both positive, of a parameter with which the op comes nearest to what was found,
-// where that is much nearer than the right op comes.
+// The value between `low` and `high`, both positive, of a parameter with which the op comes nearest to what was found; none
+// where the right op comes about as near.
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with);
 
 // By how much the right row may have been shifted to give the one found: where its largest elements went. Few, or none.
 std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
 
-// Whether a guess at the op's output, [rows, width], explains what was found: what costs nothing, where it is a function of
-// the right output, and keeps what does not fit from being computed. Where nothing was found there is nothing to tell by.
+// Whether a guess at the op's output, [rows, width], comes near to what was found; true where nothing was found. A guess
+// that is made of the right output costs little, and saves computing the op for what does not fit.
 bool resembles(const Question& question, std::span<const float> guess);
 // The same, the guess being the right output changed.
 template <class Change>
@@ -116,11 +206,16 @@ bool resembles_changed(const Question& question, Change change) {
   return resembles(question, guess);
 }
 
-// Whether what is infinite of the suspect's rows is so because it is larger than all that is not: row by row, with the
-// signs that it should have.
+// Whether the infinite elements of each found row are the largest of the right one, with the right signs.
 bool is_overflow(const Question& question);
 
-// "blk.3.attn_q" without "blk.3.": "attn_q"; other names as they are.
+// The rows of a run that are of one step: [begin, end).
+struct StepRows {
+  std::uint32_t begin = 0, end = 0;
+};
+StepRows step_of(std::span<const backends::Row> rows, std::uint32_t row);
+
+// "attn_q" of "blk.3.attn_q"; other names as they are.
 std::string_view role(std::string_view value);
 // The layer in a name; none outside blocks.
 std::optional<std::uint32_t> layer_of(std::string_view value);

@@ -17,7 +17,16 @@ namespace plumb::diagnose {
 
 namespace {
 
-// An op's expected output and the suspect's, on the rows that the trace has of one step.
+// Largest error as a root mean square over many rows, in standard deviations. All outputs of a row share what the rounding
+// of its inputs does to them, so that few rows average little: their errors may be larger.
+constexpr double most_rms = 2;
+double most_rms_of(std::size_t n_rows) {
+  return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
+}
+// By how much a region's allowance grows for each layer that has part in it.
+constexpr double of_regions = 2;
+
+// An op's output on the rows that the trace has of one step: the suspect's, and what it should be.
 struct Compared {
   std::span<const float> found, expected, variance;
   std::size_t width = 0;
@@ -37,8 +46,7 @@ class Deviations {
     const double deviation = std::max(
         {std::sqrt(double{variance_[i]}), unit_f32 * std::abs(double{expected_[i]}) / std::numbers::sqrt3, least_normal});
     if (variance_[i] >= least_normal) return deviation;
-    // The variance of so small numbers is too small for a float. Numbers below the least normal one are zero to many
-    // engines.
+    // Of numbers so small the variance is no float. Many engines take those below the least normal one for zero.
     if (row_ != i / width_) {
       row_ = i / width_;
       largest_ = 0;
@@ -55,7 +63,8 @@ class Deviations {
   double largest_ = 0;
 };
 
-// Whether all are numbers of a 16-bit format: what an engine that stores results so must show, but in a trace of bfloat16.
+// Whether all values are numbers of the 16-bit format of a unit roundoff, as those of an engine that stores its results in
+// it are. In a trace of bfloat16 nothing shows whether they were numbers of float16.
 bool fits(std::span<const float> values, double unit, trace::Dtype dtype) {
   if (unit == unit_f16 && dtype == trace::Dtype::bf16) return true;
   return std::all_of(values.begin(), values.end(), [&](float v) {
@@ -115,12 +124,12 @@ class Isolator {
     Computed c;
     c.rows = replay_.rows_of(op);
     const bool linear = std::holds_alternative<plan::Linear>(plan_.ops[op]);
-    c.expected = linear ? replay_.product(op, &arithmetic, c.sums) : replay_.compute(op);
+    c.expected = linear ? replay_.product(op, arithmetic, c.sums) : replay_.compute(op);
     c.observed = *suspect_.observe(*plan::output(plan_.ops[op]));
     return c;
   }
 
-  // Whether the variances of different arithmetics share a product's sums.
+  // Whether a product's sums are the same in all arithmetics: they have the errors of its input, where that is computed.
   [[nodiscard]] bool shares_sums(std::size_t op) const {
     const auto* linear = std::get_if<plan::Linear>(&plan_.ops[op]);
     return linear == nullptr || suspect_.knows_all(linear->x);
@@ -128,19 +137,13 @@ class Isolator {
 
   [[nodiscard]] std::vector<float> variance(std::size_t op, Computed& c, std::size_t arithmetic) {
     const Arithmetic& a = arithmetics()[arithmetic];
-    if (!shares_sums(op) && arithmetic > 0) c.expected = replay_.product(op, &a, c.sums);
+    if (!shares_sums(op) && arithmetic > 0) c.expected = replay_.product(op, a, c.sums);
     std::vector<float> v = replay_.variance(op, c.expected, c.sums, a);
-    const double unit = rounding_of(c.observed.dtype), least = least_of(c.observed.dtype);
-    if (unit > 0) {
-      for (std::size_t i = 0; i < v.size(); ++i) {
-        const double bound = std::max(unit * std::abs(double{c.expected[i]}), least);
-        v[i] += static_cast<float>(bound * bound / 3);
-      }
-    }
+    if (c.observed.dtype != trace::Dtype::f32) add_rounding(v, c.expected, c.observed.dtype);
     return v;
   }
 
-  // The rows of a step that the trace has; contiguous, at the step's end.
+  // Calls use(compared, first row, number of rows) for the rows of a step that the trace has, which are its last ones.
   template <class Use>
   void of_step(std::size_t op, const Computed& c, std::uint32_t step, std::span<const float> variance, const Use& use) {
     const std::size_t width = plan_.value(*plan::output(plan_.ops[op])).width;
@@ -180,7 +183,7 @@ class Isolator {
         is_long.push_back(region.size() > few_ops);
       });
     }
-    // From fine to coarse until one allows every step; what a step was found to be allowed by stays.
+    // From fine to coarse until every step is allowed. A step keeps the first arithmetic that allows it.
     const std::size_t finest_of_long = finest_of_long_regions();
     for (std::size_t a = 0; a < arithmetics().size(); ++a) {
       bool all = true;
@@ -224,7 +227,8 @@ class Isolator {
     }
   }
 
-  // To try all arithmetics on a long region takes a pass over its weights each. The others are as coarse as the first ones.
+  // The arithmetic from which on a long region is tried: each costs a pass over all weights of the region. Where some long
+  // regions were tried in all, the others are taken to be as coarse.
   [[nodiscard]] std::size_t finest_of_long_regions() const {
     if (allowance_.strict || of_long_regions_.size() < regions_tried) return 0;
     std::vector<std::size_t> first(of_long_regions_.begin(), of_long_regions_.begin() + regions_tried);
@@ -233,8 +237,8 @@ class Isolator {
     return median < arithmetics().size() ? median : 0;
   }
 
-  // An engine that stores results in 16 bits stores most of them so, or most of a kind; the values that it does not are no
-  // evidence of it.
+  // Counts the values that are numbers of 16 bits. An engine that stores results in 16 bits stores most of them so, or most
+  // of a kind of op; a few that happen to be such numbers are no evidence.
   void count_stored() {
     const auto count = [&](Stored& of, const Observed& observed) {
       of.n_fit.resize(arithmetics().size(), 0);
@@ -250,16 +254,16 @@ class Isolator {
       const auto out = plan::output(op);
       if (!out || !suspect_.knows(*out)) continue;
       const Observed observed = *suspect_.observe(*out);
-      count(stored_["all"], observed);
-      count(stored_[std::string(plan::name(op))], observed);
+      count(stored_, observed);
+      count(stored_by_kind_[std::string(plan::name(op))], observed);
     }
   }
   [[nodiscard]] bool is_stored(std::size_t op, std::size_t arithmetic) const {
-    const Stored &all = stored_.at("all"), &of_kind = stored_.at(std::string(plan::name(plan_.ops[op])));
-    return 2 * all.n_fit[arithmetic] >= all.n || 2 * of_kind.n_fit[arithmetic] > of_kind.n;
+    const Stored& of_kind = stored_by_kind_.at(std::string(plan::name(plan_.ops[op])));
+    return 2 * stored_.n_fit[arithmetic] >= stored_.n || 2 * of_kind.n_fit[arithmetic] > of_kind.n;
   }
 
-  // The values of a region, by role; empty where the op stands alone.
+  // The roles of a region's ops as one string; empty where the op stands alone.
   [[nodiscard]] std::string roles_of(std::span<const std::size_t> region) const {
     if (region.size() == 1) return "";
     std::set<std::string> roles;
@@ -286,8 +290,8 @@ class Isolator {
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
       used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
     }
-    // What an engine computes three quarters of its ops in, or half of a kind, it may compute any in: a format or a phase
-    // of few ops shows too little of it by itself.
+    // An arithmetic in which an engine computes three quarters of its ops, or half of a kind, may be that of any op: a
+    // format or a phase of few ops shows too little by itself.
     constexpr double most = 0.5;
     std::map<std::string, std::vector<std::size_t>> used_by_kind;
     std::vector<std::size_t> used_by_all;
@@ -304,12 +308,12 @@ class Isolator {
       const bool none_follows =
           std::all_of(used[g].begin(), used[g].end(), [](std::size_t a) { return a >= arithmetics().size(); });
       group.own = group.arithmetic = usual_of_group(g, std::move(used[g]));
-      // What a mistake leaves is held to what engines may do: their caches are of float16 where nothing shows otherwise.
+      // Where no op follows, none shows the arithmetic: a cache of float16 is common.
       if (none_follows) group.arithmetic = std::max(group.arithmetic, float16_cache());
       if (group.region.empty())
         group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind], most), usual_of_all});
     }
-    // A region has products and attention in it: it may be as coarse as ops of any kind usually are.
+    // A region has ops of several kinds in it: it may be as coarse as any kind usually is.
     std::size_t coarsest = 0;
     for (const Group& group : result_.groups) coarsest = std::max(coarsest, group.arithmetic);
     for (Group& group : result_.groups) {
@@ -330,29 +334,28 @@ class Isolator {
     }
   }
 
-  // The coarsest arithmetic that a check is held to: its group's, or what the trace itself shows that the engine may use.
+  // The coarsest arithmetic that a check is held to: its group's, or one that the trace shows the engine to use.
   [[nodiscard]] std::size_t coarsest_of(std::size_t check) const {
     const Group& group = result_.groups[result_.group_of[check]];
     std::size_t usual = group.arithmetic;
     if (allowance_.strict) return usual;
     const trace::Dtype dtype = suspect_.dtype(*plan::output(plan_.ops[result_.checks[check].op]));
-    const Stored& all = stored_.at("all");
-    const bool mostly_16_bits = 2 * all.n_16_bits > all.n;
-    // What float16 does to a result, bfloat16 hides in a trace, but where the result is next to nothing.
+    const bool mostly_16_bits = 2 * stored_.n_16_bits > stored_.n;
+    // A trace of bfloat16 hides whether results were of float16, but where they are next to nothing.
     if (dtype == trace::Dtype::bf16) usual = std::max(usual, float16_results());
-    // Numbers of 16 bits where float32 was written are no chance.
+    // Where float32 was written, numbers of 16 bits are no chance.
     if (dtype == trace::Dtype::f32) usual = std::max(usual, stored_as_[check]);
-    // Who writes most values in 16 bits has such operands.
-    if (mostly_16_bits && all.n_bf16 == 0) usual = std::max(usual, float16_operands());
-    if (mostly_16_bits && all.n_bf16 > 0 && dtype == trace::Dtype::f32) usual = std::max(usual, bfloat16_operands());
-    // Operands are rounded or cut off; where all terms have one sign the latter shows.
+    // An engine that writes most values in 16 bits has such operands.
+    if (mostly_16_bits && stored_.n_bf16 == 0) usual = std::max(usual, float16_operands());
+    if (mostly_16_bits && stored_.n_bf16 > 0 && dtype == trace::Dtype::f32) usual = std::max(usual, bfloat16_operands());
+    // Where operands may be rounded they may be cut off as well.
     if (usual == float16_operands()) ++usual;
     if (!group.region.empty()) usual = std::max(usual, float16_cache());
     return usual;
   }
 
-  // An engine computes all layers alike, in what the coarsest of a layer's checks shows: where layers differ, half of them
-  // are right. An op of which there is one has its steps alone to be held to.
+  // An engine computes all layers alike, in the coarsest arithmetic that a layer's checks need. Where layers differ, half
+  // of them are taken to be right. An op of which there is one is held to its own steps.
   [[nodiscard]] std::size_t usual_of_group(std::size_t group, std::vector<std::size_t> of_checks) const {
     std::map<std::size_t, std::size_t> coarsest;  // by op
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
@@ -386,10 +389,10 @@ class Isolator {
     return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_bf16; });
   }
 
-  // Of long regions: more ops than few_ops, and how many are tried in all arithmetics.
+  // A region of more ops than few_ops is long. So many of them are tried in all arithmetics.
   static constexpr std::size_t few_ops = 4, regions_tried = 3;
   static constexpr std::size_t infinity_of_arithmetics = ~std::size_t{0};
-  // An op that needs a coarser arithmetic than others of its kind is at fault if it misses theirs by so much.
+  // An op that needs a coarser arithmetic than others of its kind is at fault where its ratio in theirs is above this.
   static constexpr double outlier = 2, outlier_of_regions = 2.5;
 
   Replay& replay_;
@@ -397,13 +400,15 @@ class Isolator {
   const plan::Plan& plan_;
   const Allowance& allowance_;
   Isolation result_;
-  std::vector<std::size_t> of_long_regions_;  // arithmetics that allow their prompt's pass
+  std::vector<std::size_t> of_long_regions_;  // the arithmetic that allows the prompt's pass, of each
   struct Stored {
     std::size_t n = 0, n_16_bits = 0, n_bf16 = 0;  // values, and those that the trace has in 16 bits
     std::vector<std::size_t> n_fit;                // by arithmetic: values that are numbers of its type
   };
-  std::map<std::string, Stored> stored_;  // by kind of op, and of all
-  std::vector<std::size_t> stored_as_;    // by check: the arithmetic whose results its numbers are, as most of the engine's
+  Stored stored_;                                 // of all
+  std::map<std::string, Stored> stored_by_kind_;  // of op
+  std::vector<std::size_t>
+      stored_as_;  // by check: the coarsest arithmetic that stores such numbers, if most of the run's are
   std::map<std::tuple<std::string, std::string, bool, std::string>, std::size_t> groups_;
 };
 
@@ -417,7 +422,7 @@ std::size_t usual_arithmetic(std::vector<std::size_t> of_ops, double share) {
   return of_ops[static_cast<std::size_t>(static_cast<double>(of_ops.size() - 1) * share)];
 }
 
-double region_factor(Replay& replay, std::span<const std::size_t> region) {
+double region_factor(const Replay& replay, std::span<const std::size_t> region) {
   if (region.size() <= 1) return 1;
   std::set<std::uint32_t> layers;
   for (const std::size_t op : region) {
@@ -454,10 +459,6 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
       most_rms_of(check.n_rows) * std::sqrt(allowed / static_cast<double>(std::max<std::size_t>(1, found.size())));
 }
 
-double most_rms_of(std::size_t n_rows) {
-  return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
-}
-
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width, double factor) {
   double squares = 0, largest = 0, error = 0;
@@ -481,8 +482,22 @@ Misfit misfit(std::span<const float> found, std::span<const float> expected, std
           .rms_error = std::sqrt(error / n)};
 }
 
-Isolation isolate(Replay& replay, const Suspect& suspect, const Allowance& allowance) {
-  return Isolator(replay, suspect, allowance).run();
+void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype) {
+  for (std::size_t i = 0; i < variance.size(); ++i) {
+    const double bound = std::max(rounding_of(dtype) * std::abs(double{y[i]}), least_of(dtype));
+    variance[i] += static_cast<float>(bound * bound / 3);
+  }
+}
+
+CheckedRun::CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads)
+    : model(of_model),
+      allowance(allowed),
+      suspect(std::move(of_suspect)),
+      replay(model, suspect.rows(), &suspect, suspect.logit_rows(), n_threads),
+      isolation(Isolator(replay, suspect, allowance).run()) {}
+
+Replay CheckedRun::replay_of(const Suspect* shown) const {
+  return {model, suspect.rows(), shown, suspect.logit_rows(), replay.n_threads()};
 }
 
 }  // namespace plumb::diagnose

@@ -4,28 +4,23 @@
 
 #include <array>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "diagnose/arithmetic.h"
+#include "diagnose/numbers.h"
 #include "diagnose/replay.h"
 #include "diagnose/suspect.h"
 
 namespace plumb::diagnose {
 
-inline constexpr double infinity = std::numeric_limits<double>::infinity();
+// Largest error of one element, in standard deviations.
+inline constexpr double most_single = 12;
+// By how much the allowance of a region grows. Errors within it are not independent: all elements of an op share what the
+// ops before it rounded, the more so the more layers lie between.
+double region_factor(const Replay& replay, std::span<const std::size_t> region);
 
-// Largest error, in standard deviations: as a root mean square over many rows, and of one element. All outputs of a row
-// share what the rounding of its inputs does to them, so that few rows average little: their errors may be larger.
-inline constexpr double most_rms = 2, most_single = 12;
-double most_rms_of(std::size_t n_rows);
-// Errors within a region of several ops are not independent: what one op rounds, all elements of the next ones share, the
-// more so the more layers it passes. By how much an allowance grows for each layer that has part in a region.
-inline constexpr double of_regions = 2;
-double region_factor(Replay& replay, std::span<const std::size_t> region);
-
-// The finest arithmetic that allows a share of some ops, of those that any allows.
+// The finest arithmetic that allows this share of some ops; ops that none allows do not count.
 std::size_t usual_arithmetic(std::vector<std::size_t> of_ops, double share = 0.75);
 
 struct Allowance {
@@ -40,7 +35,7 @@ struct Element {
   float expected = 0, found = 0;
 };
 
-// Counts of |error| / standard deviation, by powers of 2 from 2^-8: below, then 16 of them, the last being all above.
+// Counts of |error| / standard deviation: below 2^-8, then by powers of 2, the last being all above.
 using Histogram = std::array<std::uint32_t, 17>;
 
 // An op in one step.
@@ -56,20 +51,21 @@ struct Check {
   std::size_t arithmetic = 0;      // the first that allows the error; ratios.size() if none does
   double allowed_rms = 0;          // of the arithmetic that it is judged by, as an absolute error
   double ratio = 0;                // error / allowance in the arithmetic that it is judged by
-  bool tells = true;  // an error of a third of the value's size would be seen; where rounding may be larger, none is
+  bool tells = true;               // an error of a third of the value's size would be more than rounding
   bool at_fault = false;
   Histogram histogram{};         // in the arithmetic that it is judged by
   std::vector<float> row_ratio;  // by row of the step, root mean square of error / standard deviation
 };
 
-// Ops that an engine computes in one way: of one kind, with weights of one format, in the prompt's pass or after it.
+// Checks of ops that an engine computes in one way: of one kind, with weights of one format, in the prompt's pass or after
+// it.
 struct Group {
   std::string kind;
   std::string format;  // of the weight; empty: none
-  std::string region;  // roles of the values between it and what the trace knows; empty: it stands alone
+  std::string region;  // roles of the ops that a check spans; empty: one op alone
   bool prompt = false;
-  std::size_t own = 0;         // arithmetic that the group's checks show
-  std::size_t arithmetic = 0;  // that they are held to: no finer than most of the engine's
+  std::size_t own = 0;         // the arithmetic that the group's checks show
+  std::size_t arithmetic = 0;  // the one that they are held to: no finer than most of the engine's
   std::size_t n_checks = 0;
 };
 
@@ -83,8 +79,6 @@ struct Isolation {
 void describe(Check& check, std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width);
 
-Isolation isolate(Replay& replay, const Suspect& suspect, const Allowance& allowance);
-
 // error / allowance of found against expected, [n_rows, width], 1 being the most allowed; elements that are not finite
 // where they should be make it infinite. Where the variance is infinite, anything is allowed.
 struct Misfit {
@@ -93,5 +87,29 @@ struct Misfit {
 };
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width, double allowance_factor = 1);
+
+// Adds to the variances of y what rounding to a trace's dtype makes of it.
+void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype);
+
+// A suspect's run with its ops recomputed and checked.
+struct CheckedRun {
+  // `model` and what the suspect is bound to outlive this.
+  CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads);
+  CheckedRun(const CheckedRun&) = delete;
+  CheckedRun& operator=(const CheckedRun&) = delete;
+
+  // Runs of their own to make mistakes in: with what the suspect shows, and as it should be.
+  [[nodiscard]] Replay trial() const { return replay_of(&suspect); }
+  [[nodiscard]] Replay without_suspect() const { return replay_of(nullptr); }
+
+  const model::Model& model;
+  Allowance allowance;
+  Suspect suspect;
+  Replay replay;  // of the suspect
+  Isolation isolation;
+
+ private:
+  [[nodiscard]] Replay replay_of(const Suspect* shown) const;
+};
 
 }  // namespace plumb::diagnose

@@ -25,23 +25,19 @@ namespace {
 using text::TokenId;
 
 constexpr Hypothesis run_table[] = {
-    {"weight-changed-on-device", "weights on the device are not the file's",
-     "What was uploaded, read back, differs: a wrong offset, or a write past another buffer.",
-     "check the upload's offsets and sizes"},
-    {"run-not-deterministic", "the same run gives other bits",
-     "Memory that was never written, or a race: the result depends on what was there before.",
-     "run the kernels under the checker"},
-    {"cache-differs-from-prefill", "steps after the prompt differ from the prompt's pass",
-     "The same tokens in one pass and one by one must give the same logits, but for rounding.",
-     "compare what attention reads of the cache with what was written"},
-    {"fused-run-differs", "the run differs when nobody watches",
-     "Fused kernels run then, and the unfused ones that were checked do not.",
-     "check the fused kernels against the ops they stand for"},
+    {"weight-changed-on-device", Kind::weight, R"(weights on the device are not the file's
+What was uploaded, read back, differs: a wrong offset, or a write past another buffer.
+check the upload's offsets and sizes)"},
+    {"run-not-deterministic", Kind::buffer, R"(the same run gives other bits
+Memory that was never written, or a race: the result depends on what was there before.
+run the kernels under the checker)"},
+    {"cache-differs-from-prefill", Kind::cache, R"(steps after the prompt differ from the prompt's pass
+The same tokens in one pass and one by one must give the same logits, but for rounding.
+compare what attention reads of the cache with what was written)"},
+    {"fused-run-differs", Kind::op, R"(the run differs when nobody watches
+Fused kernels run then, and the unfused ones that were checked do not.
+check the fused kernels against the ops they stand for)"},
 };
-
-const Hypothesis* run_hypothesis(std::string_view name) {
-  return std::find_if(std::begin(run_table), std::end(run_table), [&](const Hypothesis& h) { return h.name == name; });
-}
 
 TokenId most_likely(std::span<const float> logits) {
   return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
@@ -66,15 +62,15 @@ std::vector<float> to_halves(std::span<const float> values) {
 // A product or an attention whose operands are rounded to float16, as kernels for matrix units do it (docs/kernels.md).
 std::vector<float> from_halves(const Site& site) {
   using backends::reference::RowSource;
-  backends::reference::Scene scene = *site.scene;
+  backends::reference::Scene scene = site.scene;
   std::map<std::uint32_t, std::vector<float>> rounded;
   scene.value = [&](plan::ValueId id) -> std::span<const float> {
     auto& values = rounded[id.index];
-    if (values.empty()) values = to_halves(site.scene->value(id));
+    if (values.empty()) values = to_halves(site.scene.value(id));
     return values;
   };
   scene.weight = [&](plan::WeightId id) -> RowSource {
-    return [rows = site.scene->weight(id)](std::uint64_t row, std::span<float> out) {
+    return [rows = site.scene.weight(id)](std::uint64_t row, std::span<float> out) {
       rows(row, out);
       for (float& v : out) v = f16_to_f32(f32_to_f16(v));
     };
@@ -88,13 +84,13 @@ std::vector<float> from_halves(const Site& site) {
       return values.data();
     };
   };
-  if (const auto* attention = std::get_if<plan::Attention>(site.op)) {
-    const plan::KvWrite& write = site.replay->kv_write(attention->layer);
+  if (const auto* attention = std::get_if<plan::Attention>(&site.op)) {
+    const plan::KvWrite& write = site.replay.kv_write(attention->layer);
     scene.n_threads = 1;  // rows of the cache are rounded as they are asked for
-    scene.key = of_cache(site.scene->key, scene.plan->value(write.k).width);
-    scene.cached_value = of_cache(site.scene->cached_value, scene.plan->value(write.v).width);
+    scene.key = of_cache(site.scene.key, scene.plan->value(write.k).width);
+    scene.cached_value = of_cache(site.scene.cached_value, scene.plan->value(write.v).width);
   }
-  return backends::reference::compute(*site.op, scene);
+  return site.compute(site.op, scene);
 }
 
 // A file in a folder of its own, that nobody else may write to; both go when this does.
@@ -149,10 +145,10 @@ class OwnRun {
     return *std::find_if(report_.stages.begin(), report_.stages.end(),
                          [&](const StageResult& s) { return s.stage == which; });
   }
-  void fault(Stage which, std::string_view name, std::string detail, std::string evidence) {
+  void fault(Stage which, const Hypothesis& cause, std::string detail, std::string evidence) {
     stage(which) = {which, Outcome::fail, evidence};
     report_.faults.push_back({.stage = which,
-                              .hypothesis = run_hypothesis(name),
+                              .hypothesis = &cause,
                               .detail = std::move(detail),
                               .confidence = Confidence::high,
                               .evidence = std::move(evidence)});
@@ -167,7 +163,7 @@ class OwnRun {
           Stage::weights, Outcome::pass,
           fmt::format("all {} weights on the device, read back, are the file's", plan_.weights.size())};
     } else {
-      fault(Stage::weights, "weight-changed-on-device",
+      fault(Stage::weights, entry(run_table, "weight-changed-on-device"),
             fmt::format("{}{}", changed->front(),
                         changed->size() > 1 ? fmt::format(" and {} more", changed->size() - 1) : ""),
             fmt::format("{} of {} weights, read back, are not the file's", changed->size(), plan_.weights.size()));
@@ -198,7 +194,7 @@ class OwnRun {
       return;
     }
     const auto at = static_cast<std::size_t>(differ.first - first_.begin());
-    fault(Stage::buffers, "run-not-deterministic", "",
+    fault(Stage::buffers, entry(run_table, "run-not-deterministic"), "",
           fmt::format("logit {} after step {} is {:.9g} in one run and {:.9g} in another whose memory was full of NaN",
                       at % plan_.vocab, at / plan_.vocab, *differ.first, *differ.second));
   }
@@ -249,7 +245,7 @@ class OwnRun {
     const std::string figures = fmt::format(
         "its logits are {:.2g} from the reference's, those of the run that was recorded {:.2g}{}", d, recorded_, noise());
     if (!allowed) {
-      fault(Stage::ops, "fused-run-differs", "", "without anybody watching, " + figures);
+      fault(Stage::ops, entry(run_table, "fused-run-differs"), "", "without anybody watching, " + figures);
     } else {
       stage(Stage::ops).evidence += "; as it runs unwatched, " + figures;
     }
@@ -267,7 +263,7 @@ class OwnRun {
         fmt::format("the same tokens in one pass: logits {:.2g} from the reference's, step by step {:.2g}{}", d,
                     distance(first_, right_), noise());
     if (!allowed) {
-      fault(Stage::cache, "cache-differs-from-prefill", "", figures);
+      fault(Stage::cache, entry(run_table, "cache-differs-from-prefill"), "", figures);
     } else {
       stage(Stage::cache).evidence += "; " + figures;
     }

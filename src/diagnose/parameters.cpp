@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <variant>
@@ -17,9 +15,9 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr Hypothesis parameters_table[] = {
-    {"parameter-differs", "the engine runs with another hyper-parameter than the file's",
-     "It says so itself. Usually it is a default that the file should have overridden, or a key of another name.",
-     "read it from the file's metadata"},
+    {"parameter-differs", Kind::parameter, R"(the engine runs with another hyper-parameter than the file's
+It says so itself. Usually it is a default that the file should have overridden, or a key of another name.
+read it from the file's metadata)"},
 };
 
 template <class Op>
@@ -109,15 +107,6 @@ DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const 
     }
   }
   return result;
-}
-
-bool is_of_parameters(std::string_view hypothesis) {
-  constexpr std::array<std::string_view, 16> names = {
-      "rope-scaling-other", "norm-eps",          "rope-pairing",       "rope-theta",
-      "rope-scaling",       "rope-partial",      "rope-skipped",       "attention-head-map",
-      "attention-scale",    "attention-window",  "attention-soft-cap", "embedding-scale",
-      "activation-other",   "parameter-differs", "expert-gating",      "attention-sinks-ignored"};
-  return std::find(names.begin(), names.end(), hypothesis) != names.end();
 }
 
 }  // namespace plumb::diagnose

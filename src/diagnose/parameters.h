@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "model/model.h"
@@ -19,8 +18,5 @@ struct DeclaredParameters {
 
 // Numbers agree if they are the same float32.
 DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const model::Model& model);
-
-// Whether a hypothesis of the catalogue says that an op was given another hyper-parameter than the file's.
-bool is_of_parameters(std::string_view hypothesis);
 
 }  // namespace plumb::diagnose

@@ -14,64 +14,76 @@ namespace {
 using text::TokenId;
 using Tokens = std::vector<TokenId>;
 
-constexpr Hypothesis table[] = {
-    {"tokens-bos-missing", "the BOS token is missing",
-     "The file asks for it (tokenizer.ggml.add_bos_token), and the model was trained with it.",
-     "put BOS before the prompt"},
-    {"tokens-bos-doubled", "the BOS token is there twice", "The chat template writes it and the tokenizer adds it again.",
-     "add BOS only where the template has not"},
-    {"tokens-bos-added", "a BOS token was added that the file does not ask for", "tokenizer.ggml.add_bos_token is false.",
-     "add no BOS"},
-    {"tokens-eos-added", "an EOS token ends the prompt", "The model is told that the text is over before it answers.",
-     "add no EOS"},
-    {"tokens-newline-as-space", "a newline became a space",
-     "The step that turns white space into U+2581 takes newlines too. They have a token of their own.",
-     "turn spaces into U+2581, and nothing else"},
-    {"tokens-newline-dropped", "newlines are lost", "They are stripped or split away before the text is encoded.",
-     "encode newlines too"},
-    {"tokens-space-prefix-missing", "the space before the text is missing",
-     "SentencePiece puts a space before a text (tokenizer.ggml.add_space_prefix).", "put a space before the text"},
-    {"tokens-space-prefix-added", "a space was put before the text", "The file's tokenizer puts none.",
-     "put no space before the text"},
-    {"tokens-special-as-text", "special tokens are encoded as text",
-     "The template writes them (<|im_start|>), and they reach the model in letters.",
-     "parse special tokens in a rendered template"},
-    {"tokens-special-parsed", "text was read as special tokens", "A prompt's own text must not become control tokens.",
-     "parse special tokens in the template's part only"},
-    {"tokens-white-space", "white space was changed", "It was trimmed, or runs of it became one space.",
-     "give the text to the tokenizer as it is"},
-    {"tokens-newline-as-text", "a newline became the two characters \\n",
-     "The text came through a shell, a file or JSON whose escapes were not resolved.", "resolve escapes before encoding"},
-    {"tokens-case", "the text was put in other letters", "A normalizer of another tokenizer was applied.",
-     "give the text to the tokenizer as it is"},
-    {"tokens-encoded-twice", "the text was encoded as UTF-8 twice",
-     "Its bytes were taken for characters, of Latin-1, and encoded again.", "pass bytes of UTF-8 on as they are"},
-    {"tokens-id-offset", "all token ids are off by a constant",
-     "The vocabulary is counted from elsewhere: special tokens before it, or an index from 1.",
-     "id i is entry i of tokenizer.ggml.tokens"},
-    {"tokens-reversed", "the tokens are in reverse", "A list that is built from its end was not turned round.",
-     "keep the order of the text"},
-    {"tokens-cut", "the prompt was cut", "Its beginning or end is missing.", "give the model the whole prompt"},
-    {"tokens-by-character", "the text was encoded character by character", "Merges are not applied.",
-     "apply the vocabulary's merges"},
-    {"template-missing", "the chat template was not applied",
-     "The text went to the model as it is; a chat model answers as if it were in the middle of a text.",
-     "render the file's tokenizer.chat_template"},
-    {"template-applied", "a chat template was applied to a text that should go as it is", "The prompt was meant raw.",
-     "do not render the template"},
-    {"template-other", "another chat template was applied", "The turns are marked as another model family does.",
-     "render the file's tokenizer.chat_template"},
-    {"template-generation-prompt", "the template's generation prompt is missing",
-     "The model is not told that it is its turn, and goes on with the user's.", "render with add_generation_prompt"},
-    {"template-system", "the template's system message is missing",
-     "The template adds one by itself, or it was given and lost.", "give the template all messages"},
+constexpr Hypothesis prompt_table[] = {
+    {"tokens-bos-missing", Kind::tokens, R"(the BOS token is missing
+The file asks for it (tokenizer.ggml.add_bos_token), and the model was trained with it.
+put BOS before the prompt)"},
+    {"tokens-bos-doubled", Kind::tokens, R"(the BOS token is there twice
+The chat template writes it and the tokenizer adds it again.
+add BOS only where the template has not)"},
+    {"tokens-bos-added", Kind::tokens, R"(a BOS token was added that the file does not ask for
+tokenizer.ggml.add_bos_token is false.
+add no BOS)"},
+    {"tokens-eos-added", Kind::tokens, R"(an EOS token ends the prompt
+The model is told that the text is over before it answers.
+add no EOS)"},
+    {"tokens-newline-as-space", Kind::tokens, R"(a newline became a space
+The step that turns white space into U+2581 takes newlines too. They have a token of their own.
+turn spaces into U+2581, and nothing else)"},
+    {"tokens-newline-dropped", Kind::tokens, R"(newlines are lost
+They are stripped or split away before the text is encoded.
+encode newlines too)"},
+    {"tokens-space-prefix-missing", Kind::tokens, R"(the space before the text is missing
+SentencePiece puts a space before a text (tokenizer.ggml.add_space_prefix).
+put a space before the text)"},
+    {"tokens-space-prefix-added", Kind::tokens, R"(a space was put before the text
+The file's tokenizer puts none.
+put no space before the text)"},
+    {"tokens-special-as-text", Kind::tokens, R"(special tokens are encoded as text
+The template writes them (<|im_start|>), and they reach the model in letters.
+parse special tokens in a rendered template)"},
+    {"tokens-white-space", Kind::tokens, R"(white space was changed
+It was trimmed, or runs of it became one space.
+give the text to the tokenizer as it is)"},
+    {"tokens-newline-as-text", Kind::tokens, R"(a newline became the two characters \n
+The text came through a shell, a file or JSON whose escapes were not resolved.
+resolve escapes before encoding)"},
+    {"tokens-case", Kind::tokens, R"(the text was put in other letters
+A normalizer of another tokenizer was applied.
+give the text to the tokenizer as it is)"},
+    {"tokens-encoded-twice", Kind::tokens, R"(the text was encoded as UTF-8 twice
+Its bytes were taken for characters, of Latin-1, and encoded again.
+pass bytes of UTF-8 on as they are)"},
+    {"tokens-id-offset", Kind::tokens, R"(all token ids are off by a constant
+The vocabulary is counted from elsewhere: special tokens before it, or an index from 1.
+id i is entry i of tokenizer.ggml.tokens)"},
+    {"tokens-reversed", Kind::tokens, R"(the tokens are in reverse
+A list that is built from its end was not turned round.
+keep the order of the text)"},
+    {"tokens-cut", Kind::tokens, R"(the prompt was cut
+Its beginning or end is missing.
+give the model the whole prompt)"},
+    {"tokens-by-character", Kind::tokens, R"(the text was encoded character by character
+Merges are not applied.
+apply the vocabulary's merges)"},
+    {"template-missing", Kind::chat_template, R"(the chat template was not applied
+The text went to the model as it is; a chat model answers as if it were in the middle of a text.
+render the file's tokenizer.chat_template)"},
+    {"template-applied", Kind::chat_template, R"(a chat template was applied to a text that should go as it is
+The prompt was meant raw.
+do not render the template)"},
+    {"template-other", Kind::chat_template, R"(another chat template was applied
+The turns are marked as another model family does.
+render the file's tokenizer.chat_template)"},
+    {"template-generation-prompt", Kind::chat_template, R"(the template's generation prompt is missing
+The model is not told that it is its turn, and goes on with the user's.
+render with add_generation_prompt)"},
+    {"template-system", Kind::chat_template, R"(the template's system message is missing
+The template adds one by itself, or it was given and lost.
+give the template all messages)"},
 };
 
-const Hypothesis& hypothesis(std::string_view name) {
-  return *std::find_if(std::begin(table), std::end(table), [&](const Hypothesis& h) { return h.name == name; });
-}
-
-// The templates of well-known families, for one message of a user; %1 the system message, %2 the user's.
+// The templates of well-known families for one message; {0} is the system's, {1} the user's.
 struct Family {
   std::string_view name;
   std::string_view with_system, without;
@@ -149,28 +161,30 @@ struct Base {
 
 // The rule that explains ids by ids alone, if one does.
 std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& tokens, const text::SpecialTokens& special) {
-  const auto rule = [](std::string_view name, std::string detail = "") {
-    return BrokenRule{&hypothesis(name), std::move(detail)};
+  const auto rule = [](const Hypothesis& broken, std::string detail = "") {
+    return BrokenRule{&broken, std::move(detail)};
   };
   if (special.bos) {
     const bool has = !right.empty() && right.front() == *special.bos;
-    if (has && std::equal(right.begin() + 1, right.end(), tokens.begin(), tokens.end())) return rule("tokens-bos-missing");
+    if (has && std::equal(right.begin() + 1, right.end(), tokens.begin(), tokens.end()))
+      return rule(entry(prompt_table, "tokens-bos-missing"));
     Tokens more = right;
     more.insert(more.begin(), *special.bos);
-    if (more == tokens) return rule(has ? "tokens-bos-doubled" : "tokens-bos-added");
+    if (more == tokens)
+      return rule(has ? entry(prompt_table, "tokens-bos-doubled") : entry(prompt_table, "tokens-bos-added"));
   }
   if (special.eos) {
     Tokens more = right;
     more.push_back(*special.eos);
-    if (more == tokens) return rule("tokens-eos-added");
+    if (more == tokens) return rule(entry(prompt_table, "tokens-eos-added"));
   }
   for (const TokenId by : {1, -1, 3, -3}) {
     const auto is_shifted = [by](TokenId due, TokenId has) { return std::int64_t{due} + by == has; };
     if (std::equal(right.begin(), right.end(), tokens.begin(), tokens.end(), is_shifted))
-      return rule("tokens-id-offset", fmt::format("ids {:+d}", by));
+      return rule(entry(prompt_table, "tokens-id-offset"), fmt::format("ids {:+d}", by));
   }
   if (tokens != right && std::equal(right.rbegin(), right.rend(), tokens.begin(), tokens.end()))
-    return rule("tokens-reversed");
+    return rule(entry(prompt_table, "tokens-reversed"));
   return std::nullopt;
 }
 
@@ -178,7 +192,7 @@ std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& token
 std::optional<BrokenRule> cut(const Tokens& right, const Tokens& tokens) {
   if (tokens.size() >= right.size() || tokens.size() < 2) return std::nullopt;
   const std::size_t n = right.size() - tokens.size();
-  const auto rule = [](std::string detail) { return BrokenRule{&hypothesis("tokens-cut"), std::move(detail)}; };
+  const auto rule = [](std::string detail) { return BrokenRule{&entry(prompt_table, "tokens-cut"), std::move(detail)}; };
   if (std::equal(tokens.begin(), tokens.end(), right.begin()))
     return rule(fmt::format("the last {} of {} tokens are missing", n, right.size()));
   if (std::equal(tokens.rbegin(), tokens.rend(), right.rbegin()))
@@ -251,22 +265,23 @@ class Checker {
     if (text || !template_) add(prompt_.text, prompt_.form == Prompt::Form::either, {}, false);
     const auto right = render(prompt_.system, prompt_.text, true);
     if (message && right) add(*right, true, {}, true);
-    if (!text && template_) add(prompt_.text, false, {{&hypothesis("template-missing"), ""}}, false);
-    if (!message && right) add(*right, true, {{&hypothesis("template-applied"), ""}}, true);
+    if (!text && template_) add(prompt_.text, false, {{&entry(prompt_table, "template-missing"), ""}}, false);
+    if (!message && right) add(*right, true, {{&entry(prompt_table, "template-applied"), ""}}, true);
     if (!right) return;
     if (const auto without = render(prompt_.system, prompt_.text, false); without && *without != *right) {
-      add(*without, true, {{&hypothesis("template-generation-prompt"), ""}}, true);
+      add(*without, true, {{&entry(prompt_table, "template-generation-prompt"), ""}}, true);
     }
     if (!prompt_.system.empty()) {
       if (const auto without = render("", prompt_.text, true))
-        add(*without, true, {{&hypothesis("template-system"), "the message that was given"}}, true);
+        add(*without, true, {{&entry(prompt_table, "template-system"), "the message that was given"}}, true);
     }
     // What the template writes before the first turn of a user when no system message is given.
     if (const std::size_t at = right->find(prompt_.text); prompt_.system.empty() && at != std::string::npos) {
       if (const auto empty = render("", "", true)) {
         const std::size_t turn = right->rfind('\n', at >= 2 ? at - 2 : 0);
         if (turn != std::string::npos && turn > 0) {
-          add(right->substr(turn + 1), true, {{&hypothesis("template-system"), "the one that the template adds"}}, true);
+          add(right->substr(turn + 1), true, {{&entry(prompt_table, "template-system"), "the one that the template adds"}},
+              true);
         }
       }
     }
@@ -276,9 +291,10 @@ class Checker {
       std::string content = replaced(std::string(form), "{0}", prompt_.system);
       content = replaced(std::move(content), "{1}", prompt_.text);
       if (content == *right) continue;
-      add(content, true, {{&hypothesis("template-other"), fmt::format("{}'s", family.name)}}, true);
+      add(content, true, {{&entry(prompt_table, "template-other"), fmt::format("{}'s", family.name)}}, true);
       const std::string bos = special_text(tokenizer_.special().bos);
-      if (!bos.empty()) add(bos + content, true, {{&hypothesis("template-other"), fmt::format("{}'s", family.name)}}, true);
+      if (!bos.empty())
+        add(bos + content, true, {{&entry(prompt_table, "template-other"), fmt::format("{}'s", family.name)}}, true);
     }
   }
 
@@ -305,48 +321,45 @@ class Checker {
   }
 
   std::optional<TokenCheck> with_mistakes(const Base& base) {
-    const auto equal = [&](const Tokens& tokens) { return tokens == tokens_; };
-    const auto rule = [&](std::string_view name, std::string detail = "") {
-      return std::vector<BrokenRule>{{&hypothesis(name), std::move(detail)}};
-    };
     const Tokens right = encode(base);
     if (auto broken = broken_in_ids(right, tokens_, tokenizer_.special())) return found(base, {*broken});
-    if (equal(encode(base.text, !(base.rendered && writes_bos(base.text)), false))) {
-      return found(base, rule("tokens-special-as-text"));
+    const std::string& text = base.text;
+    const auto as = [&](std::string changed) {
+      Base other = base;
+      other.text = std::move(changed);
+      return encode(other);
+    };
+    // The first that gives the run's tokens is the one.
+    const struct {
+      const Hypothesis& broken;
+      std::string detail;
+      Tokens tokens;
+    } changes[] = {
+        {entry(prompt_table, "tokens-special-as-text"), "", encode(text, !(base.rendered && writes_bos(text)), false)},
+        {entry(prompt_table, "tokens-newline-as-space"), "'\\n' is read as ' '", as(replaced(text, "\n", " "))},
+        {entry(prompt_table, "tokens-newline-as-space"), "'\\n' is read as '\xe2\x96\x81'",
+         as(replaced(text, "\n", "\xe2\x96\x81"))},
+        {entry(prompt_table, "tokens-newline-as-space"), "the newline's token is that of a space",
+         newline_token_as_space(right)},
+        {entry(prompt_table, "tokens-newline-dropped"), "", as(replaced(text, "\n", ""))},
+        {entry(prompt_table, "tokens-space-prefix-added"), "", as(" " + text)},
+        {entry(prompt_table, "tokens-space-prefix-missing"), "", without_prefix(base)},
+        {entry(prompt_table, "tokens-white-space"), "trimmed at both ends", as(trimmed(text))},
+        {entry(prompt_table, "tokens-white-space"), "runs of spaces became one", as(collapsed(text))},
+        {entry(prompt_table, "tokens-white-space"), "tabs became spaces", as(replaced(text, "\t", " "))},
+        {entry(prompt_table, "tokens-white-space"), "newlines became CR LF", as(replaced(text, "\n", "\r\n"))},
+        {entry(prompt_table, "tokens-case"), "in small letters", as(lower(text))},
+        {entry(prompt_table, "tokens-white-space"), "a newline was put at the end", as(text + "\n")},
+        {entry(prompt_table, "tokens-white-space"), "the newline at the end is missing",
+         text.ends_with('\n') ? as(text.substr(0, text.size() - 1)) : Tokens()},
+        {entry(prompt_table, "tokens-newline-as-text"), "", as(replaced(text, "\n", "\\n"))},
+        {entry(prompt_table, "tokens-encoded-twice"), "", as(latin1_as_utf8(text))},
+        {entry(prompt_table, "tokens-by-character"), "", by_character(base)},
+    };
+    for (const auto& [broken, detail, tokens] : changes) {
+      if (tokens == tokens_) return found(base, {{&broken, detail}});
     }
-    for (const std::string_view space : {" ", "\xe2\x96\x81"}) {
-      if (equal(encode(changed(base, replaced(base.text, "\n", space))))) {
-        return found(base, rule("tokens-newline-as-space", fmt::format("'\\n' is read as '{}'", space)));
-      }
-    }
-    if (newline_token_as_space(right) == tokens_) {
-      return found(base, rule("tokens-newline-as-space", "the newline's token is that of a space"));
-    }
-    if (equal(encode(changed(base, replaced(base.text, "\n", ""))))) return found(base, rule("tokens-newline-dropped"));
-    if (equal(encode(changed(base, " " + base.text)))) return found(base, rule("tokens-space-prefix-added"));
-    if (equal(without_prefix(base))) return found(base, rule("tokens-space-prefix-missing"));
-    if (equal(encode(changed(base, trimmed(base.text)))))
-      return found(base, rule("tokens-white-space", "trimmed at both ends"));
-    if (equal(encode(changed(base, collapsed(base.text)))))
-      return found(base, rule("tokens-white-space", "runs of spaces became one"));
-    if (equal(encode(changed(base, replaced(base.text, "\t", " ")))))
-      return found(base, rule("tokens-white-space", "tabs became spaces"));
-    if (equal(encode(changed(base, replaced(base.text, "\n", "\r\n")))))
-      return found(base, rule("tokens-white-space", "newlines became CR LF"));
-    if (equal(encode(changed(base, lower(base.text))))) return found(base, rule("tokens-case", "in small letters"));
-    if (equal(encode(changed(base, base.text + "\n"))))
-      return found(base, rule("tokens-white-space", "a newline was put at the end"));
-    if (base.text.ends_with('\n') && equal(encode(changed(base, base.text.substr(0, base.text.size() - 1)))))
-      return found(base, rule("tokens-white-space", "the newline at the end is missing"));
-    if (equal(encode(changed(base, replaced(base.text, "\n", "\\n"))))) return found(base, rule("tokens-newline-as-text"));
-    if (equal(encode(changed(base, latin1_as_utf8(base.text))))) return found(base, rule("tokens-encoded-twice"));
-    if (equal(by_character(base))) return found(base, rule("tokens-by-character"));
     return std::nullopt;
-  }
-
-  static Base changed(Base base, std::string text) {
-    base.text = std::move(text);
-    return base;
   }
 
   [[nodiscard]] Tokens newline_token_as_space(Tokens tokens) const {
@@ -438,7 +451,7 @@ class Checker {
 
 }  // namespace
 
-std::span<const Hypothesis> families::tokens() { return table; }
+std::span<const Hypothesis> families::tokens() { return prompt_table; }
 
 Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
                                 std::span<const TokenId> tokens, const Prompt& prompt) {

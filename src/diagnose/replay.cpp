@@ -1,11 +1,12 @@
 #include "diagnose/replay.h"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 #include <set>
 #include <tuple>
 #include <utility>
+
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose {
 
@@ -14,68 +15,60 @@ namespace {
 // How much of the suspect's values is kept decoded.
 constexpr std::uint64_t kept_bytes = std::uint64_t{256} << 20;
 
-std::vector<float> gather(const std::vector<float>& data, std::size_t width, std::span<const std::uint32_t> rows) {
-  std::vector<float> out(rows.size() * width);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(rows[i] * width), width,
-                out.begin() + static_cast<std::ptrdiff_t>(i * width));
-  }
-  return out;
-}
-
 }  // namespace
 
-std::vector<float> Site::value(plan::ValueId id, std::int64_t shift) const {
-  const std::size_t width = replay->plan().value(id).width;
-  const Values all = replay->value(id);
-  std::vector<float> out(rows.size() * width, 0.0f);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const std::int64_t from = std::int64_t{rows[i]} - shift;
-    if (from < 0 || from >= static_cast<std::int64_t>(replay->rows().size())) continue;
-    std::copy_n(all->begin() + from * static_cast<std::int64_t>(width), width,
-                out.begin() + static_cast<std::ptrdiff_t>(i * width));
+Site::Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows)
+    : replay(in), op_index(of_op), op(in.plan_.ops[of_op]), rows(std::move(of_rows)) {
+  bool is_whole = rows.size() == in.rows_.size();  // the run's rows, in its order
+  for (const std::uint32_t row : rows) {
+    is_whole = is_whole && row == rows_of_run_.size();
+    rows_of_run_.push_back(in.rows_[row]);
   }
-  return out;
-}
-
-View::View(Replay& replay, std::vector<std::uint32_t> rows) : replay_(replay), ids_(std::move(rows)) {
-  for (const std::uint32_t id : ids_) {
-    is_whole_ = is_whole_ && id == rows_.size();
-    rows_.push_back(replay.rows_[id]);
-  }
-  is_whole_ = is_whole_ && ids_.size() == replay.rows_.size();
-  scene_.plan = &replay.plan_;
-  scene_.rows = rows_;
-  scene_.n_outputs = rows_.size();
-  scene_.n_threads = replay.n_threads_;
-  scene_.value = [this](plan::ValueId id) -> std::span<const float> {
+  scene.plan = &in.plan_;
+  scene.rows = rows_of_run_;
+  scene.n_outputs = rows.size();
+  scene.n_threads = in.n_threads_;
+  scene.value = [this, is_whole](plan::ValueId id) -> std::span<const float> {
     Values& held = held_[id.index];
     if (!held) {
-      held = replay_.value(id);
-      if (!is_whole_) {
-        held = std::make_shared<const std::vector<float>>(gather(*held, replay_.plan_.value(id).width, ids_));
+      held = replay.value(id);
+      if (!is_whole) {
+        held = std::make_shared<const std::vector<float>>(gather(*held, scene.plan->value(id).width, rows));
       }
     }
     return *held;
   };
-  scene_.weight = [this](plan::WeightId id) { return backends::reference::rows_of(replay_.plan_.weight(id).tensor); };
-  scene_.cached = [this](std::uint64_t row) { return replay_.cached_[ids_[row]]; };
-  // Attention reads keys and values from several threads: they are fetched when the view is made for it.
-  scene_.key = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
-    const auto& [keys, values] = kv_.at(layer);
-    return keys->data() + std::size_t{position} * replay_.plan_.value(replay_.kv_write(layer).k).width;
+  scene.weight = [&in](plan::WeightId id) { return backends::reference::rows_of(in.plan_.weight(id).tensor); };
+  scene.cached = [this](std::uint64_t row) { return replay.cached_[rows[row]]; };
+  const auto* attention = std::get_if<plan::Attention>(&op);
+  if (attention == nullptr) return;
+  // Several threads read them: they are computed before.
+  const plan::KvWrite& write = in.kv_write(attention->layer);
+  keys_ = in.value(write.k);
+  values_ = in.value(write.v);
+  const auto of = [](const Values& all, std::size_t width) {
+    return [data = all->data(), width](std::uint32_t, std::uint64_t, std::uint32_t s) { return data + s * width; };
   };
-  scene_.cached_value = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
-    const auto& [keys, values] = kv_.at(layer);
-    return values->data() + std::size_t{position} * replay_.plan_.value(replay_.kv_write(layer).v).width;
-  };
+  scene.key = of(keys_, in.plan_.value(write.k).width);
+  scene.cached_value = of(values_, in.plan_.value(write.v).width);
 }
 
-void View::prepare(const plan::Op& op) {
-  const auto* attention = std::get_if<plan::Attention>(&op);
-  if (attention == nullptr || kv_.contains(attention->layer)) return;
-  const plan::KvWrite& write = replay_.kv_write(attention->layer);
-  kv_[attention->layer] = {replay_.value(write.k), replay_.value(write.v)};
+std::vector<float> Site::compute(const plan::Op& other, const backends::reference::Scene& from) const {
+  if (const auto* linear = std::get_if<plan::Linear>(&other)) return product(*linear, from, column_stride);
+  return backends::reference::compute(other, from);
+}
+
+std::vector<float> Site::value(plan::ValueId id, std::int64_t shift) const {
+  const std::size_t width = replay.plan().value(id).width;
+  const Values all = replay.value(id);
+  std::vector<float> out(rows.size() * width, 0.0f);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::int64_t from = std::int64_t{rows[i]} - shift;
+    if (from < 0 || from >= static_cast<std::int64_t>(replay.rows().size())) continue;
+    std::copy_n(all->begin() + from * static_cast<std::int64_t>(width), width,
+                out.begin() + static_cast<std::ptrdiff_t>(i * width));
+  }
+  return out;
 }
 
 Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
@@ -103,11 +96,6 @@ Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, c
     const bool last = i + 1 == rows.size() || rows[i + 1].sequence != rows[i].sequence;
     cached_[i] = last ? static_cast<std::uint32_t>(i + 1) : cached_[i + 1];
   }
-}
-
-void Replay::forget() {
-  computed_.assign(computed_.size(), nullptr);
-  variances_.clear();
 }
 
 const plan::KvWrite& Replay::kv_write(std::uint32_t layer) const {
@@ -170,7 +158,7 @@ Values Replay::merged(plan::ValueId id, std::vector<float> computed) const {
   return std::make_shared<const std::vector<float>>(std::move(computed));
 }
 
-// Computes what a value depends on and nobody knows, in the order of the ops.
+// Computes, in the order of the ops, a value and all that it depends on and that neither the suspect nor this has.
 void Replay::require(plan::ValueId id) {
   const auto missing = [&](plan::ValueId v) { return !is_computed(v) && (suspect_ == nullptr || !suspect_->knows_all(v)); };
   std::set<std::size_t> ops;
@@ -184,17 +172,7 @@ void Replay::require(plan::ValueId id) {
   for (const std::size_t op : ops) {
     const plan::ValueId out = *plan::output(plan_.ops[op]);
     std::vector<float> y = compute(op);
-    const std::vector<std::uint32_t> rows = rows_of(op);
-    if (rows.size() != rows_.size()) {
-      const std::size_t width = plan_.value(out).width;
-      std::vector<float> all(rows_.size() * width, std::numeric_limits<float>::quiet_NaN());
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        std::copy_n(y.begin() + static_cast<std::ptrdiff_t>(i * width), width,
-                    all.begin() + static_cast<std::ptrdiff_t>(rows[i] * width));
-      }
-      y = std::move(all);
-    }
-    computed_[out.index] = merged(out, std::move(y));
+    computed_[out.index] = merged(out, scatter(std::move(y), plan_.value(out).width, rows_of(op), rows_.size()));
     if (std::find(busy_.begin(), busy_.end(), true) != busy_.end()) made_while_busy_.push_back(out.index);
   }
 }
@@ -238,24 +216,17 @@ std::vector<std::uint32_t> Replay::rows_of(std::size_t op) const {
 std::vector<float> Replay::compute(std::size_t index) {
   const plan::Op& op = plan_.ops[index];
   for (const plan::ValueId id : reads(op)) (void)value(id);
-  View view(*this, rows_of(index));
-  view.prepare(op);
+  const Site site(*this, index, rows_of(index));
   std::vector<float> y;
   const std::size_t width = plan_.value(*plan::output(op)).width;
-  // A mistake may read values that depend on its own op, such as an old one: those are then what they should be.
+  // A mistake may read values that depend on its own op, such as an old one. They are then as they should be.
   const bool committed = !busy_[index];
   const bool whole = committed && std::any_of(commits_.begin(), commits_.end(), [&](const Commit& commit) {
                        return commit.op == index && commit.rows.empty();
                      });
-  if (!whole) y = backends::reference::compute(op, view.scene());
+  if (!whole) y = site.compute();
   for (const Commit& commit : commits_) {
     if (commit.op != index || !committed) continue;
-    const Site site{.op = &op,
-                    .op_index = index,
-                    .scene = &view.scene(),
-                    .rows = view.rows(),
-                    .parameters = &parameters(),
-                    .replay = this};
     busy_[index] = true;
     std::vector<float> wrong = commit.mistake(site);
     busy_[index] = false;
@@ -265,8 +236,8 @@ std::vector<float> Replay::compute(std::size_t index) {
       y = std::move(wrong);
       continue;
     }
-    for (std::size_t i = 0; i < view.rows().size(); ++i) {
-      if (!commit.rows[view.rows()[i]]) continue;
+    for (std::size_t i = 0; i < site.rows.size(); ++i) {
+      if (!commit.rows[site.rows[i]]) continue;
       std::copy_n(wrong.begin() + static_cast<std::ptrdiff_t>(i * width), width,
                   y.begin() + static_cast<std::ptrdiff_t>(i * width));
     }
@@ -297,7 +268,7 @@ const std::vector<float>& Replay::variance_of(plan::ValueId id, const Arithmetic
     ProductSums sums;
     std::vector<float> v;
     if (std::holds_alternative<plan::Linear>(plan_.ops[op])) {
-      const std::vector<float> y = product(op, &arithmetic, sums);
+      const std::vector<float> y = product(op, arithmetic, sums);
       v = variance(op, y, sums, arithmetic);
     } else {
       v = variance(op, *value(out), sums, arithmetic);
@@ -316,25 +287,21 @@ const std::vector<float>& Replay::variance_of(plan::ValueId id, const Arithmetic
   return variances_[{id.index, &arithmetic}];
 }
 
-std::vector<float> Replay::product(std::size_t index, const Arithmetic* arithmetic, ProductSums& sums) {
+std::vector<float> Replay::product(std::size_t index, const Arithmetic& arithmetic, ProductSums& sums) {
   const auto& op = std::get<plan::Linear>(plan_.ops[index]);
-  (void)value(op.x);
-  const std::vector<std::uint32_t> rows = rows_of(index);
-  View view(*this, rows);
+  const Site site(*this, index, rows_of(index));
   std::vector<float> of_x;
-  if (arithmetic != nullptr && (suspect_ == nullptr || !suspect_->knows_all(op.x))) {
-    of_x = gather(variance_of(op.x, *arithmetic), plan_.value(op.x).width, rows);
+  if (suspect_ == nullptr || !suspect_->knows_all(op.x)) {
+    of_x = gather(variance_of(op.x, arithmetic), plan_.value(op.x).width, site.rows);
   }
-  return diagnose::product(op, view.scene(), of_x, sums);
+  return diagnose::product(op, site.scene, of_x, sums);
 }
 
 std::vector<float> Replay::variance(std::size_t index, std::span<const float> y, const ProductSums& sums,
                                     const Arithmetic& arithmetic) {
-  const plan::Op& op = plan_.ops[index];
-  View view(*this, rows_of(index));
-  view.prepare(op);
+  const Site site(*this, index, rows_of(index));
   return diagnose::variance(
-      op, view.scene(), y, [&](plan::ValueId id) { return error(id, arithmetic); },
+      site.op, site.scene, y, [&](plan::ValueId id) { return error(id, arithmetic); },
       [&](std::uint32_t layer) {
         const plan::KvWrite& write = kv_write(layer);
         return std::pair(error(write.k, arithmetic), error(write.v, arithmetic));

@@ -1,8 +1,12 @@
-// A run recomputed by the reference's ops, of all steps at once: row r is the token at position r. What a suspect's trace
-// knows of a value stands in for the computation, so that every op can be recomputed from the suspect's own inputs; what it
-// lacks is computed from the nearest values that it has. Without a suspect it is the run as it should be.
+// A run recomputed by the reference's ops, of all steps at once: row r is the token at position r. Where a suspect's trace
+// has a value, the value is taken from there, so that every op is computed from the suspect's own inputs; what the trace
+// lacks is computed from the nearest values that it has. Without a suspect the run is as it should be.
 //
-// Mistakes can be committed: in place of an op another function of the same inputs.
+// Mistakes can be committed: another function of the same inputs in place of an op.
+//
+// Four things say what is computed from what. A reference::Scene is what an op may read, whoever keeps it. A Replay is a
+// whole run. A Site is one op of it at some rows. A Question (hypothesis.h) is an op at fault, with what the suspect made
+// of it.
 #pragma once
 
 #include <cstdint>
@@ -26,21 +30,33 @@ using Values = std::shared_ptr<const std::vector<float>>;
 
 class Replay;
 
-// Where an op is computed: for which rows, and from what.
-struct Site {
-  const plan::Op* op = nullptr;
-  std::size_t op_index = 0;
-  const backends::reference::Scene* scene = nullptr;  // of the rows below
-  std::span<const std::uint32_t> rows;                // which rows of the run
-  const model::HyperParameters* parameters = nullptr;
-  Replay* replay = nullptr;  // other values of the run
+// An op of a run at some of its rows: what the op, or a mistake in its place, is computed from.
+class Site {
+ public:
+  // rows: of the run, in any order. `in` outlives this.
+  Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows);
+  Site(const Site&) = delete;
+  Site& operator=(const Site&) = delete;
 
-  // The op as it should be, or a changed one of the same output.
-  [[nodiscard]] std::vector<float> compute(const plan::Op& changed) const {
-    return backends::reference::compute(changed, *scene);
-  }
+  Replay& replay;  // for other values of the run
+  const std::size_t op_index;
+  const plan::Op& op;
+  const std::vector<std::uint32_t> rows;  // which rows of the run
+  backends::reference::Scene scene;       // what the op reads in these rows
+  std::uint32_t column_stride = 1;        // of a Linear every so many-th output alone is computed, the others being NaN
+
+  // The op as it should be, [rows, width].
+  [[nodiscard]] std::vector<float> compute() const { return compute(op, scene); }
+  // Another op of the same output, or one that reads something else.
+  [[nodiscard]] std::vector<float> compute(const plan::Op& other) const { return compute(other, scene); }
+  [[nodiscard]] std::vector<float> compute(const plan::Op& other, const backends::reference::Scene& from) const;
   // Rows of any value of the run; `shift` rows before.
   [[nodiscard]] std::vector<float> value(plan::ValueId id, std::int64_t shift = 0) const;
+
+ private:
+  std::vector<backends::Row> rows_of_run_;
+  std::map<std::uint32_t, Values> held_;  // by ValueId
+  Values keys_, values_;                  // that attention reads of its layer's cache
 };
 
 // The op's output on the site's rows, [rows, width].
@@ -51,28 +67,6 @@ struct Commit {
   std::size_t op = 0;
   std::vector<bool> rows;  // empty: all
   Mistake mistake;
-};
-
-// Some rows of a run as a Scene.
-class View {
- public:
-  View(Replay& replay, std::vector<std::uint32_t> rows);
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
-  [[nodiscard]] const backends::reference::Scene& scene() const { return scene_; }
-  void take_columns(std::uint32_t stride) { scene_.column_stride = stride; }
-  [[nodiscard]] std::span<const std::uint32_t> rows() const { return ids_; }
-  // Fetches the keys and values that an op reads of the cache; before it is computed.
-  void prepare(const plan::Op& op);
-
- private:
-  Replay& replay_;
-  std::vector<std::uint32_t> ids_;
-  std::vector<backends::Row> rows_;
-  bool is_whole_ = true;                                   // they are the run's, in its order
-  std::map<std::uint32_t, Values> held_;                   // by ValueId
-  std::map<std::uint32_t, std::pair<Values, Values>> kv_;  // by layer
-  backends::reference::Scene scene_;
 };
 
 class Replay {
@@ -91,12 +85,9 @@ class Replay {
   [[nodiscard]] Values flat(const gguf::Tensor& tensor);
 
   void commit(Commit mistake) { commits_.push_back(std::move(mistake)); }
-  // Forgets what was computed; what the suspect knows stays.
-  void forget();
-
   // A value, [n_rows, width]: the suspect's rows where it has them, the others computed.
   [[nodiscard]] Values value(plan::ValueId id);
-  // What the op makes of its inputs, mistakes included, for all rows that `rows_of` gives.
+  // What the op makes of its inputs, mistakes included, for the rows that rows_of gives.
   [[nodiscard]] std::vector<float> compute(std::size_t op);
   [[nodiscard]] std::vector<std::uint32_t> rows_of(std::size_t op) const;
   // The op that makes a value.
@@ -105,20 +96,20 @@ class Replay {
   [[nodiscard]] const plan::KvWrite& kv_write(std::uint32_t layer) const;
   // The values an op reads; for attention the keys and values of its layer too.
   [[nodiscard]] std::vector<plan::ValueId> reads(const plan::Op& op) const;
-  // The ops between an op's output in some steps and the values that the suspect knows, the op itself last: all that has
-  // part in it. Attention has part in the keys and values of all steps before.
+  // The ops that an op's output in some steps is computed by, back to the values that the suspect knows; the op itself is
+  // the last. Attention is computed from the keys and values of all steps before, too.
   [[nodiscard]] std::vector<std::size_t> region(std::size_t op, std::span<const std::uint32_t> steps) const;
 
-  // The error that a value may carry when an op reads it, in an arithmetic.
+  // The error that a value may have when an op reads it, in an arithmetic.
   [[nodiscard]] InputError error(plan::ValueId id, const Arithmetic& arithmetic);
-  // The same of a Linear without mistakes, with its sums; with those of its input's error where an arithmetic is given.
-  [[nodiscard]] std::vector<float> product(std::size_t op, const Arithmetic* arithmetic, ProductSums& sums);
-  // Variance of what compute(op) gave. `sums`: of Linear.
+  // compute() of a Linear without mistakes, with its sums, those of its input's error among them.
+  [[nodiscard]] std::vector<float> product(std::size_t op, const Arithmetic& arithmetic, ProductSums& sums);
+  // Variance of what compute(op) or product() gave. `sums`: of Linear.
   [[nodiscard]] std::vector<float> variance(std::size_t op, std::span<const float> y, const ProductSums& sums,
                                             const Arithmetic& arithmetic);
 
  private:
-  friend class View;
+  friend class Site;
   [[nodiscard]] bool is_computed(plan::ValueId id) const { return computed_[id.index] != nullptr; }
   void require(plan::ValueId id);
   Values merged(plan::ValueId id, std::vector<float> computed) const;
@@ -130,12 +121,12 @@ class Replay {
   const Suspect* suspect_;
   std::vector<std::uint32_t> logit_rows_;
   std::uint32_t n_threads_;
-  std::vector<std::size_t> producers_;    // by ValueId
+  std::vector<std::size_t> producers_;    // by ValueId: the op that makes it
   std::vector<std::size_t> kv_writes_;    // by layer
   std::vector<std::uint32_t> cached_;     // by row: positions its step can see
   std::vector<std::uint32_t> step_rows_;  // by step: how many rows it has
-  std::vector<Values> computed_;          // by ValueId: those that were
-  std::map<std::uint32_t, Values> seen_;  // what was read of the suspect's lately
+  std::vector<Values> computed_;          // by ValueId; null: not computed
+  std::map<std::uint32_t, Values> seen_;  // the suspect's values that were read lately, by ValueId
   std::uint64_t seen_bytes_ = 0;
   Values flat_;
   const std::byte* flat_of_ = nullptr;

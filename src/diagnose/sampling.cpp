@@ -13,24 +13,19 @@ namespace plumb::diagnose {
 namespace {
 
 constexpr Hypothesis sampling_table[] = {
-    {"sampling-least-likely", "the least likely token is chosen",
-     "The comparison of the search is turned round, or logits are negated before it.",
-     "choose the largest logit: argmax over the vocabulary"},
-    {"sampling-shifted", "the token chosen lies beside the most likely one",
-     "The index that the search gives is off: it counts from 1, or the logits begin some places further on.",
-     "let index i of the logits be token i"},
-    {"sampling-other-row", "the token is chosen from another row's logits",
-     "The prompt's pass gives a row of logits a token; the next token follows from the last of them.",
-     "take the logits of the last row"},
-    {"sampling-stale", "the token is chosen from the logits of the step before",
-     "The search reads the logits before they are written, or their copy on the host is not brought up to date.",
-     "wait for the step to end before its logits are read"},
+    {"sampling-least-likely", Kind::sampling, R"(the least likely token is chosen
+The comparison of the search is turned round, or logits are negated before it.
+choose the largest logit: argmax over the vocabulary)"},
+    {"sampling-shifted", Kind::sampling, R"(the token chosen lies beside the most likely one
+The index that the search gives is off: it counts from 1, or the logits begin some places further on.
+let index i of the logits be token i)"},
+    {"sampling-other-row", Kind::sampling, R"(the token is chosen from another row's logits
+The prompt's pass gives a row of logits a token; the next token follows from the last of them.
+take the logits of the last row)"},
+    {"sampling-stale", Kind::sampling, R"(the token is chosen from the logits of the step before
+The search reads the logits before they are written, or their copy on the host is not brought up to date.
+wait for the step to end before its logits are read)"},
 };
-
-const Hypothesis* named(std::string_view name) {
-  return std::find_if(std::begin(sampling_table), std::end(sampling_table),
-                      [&](const Hypothesis& h) { return h.name == name; });
-}
 
 // A token chosen after a row whose logits the trace has.
 struct Choice {
@@ -97,7 +92,7 @@ class Sampling {
       return is_no_chance(n - 1) && std::all_of(choices_.begin(), choices_.end(), holds);
     };
     if (all([](const Choice& c) { return c.logits[c.token] == *std::min_element(c.logits.begin(), c.logits.end()); })) {
-      result.broken = named("sampling-least-likely");
+      result.broken = &entry(sampling_table, "sampling-least-likely");
       return;
     }
     const auto size = static_cast<std::int64_t>(vocab_);
@@ -106,7 +101,7 @@ class Sampling {
     };
     if (std::abs(by(first)) <= most_shift &&
         all([&](const Choice& c) { return (by(c) - by(first)) % size == 0 && !c.is_best(); })) {
-      result.broken = named("sampling-shifted");
+      result.broken = &entry(sampling_table, "sampling-shifted");
       result.detail = fmt::format("the most likely token's id {:+d}", by(first));
       return;
     }
@@ -119,7 +114,7 @@ class Sampling {
     const auto n_others = static_cast<std::size_t>(
         std::count_if(choices_.begin(), choices_.end(), [&](const Choice& c) { return c.step > 0 && !c.is_best(); }));
     if (is_no_chance(n_others) && all(is_stale)) {
-      result.broken = named("sampling-stale");
+      result.broken = &entry(sampling_table, "sampling-stale");
       return;
     }
     // One choice alone would be no evidence: those after it have to show that the engine takes the most likely token.
@@ -127,7 +122,7 @@ class Sampling {
     for (std::uint32_t row = 0; row < first.row; ++row) {
       const auto values = logits(row);
       if (values.empty() || best_of(values) != first.token) continue;
-      result.broken = named("sampling-other-row");
+      result.broken = &entry(sampling_table, "sampling-other-row");
       result.detail = fmt::format("row {} of {}", row, first.row + 1);
       return;
     }

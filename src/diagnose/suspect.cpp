@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::uint64_t most_padding = 1024;
 
-// Engines drop the rows that no logits need from here on.
+// The value from which on engines may drop the rows that no logits need: the last attention's query.
 plan::ValueId first_that_may_drop_rows(const plan::Plan& plan) {
   plan::ValueId result{};
   for (const plan::Op& op : plan.ops) {
@@ -82,7 +82,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
     }
     const std::uint64_t width = plan.value(*id).width;
     const std::uint64_t most = suspect.end(value.step) - suspect.begin(value.step);
-    // Engines pad the vocabulary to a round number; what is beyond the model's is left out.
+    // Engines pad the vocabulary to a round number. The logits beyond the model's are left out.
     const bool padded = *id == plan.logits && value.width > width && value.width < width + width / 4 + most_padding;
     if ((value.width != width && !padded) || value.rows > most) {
       const bool turned = value.rows == width && value.width <= most;
@@ -118,6 +118,15 @@ std::vector<std::uint32_t> Suspect::other_lengths() const {
   return lengths;
 }
 
+std::vector<std::uint32_t> Suspect::logit_rows() const {
+  const auto logits = observe(plan_->logits);
+  std::vector<std::uint32_t> rows;
+  for (std::uint32_t r = 0; r < n_rows(); ++r) {
+    if (logits ? logits->has[r] != 0 : end(step_of(r)) == r + 1) rows.push_back(r);
+  }
+  return rows;
+}
+
 std::uint32_t Suspect::known_rows(plan::ValueId id, std::uint32_t step) const {
   const auto& parts = parts_[id.index];
   const auto at = std::lower_bound(parts.begin(), parts.end(), step,
@@ -141,7 +150,6 @@ std::optional<Observed> Suspect::observe(plan::ValueId id) const {
     std::fill_n(observed.has.begin() + static_cast<std::ptrdiff_t>(first), part->rows, 1);
     observed.dtype = std::max(observed.dtype, part->dtype);
   }
-  observed.complete = std::find(observed.has.begin(), observed.has.end(), 0) == observed.has.end();
   return observed;
 }
 

@@ -1,5 +1,5 @@
-// A suspect's run: the values of a trace bound to the Plan that the file asks for. All steps lie behind each other as rows
-// of one matrix a value, in the order of positions: row r is the token at position r.
+// A suspect's run: the values of a trace, bound to the Plan that the file asks for. Each value is one matrix of the rows of
+// all steps, in the order of positions: row r is the token at position r.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +19,17 @@ struct Observed {
   std::vector<float> data;        // [n_rows, width]; NaN where not known
   std::vector<std::uint8_t> has;  // by row
   trace::Dtype dtype = trace::Dtype::f32;
-  bool complete = true;  // all rows known
 };
 
 class Suspect {
  public:
   // `trace` and `plan` outlive this. Errors: no value that the Plan has; a shape that is not the Plan's, with the name;
   // tokens that do not fit the steps; positions that do not count up from 0.
-  // n_prompt: how many tokens the prompt has; told by the trace where not given.
+  // n_prompt: how many tokens the prompt has; where it is not given, what the trace tells.
   static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace,
                               std::optional<std::uint32_t> n_prompt = {});
-  // Other lengths that the prompt may have, the likeliest first: the rows of step 0 are all of it, or its last ones.
+  // Other lengths that the prompt may have, the likeliest first. The rows that the trace has of step 0 may be all of the
+  // prompt, or its last ones.
   [[nodiscard]] std::vector<std::uint32_t> other_lengths() const;
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
@@ -47,9 +47,11 @@ class Suspect {
   [[nodiscard]] bool knows_all(plan::ValueId id) const { return knows_all_[id.index]; }
   // How many of a step's last rows are known.
   [[nodiscard]] std::uint32_t known_rows(plan::ValueId id, std::uint32_t step) const;
-  // The coarsest dtype that the trace has a known value in.
+  // The coarsest dtype in which the trace has a value that it knows.
   [[nodiscard]] trace::Dtype dtype(plan::ValueId id) const { return dtypes_[id.index]; }
   [[nodiscard]] std::optional<Observed> observe(plan::ValueId id) const;
+  // The rows whose logits the trace has; where it has none, the last of each step.
+  [[nodiscard]] std::vector<std::uint32_t> logit_rows() const;
   // Names in the trace that the Plan does not have.
   [[nodiscard]] const std::vector<std::string>& unknown_names() const { return unknown_names_; }
   [[nodiscard]] std::size_t n_values() const { return n_values_; }

@@ -78,15 +78,7 @@ class Catalogue : public ::testing::Test {
             .op = plan.ops[op], .op_index = op, .replay = healthy, .rows = all, .found = {}, .expected = {}};
         for (const Candidate& candidate : hypothesis.candidates(question)) {
           if (n_tried >= most_variants) break;
-          View view(healthy, all);
-          view.prepare(plan.ops[op]);
-          const Site site{.op = &plan.ops[op],
-                          .op_index = op,
-                          .scene = &view.scene(),
-                          .rows = view.rows(),
-                          .parameters = &subject.model.parameters(),
-                          .replay = &healthy};
-          const std::vector<float> wrong = candidate.mistake(site);
+          const std::vector<float> wrong = candidate.mistake(Site(healthy, op, all));
           ASSERT_EQ(wrong.size(), right->size()) << hypothesis.name;
           if (!shows(*right, wrong)) continue;
           // An engine that keeps its embeddings in a shorter format is coarse, not wrong.
@@ -156,7 +148,6 @@ TEST(CatalogueText, NamesAreUniqueAndEntriesWhole) {
     EXPECT_FALSE(h.title.empty());
     EXPECT_TRUE(h.explanation.ends_with('.')) << h.name;
     EXPECT_FALSE(h.remedy.empty()) << h.name;
-    EXPECT_EQ(find_hypothesis(h.name), &h);
   }
   EXPECT_GE(names.size(), 60u);
 }

@@ -19,11 +19,11 @@ float to_bfloat16(float x) {
 
 // Attention as an engine computes it whose cache is of bfloat16.
 std::vector<float> with_bfloat16_cache(const Site& site) {
-  backends::reference::Scene scene = *site.scene;
+  backends::reference::Scene scene = site.scene;
   scene.n_threads = 1;
   std::map<const float*, std::vector<float>> rounded;
   const auto of = [&](auto right) {
-    return [&rounded, right, width = site.scene->plan->value(site.replay->kv_write(0).k).width](
+    return [&rounded, right, width = site.scene.plan->value(site.replay.kv_write(0).k).width](
                std::uint32_t layer, std::uint64_t row, std::uint32_t position) -> const float* {
       const float* at = right(layer, row, position);
       std::vector<float>& values = rounded[at];
@@ -31,9 +31,9 @@ std::vector<float> with_bfloat16_cache(const Site& site) {
       return values.data();
     };
   };
-  scene.key = of(site.scene->key);
-  scene.cached_value = of(site.scene->cached_value);
-  return backends::reference::compute(*site.op, scene);
+  scene.key = of(site.scene.key);
+  scene.cached_value = of(site.scene.cached_value);
+  return site.compute(site.op, scene);
 }
 
 // error / allowance of the first layer's attention with such a cache.

@@ -17,7 +17,7 @@ TEST(Regions, ThatHideTheFaultAllowNoHighConfidence) {
   const plan::Plan& plan = *model->plan();
   const plan::ValueId up = *plan.find("blk.1.ffn_up");
   Commit half{.op = 0, .rows = {}, .mistake = [&](const Site& site) {
-                std::vector<float> y = site.compute(*site.op);
+                std::vector<float> y = site.compute();
                 const std::size_t width = plan.value(up).width;
                 for (std::size_t i = 0; i < y.size(); ++i) {
                   if (i % width >= width / 2) y[i] = 0;

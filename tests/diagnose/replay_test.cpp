@@ -10,7 +10,7 @@
 namespace plumb::diagnose {
 namespace {
 
-TEST(ReplayView, HasTheRowsInTheOrderGiven) {
+TEST(ReplaySite, HasTheRowsInTheOrderGiven) {
   const auto loaded = engine::quantized_canary(model::FileType::f16);
   ASSERT_TRUE(loaded.has_value());
   const std::vector<backends::Row> rows = testing::rows_of({1, 5, 9}, 3);
@@ -19,8 +19,8 @@ TEST(ReplayView, HasTheRowsInTheOrderGiven) {
   const std::size_t width = replay.plan().value(id).width;
   const Values all = replay.value(id);
   const std::vector<std::uint32_t> order = {2, 0, 1};
-  const View view(replay, order);
-  const std::span<const float> seen = view.scene().value(id);
+  const Site site(replay, replay.producer(replay.plan().logits), order);
+  const std::span<const float> seen = site.scene.value(id);
   ASSERT_EQ(seen.size(), 3 * width);
   for (std::size_t i = 0; i < order.size(); ++i) {
     EXPECT_TRUE(std::equal(seen.begin() + static_cast<std::ptrdiff_t>(i * width),

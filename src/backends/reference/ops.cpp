@@ -2,49 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <numbers>
 #include <numeric>
-#include <string>
 #include <variant>
 
+#include "base/in_parts.h"
 #include "quants/format.h"
-
-// Sums of products are compiled for several processors; the program chooses one version when it starts.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#define PLUMB_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
-#else
-#define PLUMB_CLONES
-#endif
 
 namespace plumb::backends::reference {
 
 namespace {
 
-constexpr std::size_t n_lanes = 16;
-
-PLUMB_CLONES double dot(const float* w, const float* x, std::size_t n) {
-  double lanes[n_lanes] = {};
-  std::size_t i = 0;
-  for (; i + n_lanes <= n; i += n_lanes) {
-    for (std::size_t lane = 0; lane < n_lanes; ++lane) lanes[lane] += static_cast<double>(w[i + lane]) * x[i + lane];
+// Sixteen sums side by side, which compilers turn into vector instructions. The order of the additions decides the last
+// bits.
+double dot(const float* w, const float* x, std::size_t n) {
+  constexpr std::size_t n_sums = 16;
+  double sums[n_sums] = {}, total = 0;
+  std::size_t start = 0;
+  for (; start + n_sums <= n; start += n_sums) {
+    for (std::size_t i = 0; i < n_sums; ++i) sums[i] += double{w[start + i]} * x[start + i];
   }
-  double sum = 0;
-  for (; i < n; ++i) sum += static_cast<double>(w[i]) * x[i];
-  for (const double lane : lanes) sum += lane;
-  return sum;
-}
-
-PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::size_t n) {
-  float lanes[n_lanes] = {};
-  std::size_t i = 0;
-  for (; i + n_lanes <= n; i += n_lanes) {
-    for (std::size_t lane = 0; lane < n_lanes; ++lane) lanes[lane] += w[i + lane] * w[i + lane] * variance[i + lane];
-  }
-  float sum = 0;
-  for (; i < n; ++i) sum += w[i] * w[i] * variance[i];
-  for (const float lane : lanes) sum += lane;
-  return sum;
+  for (; start < n; ++start) total += double{w[start]} * x[start];
+  return std::accumulate(std::begin(sums), std::end(sums), total);
 }
 
 // The indices of the k largest, in the order of plan::TopK.
@@ -113,10 +94,19 @@ class Computation {
 
   void execute(const plan::Linear& op) {
     const plan::Weight& weight = plan_.weight(op.weight);
-    const std::uint64_t rows = n_rows(op.out);
-    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>();
-    const auto x = scene_.value(op.x).subspan((n_rows(op.x) - rows) * weight.in());
-    linear(x, weight.in(), scene_.weight(op.weight), weight.out(), bias, out_, {}, scene_.n_threads, scene_.column_stride);
+    const std::uint64_t n_in = weight.in(), n_out = weight.out(), rows = n_rows(op.out);
+    const RowSource matrix = scene_.weight(op.weight);
+    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>(n_out, 0.0f);
+    const float* x = in(op.x) + (n_rows(op.x) - rows) * n_in;
+    in_parts(n_out, scene_.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
+      std::vector<float> w(n_in);
+      for (std::uint64_t j = begin; j < end; ++j) {
+        matrix(j, w);
+        for (std::uint64_t r = 0; r < rows; ++r) {
+          out_[r * n_out + j] = static_cast<float>(dot(w.data(), x + r * n_in, n_in) + bias[j]);
+        }
+      }
+    });
   }
 
   void execute(const plan::Rope& op) {
@@ -190,7 +180,7 @@ class Computation {
     const plan::Weight& weight = plan_.weight(op.weight);
     const std::uint64_t k = plan_.value(op.experts).width;
     const std::uint64_t width = plan_.value(op.x).width;
-    const bool in_parts = width != weight.in();
+    const bool x_has_parts = width != weight.in();  // of the experts chosen, one each
     const RowSource matrix = scene_.weight(op.weight);
     const RowSource biases = op.bias ? scene_.weight(*op.bias) : RowSource();
     const float* x = in(op.x);
@@ -198,7 +188,7 @@ class Computation {
     float* y = out_.data();
     std::vector<float> w(weight.in()), bias(weight.out(), 0.0f);
     for (std::uint64_t i = 0; i < n_rows(op.out) * k; ++i) {
-      const float* part = x + i / k * width + (in_parts ? i % k * weight.in() : 0);
+      const float* part = x + i / k * width + (x_has_parts ? i % k * weight.in() : 0);
       const std::uint64_t expert = expert_index(experts[i], weight.n_experts());
       if (biases) biases(expert, bias);
       for (std::uint64_t j = 0; j < weight.out(); ++j) {
@@ -243,25 +233,6 @@ std::vector<float> Scene::vector(plan::WeightId id) const {
 }
 
 std::vector<float> compute(const plan::Op& op, const Scene& scene) { return Computation(scene, op).take(); }
-
-void linear(std::span<const float> x, std::uint64_t n_in, const RowSource& weight, std::uint64_t n_out,
-            std::span<const float> bias, std::span<float> y, std::span<const Spread> spreads, std::uint32_t n_threads,
-            std::uint32_t column_stride) {
-  const std::uint64_t rows = x.size() / n_in;
-  in_parts(n_out, n_threads, [&](std::uint64_t begin, std::uint64_t end) {
-    std::vector<float> w(n_in);
-    for (std::uint64_t j = begin; j < end; ++j) {
-      if (j % column_stride != 0) continue;
-      weight(j, w);
-      const double b = bias.empty() ? 0 : bias[j];
-      for (std::uint64_t r = 0; r < rows; ++r) {
-        y[r * n_out + j] = static_cast<float>(dot(w.data(), x.data() + r * n_in, n_in) + b);
-        for (const Spread& spread : spreads)
-          spread.out[r * n_out + j] = dot_of_squares(w.data(), spread.in + r * n_in, n_in);
-      }
-    }
-  });
-}
 
 double activate(plan::Activation activation, double x) {
   switch (activation) {

@@ -5,12 +5,9 @@
 // Results are rounded to float once, when an op has finished.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "backends/batch.h"
@@ -24,15 +21,12 @@ using RowSource = std::function<void(std::uint64_t row, std::span<float> out)>;
 // The tensor's rows as the file has them.
 RowSource rows_of(const gguf::Tensor& tensor);
 
-// The data that an op may read. `rows` counts the rows of Rows::tokens values; Rows::outputs values have the last n_outputs
-// of them.
+// What an op may read. Values of Rows::tokens have all `rows`, those of Rows::outputs the last n_outputs of them.
 struct Scene {
   const plan::Plan* plan = nullptr;
   std::span<const Row> rows;
   std::uint64_t n_outputs = 0;
   std::uint32_t n_threads = 1;
-  // A Linear computes only every column_stride-th output, as a sample of a large product; the others are NaN.
-  std::uint32_t column_stride = 1;
 
   // A value's rows, row-major.
   std::function<std::span<const float>(plan::ValueId)> value;
@@ -52,17 +46,6 @@ struct Scene {
 
 // The op's output, [rows, width]; empty for KvWrite, which the caller does.
 std::vector<float> compute(const plan::Op& op, const Scene& scene);
-
-// Errors in the inputs of a product, independent of each other with variance in[r, i], give its outputs the variance
-// out[r, j] = sum_i W[j, i]^2 in[r, i].
-struct Spread {
-  const float* in = nullptr;  // [rows, n_in]
-  float* out = nullptr;       // [rows, n_out]
-};
-// y[r, j] = sum_i W[j, i] x[r, i] + bias[j]. The bias is optional. Spreads, if wanted, are summed in float.
-void linear(std::span<const float> x, std::uint64_t n_in, const RowSource& weight, std::uint64_t n_out,
-            std::span<const float> bias, std::span<float> y, std::span<const Spread> spreads, std::uint32_t n_threads,
-            std::uint32_t column_stride = 1);
 
 double activate(plan::Activation activation, double x);
 
@@ -89,18 +72,7 @@ AttentionRule attention_rule(const plan::Attention& op, const Scene& scene);
 std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, const Scene& scene,
                           std::vector<float>* probs = nullptr, std::uint64_t n_positions = 0);
 
-// Splits [0, n) into parts and calls part(begin, end) for each, on n_threads threads.
-template <class Part>
-void in_parts(std::uint64_t n, std::uint32_t n_threads, const Part& part) {
-  const std::uint64_t n_parts = std::clamp<std::uint64_t>(n_threads, 1, std::max<std::uint64_t>(n, 1));
-  std::vector<std::jthread> threads;
-  for (std::uint64_t i = 1; i < n_parts; ++i) {
-    threads.emplace_back([&part, n, n_parts, i] { part(n * i / n_parts, n * (i + 1) / n_parts); });
-  }
-  part(0, n / n_parts);
-}
-
-// The index of one of n experts, from the float that TopK writes. Substituted values may be any float.
+// The index that a value of TopK stands for; 0 where it is no index below n, as values that are put in from outside may be.
 std::uint64_t expert_index(float expert, std::uint64_t n);
 
 }  // namespace plumb::backends::reference

@@ -16,43 +16,27 @@ namespace plumb::diagnose::families {
 namespace in_buffer {
 namespace {
 
-bool has_output(const Question& q) { return plan::output(q.op).has_value(); }
-
 // The op on other rows of the run than the site's; zero where there are none.
 std::vector<float> on_rows(const Site& site, const std::function<std::int64_t(std::uint32_t row)>& from) {
-  std::map<std::uint32_t, std::size_t> places;  // in the order of the run, each once
-  std::vector<std::optional<std::uint32_t>> wanted;
+  const auto n_rows = static_cast<std::int64_t>(site.replay.rows().size());
+  std::set<std::uint32_t> wanted;  // in the order of the run, each once
   for (const std::uint32_t row : site.rows) {
-    const std::int64_t other = from(row);
-    const bool is_there = other >= 0 && other < static_cast<std::int64_t>(site.replay->rows().size());
-    wanted.push_back(is_there ? std::optional(static_cast<std::uint32_t>(other)) : std::nullopt);
-    if (is_there) places[*wanted.back()] = 0;
+    if (const std::int64_t other = from(row); other >= 0 && other < n_rows)
+      wanted.insert(static_cast<std::uint32_t>(other));
   }
-  const std::size_t width = site.scene->plan->value(*plan::output(*site.op)).width;
+  const std::size_t width = site.scene.plan->value(*plan::output(site.op)).width;
   std::vector<float> y(site.rows.size() * width, 0.0f);
-  if (places.empty()) return y;
-  std::vector<std::uint32_t> rows;
-  for (auto& [row, place] : places) {
-    place = rows.size();
-    rows.push_back(row);
-  }
-  View view(*site.replay, rows);
-  view.prepare(*site.op);
-  const std::vector<float> right = backends::reference::compute(*site.op, view.scene());
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (!wanted[i]) continue;
-    std::copy_n(right.begin() + static_cast<std::ptrdiff_t>(places[*wanted[i]] * width), width,
+  if (wanted.empty()) return y;
+  const std::vector<std::uint32_t> rows(wanted.begin(), wanted.end());
+  const std::vector<float> right = Site(site.replay, site.op_index, rows).compute();
+  for (std::size_t i = 0; i < site.rows.size(); ++i) {
+    const std::int64_t other = from(site.rows[i]);
+    if (other < 0 || other >= n_rows) continue;
+    const auto at = std::lower_bound(rows.begin(), rows.end(), static_cast<std::uint32_t>(other)) - rows.begin();
+    std::copy_n(right.begin() + at * static_cast<std::ptrdiff_t>(width), width,
                 y.begin() + static_cast<std::ptrdiff_t>(i * width));
   }
   return y;
-}
-
-// The first row of a row's step, and the one after its last.
-std::pair<std::uint32_t, std::uint32_t> step_of(std::span<const backends::Row> rows, std::uint32_t row) {
-  std::uint32_t begin = row, end = row + 1;
-  while (begin > 0 && rows[begin - 1].sequence == rows[row].sequence) --begin;
-  while (end < rows.size() && rows[end].sequence == rows[row].sequence) ++end;
-  return {begin, end};
 }
 
 // The right output of the row before the i-th at fault; the suspect's own where that row is not at fault.
@@ -72,61 +56,53 @@ bool is_decode_only(const Question& q) {
   });
 }
 
-std::vector<Candidate> zero(const Question& q) {
-  if (!has_output(q) || std::any_of(q.found.begin(), q.found.end(), [](float v) { return v != 0; })) return {};
-  return {{"", [n = q.width()](const Site& site) { return std::vector<float>(site.rows.size() * n, 0.0f); }}};
+void zero(const Question& q, Candidates& out) {
+  if (std::any_of(q.found.begin(), q.found.end(), [](float v) { return v != 0; })) return;
+  out.add("", [n = q.width()](const Site& site) { return std::vector<float>(site.rows.size() * n, 0.0f); });
 }
 
 // The value of this op in the step before, and the values of earlier ops of this step.
 // At the embedding this is embedding-other-tokens: the rows of the step before are those of its tokens.
-std::vector<Candidate> stale(const Question& q) {
-  if (!has_output(q) || q.as<plan::Embed>() != nullptr) return {};
-  std::vector<Candidate> result;
-  const plan::ValueId out = q.out();
+void stale(const Question& q, Candidates& out) {
+  if (q.as<plan::Embed>() != nullptr) return;
+  const plan::ValueId id = q.out();
+  const std::uint32_t n_prompt = step_of(q.replay.rows(), 0).end;
   // A buffer that the prompt's pass filled and no later step wrote: its first row is read ever after, or its last.
   for (const bool last : {false, true}) {
-    result.push_back({last ? "the prompt's last row stays" : "the prompt's first row stays",
-                      [out, last, width = q.width()](const Site& site) {
-                        std::vector<float> y = site.compute(*site.op);
-                        const auto rows = site.replay->rows();
-                        const Values all = site.replay->value(out);
-                        std::size_t from = 0;
-                        while (last && from + 1 < rows.size() && rows[from + 1].sequence == rows[0].sequence) ++from;
-                        for (std::size_t i = 0; i < site.rows.size(); ++i) {
-                          if (rows[site.rows[i]].sequence == rows[0].sequence) continue;
-                          std::copy_n(all->begin() + static_cast<std::ptrdiff_t>(from * width), width,
-                                      y.begin() + static_cast<std::ptrdiff_t>(i * width));
-                        }
-                        return y;
-                      }});
+    out.afterwards(
+        last ? "the prompt's last row stays" : "the prompt's first row stays",
+        [id, left = last ? n_prompt - 1 : 0, n_prompt, width = q.width()](const Site& site, std::vector<float>& y) {
+          const Values all = site.replay.value(id);
+          for (std::size_t i = 0; i < site.rows.size(); ++i) {
+            if (site.rows[i] < n_prompt) continue;
+            std::copy_n(all->begin() + static_cast<std::ptrdiff_t>(left * width), width,
+                        y.begin() + static_cast<std::ptrdiff_t>(i * width));
+          }
+        });
   }
   // One that is read before it is written: what it is to hold now is there a step later. Of the prompt's rows the last.
-  const Values own = q.replay.value(out);
+  const Values own = q.replay.value(id);
   const bool resembles_old = !q.is_inner() && resembles_changed(q, [&](std::vector<float>& y) {
     for (std::size_t i = 0; i < q.rows.size(); ++i) {
-      if (q.replay.rows()[q.rows[i]].sequence == q.replay.rows()[0].sequence) continue;
+      if (q.rows[i] < n_prompt) continue;
       const auto before = row_before(q, own, i);
       std::copy(before.begin(), before.end(), y.begin() + static_cast<std::ptrdiff_t>(i * before.size()));
     }
   });
   if (resembles_old) {
-    result.push_back({"of the step before", [](const Site& site) {
-                        const auto rows = site.replay->rows();
-                        return on_rows(site, [&](std::uint32_t row) {
-                          return std::int64_t{row} - (rows[row].sequence == rows[0].sequence ? 0 : 1);
-                        });
-                      }});
+    out.add("of the step before", [n_prompt](const Site& site) {
+      return on_rows(site, [&](std::uint32_t row) { return std::int64_t{row} - (row < n_prompt ? 0 : 1); });
+    });
   }
-  const std::string_view name = q.plan().value(out).name;
+  const std::string_view name = q.plan().value(id).name;
   const auto layer = layer_of(name);
   for (std::uint32_t back = 1; layer && back <= 2 && back <= *layer; ++back) {
     const auto before = q.plan().find(fmt::format("blk.{}.{}", *layer - back, role(name)));
     if (before) {
-      result.push_back({fmt::format("{} of this step", q.plan().value(*before).name),
-                        [id = *before](const Site& site) { return site.value(id); }});
+      out.add(fmt::format("{} of this step", q.plan().value(*before).name),
+              [before](const Site& site) { return site.value(*before); });
     }
   }
-  return result;
 }
 
 // Whether a later value is what its op makes of the one in question, as found: a rotation at position 0 and attention to
@@ -150,16 +126,21 @@ bool follows_from_found(const Question& q, plan::ValueId id) {
   return error < 1e-4 * size;
 }
 
-std::vector<Candidate> aliased(const Question& q) {
-  if (!has_output(q) || q.found.empty()) return {};
-  // Only those that the suspect's output resembles: the search is over all values.
-  std::vector<Candidate> result;
-  const std::size_t width = q.width();
-  for (std::uint32_t i = 0; i < q.plan().values.size(); ++i) {
+// The values that the suspect shows whole and that are as wide as the op's own.
+std::vector<plan::ValueId> alike(const Question& q) {
+  std::vector<plan::ValueId> result;
+  for (std::uint32_t i = 0; q.replay.suspect() != nullptr && i < q.plan().values.size(); ++i) {
     const plan::ValueId id{i};
-    if (id == q.out() || q.plan().value(id).width != width || q.replay.suspect() == nullptr ||
-        !q.replay.suspect()->knows_all(id))
-      continue;
+    if (id != q.out() && q.plan().value(id).width == q.width() && q.replay.suspect()->knows_all(id)) result.push_back(id);
+  }
+  return result;
+}
+
+void aliased(const Question& q, Candidates& out) {
+  if (q.found.empty()) return;
+  // Only those that the suspect's output resembles: the search is over all values.
+  const std::size_t width = q.width();
+  for (const plan::ValueId id : alike(q)) {
     for (const std::int64_t shift : {0, 1}) {
       const Values other = q.replay.value(id);
       double error = 0, size = 0;
@@ -172,38 +153,33 @@ std::vector<Candidate> aliased(const Question& q) {
         }
       }
       if (size == 0 || !(error < 1e-4 * size) || follows_from_found(q, id)) continue;
-      result.push_back({fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
-                        [id, shift](const Site& site) { return site.value(id, shift); }});
+      out.add(fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
+              [id, shift](const Site& site) { return site.value(id, shift); });
     }
   }
-  return result;
 }
 
 // What is in the output beyond what it should be: what it held before, or another value.
-std::vector<Candidate> not_cleared(const Question& q) {
-  if (q.is_inner()) return {};
-  if (!has_output(q)) return {};
-  std::vector<Candidate> result;
+void not_cleared(const Question& q, Candidates& out) {
+  if (q.is_inner()) return;
   const std::size_t width = q.width();
   // A sum's operand added again is residual-weighed.
   const std::vector<plan::ValueId> operands =
       q.as<plan::Add>() != nullptr ? plan::inputs(q.op) : std::vector<plan::ValueId>();
   const auto add = [&](plan::ValueId id, std::int64_t shift) {
-    if (!q.found.empty()) {
-      const Values other = q.replay.value(id);
-      const bool fits = resembles_changed(q, [&](std::vector<float>& y) {
-        for (std::size_t i = 0; i < y.size(); ++i) {
-          const std::int64_t row = std::int64_t{q.rows[i / width]} - shift;
-          if (row >= 0) y[i] += (*other)[static_cast<std::size_t>(row) * width + i % width];
-        }
-      });
-      if (!fits) return;
-    }
-    result.push_back(afterwards(fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
-                                [id, shift](const Site& site, std::vector<float>& y) {
-                                  const std::vector<float> other = site.value(id, shift);
-                                  for (std::size_t i = 0; i < y.size(); ++i) y[i] += other[i];
-                                }));
+    const Values other = q.replay.value(id);
+    const bool fits = resembles_changed(q, [&](std::vector<float>& y) {
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        const std::int64_t row = std::int64_t{q.rows[i / width]} - shift;
+        if (row >= 0) y[i] += (*other)[static_cast<std::size_t>(row) * width + i % width];
+      }
+    });
+    if (!fits) return;
+    out.afterwards(fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
+                   [id, shift](const Site& site, std::vector<float>& y) {
+                     const std::vector<float> more = site.value(id, shift);
+                     for (std::size_t i = 0; i < y.size(); ++i) y[i] += more[i];
+                   });
   };
   // What the row before should have been, and what it was.
   const Values own = q.replay.value(q.out());
@@ -214,41 +190,34 @@ std::vector<Candidate> not_cleared(const Question& q) {
     }
   });
   if (resembles_sum) {
-    result.push_back(afterwards("the row before", [](const Site& site, std::vector<float>& y) {
+    out.afterwards("the row before", [](const Site& site, std::vector<float>& y) {
       const std::vector<float> before = on_rows(site, [](std::uint32_t row) { return std::int64_t{row} - 1; });
       for (std::size_t i = 0; i < y.size(); ++i) y[i] += before[i];
-    }));
+    });
   }
-  if (!q.found.empty()) add(q.out(), 1);
-  for (std::uint32_t i = 0; !q.found.empty() && i < q.plan().values.size(); ++i) {
-    const plan::ValueId id{i};
-    if (id == q.out() || q.plan().value(id).width != width || q.replay.suspect() == nullptr ||
-        !q.replay.suspect()->knows_all(id) || q.replay.producer(id) >= q.op_index ||
-        std::find(operands.begin(), operands.end(), id) != operands.end())
-      continue;
-    add(id, 0);
+  if (q.found.empty()) return;
+  add(q.out(), 1);
+  for (const plan::ValueId id : alike(q)) {
+    const bool is_operand = std::find(operands.begin(), operands.end(), id) != operands.end();
+    if (q.replay.producer(id) < q.op_index && !is_operand) add(id, 0);
   }
-  return result;
 }
 
 // A row that is alone in its step has none beside it: there it is buffer-stale.
-std::vector<Candidate> shifted_rows(const Question& q) {
-  if (!has_output(q) || is_decode_only(q)) return {};
-  std::vector<Candidate> result;
+void shifted_rows(const Question& q, Candidates& out) {
+  if (is_decode_only(q)) return;
   for (const std::int64_t by : {1, -1}) {
-    result.push_back(
-        {by > 0 ? "row r holds what belongs to row r - 1" : "row r holds what belongs to row r + 1",
-         [by](const Site& site) { return on_rows(site, [by](std::uint32_t row) { return std::int64_t{row} - by; }); }});
+    out.add(by > 0 ? "row r holds what belongs to row r - 1" : "row r holds what belongs to row r + 1",
+            [by](const Site& site) { return on_rows(site, [by](std::uint32_t row) { return std::int64_t{row} - by; }); });
   }
-  return result;
 }
 
 // At the embedding this is embedding-other-tokens.
-std::vector<Candidate> other_rows(const Question& q) {
-  if (q.is_inner()) return {};
-  if (!has_output(q) || q.as<plan::Embed>() != nullptr || q.out() == q.plan().logits || is_decode_only(q) ||
+void other_rows(const Question& q, Candidates& out) {
+  if (q.is_inner()) return;
+  if (q.as<plan::Embed>() != nullptr || q.out() == q.plan().logits || is_decode_only(q) ||
       q.found.size() != q.expected.size())
-    return {};
+    return;
   // The suspect's rows that are not at fault are right.
   const std::size_t width = q.width();
   const Values own = q.replay.value(q.out());
@@ -263,63 +232,44 @@ std::vector<Candidate> other_rows(const Question& q) {
     for (std::size_t c = 0; c < width && error <= 1e-4 * size; ++c) error += std::pow(double{found[c]} - other[c], 2);
     return error <= 1e-4 * size;
   };
-  // from: the step's first row, its end, and the row.
+  // from: of a step and a row of it.
   const auto all_hold = [&](auto from) {
     for (std::size_t i = 0; i * width < q.found.size(); ++i) {
-      const auto [begin, end] = step_of(q.replay.rows(), q.rows[i]);
-      if (!holds(i, from(begin, end, q.rows[i]))) return false;
+      if (!holds(i, from(step_of(q.replay.rows(), q.rows[i]), q.rows[i]))) return false;
     }
     return true;
   };
-  std::vector<Candidate> result;
   const auto add = [&](std::string detail, auto from) {
-    result.push_back({std::move(detail), [from](const Site& site) {
-                        return on_rows(site, [&](std::uint32_t row) {
-                          const auto [begin, end] = step_of(site.replay->rows(), row);
-                          return std::int64_t{from(begin, end, row)};
-                        });
-                      }});
+    out.add(std::move(detail), [from](const Site& site) {
+      return on_rows(site, [&](std::uint32_t row) { return std::int64_t{from(step_of(site.replay.rows(), row), row)}; });
+    });
   };
-  const auto reversed = [](std::uint32_t begin, std::uint32_t end, std::uint32_t row) { return begin + end - 1 - row; };
-  const auto last = [](std::uint32_t, std::uint32_t end, std::uint32_t) { return end - 1; };
-  const auto first = [](std::uint32_t begin, std::uint32_t, std::uint32_t) { return begin; };
+  const auto reversed = [](StepRows step, std::uint32_t row) { return step.begin + step.end - 1 - row; };
+  const auto last = [](StepRows step, std::uint32_t) { return step.end - 1; };
+  const auto first = [](StepRows step, std::uint32_t) { return step.begin; };
   // Around the end; that is buffer-row-shifted.
-  const auto before = [](std::uint32_t begin, std::uint32_t end, std::uint32_t row) {
-    return row > begin ? row - 1 : end - 1;
-  };
-  const auto after = [](std::uint32_t begin, std::uint32_t end, std::uint32_t row) {
-    return row + 1 < end ? row + 1 : begin;
-  };
-  if (!q.found.empty() && (all_hold(before) || all_hold(after))) return {};
+  const auto before = [](StepRows step, std::uint32_t row) { return row > step.begin ? row - 1 : step.end - 1; };
+  const auto after = [](StepRows step, std::uint32_t row) { return row + 1 < step.end ? row + 1 : step.begin; };
+  if (!q.found.empty() && (all_hold(before) || all_hold(after))) return;
   if (all_hold(reversed)) add("they are in reverse", reversed);
   if (all_hold(last)) add("all are the step's last", last);
   if (all_hold(first)) add("all are the step's first", first);
-  if (!result.empty() || q.found.empty()) return result;
+  if (!out.empty() || q.found.empty()) return;
   std::map<std::uint32_t, std::uint32_t> held;
   for (std::size_t i = 0; i < q.rows.size(); ++i) {
     auto [row, end] = step_of(q.replay.rows(), q.rows[i]);
     while (row < end && !holds(i, row)) ++row;
-    if (row == end) return {};
+    if (row == end) return;
     held[q.rows[i]] = row;
   }
   const auto& [row, of] = *held.begin();
   const bool two = held.size() == 2 && held.contains(of) && held.at(of) == row;
   add(two ? fmt::format("rows {} and {} are exchanged", row, of)
           : fmt::format("row {} is that of {}, and {} more", row, of, held.size() - 1),
-      [held](std::uint32_t, std::uint32_t, std::uint32_t r) {
+      [held](StepRows, std::uint32_t r) {
         const auto found = held.find(r);
         return found == held.end() ? r : found->second;
       });
-  return result;
-}
-
-// The output with column c being that of from[c].
-Candidate of_columns(std::string detail, std::vector<std::size_t> from) {
-  return afterwards(std::move(detail), [from = std::move(from)](const Site&, std::vector<float>& y) {
-    const std::vector<float> right = y;
-    const std::size_t n = from.size();
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] = right[i / n * n + from[i % n]];
-  });
 }
 
 // Which tile of the right row each tile of the found one is; empty where one is none, or all are in their places.
@@ -348,17 +298,15 @@ std::vector<std::size_t> tiles_held(std::span<const float> found, std::span<cons
   return moved ? held : std::vector<std::size_t>();
 }
 
-std::vector<Candidate> other_columns(const Question& q) {
-  if (q.is_inner()) return {};
-  if (!has_output(q)) return {};
+void other_columns(const Question& q, Candidates& out) {
+  if (q.is_inner()) return;
   constexpr std::size_t most_tiles = 512;
   const std::size_t width = q.width();
-  std::vector<Candidate> result;
   const auto add = [&](std::string detail, std::vector<std::size_t> from) {
     const bool fits = resembles_changed(q, [&](std::vector<float>& y) {
       for (std::size_t i = 0; i < y.size(); ++i) y[i] = q.expected[i / width * width + from[i % width]];
     });
-    if (fits) result.push_back(of_columns(std::move(detail), std::move(from)));
+    if (fits) out.with_columns(std::move(detail), std::move(from));
   };
   std::vector<std::size_t> reversed(width), apart(width), together(width);
   for (std::size_t c = 0; c < width; ++c) {
@@ -369,13 +317,13 @@ std::vector<Candidate> other_columns(const Question& q) {
   }
   add("they are in reverse", reversed);
   // Whole heads and their halves are taken apart by hypotheses of their own.
-  if (q.found.empty() || q.found.size() != q.expected.size()) return result;
+  if (!q.has_both()) return;
   if (width != 2 * q.replay.parameters().head_dim) {
     add("even ones first, then odd ones", apart);
     add("the halves are interleaved", together);
   }
   for (const std::size_t size : {256, 128, 64, 32, 16, 8}) {
-    if (!result.empty() || width % size != 0 || width / size < 2 || width / size > most_tiles) continue;
+    if (!out.empty() || width % size != 0 || width / size < 2 || width / size > most_tiles) continue;
     const std::vector<std::size_t> held = tiles_held(q.found.last(width), q.expected.last(width), size);
     if (held.empty()) continue;
     std::size_t n_moved = 0, first = held.size();
@@ -390,13 +338,11 @@ std::vector<Candidate> other_columns(const Question& q) {
                     n_moved > 1 ? fmt::format(", and {} more are moved", n_moved - 1) : ""),
         from);
   }
-  return result;
 }
 
 // Of logits this is logits-index.
-std::vector<Candidate> shifted_columns(const Question& q) {
-  if (!has_output(q) || q.out() == q.plan().logits) return {};
-  std::vector<Candidate> result;
+void shifted_columns(const Question& q, Candidates& out) {
+  if (q.out() == q.plan().logits) return;
   std::vector<std::int64_t> shifts = {1, -1, 4, -4, 32, -32};
   const std::size_t n = q.width();
   if (q.found.size() >= n && q.found.size() == q.expected.size()) {
@@ -404,24 +350,13 @@ std::vector<Candidate> shifted_columns(const Question& q) {
       if (std::find(shifts.begin(), shifts.end(), by) == shifts.end()) shifts.push_back(by);
     }
   }
-  result.reserve(shifts.size());
-  for (const std::int64_t by : shifts) {
-    result.push_back(afterwards(
-        fmt::format("by {:+d}", by), [by, n = static_cast<std::int64_t>(q.width())](const Site&, std::vector<float>& y) {
-          const std::vector<float> right = y;
-          for (std::int64_t i = 0; i < static_cast<std::int64_t>(y.size()); ++i) {
-            y[static_cast<std::size_t>(i)] = right[static_cast<std::size_t>(i / n * n + ((i % n - by) % n + n) % n)];
-          }
-        }));
-  }
-  return result;
+  for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("by {:+d}", by), n, -by);
 }
 
 // The columns from which on the suspect's rows are all zero, or all as in the step before.
-std::vector<Candidate> partly_written(const Question& q) {
-  if (!has_output(q) || q.found.empty() || q.rows.empty()) return {};
+void partly_written(const Question& q, Candidates& out) {
+  if (q.found.empty() || q.rows.empty()) return;
   const std::size_t width = q.width();
-  std::vector<Candidate> result;
   // Some rows of a step are zero and others are not.
   if (std::all_of(q.found.begin(), q.found.end(), [](float v) { return v == 0; })) {
     const std::set<std::uint32_t> zero_rows(q.rows.begin(), q.rows.end());
@@ -430,13 +365,13 @@ std::vector<Candidate> partly_written(const Question& q) {
       return row.sequence == rows[q.rows[0]].sequence && !zero_rows.contains(row.position);
     });
     if (some_only) {
-      result.push_back(afterwards(
+      out.afterwards(
           fmt::format("{} of the step's rows are zero, the first being row {}", zero_rows.size(), *zero_rows.begin()),
           [zero_rows, width](const Site& site, std::vector<float>& y) {
             for (std::size_t i = 0; i < y.size(); ++i) {
               if (zero_rows.contains(site.rows[i / width])) y[i] = 0;
             }
-          }));
+          });
     }
   }
   const auto tail = [&](auto same) {
@@ -449,14 +384,14 @@ std::vector<Candidate> partly_written(const Question& q) {
     return from;
   };
   const std::size_t zeros = tail([&](std::size_t r, std::size_t c) { return q.found[r * width + c] == 0; });
-  if (zeros > 0 && zeros < width) {
-    result.push_back(afterwards(fmt::format("columns from {} of {} on are zero", zeros, width),
-                                [zeros, width](const Site&, std::vector<float>& y) {
-                                  for (std::size_t i = 0; i < y.size(); ++i) {
-                                    if (i % width >= zeros) y[i] = 0;
-                                  }
-                                }));
-  }
+  const auto add_zeros = [&](std::string detail, std::size_t from, std::size_t to) {
+    out.afterwards(std::move(detail), [from, to, width](const Site&, std::vector<float>& y) {
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        if (i % width >= from && i % width < to) y[i] = 0;
+      }
+    });
+  };
+  if (zeros > 0 && zeros < width) add_zeros(fmt::format("columns from {} of {} on are zero", zeros, width), zeros, width);
   // A block of zeros anywhere.
   std::size_t first = width, last = 0;
   for (std::size_t c = 0; c < width; ++c) {
@@ -466,70 +401,56 @@ std::vector<Candidate> partly_written(const Question& q) {
     first = std::min(first, c);
     last = c + 1;
   }
-  if (first < last && (last < width || zeros != first)) {
-    result.push_back(afterwards(fmt::format("columns {} to {} of {} are zero", first, last - 1, width),
-                                [first, last, width](const Site&, std::vector<float>& y) {
-                                  for (std::size_t i = 0; i < y.size(); ++i) {
-                                    if (i % width >= first && i % width < last) y[i] = 0;
-                                  }
-                                }));
-  }
+  if (first < last && (last < width || zeros != first))
+    add_zeros(fmt::format("columns {} to {} of {} are zero", first, last - 1, width), first, last);
   const Values all = q.replay.value(q.out());
   const std::size_t old = tail([&](std::size_t r, std::size_t c) {
     return q.rows[r] > 0 && q.found[r * width + c] == (*all)[(q.rows[r] - 1) * width + c];
   });
   if (old > 0 && old < width) {
-    result.push_back({fmt::format("columns from {} of {} on are those of the row before", old, width),
-                      [old, width, out = q.out()](const Site& site) {
-                        std::vector<float> y = site.compute(*site.op);
-                        const std::vector<float> before = site.value(out, 1);
-                        for (std::size_t i = 0; i < y.size(); ++i) {
-                          if (i % width >= old) y[i] = before[i];
-                        }
-                        return y;
-                      }});
+    out.afterwards(fmt::format("columns from {} of {} on are those of the row before", old, width),
+                   [old, width, id = q.out()](const Site& site, std::vector<float>& y) {
+                     const std::vector<float> before = site.value(id, 1);
+                     for (std::size_t i = 0; i < y.size(); ++i) {
+                       if (i % width >= old) y[i] = before[i];
+                     }
+                   });
   }
   // The buffer of one row, of which the prompt's rows left the first or the last.
-  const auto rows = q.replay.rows();
-  if (is_decode_only(q) && rows.size() > 1) {
-    const auto prompt = step_of(rows, 0);
-    const std::uint32_t end = prompt.second;
-    for (const std::uint32_t left : {prompt.first, end - 1}) {
-      const auto before = [left, end](std::uint32_t row) { return row == end ? left : row - 1; };
-      const std::size_t from = tail([&](std::size_t r, std::size_t c) {
-        return q.rows[r] >= end && q.found[r * width + c] == (*all)[before(q.rows[r]) * width + c];
-      });
-      if (from == 0 || from >= width || from == old) continue;
-      result.push_back({fmt::format("columns from {} of {} on are those of the step before", from, width),
-                        [from, width, end, before, out = q.out()](const Site& site) {
-                          std::vector<float> y = site.compute(*site.op);
-                          const Values known = site.replay->value(out);
-                          for (std::size_t i = 0; i < y.size(); ++i) {
-                            const std::uint32_t row = site.rows[i / width];
-                            if (i % width >= from && row >= end) y[i] = (*known)[before(row) * width + i % width];
-                          }
-                          return y;
-                        }});
-      break;
-    }
+  if (!is_decode_only(q) || q.replay.rows().size() < 2) return;
+  const std::uint32_t end = step_of(q.replay.rows(), 0).end;
+  for (const std::uint32_t left : {0u, end - 1}) {
+    const auto before = [left, end](std::uint32_t row) { return row == end ? left : row - 1; };
+    const std::size_t from = tail([&](std::size_t r, std::size_t c) {
+      return q.rows[r] >= end && q.found[r * width + c] == (*all)[before(q.rows[r]) * width + c];
+    });
+    if (from == 0 || from >= width || from == old) continue;
+    out.afterwards(fmt::format("columns from {} of {} on are those of the step before", from, width),
+                   [from, width, end, before, id = q.out()](const Site& site, std::vector<float>& y) {
+                     const Values known = site.replay.value(id);
+                     for (std::size_t i = 0; i < y.size(); ++i) {
+                       const std::uint32_t row = site.rows[i / width];
+                       if (i % width >= from && row >= end) y[i] = (*known)[before(row) * width + i % width];
+                     }
+                   });
+    return;
   }
-  return result;
 }
 
-std::vector<Candidate> no_number(const Question& q) {
-  if (!has_output(q) || q.found.empty() || q.found.size() != q.expected.size()) return {};
+void no_number(const Question& q, Candidates& out) {
+  if (!q.has_both()) return;
   const bool none = std::all_of(q.found.begin(), q.found.end(), [](float v) { return std::isnan(v); });
   const bool all = std::all_of(q.expected.begin(), q.expected.end(), [](float v) { return std::isfinite(v); });
-  if (!none || !all) return {};
-  return {{"all of it, from inputs that are", [n = q.width()](const Site& site) {
-             return std::vector<float>(site.rows.size() * n, std::numeric_limits<float>::quiet_NaN());
-           }}};
+  if (!none || !all) return;
+  out.add("all of it, from inputs that are", [n = q.width()](const Site& site) {
+    return std::vector<float>(site.rows.size() * n, std::numeric_limits<float>::quiet_NaN());
+  });
 }
 
 // Some elements are as they should be and the others are not numbers, or of no size that the op could give: few of them, or
 // whole columns in a run, or whole rows. What overflows or is filtered has a system, and hypotheses of its own.
-std::vector<Candidate> uninitialized(const Question& q) {
-  if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size() || is_overflow(q)) return {};
+void uninitialized(const Question& q, Candidates& out) {
+  if (!q.has_both() || is_overflow(q)) return;
   const std::size_t width = q.width();
   double size = 0, right = 0, wrong = 0;
   for (const float v : q.expected) size = std::max(size, std::abs(double{v}));
@@ -551,66 +472,64 @@ std::vector<Candidate> uninitialized(const Question& q) {
     ++n;
     n_low += found < -1e8f ? 1 : 0;
   }
-  if (n == 0 || n == q.found.size() || wrong > 1e-4 * right) return {};
+  if (n == 0 || n == q.found.size() || wrong > 1e-4 * right) return;
   const auto n_columns = static_cast<std::size_t>(std::count(of_column.begin(), of_column.end(), q.rows.size()));
   const auto n_rows = static_cast<std::size_t>(std::count(of_row.begin(), of_row.end(), width));
   std::size_t first = 0, last = width;
   while (first < width && of_column[first] == 0) ++first;
   while (last > first && of_column[last - 1] == 0) --last;
   const bool is_run = n_columns == last - first && n == n_columns * q.rows.size();
-  if (q.out() == q.plan().logits && n_low == n && !(is_run && last == width)) return {};  // logits-filtered
-  if (2 * n > q.found.size() && !is_run && n != n_rows * width) return {};
+  if (q.out() == q.plan().logits && n_low == n && !(is_run && last == width)) return;  // logits-filtered
+  if (2 * n > q.found.size() && !is_run && n != n_rows * width) return;
   std::vector<float> found(q.found.begin(), q.found.end());
   std::vector<std::uint32_t> rows(q.rows.begin(), q.rows.end());
   const std::string where = is_run ? fmt::format(", columns {} to {}", first, last - 1) : "";
-  return {{fmt::format("{} of {} elements{}", n, q.found.size(), where), [wild, found, rows, width](const Site& site) {
-             std::vector<float> y = site.compute(*site.op);
-             for (std::size_t i = 0; i < y.size(); ++i) {
-               const auto at = std::find(rows.begin(), rows.end(), site.rows[i / width]);
-               if (at == rows.end()) continue;
-               const auto r = static_cast<std::size_t>(at - rows.begin());
-               if (wild[r][i % width]) y[i] = found[r * width + i % width];
-             }
-             return y;
-           }}};
+  out.afterwards(fmt::format("{} of {} elements{}", n, q.found.size(), where),
+                 [wild, found, rows, width](const Site& site, std::vector<float>& y) {
+                   for (std::size_t i = 0; i < y.size(); ++i) {
+                     const auto at = std::find(rows.begin(), rows.end(), site.rows[i / width]);
+                     if (at == rows.end()) continue;
+                     const auto r = static_cast<std::size_t>(at - rows.begin());
+                     if (wild[r][i % width]) y[i] = found[r * width + i % width];
+                   }
+                 });
 }
 
 constexpr Hypothesis table[] = {
-    {"buffer-zero", "the output is all zero",
-     "The kernel did not run, or wrote elsewhere; or what it reads is zero: weights or a cache that were never written.",
-     "check the launch, its grid and its output pointer, and what the op's weights and cache hold on the device", zero,
-     true},
-    {"buffer-stale", "the output is an old value",
-     "The op was not run, or runs after its reader: the buffer still has what was there before.",
-     "order the op before its readers; check the barrier", stale},
-    {"buffer-aliased", "the output is another op's",
-     "Two values share memory while both are needed; or the op was left out and what it reads handed on.",
-     "check that the op runs, and give the values memory of their own", aliased, true},
-    {"buffer-not-cleared", "the output is added to what was there",
-     "The product accumulates (beta is 1), or its sums start from what the buffer holds.",
-     "clear the output first, or write it without adding", not_cleared},
-    {"buffer-row-shifted", "the output's rows are shifted", "The row's offset is off by one row.",
-     "row r begins at r * width", shifted_rows},
-    {"buffer-rows-exchanged", "the output's rows are in another order, or repeated",
-     "The row's index is that of another token of the step: counted from the end, or not at all.",
-     "row r belongs to the step's token r", other_rows},
-    {"buffer-columns-exchanged", "the output's columns are in another order, or repeated",
-     "Tiles are written to each other's places, or the index within a row runs otherwise than its readers expect.",
-     "check where each block of threads writes", other_columns},
-    {"buffer-column-shifted", "the output's columns are shifted", "The pointer to the row is off by some elements.",
-     "row r begins at r * width", shifted_columns},
-    {"buffer-partly-written", "a part of the output is not written",
-     "The grid is rounded down: the last columns are covered by no thread. Or a part of what it reads is zero: the "
-     "weights' "
-     "last rows, a head of the cache.",
-     "round the grid up, and guard the last block; check that the weights are loaded whole", partly_written, true},
-    {"value-not-a-number", "the output is not a number, and its inputs are",
-     "A division of zero by zero, a difference of infinities, a root of a negative number; or memory that was filled with "
-     "NaN to catch those that read it before it is written.",
-     "check divisors, and that the output is written", no_number, true},
-    {"buffer-uninitialized", "parts of the output were never written",
-     "What is there is what memory held: the output's, or that of a row of weights which was never loaded.",
-     "write all of the output, or clear it, and check the weights of these columns", uninitialized, true},
+    {"buffer-zero", Kind::buffer, of<zero>, Meaning::description, R"(the output is all zero
+The kernel did not run, or wrote elsewhere; or what it reads is zero: weights or a cache that were never written.
+check the launch, its grid and its output pointer, and what the op's weights and cache hold on the device)"},
+    {"buffer-stale", Kind::buffer, of<stale>, R"(the output is an old value
+The op was not run, or runs after its reader: the buffer still has what was there before.
+order the op before its readers; check the barrier)"},
+    {"buffer-aliased", Kind::buffer, of<aliased>, Meaning::description, R"(the output is another op's
+Two values share memory while both are needed; or the op was left out and what it reads handed on.
+check that the op runs, and give the values memory of their own)"},
+    {"buffer-not-cleared", Kind::buffer, of<not_cleared>, R"(the output is added to what was there
+The product accumulates (beta is 1), or its sums start from what the buffer holds.
+clear the output first, or write it without adding)"},
+    {"buffer-row-shifted", Kind::buffer, of<shifted_rows>, R"(the output's rows are shifted
+The row's offset is off by one row.
+row r begins at r * width)"},
+    {"buffer-rows-exchanged", Kind::buffer, of<other_rows>, R"(the output's rows are in another order, or repeated
+The row's index is that of another token of the step: counted from the end, or not at all.
+row r belongs to the step's token r)"},
+    {"buffer-columns-exchanged", Kind::buffer, of<other_columns>, R"(the output's columns are in another order, or repeated
+Tiles are written to each other's places, or the index within a row runs otherwise than its readers expect.
+check where each block of threads writes)"},
+    {"buffer-column-shifted", Kind::buffer, of<shifted_columns>, R"(the output's columns are shifted
+The pointer to the row is off by some elements.
+row r begins at r * width)"},
+    {"buffer-partly-written", Kind::buffer, of<partly_written>, Meaning::description, R"(a part of the output is not written
+The grid is rounded down: the last columns are covered by no thread. Or a part of what it reads is zero: the weights' last rows, a head of the cache.
+round the grid up, and guard the last block; check that the weights are loaded whole)"},
+    {"value-not-a-number", Kind::op, of<no_number>, Meaning::description, R"(the output is not a number, and its inputs are
+A division of zero by zero, a difference of infinities, a root of a negative number; or memory that was filled with NaN to catch those that read it before it is written.
+check divisors, and that the output is written)"},
+    {"buffer-uninitialized", Kind::buffer, of<uninitialized>, Meaning::description,
+     R"(parts of the output were never written
+What is there is what memory held: the output's, or that of a row of weights which was never loaded.
+write all of the output, or clear it, and check the weights of these columns)"},
 };
 
 }  // namespace

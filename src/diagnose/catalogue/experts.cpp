@@ -11,143 +11,109 @@ namespace plumb::diagnose::families {
 namespace in_experts {
 namespace {
 
-std::vector<Candidate> gating(const Question& q) {
-  const auto* op = q.as<plan::ExpertWeights>();
-  if (op == nullptr) return {};
+// The numbers of each token, k of them, in reverse.
+void reverse(std::vector<float>& of, std::size_t k) {
+  for (auto at = of.begin(); at != of.end(); at += static_cast<std::ptrdiff_t>(k))
+    std::reverse(at, at + static_cast<std::ptrdiff_t>(k));
+}
+
+void gating(const Question&, const plan::ExpertWeights& op, Candidates& out) {
   using enum plan::Gating;
   constexpr std::pair<plan::Gating, std::string_view> all[] = {{softmax, "softmax over all experts"},
                                                                {softmax_of_chosen, "softmax over the chosen ones"},
                                                                {sigmoid, "sigmoid"},
                                                                {sigmoid_normalized, "sigmoid, adding up to 1"}};
-  std::vector<Candidate> result;
   for (const auto& [kind, name] : all) {
-    if (kind == op->gating) continue;
-    plan::ExpertWeights wrong = *op;
+    if (kind == op.gating) continue;
+    plan::ExpertWeights wrong = op;
     wrong.gating = kind;
-    result.push_back(changed(wrong, std::string(name)));
+    out.changed(wrong, std::string(name));
   }
-  if (op->scale != 1) {
-    plan::ExpertWeights wrong = *op;
+  if (op.scale != 1) {
+    plan::ExpertWeights wrong = op;
     wrong.scale = 1;
-    result.push_back(changed(wrong, "the factor is left out"));
+    out.changed(wrong, "the factor is left out");
   }
-  return result;
 }
 
-std::vector<Candidate> equal_weights(const Question& q) {
-  const auto* op = q.as<plan::ExpertWeights>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  const std::size_t k = q.width();
-  result.push_back(afterwards("each has 1 / k", [k](const Site&, std::vector<float>& y) {
-    std::fill(y.begin(), y.end(), 1.0f / static_cast<float>(k));
-  }));
-  result.push_back(
-      afterwards("each has 1", [](const Site&, std::vector<float>& y) { std::fill(y.begin(), y.end(), 1.0f); }));
-  return result;
+void equal_weights(const Question& q, const plan::ExpertWeights&, Candidates& out) {
+  const auto all = [&](std::string detail, float weight) {
+    out.afterwards(std::move(detail),
+                   [weight](const Site&, std::vector<float>& y) { std::fill(y.begin(), y.end(), weight); });
+  };
+  all("each has 1 / k", 1.0f / static_cast<float>(q.width()));
+  all("each has 1", 1);
 }
 
-std::vector<Candidate> order(const Question& q) {
-  if (!q.as<plan::ExpertWeights>() && !q.as<plan::TopK>()) return {};
-  return {afterwards("they are in reverse", [k = q.width()](const Site&, std::vector<float>& y) {
-    for (std::size_t i = 0; i < y.size(); i += k)
-      std::reverse(y.begin() + static_cast<std::ptrdiff_t>(i), y.begin() + static_cast<std::ptrdiff_t>(i + k));
-  })};
+void order(const Question& q, Candidates& out) {
+  if (q.as<plan::ExpertWeights>() == nullptr && q.as<plan::TopK>() == nullptr) return;
+  out.afterwards("they are in reverse", [k = q.width()](const Site&, std::vector<float>& y) { reverse(y, k); });
 }
 
-std::vector<Candidate> smallest(const Question& q) {
-  const auto* op = q.as<plan::TopK>();
-  if (op == nullptr) return {};
-  return {with_input("", op->x, [x = op->x](const Site& site) {
-    const auto right = site.scene->value(x);
-    std::vector<float> wrong(right.begin(), right.end());
-    for (float& v : wrong) v = -v;
-    return wrong;
-  })};
+void smallest(const Question&, const plan::TopK& op, Candidates& out) {
+  out.with_changed_input("", op.x, [](std::vector<float>& x) {
+    for (float& v : x) v = -v;
+  });
 }
 
-std::vector<Candidate> other_expert(const Question& q) {
-  const auto* top = q.as<plan::TopK>();
-  const auto* linear = q.as<plan::ExpertLinear>();
-  std::vector<Candidate> result;
-  if (top != nullptr) {
-    const auto n = static_cast<float>(q.plan().value(top->x).width);
-    result.push_back(afterwards("expert e + 1 for e", [n](const Site&, std::vector<float>& y) {
-      for (float& e : y) e = e + 1 < n ? e + 1 : 0;
-    }));
-  }
-  if (linear != nullptr) {
-    const plan::ValueId experts = linear->experts;
-    const std::size_t n = q.plan().weight(linear->weight).n_experts();
-    const auto add = [&](std::string detail, auto change) {
-      result.push_back(with_input(std::move(detail), experts, [experts, change](const Site& site) {
-        const auto right = site.scene->value(experts);
-        std::vector<float> wrong(right.begin(), right.end());
-        change(wrong);
-        return wrong;
-      }));
+void other_expert(const Question& q, Candidates& out) {
+  // Experts are counted on, from the last to the first.
+  const auto next = [](std::size_t n) {
+    return [n](std::vector<float>& experts) {
+      for (float& e : experts) e = e + 1 < static_cast<float>(n) ? e + 1 : 0;
     };
-    add("expert e + 1 for e", [n](std::vector<float>& e) {
-      for (float& v : e) v = v + 1 < static_cast<float>(n) ? v + 1 : 0;
-    });
-    add("expert 0 for all", [](std::vector<float>& e) { std::fill(e.begin(), e.end(), 0.0f); });
-    const std::size_t k = q.plan().value(experts).width;
-    add("the first of the chosen for all", [k](std::vector<float>& e) {
-      for (std::size_t i = 0; i < e.size(); ++i) e[i] = e[i / k * k];
-    });
-    add("the chosen in reverse", [k](std::vector<float>& e) {
-      for (std::size_t i = 0; i < e.size(); i += k)
-        std::reverse(e.begin() + static_cast<std::ptrdiff_t>(i), e.begin() + static_cast<std::ptrdiff_t>(i + k));
-    });
+  };
+  if (const auto* top = q.as<plan::TopK>()) {
+    out.afterwards("expert e + 1 for e",
+                   [change = next(q.plan().value(top->x).width)](const Site&, std::vector<float>& y) { change(y); });
   }
-  return result;
+  const auto* op = q.as<plan::ExpertLinear>();
+  if (op == nullptr) return;
+  const std::size_t k = q.plan().value(op->experts).width;
+  const auto add = [&](std::string detail, auto change) { out.with_changed_input(std::move(detail), op->experts, change); };
+  add("expert e + 1 for e", next(q.plan().weight(op->weight).n_experts()));
+  add("expert 0 for all", [](std::vector<float>& e) { std::fill(e.begin(), e.end(), 0.0f); });
+  add("the first of the chosen for all", [k](std::vector<float>& e) {
+    for (std::size_t i = 0; i < e.size(); ++i) e[i] = e[i / k * k];
+  });
+  add("the chosen in reverse", [k](std::vector<float>& e) { reverse(e, k); });
 }
 
-std::vector<Candidate> sum_weights(const Question& q) {
-  const auto* op = q.as<plan::ExpertSum>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  const std::size_t k = q.plan().value(op->weights).width;
-  const auto add = [&](std::string detail, auto change) {
-    result.push_back(with_input(std::move(detail), op->weights, [weights = op->weights, change](const Site& site) {
-      const auto right = site.scene->value(weights);
-      std::vector<float> wrong(right.begin(), right.end());
-      change(wrong);
-      return wrong;
-    }));
+void sum_weights(const Question& q, const plan::ExpertSum& op, Candidates& out) {
+  const std::size_t k = q.plan().value(op.weights).width;
+  const auto add = [&](std::string detail, auto change) { out.with_changed_input(std::move(detail), op.weights, change); };
+  const auto without = [k](auto is_lost) {
+    return [k, is_lost](std::vector<float>& w) {
+      for (std::size_t i = 0; i < w.size(); ++i) {
+        if (is_lost(i % k)) w[i] = 0;
+      }
+    };
   };
   add("weights are not applied", [](std::vector<float>& w) { std::fill(w.begin(), w.end(), 1.0f); });
-  add("only the first expert counts", [k](std::vector<float>& w) {
-    for (std::size_t i = 0; i < w.size(); ++i) {
-      if (i % k != 0) w[i] = 0;
-    }
-  });
-  add("the last expert is lost", [k](std::vector<float>& w) {
-    for (std::size_t i = 0; i < w.size(); ++i) {
-      if (i % k == k - 1) w[i] = 0;
-    }
-  });
-  add("weights are in reverse", [k](std::vector<float>& w) {
-    for (std::size_t i = 0; i < w.size(); i += k)
-      std::reverse(w.begin() + static_cast<std::ptrdiff_t>(i), w.begin() + static_cast<std::ptrdiff_t>(i + k));
-  });
-  return result;
+  add("only the first expert counts", without([](std::size_t j) { return j != 0; }));
+  add("the last expert is lost", without([k](std::size_t j) { return j == k - 1; }));
+  add("weights are in reverse", [k](std::vector<float>& w) { reverse(w, k); });
 }
 
 constexpr Hypothesis table[] = {
-    {"expert-gating", "experts are weighed by another rule",
-     "Softmax before or after the choice, or sigmoid: architectures differ, and so does the factor.",
-     "weigh experts as the architecture asks", gating},
-    {"expert-weights-equal", "all experts weigh alike", "The router's weights are not applied.", "use the router's weights",
-     equal_weights},
-    {"expert-order", "experts or their weights are in another order", "Weight j belongs to the j-th chosen expert.",
-     "keep experts and weights in one order", order},
-    {"expert-smallest", "the experts with the smallest logits are chosen", "The comparison is the wrong way round.",
-     "choose the largest", smallest},
-    {"expert-other", "another expert's weights are used", "The expert's offset into the weight is off.",
-     "expert e's rows begin at e * out", other_expert},
-    {"expert-sum", "the experts' outputs are added up wrongly", "A weight is not applied, or an expert is lost.",
-     "sum of weight * output over all chosen experts", sum_weights},
+    {"expert-gating", Kind::parameter, of<gating>, R"(experts are weighed by another rule
+Softmax before or after the choice, or sigmoid: architectures differ, and so does the factor.
+weigh experts as the architecture asks)"},
+    {"expert-weights-equal", Kind::op, of<equal_weights>, R"(all experts weigh alike
+The router's weights are not applied.
+use the router's weights)"},
+    {"expert-order", Kind::op, of<order>, R"(experts or their weights are in another order
+Weight j belongs to the j-th chosen expert.
+keep experts and weights in one order)"},
+    {"expert-smallest", Kind::op, of<smallest>, R"(the experts with the smallest logits are chosen
+The comparison is the wrong way round.
+choose the largest)"},
+    {"expert-other", Kind::op, of<other_expert>, R"(another expert's weights are used
+The expert's offset into the weight is off.
+expert e's rows begin at e * out)"},
+    {"expert-sum", Kind::op, of<sum_weights>, R"(the experts' outputs are added up wrongly
+A weight is not applied, or an expert is lost.
+sum of weight * output over all chosen experts)"},
 };
 
 }  // namespace

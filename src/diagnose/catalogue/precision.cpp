@@ -15,7 +15,7 @@ namespace plumb::diagnose::families {
 namespace in_precision {
 namespace {
 
-bool has_output(const Question& q) { return plan::output(q.op).has_value(); }
+constexpr float infinite = std::numeric_limits<float>::infinity();
 
 float bf16_truncated(float x) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffff0000u); }
 float bf16_rounded(float x) {
@@ -29,24 +29,22 @@ float f16_truncated(float x) {
   return f16_to_f32(static_cast<std::uint16_t>(f32_to_f16(x) - 1));
 }
 
-using ElementFn = float (*)(float);
-
-Candidate each(std::string detail, ElementFn f) {
-  return afterwards(std::move(detail),
-                    [f](const Site&, std::vector<float>& y) { std::transform(y.begin(), y.end(), y.begin(), f); });
+void each(Candidates& out, std::string detail, float (*f)(float)) {
+  out.afterwards(std::move(detail),
+                 [f](const Site&, std::vector<float>& y) { std::transform(y.begin(), y.end(), y.begin(), f); });
 }
 
-std::vector<Candidate> truncated(const Question& q) {
-  if (!has_output(q)) return {};
-  return {each("to bfloat16", bf16_truncated), each("to float16", f16_truncated)};
+void truncated(const Question&, Candidates& out) {
+  each(out, "to bfloat16", bf16_truncated);
+  each(out, "to float16", f16_truncated);
 }
 
-std::vector<Candidate> rounded(const Question& q) {
-  if (!has_output(q)) return {};
-  std::vector<Candidate> result{each("to bfloat16", bf16_rounded), each("to float16", f16_rounded),
-                                each("to integers", [](float x) { return std::nearbyint(x); })};
+void rounded(const Question& q, Candidates& out) {
+  each(out, "to bfloat16", bf16_rounded);
+  each(out, "to float16", f16_rounded);
+  each(out, "to integers", [](float x) { return std::nearbyint(x); });
   for (const std::size_t size : {std::size_t{32}, std::size_t{256}, q.width()}) {
-    result.push_back(afterwards(fmt::format("to 8 bits in blocks of {}", size), [size](const Site&, std::vector<float>& y) {
+    out.afterwards(fmt::format("to 8 bits in blocks of {}", size), [size](const Site&, std::vector<float>& y) {
       for (std::size_t start = 0; start < y.size(); start += size) {
         const std::size_t end = std::min(start + size, y.size());
         float largest = 0;
@@ -54,21 +52,17 @@ std::vector<Candidate> rounded(const Question& q) {
         const float step = largest / 127;
         for (std::size_t i = start; i < end && step > 0; ++i) y[i] = std::nearbyint(y[i] / step) * step;
       }
-    }));
+    });
   }
-  return result;
 }
 
-std::vector<Candidate> overflow(const Question& q) {
-  if (!has_output(q)) return {};
-  constexpr float infinite = std::numeric_limits<float>::infinity();
-  std::vector<Candidate> result{
-      each("above 65504 it is infinite",
-           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); }),
-      each("above 65504 it is infinite, else exact",
-           [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; }),
-      each("values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); })};
-  if (!is_overflow(q)) return result;
+void overflow(const Question& q, Candidates& out) {
+  each(out, "above 65504 it is infinite",
+       [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); });
+  each(out, "above 65504 it is infinite, else exact",
+       [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; });
+  each(out, "values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); });
+  if (!is_overflow(q)) return;
   // Another limit, such as that of a value that was scaled: between the largest number and the least that is infinite.
   // Where rows have limits of their own there is none for all, and what is infinite is so in the rows that were looked at.
   float largest = 0, least = infinite;
@@ -83,44 +77,39 @@ std::vector<Candidate> overflow(const Question& q) {
   for (int power = -16; power <= 16; ++power) {
     const float scale = std::ldexp(1.0f, power);
     if (power == 0 || 65520 / scale < largest || 65520 / scale > least) continue;
-    result.push_back(
-        afterwards(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](const Site&, std::vector<float>& y) {
-          for (float& v : y) {
-            const float scaled = v * scale;
-            v = std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
-          }
-        }));
+    out.afterwards(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](const Site&, std::vector<float>& y) {
+      for (float& v : y) {
+        const float scaled = v * scale;
+        v = std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
+      }
+    });
   }
   if (largest <= least) {
-    result.push_back(
-        afterwards(fmt::format("above {:.4g} it is infinite", least), [largest, least](const Site&, std::vector<float>& y) {
-          const float limit = largest + (least - largest) / 2;
-          for (float& v : y) v = std::abs(v) > limit ? std::copysign(infinite, v) : v;
-        }));
-    return result;
+    out.afterwards(fmt::format("above {:.4g} it is infinite", least), [largest, least](const Site&, std::vector<float>& y) {
+      const float limit = largest + (least - largest) / 2;
+      for (float& v : y) v = std::abs(v) > limit ? std::copysign(infinite, v) : v;
+    });
+    return;
   }
   std::map<std::uint32_t, std::vector<std::size_t>> of_row;
   const std::size_t width = q.width();
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     if (std::isinf(q.found[i])) of_row[q.rows[i / width]].push_back(i % width);
   }
-  result.push_back(
-      afterwards("the largest of a row are infinite", [of_row, width](const Site& site, std::vector<float>& y) {
-        for (std::size_t r = 0; r < site.rows.size(); ++r) {
-          const auto found = of_row.find(site.rows[r]);
-          if (found == of_row.end()) continue;
-          for (const std::size_t c : found->second) y[r * width + c] = std::copysign(infinite, y[r * width + c]);
-        }
-      }));
-  return result;
+  out.afterwards("the largest of a row are infinite", [of_row, width](const Site& site, std::vector<float>& y) {
+    for (std::size_t r = 0; r < site.rows.size(); ++r) {
+      const auto found = of_row.find(site.rows[r]);
+      if (found == of_row.end()) continue;
+      for (const std::size_t c : found->second) y[r * width + c] = std::copysign(infinite, y[r * width + c]);
+    }
+  });
 }
 
 // A limit that the suspect's largest elements share.
-std::vector<Candidate> clamped(const Question& q) {
-  if (!has_output(q) || q.found.empty()) return {};
+void clamped(const Question& q, Candidates& out) {
+  if (q.found.empty()) return;
   float high = 0, low = 0;
   for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
-  std::vector<Candidate> result;
   const auto add = [&](float from, float to) {
     // What is beyond the limits is at them: to be small is not to be clamped.
     std::size_t n_beyond = 0, n_at = 0;
@@ -129,11 +118,11 @@ std::vector<Candidate> clamped(const Question& q) {
       n_at += (to > 0 && q.found[i] >= 0.99f * to) || (from < 0 && q.found[i] <= 0.99f * from) ? 1 : 0;
     }
     if (2 * n_at < n_beyond) return;
-    result.push_back(afterwards(
+    out.afterwards(
         from == -to ? fmt::format("at {:+g} and {:+g}", from, to) : fmt::format("between {:g} and {:g}", from, to),
         [from, to](const Site&, std::vector<float>& y) {
           for (float& v : y) v = std::clamp(v, from, to);
-        }));
+        });
   };
   const float both = std::max(high, -low);
   if (both > 0) add(-both, both);
@@ -141,11 +130,10 @@ std::vector<Candidate> clamped(const Question& q) {
   for (const float limit : {10.0f, 100.0f, 1000.0f}) {
     if (limit != both) add(-limit, limit);
   }
-  return result;
 }
 
-std::vector<Candidate> scaled(const Question& q) {
-  if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
+void scaled(const Question& q, Candidates& out) {
+  if (!q.has_both()) return;
   double yy = 0, yf = 0, ff = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     yy += double{q.expected[i]} * q.expected[i];
@@ -155,83 +143,80 @@ std::vector<Candidate> scaled(const Question& q) {
   const double factor = yf / yy;
   // Whatever is small is near to what is scaled by little: it has to go with it too.
   const bool goes_with = yf * yf > 0.9 * yy * ff;
-  if (!std::isfinite(factor) || factor == 0 || std::abs(factor - 1) < 1e-9 || !goes_with) return {};
-  return {afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
+  if (!std::isfinite(factor) || factor == 0 || std::abs(factor - 1) < 1e-9 || !goes_with) return;
+  out.afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
     for (float& v : y) v = static_cast<float>(v * factor);
-  })};
+  });
 }
 
-std::vector<Candidate> offset(const Question& q) {
-  if (!has_output(q) || q.found.empty() || q.expected.size() != q.found.size()) return {};
+void offset(const Question& q, Candidates& out) {
+  if (!q.has_both()) return;
   double sum = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) sum += double{q.found[i]} - q.expected[i];
   const double by = sum / static_cast<double>(q.found.size());
-  if (!std::isfinite(by) || by == 0) return {};
-  return {afterwards(fmt::format("{:+.6g} everywhere", by), [by](const Site&, std::vector<float>& y) {
+  if (!std::isfinite(by) || by == 0) return;
+  out.afterwards(fmt::format("{:+.6g} everywhere", by), [by](const Site&, std::vector<float>& y) {
     for (float& v : y) v = static_cast<float>(v + by);
-  })};
+  });
 }
 
-std::vector<Candidate> negated(const Question& q) {
-  if (!has_output(q)) return {};
-  return {each("the sign is exchanged", [](float x) { return -x; }),
-          each("the absolute value is taken", [](float x) { return std::abs(x); })};
+void negated(const Question&, Candidates& out) {
+  each(out, "the sign is exchanged", [](float x) { return -x; });
+  each(out, "the absolute value is taken", [](float x) { return std::abs(x); });
 }
 
-std::vector<Candidate> twice(const Question& q) {
+void twice(const Question& q, Candidates& out) {
   const bool gated = q.as<plan::Activate>() != nullptr;
   const auto inputs = plan::inputs(q.op);
-  if (!has_output(q) || gated || inputs.empty() || q.plan().value(inputs[0]).width != q.width() ||
-      q.as<plan::Attention>() != nullptr)
-    return {};
-  Candidate again = with_input("", inputs[0], [](const Site& site) { return site.compute(*site.op); });
-  again.by_column = false;  // its input is the whole output
-  return {again};
+  if (gated || inputs.empty() || q.plan().value(inputs[0]).width != q.width() || q.as<plan::Attention>() != nullptr) return;
+  // Not by column: its input is the whole output.
+  out.with_input(
+      "", inputs[0], [](const Site& site) { return site.compute(); }, false);
 }
 
 // Weights in a coarser type than the file's.
-std::vector<Candidate> coarse_weights(const Question& q) {
-  const auto* op = q.as<plan::Linear>();
-  if (op == nullptr) return {};
-  const auto rows = backends::reference::rows_of(q.plan().weight(op->weight).tensor);
-  const auto with = [&](std::string detail, auto change) {
-    return with_weight(std::move(detail), op->weight, [rows, change](std::uint64_t row, std::span<float> out) {
-      rows(row, out);
-      change(out);
+void coarse_weights(const Question& q, const plan::Linear& op, Candidates& out) {
+  const auto rows = backends::reference::rows_of(q.plan().weight(op.weight).tensor);
+  const auto add = [&](std::string detail, float (*f)(float)) {
+    out.with_weight(std::move(detail), op.weight, [rows, f](std::uint64_t row, std::span<float> w) {
+      rows(row, w);
+      std::transform(w.begin(), w.end(), w.begin(), f);
     });
   };
-  std::vector<Candidate> result;
-  result.push_back(with("to bfloat16, truncated", [](std::span<float> w) {
-    for (float& v : w) v = bf16_truncated(v);
-  }));
-  result.push_back(with("to bfloat16", [](std::span<float> w) {
-    for (float& v : w) v = bf16_rounded(v);
-  }));
-  result.push_back(with("to float16, truncated", [](std::span<float> w) {
-    for (float& v : w) v = f16_truncated(v);
-  }));
-  return result;
+  add("to bfloat16, truncated", bf16_truncated);
+  add("to bfloat16", bf16_rounded);
+  add("to float16, truncated", f16_truncated);
 }
 
 constexpr Hypothesis table[] = {
-    {"precision-truncated", "results are truncated instead of rounded",
-     "The lower half of a float32 is cut off: errors all point towards zero.", "round to nearest even", truncated},
-    {"precision-rounded", "results of this op alone are rounded to a coarser type",
-     "The op stores its result in another type than its neighbours.", "store the result as the others are", rounded},
-    {"precision-overflow", "results overflow to infinity",
-     "float16 ends at 65504; massive activations pass it, and earlier where they are scaled or summed first.",
-     "keep this value in float32 or bfloat16", overflow},
-    {"value-clamped", "results are clamped",
-     "A limit that was put in to hide something else; it changes every value beyond it.",
-     "remove the clamp, and find what it hides", clamped},
-    {"weight-converted", "the weight was converted to a coarser type",
-     "Converting twice adds a second rounding to the file's.", "use the file's own type", coarse_weights},
-    {"op-twice", "the op is applied twice", "It is run in place and run again.", "apply it once", twice},
-    {"value-negated", "results have the wrong sign", "A sign is lost or added.", "check the sign", negated},
-    {"value-scaled", "results are scaled by a constant", "All elements are the right ones times one factor.",
-     "find the factor: a scale applied twice, or left out", scaled},
-    {"value-offset", "a constant is added to the results", "All elements are the right ones plus one number.",
-     "find the constant", offset},
+    {"precision-truncated", Kind::op, of<truncated>, Meaning::rounding, R"(results are truncated instead of rounded
+The lower half of a float32 is cut off: errors all point towards zero.
+round to nearest even)"},
+    {"precision-rounded", Kind::op, of<rounded>, Meaning::rounding,
+     R"(results of this op alone are rounded to a coarser type
+The op stores its result in another type than its neighbours.
+store the result as the others are)"},
+    {"precision-overflow", Kind::op, of<overflow>, Meaning::rounding, R"(results overflow to infinity
+float16 ends at 65504; massive activations pass it, and earlier where they are scaled or summed first.
+keep this value in float32 or bfloat16)"},
+    {"value-clamped", Kind::op, of<clamped>, R"(results are clamped
+A limit that was put in to hide something else; it changes every value beyond it.
+remove the clamp, and find what it hides)"},
+    {"weight-converted", Kind::weight, of<coarse_weights>, Meaning::rounding, R"(the weight was converted to a coarser type
+Converting twice adds a second rounding to the file's.
+use the file's own type)"},
+    {"op-twice", Kind::op, of<twice>, R"(the op is applied twice
+It is run in place and run again.
+apply it once)"},
+    {"value-negated", Kind::op, of<negated>, R"(results have the wrong sign
+A sign is lost or added.
+check the sign)"},
+    {"value-scaled", Kind::op, of<scaled>, Meaning::cutting_off, R"(results are scaled by a constant
+All elements are the right ones times one factor.
+find the factor: a scale applied twice, or left out)"},
+    {"value-offset", Kind::op, of<offset>, Meaning::rounding, R"(a constant is added to the results
+All elements are the right ones plus one number.
+find the constant)"},
 };
 
 }  // namespace

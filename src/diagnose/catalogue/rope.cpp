@@ -3,304 +3,249 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <set>
 
 #include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
 namespace in_rope {
 namespace {
 
+using backends::reference::rotate;
 using backends::reference::Rotation;
+using backends::reference::rotation_at;
+using backends::reference::Scene;
+
+std::vector<float> factors_of(const plan::Rope& op, const Scene& scene) {
+  return op.factors ? scene.vector(*op.factors) : std::vector<float>();
+}
 
 // Turns every head by what `angles` gives for its row and head.
-Candidate turned(
-    const plan::Rope& op, std::string detail,
-    std::function<Rotation(const Site&, const std::vector<float>& factors, std::size_t row, std::size_t head)> angles) {
-  return {std::move(detail), [op, angles = std::move(angles)](const Site& site) {
-            const std::vector<float> factors = op.factors ? site.scene->vector(*op.factors) : std::vector<float>();
-            const auto x = site.scene->value(op.x);
-            const std::size_t width = site.scene->plan->value(op.x).width;
-            std::vector<float> y(x.size());
-            for (std::size_t r = 0; r < site.rows.size(); ++r) {
-              for (std::size_t h = 0; h < width / op.head_dim; ++h) {
-                const std::size_t at = r * width + h * op.head_dim;
-                backends::reference::rotate(op, angles(site, factors, r, h), x.data() + at, y.data() + at);
-              }
-            }
-            return y;
-          }};
+void turned(
+    Candidates& out, const plan::Rope& op, std::string detail,
+    std::function<Rotation(const Site&, std::span<const float> factors, std::size_t row, std::size_t head)> angles) {
+  out.add(std::move(detail), [op, angles = std::move(angles)](const Site& site) {
+    const std::vector<float> factors = factors_of(op, site.scene);
+    const auto x = site.scene.value(op.x);
+    const std::size_t width = site.scene.plan->value(op.x).width;
+    std::vector<float> y(x.size());
+    for (std::size_t r = 0; r < site.rows.size(); ++r) {
+      for (std::size_t h = 0; h < width / op.head_dim; ++h) {
+        const std::size_t at = r * width + h * op.head_dim;
+        rotate(op, angles(site, factors, r, h), x.data() + at, y.data() + at);
+      }
+    }
+    return y;
+  });
 }
 
-Candidate at_position(const plan::Rope& op, std::string detail,
-                      std::function<double(const Site&, std::size_t row)> position) {
-  return turned(op, std::move(detail),
-                [op, position = std::move(position)](const Site& site, const std::vector<float>& factors, std::size_t row,
-                                                     std::size_t) {
-                  return backends::reference::rotation_at(op, factors, position(site, row));
-                });
+void at_position(Candidates& out, const plan::Rope& op, std::string detail,
+                 std::function<double(const Site&, std::size_t row, std::size_t head)> position) {
+  turned(out, op, std::move(detail),
+         [op, position = std::move(position)](const Site& site, std::span<const float> factors, std::size_t row,
+                                              std::size_t head) {
+           return rotation_at(op, factors, position(site, row, head));
+         });
 }
 
-double right_position(const Site& site, std::size_t row) { return site.scene->rows[row].position; }
+double right_position(const Site& site, std::size_t row) { return site.scene.rows[row].position; }
+StepRows step_of(const Site& site, std::size_t row) { return diagnose::step_of(site.replay.rows(), site.rows[row]); }
 
-// First position of the row's step.
-double start_of_step(const Site& site, std::size_t row) {
-  const auto rows = site.replay->rows();
-  const std::uint32_t step = site.scene->rows[row].sequence;
-  const auto first = std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.sequence == step; });
-  return first->position;
-}
-
-std::vector<Candidate> pairing(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  plan::Rope wrong = *op;
-  const bool adjacent = op->pairing == plan::RopePairing::adjacent;
+void pairing(const Question&, const plan::Rope& op, Candidates& out) {
+  plan::Rope wrong = op;
+  const bool adjacent = op.pairing == plan::RopePairing::adjacent;
   wrong.pairing = adjacent ? plan::RopePairing::halves : plan::RopePairing::adjacent;
-  return {changed(wrong, adjacent ? "pairs (i, i + n_rot/2) instead of (2i, 2i + 1)"
-                                  : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)")};
+  out.changed(wrong, adjacent ? "pairs (i, i + n_rot/2) instead of (2i, 2i + 1)"
+                              : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)");
 }
 
-std::vector<Candidate> theta(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
+void theta(const Question& q, const plan::Rope& op, Candidates& out) {
   const auto add = [&](double base) {
-    plan::Rope wrong = *op;
+    plan::Rope wrong = op;
     wrong.theta = static_cast<float>(base);
-    if (std::abs(base / op->theta - 1) < 1e-6) return;
-    result.push_back(changed(wrong, fmt::format("theta {:.6g} instead of {:.6g}", base, op->theta)));
+    if (std::abs(base / op.theta - 1) < 1e-6) return;
+    out.changed(wrong, fmt::format("theta {:.6g} instead of {:.6g}", base, op.theta));
   };
   for (const double base : {1e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 1.6e5, 2.5e5, 5e5, 1e6, 5e6, 8e6, 1e7}) add(base);
   const auto with = [op](double base) {
-    plan::Rope wrong = *op;
+    plan::Rope wrong = op;
     wrong.theta = static_cast<float>(base);
     return plan::Op(wrong);
   };
   if (const auto base = fitted(q, 2, 1e10, with)) add(*base);
-  return result;
 }
 
-std::vector<Candidate> direction(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {at_position(*op, "", [](const Site& site, std::size_t row) { return -right_position(site, row); })};
+void direction(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "", [](const Site& site, std::size_t row, std::size_t) { return -right_position(site, row); });
 }
 
-std::vector<Candidate> offset(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
+void offset(const Question& q, const plan::Rope& op, Candidates& out) {
   std::set<double> offsets;
   for (int by = 1; by <= 8; ++by) offsets.insert({static_cast<double>(by), -static_cast<double>(by)});
-  const auto rows = q.replay.rows();
-  const double n_prompt =
-      static_cast<double>(std::count_if(rows.begin(), rows.end(), [](const auto& r) { return r.sequence == 0; }));
-  offsets.insert(n_prompt);
-  result.reserve(offsets.size());
+  offsets.insert(diagnose::step_of(q.replay.rows(), 0).end);
   for (const double by : offsets) {
-    result.push_back(at_position(*op, fmt::format("{} {:+g}", "position", by),
-                                 [by](const Site& site, std::size_t row) { return right_position(site, row) + by; }));
+    at_position(out, op, fmt::format("position {:+g}", by),
+                [by](const Site& site, std::size_t row, std::size_t) { return right_position(site, row) + by; });
   }
-  return result;
 }
 
-std::vector<Candidate> restarted(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {at_position(*op, "every step begins at position 0", [](const Site& site, std::size_t row) {
-    return right_position(site, row) - start_of_step(site, row);
-  })};
+void restarted(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "every step begins at position 0", [](const Site& site, std::size_t row, std::size_t) {
+    return right_position(site, row) - step_of(site, row).begin;
+  });
 }
 
-std::vector<Candidate> frozen(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  result.push_back(at_position(*op, "all tokens of a step get the position of its first",
-                               [](const Site& site, std::size_t row) { return start_of_step(site, row); }));
-  result.push_back(
-      at_position(*op, "all tokens of a step get the position after it", [](const Site& site, std::size_t row) {
-        const auto rows = site.replay->rows();
-        const std::uint32_t step = site.scene->rows[row].sequence;
-        return static_cast<double>(
-            std::count_if(rows.begin(), rows.end(), [&](const auto& r) { return r.sequence <= step; }) - 1);
-      }));
-  return result;
+void frozen(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "all tokens of a step get the position of its first",
+              [](const Site& site, std::size_t row, std::size_t) { return static_cast<double>(step_of(site, row).begin); });
+  at_position(out, op, "all tokens of a step get the position after it",
+              [](const Site& site, std::size_t row, std::size_t) { return step_of(site, row).end - 1.0; });
 }
 
-std::vector<Candidate> skipped(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {at_position(*op, "", [](const Site&, std::size_t) { return 0.0; })};
+void skipped(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "", [](const Site&, std::size_t, std::size_t) { return 0.0; });
 }
 
-std::vector<Candidate> twice(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {at_position(*op, "", [](const Site& site, std::size_t row) { return 2 * right_position(site, row); })};
+void twice(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "", [](const Site& site, std::size_t row, std::size_t) { return 2 * right_position(site, row); });
 }
 
-std::vector<Candidate> scaling(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  if (op->factors) {
-    plan::Rope wrong = *op;
+void scaling(const Question&, const plan::Rope& op, Candidates& out) {
+  if (op.factors) {
+    plan::Rope wrong = op;
     wrong.factors.reset();
-    result.push_back(changed(wrong, "rope_freqs.weight is not used"));
-    result.push_back(turned(*op, "frequencies are multiplied by rope_freqs.weight instead of divided",
-                            [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
-                              std::vector<float> inverse = factors;
-                              for (float& f : inverse) f = 1 / f;
-                              return backends::reference::rotation_at(op, inverse, right_position(site, row));
-                            }));
+    out.changed(wrong, "rope_freqs.weight is not used");
+    turned(out, op, "frequencies are multiplied by rope_freqs.weight instead of divided",
+           [op](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
+             std::vector<float> inverse(factors.begin(), factors.end());
+             for (float& f : inverse) f = 1 / f;
+             return rotation_at(op, inverse, right_position(site, row));
+           });
   }
-  if (op->yarn) {
-    plan::Rope wrong = *op;
+  if (op.yarn) {
+    plan::Rope wrong = op;
     wrong.yarn.reset();
-    result.push_back(changed(wrong, "YaRN is read as linear scaling"));
+    out.changed(wrong, "YaRN is read as linear scaling");
     wrong.position_scale = 1;
-    result.push_back(changed(wrong, "YaRN is not applied"));
-    wrong = *op;
+    out.changed(wrong, "YaRN is not applied");
+    wrong = op;
     wrong.yarn->attention_factor = 1;
-    result.push_back(changed(wrong, "YaRN's magnitude is not applied"));
-    wrong = *op;
+    out.changed(wrong, "YaRN's magnitude is not applied");
+    wrong = op;
     // The paper's, for llama models: https://arxiv.org/abs/2309.00071
     constexpr float usual_fast = 32, usual_slow = 1;
     wrong.yarn->beta_fast = usual_fast;
     wrong.yarn->beta_slow = usual_slow;
-    if (op->yarn->beta_fast != usual_fast || op->yarn->beta_slow != usual_slow) {
-      result.push_back(changed(wrong, fmt::format("YaRN's ramp is that of the betas {:g} and {:g} instead of {:g} and {:g}",
-                                                  usual_fast, usual_slow, op->yarn->beta_fast, op->yarn->beta_slow)));
+    if (op.yarn->beta_fast != usual_fast || op.yarn->beta_slow != usual_slow) {
+      out.changed(wrong, fmt::format("YaRN's ramp is that of the betas {:g} and {:g} instead of {:g} and {:g}", usual_fast,
+                                     usual_slow, op.yarn->beta_fast, op.yarn->beta_slow));
     }
-    wrong = *op;
+    wrong = op;
     wrong.yarn->extrapolation_mix = 0;
-    result.push_back(changed(wrong, "all frequencies are interpolated: YaRN's ramp is left out"));
+    out.changed(wrong, "all frequencies are interpolated: YaRN's ramp is left out");
   }
-  if (op->position_scale != 1 && !op->yarn) {
-    plan::Rope wrong = *op;
+  if (op.position_scale != 1 && !op.yarn) {
+    plan::Rope wrong = op;
     wrong.position_scale = 1;
-    result.push_back(changed(wrong, fmt::format("linear scaling by {:g} is not applied", 1 / op->position_scale)));
-    wrong.position_scale = 1 / op->position_scale;
-    result.push_back(changed(wrong, "positions are multiplied by the scaling factor instead of divided"));
+    out.changed(wrong, fmt::format("linear scaling by {:g} is not applied", 1 / op.position_scale));
+    wrong.position_scale = 1 / op.position_scale;
+    out.changed(wrong, "positions are multiplied by the scaling factor instead of divided");
   }
-  if (op->position_scale == 1 && !op->yarn) {
+  if (op.position_scale == 1 && !op.yarn) {
     for (const float factor : {2.0f, 4.0f, 8.0f, 16.0f, 32.0f}) {
-      plan::Rope wrong = *op;
+      plan::Rope wrong = op;
       wrong.position_scale = 1 / factor;
-      result.push_back(changed(wrong, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor)));
+      out.changed(wrong, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor));
     }
   }
-  return result;
 }
 
-std::vector<Candidate> partial(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  for (const std::uint32_t n : {op->head_dim / 4, op->head_dim / 2, op->head_dim * 3 / 4, op->head_dim, op->n_rot - 2}) {
-    if (n == op->n_rot || n < 2 || n > op->head_dim || n % 2 != 0 || op->factors) continue;
-    plan::Rope wrong = *op;
+void partial(const Question&, const plan::Rope& op, Candidates& out) {
+  for (const std::uint32_t n : {op.head_dim / 4, op.head_dim / 2, op.head_dim * 3 / 4, op.head_dim, op.n_rot - 2}) {
+    if (n == op.n_rot || n < 2 || n > op.head_dim || n % 2 != 0 || op.factors) continue;
+    plan::Rope wrong = op;
     wrong.n_rot = n;
-    result.push_back(changed(wrong, fmt::format("{} of {} components turn instead of {}", n, op->head_dim, op->n_rot)));
+    out.changed(wrong, fmt::format("{} of {} components turn instead of {}", n, op.head_dim, op.n_rot));
   }
-  return result;
 }
 
 // theta^(-2i/n) with another n, or without the 2.
-std::vector<Candidate> exponent(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr || op->yarn) return {};
-  std::vector<Candidate> result;
+void exponent(const Question& q, const plan::Rope& op, Candidates& out) {
+  if (op.yarn) return;
   const auto add = [&](double step, std::string detail, double first = 0) {
-    result.push_back(turned(
-        *op, std::move(detail),
-        [op = *op, step, first](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
-          Rotation rotation;
-          for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
-            double angle = right_position(site, row) * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
-            if (!factors.empty()) angle /= factors[i];
-            rotation.cosine.push_back(std::cos(angle));
-            rotation.sine.push_back(std::sin(angle));
-          }
-          return rotation;
-        }));
+    turned(out, op, std::move(detail),
+           [op, step, first](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
+             Rotation rotation;
+             for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
+               double angle =
+                   right_position(site, row) * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
+               if (!factors.empty()) angle /= factors[i];
+               rotation.cosine.push_back(std::cos(angle));
+               rotation.sine.push_back(std::sin(angle));
+             }
+             return rotation;
+           });
   };
   const std::uint32_t d_model = q.replay.parameters().d_model;
-  add(1.0 / op->n_rot, "theta^(-i/n_rot)");
-  add(4.0 / op->n_rot, "theta^(-4i/n_rot)");
+  add(1.0 / op.n_rot, "theta^(-i/n_rot)");
+  add(4.0 / op.n_rot, "theta^(-4i/n_rot)");
   add(2.0 / d_model, fmt::format("theta^(-2i/{}), the model's width instead of the head's", d_model));
-  add(2.0 / op->n_rot, "theta^(-2(i + 1)/n_rot)", 1);
-  add(2.0 / op->n_rot, "theta^(-(2i + 1)/n_rot)", 0.5);
-  if (op->n_rot > 2) add(2.0 / (op->n_rot - 2), "theta^(-2i/(n_rot - 2))");
-  if (op->head_dim != op->n_rot) add(2.0 / op->head_dim, "theta^(-2i/head_dim) instead of n_rot");
-  return result;
+  add(2.0 / op.n_rot, "theta^(-2(i + 1)/n_rot)", 1);
+  add(2.0 / op.n_rot, "theta^(-(2i + 1)/n_rot)", 0.5);
+  if (op.n_rot > 2) add(2.0 / (op.n_rot - 2), "theta^(-2i/(n_rot - 2))");
+  if (op.head_dim != op.n_rot) add(2.0 / op.head_dim, "theta^(-2i/head_dim) instead of n_rot");
 }
 
-std::vector<Candidate> exchanged(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {turned(*op, "", [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t) {
-    Rotation rotation = backends::reference::rotation_at(op, factors, right_position(site, row));
+void exchanged(const Question&, const plan::Rope& op, Candidates& out) {
+  turned(out, op, "", [op](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
+    Rotation rotation = rotation_at(op, factors, right_position(site, row));
     std::swap(rotation.cosine, rotation.sine);
     return rotation;
-  })};
+  });
 }
 
-std::vector<Candidate> by_head(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
-  result.push_back(turned(*op, "the head's index is taken for the position",
-                          [op = *op](const Site&, const std::vector<float>& factors, std::size_t, std::size_t head) {
-                            return backends::reference::rotation_at(op, factors, static_cast<double>(head));
-                          }));
-  result.push_back(
-      turned(*op, "the head's index is added to the position",
-             [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t head) {
-               return backends::reference::rotation_at(op, factors, right_position(site, row) + static_cast<double>(head));
-             }));
-  result.push_back(
-      turned(*op, "only the first head turns",
-             [op = *op](const Site& site, const std::vector<float>& factors, std::size_t row, std::size_t head) {
-               return backends::reference::rotation_at(op, factors, head == 0 ? right_position(site, row) : 0.0);
-             }));
-  return result;
+void by_head(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "the head's index is taken for the position",
+              [](const Site&, std::size_t, std::size_t head) { return static_cast<double>(head); });
+  at_position(out, op, "the head's index is added to the position",
+              [](const Site& site, std::size_t row, std::size_t head) {
+                return right_position(site, row) + static_cast<double>(head);
+              });
+  at_position(out, op, "only the first head turns", [](const Site& site, std::size_t row, std::size_t head) {
+    return head == 0 ? right_position(site, row) : 0.0;
+  });
 }
 
 // The position that each row at fault was turned by, where one explains each.
-std::vector<Candidate> other_positions(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr || q.found.empty()) return {};
+void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
+  if (q.found.empty()) return;
   constexpr double most_left = 0.1;  // of the right position's error
-  const std::vector<std::uint32_t> rows(q.rows.begin(), q.rows.end());
-  const View view(q.replay, rows);
-  const std::vector<float> factors = op->factors ? view.scene().vector(*op->factors) : std::vector<float>();
-  const auto x = view.scene().value(op->x);
+  const Site at_fault(q.replay, q.op_index, {q.rows.begin(), q.rows.end()});
+  const std::vector<float> factors = factors_of(op, at_fault.scene);
+  const auto x = at_fault.scene.value(op.x);
   const std::size_t width = q.width();
   const std::size_t n_positions = 2 * q.replay.rows().size() + 16;
   std::map<std::uint32_t, double> positions;  // by row
-  std::vector<float> y(op->head_dim);
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    double least = std::numeric_limits<double>::infinity(), right = 0;
+  std::vector<float> y(op.head_dim);
+  for (std::size_t r = 0; r < q.rows.size(); ++r) {
+    double least = infinity, right = 0;
     for (std::size_t p = 0; p < n_positions; ++p) {
-      const Rotation turn = backends::reference::rotation_at(*op, factors, static_cast<double>(p));
+      const Rotation turn = rotation_at(op, factors, static_cast<double>(p));
       double error = 0;
-      for (std::size_t head = r * width; head < (r + 1) * width; head += op->head_dim) {
-        backends::reference::rotate(*op, turn, x.data() + head, y.data());
-        for (std::size_t i = 0; i < op->head_dim; ++i) error += std::pow(double{q.found[head + i]} - y[i], 2);
+      for (std::size_t head = r * width; head < (r + 1) * width; head += op.head_dim) {
+        rotate(op, turn, x.data() + head, y.data());
+        for (std::size_t i = 0; i < op.head_dim; ++i) error += std::pow(double{q.found[head + i]} - y[i], 2);
       }
-      if (p == rows[r]) right = error;
+      if (p == q.rows[r]) right = error;
       if (error < least) {
         least = error;
-        positions[rows[r]] = static_cast<double>(p);
+        positions[q.rows[r]] = static_cast<double>(p);
       }
     }
-    if (!(least <= most_left * most_left * right)) return {};
+    if (!(least <= most_left * most_left * right)) return;
   }
   std::string list;
   std::size_t n = 0;
@@ -309,121 +254,108 @@ std::vector<Candidate> other_positions(const Question& q) {
     list += fmt::format("{}position {} turns as {:g}", list.empty() ? "" : ", ", row, p);
   }
   if (positions.size() > 4) list += fmt::format(", and {} more", positions.size() - 4);
-  return {at_position(*op, list, [positions](const Site& site, std::size_t row) {
+  at_position(out, op, list, [positions](const Site& site, std::size_t row, std::size_t) {
     const auto found = positions.find(site.rows[row]);
     return found == positions.end() ? right_position(site, row) : found->second;
-  })};
+  });
 }
 
 // Any other value of what the file gives.
-std::vector<Candidate> other_scaling(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  std::vector<Candidate> result;
+void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
   const auto fit = [&](float right, std::string_view what, auto set) {
     const auto with = [&](double value) {
-      plan::Rope wrong = *op;
+      plan::Rope wrong = op;
       set(wrong, static_cast<float>(value));
       return plan::Op(wrong);
     };
     if (const auto value = fitted(q, right / 100.0, right * 100.0, with))
-      result.push_back({fmt::format("{} {:.4g} instead of {:.4g}", what, *value, right),
-                        [wrong = with(*value)](const Site& site) { return site.compute(wrong); }});
+      out.changed(with(*value), fmt::format("{} {:.4g} instead of {:.4g}", what, *value, right));
   };
-  fit(op->position_scale, "positions are multiplied by",
-      [](plan::Rope& rope, float value) { rope.position_scale = value; });
-  if (op->yarn) {
-    fit(op->yarn->attention_factor, "YaRN's magnitude is",
+  fit(op.position_scale, "positions are multiplied by", [](plan::Rope& rope, float value) { rope.position_scale = value; });
+  if (op.yarn) {
+    fit(op.yarn->attention_factor, "YaRN's magnitude is",
         [](plan::Rope& rope, float v) { rope.yarn->attention_factor = v; });
-    fit(op->yarn->original_context, "YaRN's original context is",
+    fit(op.yarn->original_context, "YaRN's original context is",
         [](plan::Rope& rope, float v) { rope.yarn->original_context = v; });
-    fit(op->yarn->beta_fast, "YaRN's beta_fast is", [](plan::Rope& rope, float v) { rope.yarn->beta_fast = v; });
-    fit(op->yarn->beta_slow, "YaRN's beta_slow is", [](plan::Rope& rope, float v) { rope.yarn->beta_slow = v; });
+    fit(op.yarn->beta_fast, "YaRN's beta_fast is", [](plan::Rope& rope, float v) { rope.yarn->beta_fast = v; });
+    fit(op.yarn->beta_slow, "YaRN's beta_slow is", [](plan::Rope& rope, float v) { rope.yarn->beta_slow = v; });
   }
-  return result;
 }
 
 // Pairs read from what the first half of the loop has written already.
-std::vector<Candidate> in_place(const Question& q) {
-  const auto* op = q.as<plan::Rope>();
-  if (op == nullptr) return {};
-  return {{"", [op = *op](const Site& site) {
-             const std::vector<float> factors = op.factors ? site.scene->vector(*op.factors) : std::vector<float>();
-             const auto x = site.scene->value(op.x);
-             const std::size_t width = site.scene->plan->value(op.x).width;
-             std::vector<float> y(x.begin(), x.end());
-             const bool adjacent = op.pairing == plan::RopePairing::adjacent;
-             for (std::size_t r = 0; r < site.rows.size(); ++r) {
-               const Rotation turn = backends::reference::rotation_at(op, factors, right_position(site, r));
-               for (std::size_t head = r * width; head < (r + 1) * width; head += op.head_dim) {
-                 for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
-                   float& a = y[head + (adjacent ? 2 * i : i)];
-                   float& b = y[head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2)];
-                   a = static_cast<float>(a * turn.cosine[i] - b * turn.sine[i]);
-                   b = static_cast<float>(a * turn.sine[i] + b * turn.cosine[i]);
-                 }
-               }
-             }
-             return y;
-           }}};
+void in_place(const Question&, const plan::Rope& op, Candidates& out) {
+  out.add("", [op](const Site& site) {
+    const std::vector<float> factors = factors_of(op, site.scene);
+    const auto x = site.scene.value(op.x);
+    const std::size_t width = site.scene.plan->value(op.x).width;
+    std::vector<float> y(x.begin(), x.end());
+    const bool adjacent = op.pairing == plan::RopePairing::adjacent;
+    for (std::size_t r = 0; r < site.rows.size(); ++r) {
+      const Rotation turn = rotation_at(op, factors, right_position(site, r));
+      for (std::size_t head = r * width; head < (r + 1) * width; head += op.head_dim) {
+        for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
+          float& a = y[head + (adjacent ? 2 * i : i)];
+          float& b = y[head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2)];
+          a = static_cast<float>(a * turn.cosine[i] - b * turn.sine[i]);
+          b = static_cast<float>(a * turn.sine[i] + b * turn.cosine[i]);
+        }
+      }
+    }
+    return y;
+  });
 }
 
 constexpr Hypothesis table[] = {
-    {"rope-pairing", "rotary embedding turns other pairs of components",
-     "llama's GGUF files have the rows of Q and K in an order in which neighbours turn together; qwen's and most others "
-     "turn "
-     "component i with i + n_rot/2 (NEOX). The other order leaves short prompts almost right and falls apart as positions "
-     "grow.",
-     "choose the pairing by general.architecture", pairing},
+    {"rope-pairing", Kind::parameter, of<pairing>, R"(rotary embedding turns other pairs of components
+llama's GGUF files have the rows of Q and K in an order in which neighbours turn together; qwen's and most others turn component i with i + n_rot/2 (NEOX). The other order leaves short prompts almost right and falls apart as positions grow.
+choose the pairing by general.architecture)"},
     // Before the base, which is fitted: 10000^2 turns the first half of the components as half of them by 10000 would be,
     // and the others hardly.
-    {"rope-partial", "another number of components turns",
-     "rope.dimension_count components of each head turn, the rest stay.", "turn rope.dimension_count components", partial},
-    {"rope-theta", "rotary embedding uses another base",
-     "The base is the file's rope.freq_base (10000 where a llama file has none). A constant in the code fits one model "
-     "only.",
-     "read rope.freq_base from the file", theta},
-    {"rope-direction", "rotary embedding turns backwards", "The sign of the sine is wrong.",
-     "a' = a cos - b sin, b' = a sin + b cos", direction},
-    {"rope-position-offset", "rotary positions are off by a constant",
-     "Positions count from 0, the first token's. Queries and keys that are off alike hardly show it, those of a cached "
-     "prefix "
-     "do.",
-     "pass the token's index in its sequence as the position", offset},
-    {"rope-skipped", "rotary embedding is not applied", "The output is the input.", "apply rotary embedding to q and k",
-     skipped},
-    {"rope-position-restarts", "rotary positions start again with every step",
-     "The position is the index in the batch; the length of the cache is not added. The prompt is right, all that is "
-     "written "
-     "after it is not.",
-     "position = tokens in the cache + index in the step", restarted},
-    {"rope-position-frozen", "all tokens of a step get one position",
-     "The kernel reads the position once instead of by token.", "use each token's own position", frozen},
-    {"rope-twice", "rotary embedding is applied twice",
-     "The rotation is made before the cache and again when it is read, or the weights' kernel and the attention both make "
-     "it.",
-     "rotate once", twice},
-    {"rope-scaling", "the scaling of rotary frequencies is not the file's",
-     "rope.scaling.*, YaRN's parameters and rope_freqs.weight (Llama 3) change the frequencies for long contexts; without "
-     "them "
-     "text degrades with its length.",
-     "apply what rope.scaling.type and rope_freqs.weight say", scaling},
-    {"rope-exponent", "the frequencies' exponent is wrong",
-     "Pair i turns by position * theta^(-2i/n_rot). Other denominators or a missing 2 spread the frequencies wrongly.",
-     "theta^(-2i/n_rot) for i = 0 .. n_rot/2 - 1", exponent},
-    {"rope-sine-cosine", "sine and cosine are exchanged", "The table's halves are read the wrong way round.",
-     "a' = a cos - b sin, b' = a sin + b cos", exchanged},
-    {"rope-by-head", "the rotation depends on the head", "The kernel's thread index mixes head and position.",
-     "index the table by position and pair alone", by_head},
-    {"rope-in-place", "the second component is turned with the first one's new value",
-     "The rotation is made in place and a is overwritten before b is computed from it.",
-     "keep both old values until both new ones are computed", in_place},
-    {"rope-scaling-other", "rotary frequencies are scaled by another factor",
-     "rope.scaling.* say by how much, and for YaRN from which frequency on.", "read rope.scaling.* from the file",
-     other_scaling},
-    {"rope-other-positions", "tokens are rotated by other tokens' positions",
-     "The table of positions is not the batch's: it is stuck, turned round, clamped, or another step's.",
-     "give each token its index in the sequence", other_positions},
+    {"rope-partial", Kind::parameter, of<partial>, R"(another number of components turns
+rope.dimension_count components of each head turn, the rest stay.
+turn rope.dimension_count components)"},
+    {"rope-theta", Kind::parameter, of<theta>, R"(rotary embedding uses another base
+The base is the file's rope.freq_base (10000 where a llama file has none). A constant in the code fits one model only.
+read rope.freq_base from the file)"},
+    {"rope-direction", Kind::op, of<direction>, R"(rotary embedding turns backwards
+The sign of the sine is wrong.
+a' = a cos - b sin, b' = a sin + b cos)"},
+    {"rope-position-offset", Kind::op, of<offset>, R"(rotary positions are off by a constant
+Positions count from 0, the first token's. Queries and keys that are off alike hardly show it, those of a cached prefix do.
+pass the token's index in its sequence as the position)"},
+    {"rope-skipped", Kind::parameter, of<skipped>, R"(rotary embedding is not applied
+The output is the input.
+apply rotary embedding to q and k)"},
+    {"rope-position-restarts", Kind::op, of<restarted>, R"(rotary positions start again with every step
+The position is the index in the batch; the length of the cache is not added. The prompt is right, all that is written after it is not.
+position = tokens in the cache + index in the step)"},
+    {"rope-position-frozen", Kind::op, of<frozen>, R"(all tokens of a step get one position
+The kernel reads the position once instead of by token.
+use each token's own position)"},
+    {"rope-twice", Kind::op, of<twice>, R"(rotary embedding is applied twice
+The rotation is made before the cache and again when it is read, or the weights' kernel and the attention both make it.
+rotate once)"},
+    {"rope-scaling", Kind::parameter, of<scaling>, R"(the scaling of rotary frequencies is not the file's
+rope.scaling.*, YaRN's parameters and rope_freqs.weight (Llama 3) change the frequencies for long contexts; without them text degrades with its length.
+apply what rope.scaling.type and rope_freqs.weight say)"},
+    {"rope-exponent", Kind::op, of<exponent>, R"(the frequencies' exponent is wrong
+Pair i turns by position * theta^(-2i/n_rot). Other denominators or a missing 2 spread the frequencies wrongly.
+theta^(-2i/n_rot) for i = 0 .. n_rot/2 - 1)"},
+    {"rope-sine-cosine", Kind::op, of<exchanged>, R"(sine and cosine are exchanged
+The table's halves are read the wrong way round.
+a' = a cos - b sin, b' = a sin + b cos)"},
+    {"rope-by-head", Kind::op, of<by_head>, R"(the rotation depends on the head
+The kernel's thread index mixes head and position.
+index the table by position and pair alone)"},
+    {"rope-in-place", Kind::op, of<in_place>, R"(the second component is turned with the first one's new value
+The rotation is made in place and a is overwritten before b is computed from it.
+keep both old values until both new ones are computed)"},
+    {"rope-scaling-other", Kind::parameter, of<other_scaling>, R"(rotary frequencies are scaled by another factor
+rope.scaling.* say by how much, and for YaRN from which frequency on.
+read rope.scaling.* from the file)"},
+    {"rope-other-positions", Kind::op, of<other_positions>, R"(tokens are rotated by other tokens' positions
+The table of positions is not the batch's: it is stuck, turned round, clamped, or another step's.
+give each token its index in the sequence)"},
 };
 
 }  // namespace

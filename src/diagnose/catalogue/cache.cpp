@@ -1,0 +1,200 @@
+// The cache that attention reads: whose keys and values lie in it, and which of them are seen.
+#include <fmt/format.h>
+
+#include <memory>
+#include <set>
+#include <string_view>
+
+#include "diagnose/catalogue/attention.h"
+
+namespace plumb::diagnose::families {
+
+namespace in_cache {
+namespace {
+
+using backends::reference::AttentionRule;
+using backends::reference::Scene;
+
+// What of the cache a mistake is made in.
+enum class Part : std::uint8_t { both, keys, values };
+constexpr std::pair<Part, std::string_view> parts[] = {
+    {Part::both, "keys and values"}, {Part::keys, "keys"}, {Part::values, "values"}};
+
+// The position whose key and value a row finds in a slot; negative: none, they are zero.
+using PositionIn = std::function<std::int64_t(const Site& site, std::uint64_t row, std::uint32_t slot)>;
+
+Scene with_positions(const Site& site, const plan::Attention& op, Part part, const PositionIn& at) {
+  Scene scene = site.scene;
+  const auto zero = std::make_shared<const std::vector<float>>(op.n_kv_heads * op.head_dim, 0.0f);
+  const auto moved = [&](auto right) {
+    return [right, at, zero, &site](std::uint32_t layer, std::uint64_t row, std::uint32_t s) {
+      const std::int64_t from = at(site, row, s);
+      return from < 0 ? zero->data() : right(layer, row, static_cast<std::uint32_t>(from));
+    };
+  };
+  if (part != Part::values) scene.key = moved(site.scene.key);
+  if (part != Part::keys) scene.cached_value = moved(site.scene.cached_value);
+  return scene;
+}
+void add_moved(Candidates& out, const plan::Attention& op, std::string detail, Part part, PositionIn at) {
+  out.add(std::move(detail), [op, part, at = std::move(at)](const Site& site) {
+    return site.compute(op, with_positions(site, op, part, at));
+  });
+}
+
+std::uint32_t n_prompt(const Replay& replay) { return step_of(replay.rows(), 0).end; }
+StepRows step_of(const Site& site, std::uint64_t row) { return diagnose::step_of(site.replay.rows(), site.rows[row]); }
+
+void other_layer(const Question&, const plan::Attention& op, Candidates& out) {
+  // A later layer's are those of the step before: not to be had while the prompt runs.
+  for (const std::uint32_t layer : std::set<std::uint32_t>{op.layer - std::min(op.layer, 1u), 0}) {
+    if (layer == op.layer) continue;
+    for (const auto& [part, name] : parts) {
+      out.reading(fmt::format("{} of layer {}", name, layer), [layer, part](const Site& site, Scene& scene) {
+        const plan::KvWrite& write = site.replay.kv_write(layer);
+        if (part != Part::values) scene.key = rows_of_value(site, write.k);
+        if (part != Part::keys) scene.cached_value = rows_of_value(site, write.v);
+      });
+    }
+  }
+}
+
+void position(const Question&, const plan::Attention& op, Candidates& out) {
+  for (const bool around : {false, true}) {
+    for (const int by : {1, -1}) {
+      for (const auto& [part, name] : parts) {
+        add_moved(out, op,
+                  fmt::format("{} of position s {:+d} at s{}", name, by, around ? ", the last one's at the other end" : ""),
+                  part, [by, around](const Site& site, std::uint64_t row, std::uint32_t s) {
+                    const std::int64_t n = around ? step_of(site, row).end : site.scene.cached(row);
+                    const std::int64_t at = around ? (std::int64_t{s} + by + n) % n : std::int64_t{s} + by;
+                    return at < n ? at : -1;
+                  });
+      }
+    }
+  }
+}
+
+void lost(const Question& q, const plan::Attention& op, Candidates& out) {
+  const auto seen = [&](std::string detail, std::function<bool(const Site&, std::uint64_t row, std::uint32_t s)> keep) {
+    with_rule(out, op, std::move(detail), [keep = std::move(keep)](const Site& site, AttentionRule& rule) {
+      rule.sees = [right = rule.sees, keep, &site](std::uint64_t row, std::uint32_t s) {
+        return right(row, s) && keep(site, row, s);
+      };
+    });
+  };
+  seen("a step sees its own tokens only",
+       [](const Site& site, std::uint64_t row, std::uint32_t s) { return s >= step_of(site, row).begin; });
+  seen("steps after the prompt see the prompt and themselves only",
+       [](const Site& site, std::uint64_t row, std::uint32_t s) {
+         return s < n_prompt(site.replay) || s >= step_of(site, row).begin;
+       });
+  // Of the steps after the prompt.
+  const auto seen_later = [&](std::string detail, bool (*keep)(std::uint32_t n, std::uint32_t s)) {
+    seen(std::move(detail), [keep](const Site& site, std::uint64_t row, std::uint32_t s) {
+      return step_of(site, row).begin == 0 || keep(n_prompt(site.replay), s);
+    });
+  };
+  seen_later("steps after the prompt see the prompt only", [](std::uint32_t n, std::uint32_t s) { return s < n; });
+  seen_later("steps after the prompt do not see the prompt", [](std::uint32_t n, std::uint32_t s) { return s >= n; });
+  seen("the first position is never seen", [](const Site&, std::uint64_t, std::uint32_t s) { return s > 0; });
+  seen_later("the prompt's last position is never seen after it",
+             [](std::uint32_t n, std::uint32_t s) { return s + 1 != n; });
+  for (std::uint32_t batch = 2; batch < q.replay.rows().size(); batch *= 2) {
+    seen(fmt::format("a part of {} tokens sees nothing of the parts before it", batch),
+         [batch](const Site& site, std::uint64_t row, std::uint32_t s) {
+           return s / batch == site.scene.rows[row].position / batch;
+         });
+  }
+}
+
+// A step after the prompt writes another slot than it should.
+void slot(const Question& q, const plan::Attention& op, Candidates& out) {
+  const std::uint32_t n = n_prompt(q.replay);
+  // at: for a row after the prompt, with the number of positions cached, its own included.
+  const auto add = [&](std::string detail, std::function<std::int64_t(std::uint32_t s, std::uint32_t cached)> at) {
+    add_moved(out, op, std::move(detail), Part::both,
+              [n, at = std::move(at)](const Site& site, std::uint64_t row, std::uint32_t s) {
+                const std::uint32_t cached = site.scene.cached(row);
+                return cached > n ? at(s, cached) : std::int64_t{s};
+              });
+  };
+  add("a step after the prompt writes one slot early, over the token before it",
+      [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t {
+        if (s + 1 < n) return s;
+        return s + 1 < cached ? std::int64_t{s} + 1 : -1;
+      });
+  out.add("a step after the prompt writes one slot early, and its last slot is not read", [op, n](const Site& site) {
+    const auto is_early = [&](std::uint64_t row) { return site.scene.cached(row) > n; };
+    const Scene scene =
+        with_positions(site, op, Part::both, [&](const Site&, std::uint64_t row, std::uint32_t s) -> std::int64_t {
+          return is_early(row) && s + 2 == site.scene.cached(row) ? s + 1 : s;
+        });
+    AttentionRule rule = attention_rule(op, scene);
+    rule.sees = [&, right = rule.sees](std::uint64_t row, std::uint32_t s) {
+      return right(row, s) && (!is_early(row) || s + 1 < site.scene.cached(row));
+    };
+    return backends::reference::attend(op, rule, scene);
+  });
+  add("all steps after the prompt write the same slot", [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t {
+    if (s < n) return s;
+    return s == n ? std::int64_t{cached} - 1 : -1;
+  });
+  add("steps after the prompt write from slot 0 again", [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t {
+    return s < cached - n ? std::int64_t{s} + n : s < n ? std::int64_t{s} : -1;
+  });
+  add("a step after the prompt does not write the cache",
+      [n](std::uint32_t s, std::uint32_t) -> std::int64_t { return s >= n ? -1 : std::int64_t{s}; });
+  add("each step after the prompt writes slot 0, too",
+      [](std::uint32_t s, std::uint32_t cached) -> std::int64_t { return s == 0 ? cached - 1 : s; });
+  add("the prompt's last token was overwritten by the one after it",
+      [n](std::uint32_t s, std::uint32_t) -> std::int64_t { return s + 1 == n ? n : s; });
+}
+
+// One position of the cache that holds nothing, or another position's.
+void one_slot(const Question& q, const plan::Attention& op, Candidates& out) {
+  constexpr std::size_t most_positions = 96;  // the search is over all of them
+  if (q.found.empty() || q.replay.rows().size() > most_positions) return;
+  // Rows before the slot do not see it; the last one at fault sees all that matter.
+  const std::int64_t last = q.rows.empty() ? std::int64_t(q.replay.rows().size()) : std::int64_t{q.rows.back()};
+  for (std::int64_t slot = 0; slot <= last; ++slot) {
+    for (const std::int64_t from : std::set<std::int64_t>{-1, 0, slot - 1, slot + 1}) {
+      if (from < -1 || from == slot || from > last) continue;
+      add_moved(out, op,
+                from < 0 ? fmt::format("slot {} is zero", slot) : fmt::format("slot {} holds position {}", slot, from),
+                Part::both, [slot, from](const Site& site, std::uint64_t row, std::uint32_t s) {
+                  return s != slot ? std::int64_t{s} : from < site.scene.cached(row) ? from : -1;
+                });
+    }
+    with_rule(out, op, fmt::format("slot {} is not seen", slot), [slot](const Site& site, AttentionRule& rule) {
+      rule.sees = [right = rule.sees, slot, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
+        return right(row, s) && (s != slot || s == rows[row].position);
+      };
+    });
+  }
+}
+
+constexpr Hypothesis table[] = {
+    {"cache-other-layer", Kind::cache, of<other_layer>, R"(attention reads another layer's cache
+The layer's offset into the cache is off.
+index the cache by layer)"},
+    {"cache-position", Kind::cache, of<position>, R"(cached keys lie at other positions
+The slot that is read is off by one from the slot that is written.
+read and write slot = position)"},
+    {"cache-lost", Kind::cache, of<lost>, R"(cached positions are not seen
+The cache is cleared, or its length not passed on, between steps or between the parts of a long prompt.
+carry the cache's length from step to step)"},
+    {"cache-slot", Kind::cache, of<slot>, R"(steps after the prompt write the wrong slot
+The write index does not follow the number of tokens.
+write at slot = position)"},
+    {"cache-one-slot", Kind::cache, of<one_slot>, R"(one position of the cache is not what was written
+It was overwritten, never written, or is skipped: its neighbours are right.
+look at what else writes at this position's offset)"},
+};
+
+}  // namespace
+}  // namespace in_cache
+
+std::span<const Hypothesis> cache() { return in_cache::table; }
+
+}  // namespace plumb::diagnose::families

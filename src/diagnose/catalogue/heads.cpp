@@ -1,0 +1,93 @@
+// The heads of attention's output: their order, and how much of each is read.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
+
+namespace plumb::diagnose::families {
+
+namespace in_heads {
+namespace {
+
+// Which head of the right output each head of the found one is; empty where one is none of them.
+std::vector<std::size_t> heads_held(const Question& q, std::size_t n_heads, std::size_t d) {
+  constexpr double most_left = 0.05;
+  const std::size_t width = n_heads * d;
+  std::vector<std::size_t> held(n_heads);
+  for (std::size_t h = 0; h < n_heads; ++h) {
+    double least = infinity, size = 0;
+    for (std::size_t other = 0; other < n_heads; ++other) {
+      double error = 0;
+      for (std::size_t r = 0; r < std::min<std::size_t>(q.rows.size(), 4); ++r) {
+        for (std::size_t i = 0; i < d; ++i) {
+          const double f = q.found[r * width + h * d + i];
+          error += std::pow(f - q.expected[r * width + other * d + i], 2);
+          if (other == 0) size += f * f;
+        }
+      }
+      if (error < least) {
+        least = error;
+        held[h] = other;
+      }
+    }
+    if (!(least <= most_left * most_left * size)) return {};
+  }
+  return held;
+}
+
+void exchanged(const Question& q, const plan::Attention& op, Candidates& out) {
+  if (op.n_heads < 2 || !q.has_both()) return;
+  const std::vector<std::size_t> held = heads_held(q, op.n_heads, op.head_dim);
+  std::vector<std::size_t> columns;
+  std::string list;
+  bool is_other = false;
+  for (std::size_t h = 0; h < held.size(); ++h) {
+    is_other = is_other || held[h] != h;
+    list += fmt::format("{}{}", h == 0 ? "" : ", ", held[h]);
+    for (std::size_t i = 0; i < op.head_dim; ++i) columns.push_back(held[h] * op.head_dim + i);
+  }
+  if (is_other) out.with_columns("heads " + list, std::move(columns));
+}
+
+void head_order(const Question&, const plan::Attention& op, Candidates& out) {
+  if (op.n_heads < 2) return;
+  std::vector<std::size_t> columns(std::size_t{op.head_dim} * op.n_heads);
+  for (std::size_t c = 0; c < columns.size(); ++c) columns[c] = c % op.n_heads * op.head_dim + c / op.n_heads;
+  out.with_columns("", std::move(columns));
+}
+
+void part_of_head(const Question&, const plan::Attention& op, Candidates& out) {
+  const std::uint32_t d = op.head_dim;
+  for (const std::uint32_t n : std::set<std::uint32_t>{d / 2, d - 1, d - 4, 32, 64, 128}) {
+    if (n == 0 || n >= d) continue;
+    out.with_changed_input(fmt::format("scores are of the first {} of {} components", n, d), op.q,
+                           [n, d](std::vector<float>& x) {
+                             for (std::size_t i = 0; i < x.size(); ++i) {
+                               if (i % d >= n) x[i] = 0;
+                             }
+                           });
+  }
+}
+
+constexpr Hypothesis table[] = {
+    {"attention-heads-exchanged", Kind::op, of<exchanged>, R"(attention's output has its heads in another order
+Each head is right, and lies where another belongs.
+write head h at h * head_dim)"},
+    {"attention-head-order", Kind::op, of<head_order>, R"(attention's output is [head_dim, heads]
+The result is written transposed.
+head h's components lie at h * head_dim)"},
+    {"attention-part-of-head", Kind::op, of<part_of_head>, R"(scores are made of a part of the head
+The inner loop ends before head_dim: a head wider than the kernel was written for.
+sum over all head_dim components)"},
+};
+
+}  // namespace
+}  // namespace in_heads
+
+std::span<const Hypothesis> heads() { return in_heads::table; }
+
+}  // namespace plumb::diagnose::families

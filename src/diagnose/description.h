@@ -1,0 +1,14 @@
+// What is known of an op at fault whose cause is not, as sentences: rows, columns and heads, a fit, another value that it
+// resembles.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "diagnose/evidence.h"
+
+namespace plumb::diagnose {
+
+std::vector<std::string> description(CheckedRun& run, const Evidence& evidence);
+
+}  // namespace plumb::diagnose
