@@ -4,9 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <limits>
 
 #include "engine/quantized_canary.h"
+#include "text/tokenizer_samples.h"
 
 namespace plumb::diagnose {
 namespace {
@@ -38,10 +42,17 @@ class PromptRules : public ::testing::Test {
 
   // Names of the rules that explain the tokens, comma between them; "unknown" and "follows".
   std::string named(const Tokens& tokens, const std::string& text, Prompt::Form form = Prompt::Form::text) const {
-    const auto check = check_tokens(canary_->tokenizer, template_, tokens, {.text = text, .system = {}, .form = form});
+    return named(tokens, {.text = text, .system = {}, .form = form}, false);
+  }
+  // The same with their details: "tokens-case (in small letters)".
+  std::string named(const Tokens& tokens, const Prompt& prompt, bool with_details = true) const {
+    const auto check = check_tokens(canary_->tokenizer, template_, tokens, prompt);
     if (check->follows) return "follows";
     std::string names;
-    for (const BrokenRule& rule : check->broken) names += (names.empty() ? "" : ", ") + std::string(rule.hypothesis->name);
+    for (const BrokenRule& rule : check->broken) {
+      names += (names.empty() ? "" : ", ") + std::string(rule.hypothesis->name);
+      if (with_details && !rule.detail.empty()) names += " (" + rule.detail + ")";
+    }
     return names.empty() ? "unknown" : names;
   }
 
@@ -70,6 +81,107 @@ TEST_F(PromptRules, OfTextsAreNamed) {
   for (TokenId& token : shifted) ++token;
   EXPECT_EQ(named(shifted, text_), "tokens-id-offset");
   EXPECT_EQ(named({right.rbegin(), right.rend()}, text_), "tokens-reversed");
+}
+
+TEST_F(PromptRules, OfWhiteSpaceAreNamedWithWhatChanged) {
+  const auto made = [&](const std::string& text, const std::string& read_as) {
+    return named(encode(read_as), {.text = text, .form = Prompt::Form::text});
+  };
+  EXPECT_EQ(made(" upper\ncat\n", "upper\ncat"), "tokens-white-space (trimmed at both ends)");
+  EXPECT_EQ(made("upper  cat", "upper cat"), "tokens-white-space (runs of spaces became one)");
+  EXPECT_EQ(made("upper\tcat", "upper cat"), "tokens-white-space (tabs became spaces)");
+  EXPECT_EQ(made("upper\ncat", "upper\r\ncat"), "tokens-white-space (newlines became CR LF)");
+  EXPECT_EQ(made("upper cat", "upper cat\n"), "tokens-white-space (a newline was put at the end)");
+  EXPECT_EQ(made(" upper\ncat\n", " upper\ncat"), "tokens-white-space (the newline at the end is missing)");
+  EXPECT_EQ(made("upper\ncat",
+                 "upper\xe2\x96\x81"
+                 "cat"),
+            "tokens-newline-as-space ('\\n' is read as ' ')");
+  EXPECT_EQ(made("upper cat", " upper cat"), "tokens-space-prefix-added");
+}
+
+TEST_F(PromptRules, OfTheSpaceBeforeATextAreNamed) {
+  // Behind a newline no space is put before a text.
+  const Tokens head = encode("\n"), both = encode("\nupper cat");
+  Tokens bare{*canary_->tokenizer.special().bos};
+  bare.insert(bare.end(), both.begin() + static_cast<std::ptrdiff_t>(head.size()), both.end());
+  EXPECT_EQ(named(bare, "upper cat"), "tokens-space-prefix-missing");
+  EXPECT_EQ(named(encode(" upper cat"), "upper cat"), "tokens-space-prefix-added");
+}
+
+// By a vocabulary with merges, which the canary's hardly has.
+TEST(PromptPieces, AreNamedByTheirRule) {
+  const auto loaded = text::samples::load(text::samples::byte_pairs());
+  ASSERT_TRUE(loaded.tokenizer) << loaded.tokenizer.error().message;
+  const text::Tokenizer& tokenizer = *loaded.tokenizer;
+  const auto named = [&](const Tokens& tokens, const std::string& text) {
+    const auto check = check_tokens(tokenizer, std::nullopt, tokens, {.text = text, .form = Prompt::Form::text});
+    if (check->broken.empty()) return std::string(check->follows ? "follows" : "unknown");
+    return fmt::format("{} ({})", check->broken.front().hypothesis->name, check->broken.front().detail);
+  };
+  const auto of = [&](const std::vector<std::string>& pieces) {
+    Tokens tokens;
+    for (const std::string& piece : pieces) tokens.push_back(tokenizer.find(piece).value_or(-1));
+    return tokens;
+  };
+  EXPECT_EQ(named(of({"the", "\xc4\xa0the"}), "the the"), "follows");
+  EXPECT_EQ(named(of({"t", "h", "e", "\xc4\xa0", "t", "h", "e"}), "the the"), "tokens-by-character ()");
+  EXPECT_EQ(named(of({"a", "\xc4\xa0", "the"}), "a\nthe"),
+            "tokens-newline-as-space (the newline's token is that of a space)");
+  EXPECT_EQ(named(*tokenizer.encode("a<|im_end|>", {.add_special = true, .parse_special = false}), "a<|im_end|>"),
+            "tokens-special-as-text ()");
+}
+
+// Families of templates as their makers write them, for one message; {0} is the system's, {1} the user's.
+TEST_F(PromptRules, OfOtherTemplatesAreNamedWithTheirFamily) {
+  const struct {
+    const char *name, *with_system, *without;
+  } families[] = {
+      {"ChatML", "<|im_start|>system\n{0}<|im_end|>\n<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n",
+       "<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n"},
+      {"ChatML with a system message", "",
+       "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+       "<|im_start|>user\n{1}<|im_end|>\n<|im_start|>assistant\n"},
+      {"Llama 2", "[INST] <<SYS>>\n{0}\n<</SYS>>\n\n{1} [/INST]", "[INST] {1} [/INST]"},
+      {"Llama 3",
+       "<|start_header_id|>system<|end_header_id|>\n\n{0}<|eot_id|>"
+       "<|start_header_id|>user<|end_header_id|>\n\n{1}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+       "<|start_header_id|>user<|end_header_id|>\n\n{1}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+      {"Zephyr", "<|system|>\n{0}</s>\n<|user|>\n{1}</s>\n<|assistant|>\n", "<|user|>\n{1}</s>\n<|assistant|>\n"},
+      {"Zephyr with an empty system message", "", "<|system|>\n</s>\n<|user|>\n{1}</s>\n<|assistant|>\n"},
+      {"Gemma", "<start_of_turn>user\n{0}\n\n{1}<end_of_turn>\n<start_of_turn>model\n",
+       "<start_of_turn>user\n{1}<end_of_turn>\n<start_of_turn>model\n"},
+      {"Phi-3", "<|system|>\n{0}<|end|>\n<|user|>\n{1}<|end|>\n<|assistant|>\n", "<|user|>\n{1}<|end|>\n<|assistant|>\n"},
+      {"Alpaca", "{0}\n\n### Instruction:\n{1}\n\n### Response:\n", "### Instruction:\n{1}\n\n### Response:\n"},
+      {"Vicuna", "{0} USER: {1} ASSISTANT:", "USER: {1} ASSISTANT:"},
+      {"User and Assistant", "{0}\nUser: {1}\nAssistant:", "User: {1}\nAssistant:"},
+  };
+  template_ = *text::ChatTemplate::parse(
+      "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }};{% endfor %}{% if add_generation_prompt %}>{% endif %}");
+  for (const auto& family : families) {
+    for (const std::string form : {family.with_system, family.without}) {
+      if (form.empty()) continue;
+      const std::string system = form == family.with_system ? "Be brief." : "";
+      const Tokens tokens = encode(fmt::format(fmt::runtime(form), system, "upper cat"));
+      EXPECT_EQ(named(tokens, {.text = "upper cat", .system = system, .form = Prompt::Form::message}),
+                fmt::format("template-other ({}'s)", family.name))
+          << form;
+    }
+  }
+}
+
+TEST_F(PromptRules, OfTheFilesTemplateAreNamed) {
+  const std::string text = "upper cat";
+  EXPECT_EQ(named(encode(text), text, Prompt::Form::message), "template-missing");
+  EXPECT_EQ(named(rendered(text), text, Prompt::Form::text), "template-applied");
+  EXPECT_EQ(named(rendered(text), {.text = text, .system = "Be brief.", .form = Prompt::Form::message}),
+            "template-system (the message that was given)");
+  template_ = *text::ChatTemplate::parse(
+      "{% if messages[0]['role'] != 'system' %}<|system|>\nBe helpful.\n{% endif %}{% for m in messages %}"
+      "<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}");
+  EXPECT_EQ(named(rendered(text), text, Prompt::Form::message), "follows");
+  EXPECT_EQ(named(encode("<|user|>\nupper cat\n<|assistant|>\n"), {.text = text, .form = Prompt::Form::message}),
+            "template-system (the one that the template adds)");
 }
 
 TEST_F(PromptRules, OfSpecialTokensAreNamed) {
@@ -114,6 +226,7 @@ TEST(PromptIds, AreHeldAgainstThoseGiven) {
   EXPECT_EQ(named({1, 40, 50, 60}), "tokens-cut");
   EXPECT_EQ(named({1, 20, 31, 40, 50, 60}),
             "unknown: the tokens differ from index 2 on: 31 where those given have 30; 6 tokens in place of 6");
+  EXPECT_EQ(check_ids(special, Tokens{1, 20, 30}, Tokens{20, 30}).broken.front().hypothesis->name, "tokens-bos-added");
   EXPECT_FALSE(check_ids({}, Tokens{1, 20}, Tokens{std::numeric_limits<TokenId>::max(), 3}).follows);
 }
 
