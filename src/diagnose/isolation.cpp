@@ -23,8 +23,6 @@ constexpr double most_rms = 2;
 double most_rms_of(std::size_t n_rows) {
   return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
 }
-// By how much a region's allowance grows for each layer that has part in it.
-constexpr double of_regions = 2;
 
 // An op's output on the rows that the trace has of one step: the suspect's, and what it should be.
 struct Compared {

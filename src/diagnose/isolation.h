@@ -16,6 +16,8 @@ namespace plumb::diagnose {
 
 // Largest error of one element, in standard deviations.
 inline constexpr double most_single = 12;
+// By how much a region's allowance grows for each layer that has part in it.
+inline constexpr double of_regions = 2;
 // By how much the allowance of a region grows. Errors within it are not independent: all elements of an op share what the
 // ops before it rounded, the more so the more layers lie between.
 double region_factor(const Replay& replay, std::span<const std::size_t> region);
