@@ -46,9 +46,9 @@ std::string blk(std::size_t layer, std::string_view rest) { return fmt::format("
 const std::vector<Plant>& faults() {
   static const std::vector<Plant> all = [] {
     std::vector<Plant> result;
-    for (const auto family : {add_product_faults, add_logits_faults, add_embedding_faults, add_norm_faults, add_rope_faults,
-                              add_attention_faults, add_feed_forward_faults, add_quantization_faults, add_precision_faults,
-                              add_buffer_faults, add_unknown_faults}) {
+    for (const auto family : {add_embedding_faults, add_norm_faults, add_logits_faults, add_product_faults,
+                              add_quantization_faults, add_rope_faults, add_attention_faults, add_feed_forward_faults,
+                              add_precision_faults, add_buffer_faults, add_unknown_faults}) {
       family([&](std::string name, Names roles, Make make, Causes causes) {
         result.push_back({std::move(name), std::move(roles), std::move(make), std::move(causes)});
       });

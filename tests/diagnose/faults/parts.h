@@ -30,14 +30,14 @@ Make weights(std::function<Floats(const Op&)> read);
 // "blk.3.attn_q"
 std::string blk(std::size_t layer, std::string_view rest);
 
-void add_product_faults(const Add& add);
-void add_logits_faults(const Add& add);
 void add_embedding_faults(const Add& add);
 void add_norm_faults(const Add& add);
+void add_logits_faults(const Add& add);
+void add_product_faults(const Add& add);
+void add_quantization_faults(const Add& add);
 void add_rope_faults(const Add& add);
 void add_attention_faults(const Add& add);
 void add_feed_forward_faults(const Add& add);
-void add_quantization_faults(const Add& add);
 void add_precision_faults(const Add& add);
 void add_buffer_faults(const Add& add);
 void add_unknown_faults(const Add& add);
