@@ -23,6 +23,7 @@ std::string role_of(const CheckedRun& run, const Check& check) {
 std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const CheckedRun& run) {
   const std::vector<Check>& checks = run.isolation.checks;
   std::vector<std::size_t> used;
+  used.reserve(checks.size());
   for (const Check& check : checks) used.push_back(check.arithmetic);
   const std::size_t usual = usual_arithmetic(std::move(used));
   std::map<std::pair<std::size_t, std::string>, std::size_t> worst;

@@ -27,7 +27,7 @@ std::span<const Hypothesis> catalogue() {
 }
 
 void Candidates::changed(plan::Op op, std::string detail) {
-  all_.push_back({std::move(detail), [op = std::move(op)](const Site& site) { return site.compute(op); }, true});
+  all_.push_back({std::move(detail), [op](const Site& site) { return site.compute(op); }, true});
 }
 
 void Candidates::afterwards(std::string detail, std::function<void(const Site&, std::vector<float>&)> change) {
@@ -117,7 +117,8 @@ void Candidates::with_other_values(const Question& q, plan::ValueId input) {
 }
 
 void Candidates::also_in_columns(std::size_t first, std::size_t last, std::size_t width) {
-  for (std::size_t i = 0, n = all_.size(); i < n; ++i) {
+  const std::size_t n = all_.size();  // of those before, which the loop adds to
+  for (std::size_t i = 0; i < n; ++i) {
     const std::string detail = all_[i].detail + (all_[i].detail.empty() ? "" : ", ");
     afterwards(fmt::format("{}in columns {} to {} of {}", detail, first, last - 1, width),
                [first, last, width, mistake = all_[i].mistake](const Site& site, std::vector<float>& y) {

@@ -96,8 +96,8 @@ struct Hypothesis {
 };
 
 // The entry of a table by its name; a name that the table does not have does not compile.
-consteval const Hypothesis& entry(std::span<const Hypothesis> table, std::string_view name) {
-  for (const Hypothesis& h : table) {
+consteval const Hypothesis& entry(std::span<const Hypothesis> entries, std::string_view name) {
+  for (const Hypothesis& h : entries) {
     if (h.name == name) return h;
   }
   throw "no such entry";

@@ -12,6 +12,7 @@ namespace plumb::model {
 
 std::vector<std::string_view> architecture_names() {
   std::vector<std::string_view> names;
+  names.reserve(architectures::all.size());
   for (const Architecture* entry : architectures::all) names.push_back(entry->name);
   return names;
 }

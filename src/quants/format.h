@@ -16,7 +16,7 @@ namespace plumb::quants {
 
 // Values are the type ids of the GGUF file format.
 enum class Format : std::uint32_t {
-#define PLUMB_FORMAT(id, type, NAME, family, writing) id = type,
+#define PLUMB_FORMAT(id, type, NAME, family, writing) id = (type),
   PLUMB_FORMATS(PLUMB_FORMAT)
 #undef PLUMB_FORMAT
 };
@@ -37,9 +37,13 @@ constexpr std::size_t index(Format format) {
   }
   return 0;
 }
-#define PLUMB_FORMAT(...) +1
-inline constexpr std::size_t n_formats = PLUMB_FORMATS(PLUMB_FORMAT);
+inline constexpr std::size_t n_formats = [] {
+  std::size_t n = 0;
+#define PLUMB_FORMAT(...) ++n;
+  PLUMB_FORMATS(PLUMB_FORMAT)
 #undef PLUMB_FORMAT
+  return n;
+}();
 
 // Decodes n_blocks blocks to n_blocks * block_size floats.
 using DecodeFn = void (*)(const std::byte* blocks, float* values, std::size_t n_blocks);

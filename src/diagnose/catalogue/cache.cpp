@@ -50,7 +50,7 @@ void other_layer(const Question&, const plan::Attention& op, Candidates& out) {
   for (const std::uint32_t layer : std::set<std::uint32_t>{op.layer - std::min(op.layer, 1u), 0}) {
     if (layer == op.layer) continue;
     for (const auto& [part, name] : parts) {
-      out.reading(fmt::format("{} of layer {}", name, layer), [layer, part](const Site& site, Scene& scene) {
+      out.reading(fmt::format("{} of layer {}", name, layer), [layer, part = part](const Site& site, Scene& scene) {
         const plan::KvWrite& write = site.replay.kv_write(layer);
         if (part != Part::values) scene.key = rows_of_value(site, write.k);
         if (part != Part::keys) scene.cached_value = rows_of_value(site, write.v);

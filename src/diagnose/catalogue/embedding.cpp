@@ -101,17 +101,16 @@ void layout(const Question& q, const plan::Embed& op, Candidates& out) {
   const plan::Weight& own = q.plan().weight(op.table);
   const std::uint64_t width = own.in(), vocab = own.out();
   const auto rows = backends::reference::rows_of(own.tensor);
-  const auto read = [&](std::string detail, auto index) {
-    out.with_weight(std::move(detail), op.table,
-                    [rows, index, width, vocab](std::uint64_t token, std::span<float> numbers) {
-                      std::vector<float> row(width);
-                      std::uint64_t decoded = vocab;
-                      for (std::uint64_t i = 0; i < numbers.size(); ++i) {
-                        const std::uint64_t at = index(token, i) % (width * vocab);
-                        if (at / width != decoded) rows(decoded = at / width, row);
-                        numbers[i] = row[at % width];
-                      }
-                    });
+  const auto read = [&](const std::string& detail, auto index) {
+    out.with_weight(detail, op.table, [rows, index, width, vocab](std::uint64_t token, std::span<float> numbers) {
+      std::vector<float> row(width);
+      std::uint64_t decoded = vocab;
+      for (std::uint64_t i = 0; i < numbers.size(); ++i) {
+        const std::uint64_t at = index(token, i) % (width * vocab);
+        if (at / width != decoded) rows(decoded = at / width, row);
+        numbers[i] = row[at % width];
+      }
+    });
   };
   read(fmt::format("[{}, {}] read as [{}, {}]", vocab, width, width, vocab),
        [vocab](std::uint64_t token, std::uint64_t i) { return i * vocab + token; });

@@ -70,7 +70,7 @@ void other_expert(const Question& q, Candidates& out) {
   const auto* op = q.as<plan::ExpertLinear>();
   if (op == nullptr) return;
   const std::size_t k = q.plan().value(op->experts).width;
-  const auto add = [&](std::string detail, auto change) { out.with_changed_input(std::move(detail), op->experts, change); };
+  const auto add = [&](const std::string& detail, auto change) { out.with_changed_input(detail, op->experts, change); };
   add("expert e + 1 for e", next(q.plan().weight(op->weight).n_experts()));
   add("expert 0 for all", [](std::vector<float>& e) { std::fill(e.begin(), e.end(), 0.0f); });
   add("the first of the chosen for all", [k](std::vector<float>& e) {
@@ -81,7 +81,7 @@ void other_expert(const Question& q, Candidates& out) {
 
 void sum_weights(const Question& q, const plan::ExpertSum& op, Candidates& out) {
   const std::size_t k = q.plan().value(op.weights).width;
-  const auto add = [&](std::string detail, auto change) { out.with_changed_input(std::move(detail), op.weights, change); };
+  const auto add = [&](const std::string& detail, auto change) { out.with_changed_input(detail, op.weights, change); };
   const auto without = [k](auto is_lost) {
     return [k, is_lost](std::vector<float>& w) {
       for (std::size_t i = 0; i < w.size(); ++i) {

@@ -41,8 +41,8 @@ struct Product {
 
 // The product with element (j, i) of its weight read from place index(j, i) of the buffer, modulo its length.
 template <class Index>
-void reread(Candidates& out, const Product& p, std::string detail, Index index) {
-  out.reading(std::move(detail), [weight = p.op.weight, index](const Site& site, Scene& scene) {
+void reread(Candidates& out, const Product& p, const std::string& detail, Index index) {
+  out.reading(detail, [weight = p.op.weight, index](const Site& site, Scene& scene) {
     const Values flat = site.replay.flat(site.scene.plan->weight(weight).tensor);
     scene.weight = [&site, weight, index, flat](plan::WeightId id) -> RowSource {
       if (id != weight) return site.scene.weight(id);
@@ -95,7 +95,7 @@ void stride(const Question& q, const Product& p, Candidates& out) {
 void row_order(const Question& q, const Product& p, Candidates& out) {
   const std::uint64_t d = q.replay.parameters().head_dim;
   if ((p.role != "attn_q" && p.role != "attn_k") || d % 2 != 0) return;
-  const auto reordered = [&](std::string detail, auto from, bool bias_too) {
+  const auto reordered = [&](const std::string& detail, auto from, bool bias_too) {
     const auto change = [weight = p.op.weight, from, bias_too](const Site& site, Scene& scene) {
       scene.weight = [&site, weight, from, bias_too](plan::WeightId id) -> RowSource {
         if (id != weight && !bias_too) return site.scene.weight(id);
@@ -108,7 +108,7 @@ void row_order(const Question& q, const Product& p, Candidates& out) {
         };
       };
     };
-    out.reading(std::move(detail), change, false);
+    out.reading(detail, change, false);
   };
   // Of K with the query heads' number too: its rows are then cut into shorter heads.
   const std::uint64_t short_head = p.n_out / q.replay.parameters().n_heads;
@@ -314,8 +314,8 @@ void part_of_sum(const Question& q, const Product& p, Candidates& out) {
   for (const std::uint64_t other : {std::uint64_t{h.d_model}, std::uint64_t{h.head_dim}, std::uint64_t{h.kv_width()}})
     lengths.insert(other);
   const RowSource rows = backends::reference::rows_of(p.weight.tensor);
-  const auto add = [&](std::string detail, auto is_summed) {
-    out.with_weight(std::move(detail), p.op.weight, [rows, is_summed](std::uint64_t j, std::span<float> w) {
+  const auto add = [&](const std::string& detail, auto is_summed) {
+    out.with_weight(detail, p.op.weight, [rows, is_summed](std::uint64_t j, std::span<float> w) {
       rows(j, w);
       for (std::size_t i = 0; i < w.size(); ++i) {
         if (!is_summed(i)) w[i] = 0;
@@ -361,8 +361,8 @@ void part_twice(const Question& q, const Product& p, Candidates& out) {
 
 // The product whose column i is multiplied with input from(i).
 template <class From>
-void with_input_order(Candidates& out, const Product& p, std::string detail, From from) {
-  out.with_changed_input(std::move(detail), p.op.x, [n = p.n_in, from](std::vector<float>& x) {
+void with_input_order(Candidates& out, const Product& p, const std::string& detail, From from) {
+  out.with_changed_input(detail, p.op.x, [n = p.n_in, from](std::vector<float>& x) {
     const std::vector<float> right = x;
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = right[i / n * n + from(i % n)];
   });
@@ -459,16 +459,16 @@ void bias_other(const Question& q, const Product& p, Candidates& out) {
       for (std::size_t i = 0; i < y.size(); ++i) y[i] += difference[i % difference.size()];
     };
   };
-  const auto add = [&](std::string detail, auto change) {
-    out.afterwards(std::move(detail), [change](const Site&, std::vector<float>& y) { change(y); });
+  const auto add = [&](const std::string& detail, auto change) {
+    out.afterwards(detail, [change](const Site&, std::vector<float>& y) { change(y); });
   };
   add("it is added twice", beyond([&](std::size_t j) { return bias[j]; }));
   add("it is subtracted", beyond([&](std::size_t j) { return -2 * bias[j]; }));
   add("the next output's", beyond([&](std::size_t j) { return bias[(j + 1) % n] - bias[j]; }));
   add("the output's before", beyond([&](std::size_t j) { return bias[(j + n - 1) % n] - bias[j]; }));
-  const auto reordered = [&](std::string detail, auto from) {
+  const auto reordered = [&](const std::string& detail, auto from) {
     const auto change = beyond([&](std::size_t j) { return bias[from(j)] - bias[j]; });
-    if (resembles_changed(q, change)) add(std::move(detail), change);
+    if (resembles_changed(q, change)) add(detail, change);
   };
   if (makes_heads(p) && n % d == 0 && d % 2 == 0) {
     reordered("its heads are taken apart into halves, the weight's rows are not",

@@ -141,13 +141,12 @@ void misread_weights(Candidates& out, const Quantized& w, std::string detail, Ch
 
 void block_order(const Question&, const Quantized& w, Candidates& out) {
   const std::size_t n = w.blocks_of_row(), rows = w.tensor.n_rows(), total = n * rows;
-  const auto order = [&](std::string detail, auto from) {
-    out.with_weight(std::move(detail), w.id,
-                    [&format = w.format, n, data = w.tensor.data, from](std::uint64_t row, std::span<float> decoded) {
-                      for (std::size_t b = 0; b < n; ++b)
-                        format.decode(data.data() + from(row, b) * format.block_bytes,
-                                      decoded.data() + b * format.block_size, 1);
-                    });
+  const auto order = [&](const std::string& detail, auto from) {
+    out.with_weight(
+        detail, w.id, [&format = w.format, n, data = w.tensor.data, from](std::uint64_t row, std::span<float> decoded) {
+          for (std::size_t b = 0; b < n; ++b)
+            format.decode(data.data() + from(row, b) * format.block_bytes, decoded.data() + b * format.block_size, 1);
+        });
   };
   order("the block after", [n, total](std::uint64_t r, std::size_t b) { return std::min(r * n + b + 1, total - 1); });
   order("the block before", [n](std::uint64_t r, std::size_t b) { return r * n + b - (r * n + b > 0 ? 1 : 0); });

@@ -46,13 +46,13 @@ bool ordered(Runtime& runtime, const Value& left, const Value& right, const char
   runtime.budget.step();
   if (left.is_number() && right.is_number()) {
     const std::partial_ordering order = order_of_numbers(left, right);
-    return order < 0 || (or_equal && order == 0);
+    return std::is_lt(order) || (or_equal && std::is_eq(order));
   }
   if (left.is_string() && right.is_string()) {
     // UTF-8 sorts as its code points do.
     const int order = left.text().compare(right.text());
     runtime.budget.work(std::min(left.text().size(), right.text().size()));
-    return order < 0 || (or_equal && order == 0);
+    return std::is_lt(order) || (or_equal && std::is_eq(order));
   }
   if (left.is_sequence() && left.kind() == right.kind()) {
     const DepthGuard guard(runtime);
@@ -121,7 +121,7 @@ std::size_t hash_of(Runtime& runtime, const Value& key) {
 }
 
 bool equal(Runtime& runtime, const Value& left, const Value& right) {
-  if (left.is_number() && right.is_number()) return order_of_numbers(left, right) == 0;
+  if (left.is_number() && right.is_number()) return std::is_eq(order_of_numbers(left, right));
   if (left.kind() != right.kind()) return false;
   switch (left.kind()) {
     case Kind::undefined:

@@ -77,7 +77,7 @@ std::vector<std::string_view> lines_of(Runtime& runtime, std::string_view text, 
     const char32_t c = unicode::next(text, at);
     const bool breaks = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
     if (!breaks) continue;
-    runtime.budget.expect(lines.size() * sizeof(lines[0]));
+    runtime.budget.expect(lines.size() * sizeof(std::string_view));
     if (c == U'\r' && at < text.size() && text[at] == '\n') ++at;
     lines.push_back(text.substr(begin, (keep_ends ? at : end) - begin));
     begin = at;
