@@ -52,7 +52,7 @@ bool ordered(Runtime& runtime, const Value& left, const Value& right, const char
     // UTF-8 sorts as its code points do.
     const int order = left.text().compare(right.text());
     runtime.budget.work(std::min(left.text().size(), right.text().size()));
-    return std::is_lt(order) || (or_equal && std::is_eq(order));
+    return order < 0 || (or_equal && order == 0);
   }
   if (left.is_sequence() && left.kind() == right.kind()) {
     const DepthGuard guard(runtime);
