@@ -1,5 +1,5 @@
-// Tuned CUDA kernels one by one, executed by the checker, against plain loops in double. (The whole of the tuned path is
-// held by tests/engine/cuda_tuned_test.cpp.)
+// Tuned CUDA kernels one by one, executed by the checker, against plain loops in double. (op_test.cpp tests the tuned path
+// as a whole.)
 #include <gtest/gtest.h>
 
 #include <cmath>

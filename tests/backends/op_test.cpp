@@ -1,11 +1,12 @@
-// One table of op tests for every backend: an op, its sizes, the formats of its weights and the numbers it is given. Each
-// case is a plan, made by plan::Builder and run by the backend's Executor; what it gives is held to the reference within
-// what diagnosis allows (held.h). A backend is a row of ways(), an op a function below that adds its cases.
+// The table of op tests that every backend inherits. A case is an op, its sizes, the formats of its weights and its input
+// numbers. It becomes a plan, made by plan::Builder and run by the backend's Executor. The result is compared with the
+// reference, within the difference that diagnosis allows (held.h). To add a backend: a row of ways(). To add an op: a
+// function below that adds its cases.
 //
-// Sizes lie around the edges of what kernels take at a time: one less, equal, one more. The edges are those of
-// cpu/kernels.h (kv_block, row_tile, head_multiple), cpu/executor.cpp (row_chunk, split_cache_up_to, attention_rows,
-// items_a_thread), gpu/kernels/list.h and shared.h (threads, tiles), cuda/ (most_few_rows, tile_tokens, outputs_a_block),
-// and 2^15, 2^16 and, of offsets, 2^31, where integers end.
+// Sizes are around the edges of what kernels take at a time: one less, equal, one more. The edges: cpu/kernels.h (kv_block,
+// row_tile, head_multiple), cpu/row_ops.cpp (row_chunk), cpu/attention.cpp (split_cache_up_to, attention_rows),
+// cpu/products.cpp (items_a_thread), gpu/kernels/list.h and shared.h (threads, tiles), cuda/ (most_few_rows, tile_tokens,
+// outputs_a_block), and the limits of integers: 2^15, 2^16 and, for offsets, 2^31.
 #include <gtest/gtest.h>
 
 #include <algorithm>

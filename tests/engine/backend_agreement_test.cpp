@@ -1,5 +1,6 @@
-// The canary in every file type, on every way to run: op by op, within what diagnosis allows (backends/held.h), and as a
-// whole, where the logits are off the reference's by about what the same rounding does to the reference itself.
+// The canary in every file type, on every way to run. Each op is compared with the reference, within the difference that
+// diagnosis allows (backends/held.h). The logits of the whole run differ from the reference's by about as much as the same
+// rounding changes the reference's own logits.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -84,8 +85,8 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
   const auto reference = backends::load_reference(plan, {});
   const auto executor = std::move(*(*way_.make())->load(plan, way_.options));
   const auto cache = std::move(*executor->new_cache(128, kv_type_));
-  // An F16 cache is noise too: one of the two runs does without, so that their difference shows both kinds. Tuned kernels
-  // round to it what they have rounded themselves.
+  // An F16 cache adds noise too: one of the two runs has none, so that their difference includes both kinds. Tuned kernels
+  // round their own rounded values to the cache, so there both runs have one.
   const auto rounding_cache = std::move(*rounding->new_cache(128, way_.fused ? KvType::f16 : KvType::f32));
   const auto reference_cache = std::move(*reference->new_cache(128, kv_type_));
   const Outputs outputs = way_.fused ? Outputs::last : Outputs::all;
@@ -102,14 +103,14 @@ TEST_P(BackendAgreement, LogitsStayWithinTheNoiseOfTheirFormats) {
       power += std::pow(double{(*c)[i]}, 2);
     }
   }
-  // Twice the noise, since two roundings that are equally good differ, or three times where weights are rounded to halves
-  // too; and float32's own noise where nothing is rounded.
+  // Twice the noise, since two equally good roundings differ; three times where weights are rounded to halves too. Plus
+  // float32's own noise, for files in which nothing is rounded.
   EXPECT_LE(std::sqrt(difference), (way_.fused ? 3 : 2) * std::sqrt(noise) + 1e-5 * std::sqrt(power));
   EXPECT_LE(std::sqrt(difference), (way_.fused ? 2e-3 : HUGE_VAL) * std::sqrt(power));
 }
 
-// All file types on the processor and by tuned kernels. Kernels are tested with 8-bit activations in each format
-// (backends/op_test.cpp): here, a file of each family of blocks will do.
+// All file types on the processor and on tuned kernels. backends/op_test.cpp tests kernels with 8-bit activations in each
+// format; here one file of each family of blocks is enough.
 std::vector<std::tuple<std::string, std::string, KvType>> runs() {
   std::vector<std::tuple<std::string, std::string, KvType>> all;
   for (const Way& way : backends::ways()) {

@@ -264,8 +264,8 @@ TEST(Sampler, filters_with_known_answers) {
   EXPECT_EQ(kept([](auto& s) { s.top_p = 0.51, s.temperature = 100; }), 2u);
 }
 
-// Of equal logits each has the weight 1, so that sums and limits are exact: the limit is reached, not passed, and the lowest
-// ids among equals are kept.
+// Equal logits have the weight 1 each, so sums and limits are exact: the limit is reached exactly, and the lowest ids are
+// kept.
 TEST(Sampler, filters_on_exact_ties) {
   const auto kept = [](const std::vector<float>& logits, auto change) {
     auto settings = plain();
@@ -287,7 +287,7 @@ TEST(Sampler, filters_on_exact_ties) {
     }
     EXPECT_EQ(kept(std::vector<float>(n, 1.5F), [](auto& s) { s.min_p = 1; }).size(), n);
   }
-  // Banned tokens between the equal ones have no share.
+  // Banned tokens between the equal ones have no weight.
   EXPECT_EQ(kept({-inf, 2, -inf, 2, 2, -inf, 2}, [](auto& s) { s.top_p = 0.5; }), (std::vector<TokenId>{1, 3}));
   EXPECT_EQ(kept({2, -inf, 2}, [](auto& s) { s.top_p = 0.5; }), std::vector<TokenId>{0});
 }

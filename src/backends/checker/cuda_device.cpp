@@ -40,7 +40,7 @@ class PlainProducts final : public CublasLt {
   }
 };
 
-// On a GPU weights lie beside each other, and a load of 4 bytes at a multiple of 2 may begin in the last 2 of one.
+// On a GPU weights are neighbours in memory, and a load of 4 bytes at a multiple of 2 may begin in the last 2 bytes of one.
 constexpr std::uint64_t weight_room = 2;
 
 class CudaCheckerDevice final : public gpu::Device {

@@ -27,7 +27,7 @@ struct Thread {
   void* closure = nullptr;
 };
 
-// The groups of copies that each thread of the threadgroup has asked for, the last of which is still open.
+// The groups of copies that each thread of the threadgroup has queued. The last group is still open.
 using CopyGroups = std::deque<std::deque<QueuedCopy>>;
 std::vector<CopyGroups> copies;
 

@@ -1,4 +1,4 @@
-// The checker's parts: memory with its shadow, the access rules, and fibers.
+// The checker's parts: memory with a shadow that records accesses, the rules for accesses, and fibers.
 #pragma once
 
 #include <array>
@@ -83,7 +83,7 @@ struct Machine {
   std::uint64_t now = 1;     // the current stamp
   std::uint64_t launch_start = 0, group_start = 0, group_sync = 0;
   std::array<std::uint64_t, 32> simd_sync{};
-  std::string fault;  // the first one
+  std::string fault;  // the first fault
   bool running = false;
   // A CUDA kernel runs. Its arguments may point into any memory of the device, its parameters are at `host`, and its shared
   // memory is the program's static memory.

@@ -17,7 +17,7 @@ namespace {
 // The rows that a thread takes through a stage at a time. Up to this many are not worth sharing among threads.
 constexpr std::uint32_t row_chunk = 4;
 
-// One op for one row.
+// Runs one op for one row.
 struct RowRun {
   const Workspace& w;
   std::uint32_t op;  // of the plan

@@ -29,7 +29,7 @@ struct Quantize {
 };
 // Computes the sines and cosines for the step's positions.
 struct Turn {
-  std::uint32_t angles = 0;  // of Rotations
+  std::uint32_t angles = 0;  // index in Rotations::angles
 };
 // Adds up the results of Attention over the blocks of the cache.
 struct Merge {
@@ -48,7 +48,7 @@ struct RowStage {
 struct LinearStage {
   struct Part {
     std::uint32_t op = 0;
-    std::uint32_t buffer = 0;  // of the rounded input; unused with float weights
+    std::uint32_t buffer = 0;  // has the rounded input; unused with float weights
     WeightFormat format = WeightFormat::f32;
   };
   std::vector<Part> parts;
@@ -64,7 +64,7 @@ using Stage = std::variant<RowStage, LinearStage, ExpertStage, AttentionStage>;
 
 struct Schedule {
   std::vector<Stage> stages;
-  Layout layout;  // of the values, by ValueId, and after them the buffers of rounded activations
+  Layout layout;  // the values by ValueId, then the buffers of rounded activations
   Rotations rotations;
   std::vector<std::uint32_t> stage_of;  // by op
 };

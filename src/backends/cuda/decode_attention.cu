@@ -20,7 +20,7 @@ constexpr unsigned positions_a_block = decode_warps * 32 / lanes_a_position;
 constexpr float lowest = -3.402823466e38f;
 constexpr float log2_e = 1.4426950408889634f;
 
-// exp(x - y), where y >= x.
+// exp(x - y), for y >= x.
 __device__ __forceinline__ float exp_difference(float x, float y) { return exp2f(log2_e * (x - y)); }
 
 __device__ __forceinline__ void load_eight_halves(const __half* from, float* to) {

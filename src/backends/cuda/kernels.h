@@ -97,7 +97,7 @@ cudaError_t rope_write(const RopeWrite& arguments, cudaStream_t stream);
 
 // Attention of n_tokens over a cache of halves that already has their keys and values.
 struct CacheAttention {
-  const unsigned *slots = nullptr, *positions = nullptr;  // [n_tokens], as RopeWrite's
+  const unsigned *slots = nullptr, *positions = nullptr;  // [n_tokens], as in RopeWrite
   const float* q = nullptr;                               // [n_tokens, n_heads, head_dim]
   const __half *keys = nullptr, *values = nullptr;        // [n_slots, n_kv_heads, capacity, head_dim]
   unsigned n_tokens = 1;
@@ -107,7 +107,7 @@ struct CacheAttention {
 
 // Attention of independent tokens, over n_splits parts of the cache.
 struct DecodeAttention : CacheAttention {
-  float* partial = nullptr;  // [n_tokens, n_heads, n_splits, head_dim + 2], as the shared kernel's
+  float* partial = nullptr;  // [n_tokens, n_heads, n_splits, head_dim + 2], as in the shared kernel
   unsigned n_splits = 1;
   float* y = nullptr;  // as q
   Rounded rounded;     // y of one token, rounded; not written where null

@@ -23,7 +23,7 @@ class TunedLaunch final : public gpu::NativeLaunch {
 class Tuning {
  public:
   virtual ~Tuning() = default;
-  // As gpu::Device's.
+  // The same as gpu::Device's functions.
   virtual Result<bool> prepare(const gpu::StepContext& step) = 0;
   virtual std::size_t emit(const gpu::StepContext& step, std::size_t op, gpu::Launches& to) = 0;
 };

@@ -13,7 +13,7 @@ using plan::ValueId;
 using std::uint32_t;
 
 constexpr uint32_t ceil_div(uint32_t n, uint32_t d) { return (n + d - 1) / d; }
-// LINEAR_TILE_OUT and LINEAR_TILE_ROWS of kernels/linear.h.
+// LINEAR_TILE_OUT and LINEAR_TILE_ROWS of kernels/shared.h.
 constexpr uint32_t tile_outputs = 64;
 constexpr uint32_t tile_rows = 32;
 

@@ -1,4 +1,4 @@
-// What host and planted kernels share, as src/backends/gpu/kernels/params.h.
+// The parameters of the planted kernels, for host and kernels, as in src/backends/gpu/kernels/interface.h.
 #pragma once
 
 struct PlantedParams {

@@ -24,8 +24,8 @@ unsigned atomic_max_at(unsigned* at, unsigned value);
 // Runs a grid; false if a fault was found. `host` is memory that the kernel may read: its parameters.
 bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* closure, const void* host,
               std::size_t host_bytes);
-// Copies to shared memory that a thread has asked for, in groups. take_copy() gives the next of those that are not in the
-// last `groups_left` groups, in order; false where there is none.
+// A copy to shared memory that a thread has queued. A thread's copies are in groups. take_copy() gives the next copy, in
+// order, that is not in the last `groups_left` groups; false if there is none.
 struct QueuedCopy {
   unsigned char* to;
   const unsigned char* from;
