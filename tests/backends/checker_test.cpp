@@ -1,5 +1,5 @@
-// The checker catches what it says it catches, and says where: kernels with one defect each, planted in
-// planted/kernels.h. The same kernels without the defect pass, so it is the defect that is reported.
+// The checker finds every kind of fault that it promises to find, and says where: planted/kernels.h has kernels with one
+// defect each. The same kernels pass without the defect, so the report is about the defect.
 #include "backends/checker/checker.h"
 
 #include <gtest/gtest.h>
@@ -54,7 +54,7 @@ Result<void> run(const Case& c, uint32_t defect) {
 
 class PlantedDefect : public testing::TestWithParam<Case> {};
 
-// clang hands the copy of a struct to the C library, where no hook is: the checker does not see it.
+// clang copies structs by the C library, which calls no hooks, so the checker does not see the copy.
 #ifdef __clang__
 bool is_unseen(const Case& c) { return c.kernel == Id::copied_as_struct; }
 #else
@@ -70,7 +70,7 @@ TEST_P(PlantedDefect, IsReportedWithItsPlace) {
   EXPECT_EQ(message, "kernel " + std::string(planted::names[static_cast<int>(c.kernel)]) + c.message);
 }
 
-// The checker is as it was after a defect, and what was wrong was the defect alone.
+// After a defect the checker still works, and without the defect the kernel passes.
 TEST_P(PlantedDefect, HealedPasses) {
   Case healed = GetParam();
   if (is_unseen(healed)) GTEST_SKIP() << "clang's instrumentation does not show copies of structs";

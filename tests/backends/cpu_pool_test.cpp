@@ -10,7 +10,7 @@
 namespace plumb::backends::cpu {
 namespace {
 
-// Every item adds what the stage before left behind, so that an item that ran early, late, twice or never shows.
+// Every item adds the result of the stage before, so that an item that runs early, late, twice or never changes the result.
 class Relay final : public Program {
  public:
   explicit Relay(std::vector<std::uint32_t> items) : items_(std::move(items)) {}
@@ -79,7 +79,7 @@ TEST(CpuPool, WakesWorkersThatWentToSleep) {
   }
 }
 
-// The claim of pool.h: threads that have no core cost little.
+// As pool.h promises, threads without a core of their own cost little.
 TEST(CpuPool, MoreThreadsThanCoresDoNotStall) {
   Pool pool(8, 1);
   Relay relay(std::vector<std::uint32_t>(2000, 8));

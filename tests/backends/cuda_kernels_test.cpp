@@ -57,8 +57,8 @@ class RoundedRow {
     scales_ = device.last();
     return rounded;
   }
-  // What the next product reads is x: 128 * high + low steps, off by at most half a step and what a float quotient of up to
-  // 16256 is off by; and the sums of multiples.
+  // The next product reads x as 128 * high + low steps. It is off by at most half a step, plus the error of a float
+  // quotient of up to 16256. The sums of multiples are checked too.
   void expect(OnDevice& device, const std::vector<float>& x) const {
     const auto planes = device.take<signed char>(words_);
     const auto scales = device.take<float>(scales_);
@@ -82,7 +82,7 @@ class RoundedRow {
   std::size_t words_ = 0, scales_ = 0;
 };
 
-// Keys and values of the positions before ends[slot]; those after are NaN, so that whoever reads them shows it.
+// Keys and values of the positions before ends[slot]. Those after are NaN, so that reading them shows.
 struct RandomCache {
   template <class Shape>
   RandomCache(const Shape& shape, std::vector<std::size_t> ends, std::mt19937& random)
@@ -95,7 +95,7 @@ struct RandomCache {
       values[i] = f32_to_f16(normal(random));
     }
   }
-  // All arguments but the rows' places, the queries and where results go.
+  // All arguments except the rows' slots and positions, the queries and the results.
   template <class Shape>
   void give(OnDevice& device, const Shape& shape, cuda::CacheAttention& a) const {
     a.keys = reinterpret_cast<const __half*>(device.give(keys, "keys"));
@@ -130,7 +130,7 @@ void PrintTo(const Shape& s, std::ostream* out) {
 
 class CudaDecodeAttention : public testing::TestWithParam<Shape> {};
 
-// One token, whose result is rounded too; and three of two sequences, one of which is short.
+// One token, whose result is also rounded; and three tokens of two sequences, one of which is short.
 TEST_P(CudaDecodeAttention, IsTheSoftmaxOfItsScores) {
   const Shape& shape = GetParam();
   std::mt19937 random(shape.position * 31 + shape.n_heads);
@@ -187,7 +187,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaDecodeAttention,
                                          Shape{4, 2, 128, 200, 256, 64, 4}, Shape{4, 2, 64, 200, 256, 7, 8},
                                          Shape{6, 2, 128, 95, 96, 0, 16}, Shape{4, 4, 64, 150, 160, 0, 70}));
 
-// Rows of less and more than what a block keeps in registers, and of a last round that is not full.
+// Rows shorter and longer than a block keeps in registers, and rows whose last round is not full.
 TEST(CudaNorms, AreScaledAndRounded) {
   for (const unsigned n : {32U, 576U, 1024U, 2048U, 4096U, 8192U, 8288U, 20000U}) {
     SCOPED_TRACE(n);
@@ -254,9 +254,9 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
       const std::size_t row = (std::size_t{token} * shape.n_heads + h) * shape.head_dim;
       const ExactAttention exact = cache.exact(std::span(q).subspan(row, shape.head_dim), h, 1, shape.first + token, a);
       for (unsigned i = 0; i < shape.head_dim; ++i) {
-        // Queries rounded to half move a score by 2^-11 of its terms' magnitudes at most, and that both a weight and the
-        // sum of weights; weights rounded to half add 2^-11; float sums as in decode attention. Weights below half's
-        // smallest normal number, 2^-14, are off by at most 2^-25, values by all of them.
+        // Queries rounded to half change a score by at most 2^-11 of its terms' magnitudes, and the score changes both its
+        // weight and the sum of weights. Weights rounded to half add 2^-11, and float sums as much as in decode attention.
+        // Weights below half's smallest normal number, 2^-14, are off by at most 2^-25 each.
         const double allowed = (2 * exact.magnitude * 0x1p-11 + 0x1p-11 + exact.of_float()) * exact.absolute[i] +
                                static_cast<double>(exact.n_positions) * 0x1p-25 * 6 / exact.total + 1e-37;
         ASSERT_NEAR(actual[row + i], exact.out[i], allowed) << "token " << token << ", head " << h << ", element " << i;
@@ -283,8 +283,8 @@ std::vector<quants::Format> formats_where(Predicate predicate) {
 
 class CudaProducts : public testing::TestWithParam<quants::Format> {};
 
-// Rows of one block, of an odd number of them (which lie at multiples of 2 bytes), of less and more than the 64 groups that
-// a warp copies at a time; few and many outputs; two products in one launch, with bias and residual; gated pairs.
+// Rows of one block; of an odd number of blocks, which begin at multiples of 2 bytes; of less and more than the 64 groups
+// that a warp copies at a time. Few and many outputs; two products in one launch, with bias and residual; gated pairs.
 TEST_P(CudaProducts, AreSumsOfProducts) {
   const quants::FormatInfo& info = quants::info(GetParam());
   std::mt19937 random(7);
@@ -344,7 +344,7 @@ TEST_P(CudaProducts, AreSumsOfProducts) {
             of_w += std::abs(w);
             most = std::max(most, std::abs(w));
           }
-          // Half a step of rounding for each activation; float sums of terms, of which those of a scale and a minimum may
+          // Half a step of rounding for each activation, and float sums, in which the terms of scale and minimum may
           // cancel.
           allowed += 0.51 * amax / (127.0 * 128) * of_w + 4 * most * of_x * (n_in / 64.0 + 64) * 0x1p-24;
         }
@@ -381,7 +381,7 @@ INSTANTIATE_TEST_SUITE_P(Formats, CudaProducts,
 
 class CudaFloatProducts : public testing::TestWithParam<quants::Format> {};
 
-// Rows shorter and longer than what a warp reads at a time; with a norm on the way and without; pairs that are gated.
+// Rows shorter and longer than a warp reads at a time; with and without a norm inside the product; gated pairs.
 TEST_P(CudaFloatProducts, AreSumsOfProducts) {
   const quants::FormatInfo& info = quants::info(GetParam());
   for (const unsigned n_in : {32U, 288U, 2080U}) {
@@ -463,8 +463,8 @@ INSTANTIATE_TEST_SUITE_P(Formats, CudaFloatProducts,
 
 class CudaFewRows : public testing::TestWithParam<quants::Format> {};
 
-// Each number of tiles of 8 rows, filled and not; rows of one block up to more chunks than there are parts; outputs that do
-// not fill a block; two products in one launch, with bias and residual; gated pairs; rows of very different magnitude.
+// Each number of tiles of 8 rows, full and not full; rows from one block to more chunks than there are parts; outputs that
+// do not fill a block; two products in one launch, with bias and residual; gated pairs; rows of very different magnitudes.
 TEST_P(CudaFewRows, AreSumsOfProducts) {
   const quants::FormatInfo& info = quants::info(GetParam());
   const unsigned block = std::max(32U, static_cast<unsigned>(info.block_size));
@@ -532,8 +532,8 @@ TEST_P(CudaFewRows, AreSumsOfProducts) {
         of_w += std::abs(w);
         of_x += std::abs(v);
       }
-      // Both rounded to half, 2^-11 each where it is normal: activations below 2^-29 of the row's largest and weights below
-      // 2^-14 are not; float sums.
+      // Weights and activations are rounded to half, 2^-11 each where the half is normal. It is not for activations below
+      // 2^-29 of the row's largest and for weights below 2^-14. Plus float sums.
       allowed = (2.01 * 0x1p-11 + (c.n_in + 32) * 0x1p-24) * absolute + 0x1p-38 * amax * of_w + 0x1p-25 * of_x;
       return sum;
     };

@@ -1,5 +1,5 @@
-// Which kernels the CUDA backend launches for a step, in order: what its tuning fuses, and what it leaves to the shared
-// kernels.
+// The kernels that the CUDA backend launches for a step, in order: the ops that it fuses, and the ops that it leaves to the
+// shared kernels.
 #include <gtest/gtest.h>
 
 #include "backends/checker/cuda_checker.h"
@@ -10,7 +10,7 @@
 namespace plumb::backends {
 namespace {
 
-// The tuned path on the checker; notes the names of what it launches.
+// Runs the tuned path on the checker, and notes the names of its launches.
 class NotingDevice final : public gpu::Device {
  public:
   explicit NotingDevice(std::string& names) : names_(names) {}

@@ -1,4 +1,4 @@
-// Attention of one query in double, for the tests of kernels that compute it in float.
+// Attention of one query in double, for tests of kernels that compute it in float.
 #pragma once
 
 #include <algorithm>
@@ -14,16 +14,16 @@ struct ExactAttention {
   std::vector<double> absolute;  // [head_dim]: sum of p[s] * |values[s]|
   double magnitude = 0;          // the largest of scale * sum |q[i] * keys[s, i]|
   double total = 0;              // sum of exp(score - largest score)
-  std::size_t n_positions = 0;   // attended to
-  // Rounding of a score to float, through exp in a weight and in the sum of weights, and float sums, as in
-  // tests/engine/backend_agreement_test.cpp: relative to `absolute`.
+  std::size_t n_positions = 0;   // that the query attends to
+  // The allowed error relative to `absolute`: a score's rounding to float, which exp carries to its weight and to the sum
+  // of weights, and float sums.
   [[nodiscard]] double of_float() const {
     return (2 * (static_cast<double>(out.size()) + 8) * magnitude + 2 * (static_cast<double>(n_positions) + 16)) * 0x1p-24;
   }
 };
 
-// Of a token at `position`; key(s, i) and value(s, i) are the cache's. window: 0, or how many positions it sees at most;
-// soft_cap and sink as plan::Attention has them for a head.
+// The attention of a token at `position`; key(s, i) and value(s, i) give the cache's elements. window: 0, or the most
+// positions that the token attends to. soft_cap and sink are those of plan::Attention, for one head.
 template <class Key, class Value>
 ExactAttention exact_attention(std::span<const float> q, std::size_t position, std::size_t window, double scale, Key key,
                                Value value, double soft_cap = 0, double sink = -HUGE_VAL) {
@@ -40,7 +40,7 @@ ExactAttention exact_attention(std::span<const float> q, std::size_t position, s
     }
     p.push_back(soft_cap > 0 ? soft_cap * std::tanh(dot * scale / soft_cap) : dot * scale);
     largest = std::max(largest, p.back());
-    // A cap's tanh is right to some units of its largest value, and does not enlarge what comes in.
+    // The cap's tanh adds an error of some units of its largest value, and does not increase the error of its input.
     exact.magnitude = std::max(exact.magnitude, absolute * scale + soft_cap);
   }
   largest = std::max(largest, sink);

@@ -1,4 +1,5 @@
-// What every Executor promises beside its ops (op_test.cpp): sequences that run together, caches, memory, watching, errors.
+// The promises of every Executor besides its ops (op_test.cpp): sequences that run together, caches, memory, watching,
+// errors.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -64,8 +65,8 @@ TEST_P(Executors, RunSequencesTogetherAsAlone) {
     for (const ModelShape& shape : {few, windowed, shape_for(Format::q8_0, 64)}) {
       const SmallModel model(shape);
       const auto alone = backends::load(model, *reference);
-      // Float sums. Tuned kernels round activations; a cache of F16 rounds values that differ in the last place to
-      // different halves now and then. The reference's sums have one order: nothing differs.
+      // Float sums may differ in the last place. Tuned kernels round activations, and an F16 cache sometimes rounds two
+      // such values to different halves. The reference's sums have one order, so nothing differs.
       const bool exact = shape.format == Format::f32 && type == KvType::f32 && !way_.fused;
       expect_batches_as_alone(*load(model), *alone, type, way_.name == "reference" ? 0 : exact ? 2e-5 : 5e-3);
     }
@@ -129,7 +130,7 @@ TEST_P(Executors, ATruncatedCacheContinuesAsIfTheRestHadNotBeen) {
   EXPECT_EQ(logits_of(*executor, *cache, tokens, {135, 1}), expected);
 }
 
-// What is watched is what the reference shows, and in the same order: op_test.cpp compares the numbers.
+// Watching shows the same values as on the reference, in the same order. (op_test.cpp compares the numbers.)
 TEST_P(Executors, ShowTheValuesThatTheReferenceShows) {
   using Seen = std::vector<std::tuple<std::string, std::uint64_t, std::uint64_t, std::size_t>>;
   ModelShape shape;
@@ -231,7 +232,7 @@ TEST(CpuBackend, DescribesItself) {
   EXPECT_THAT(make_cpu()->description(), HasSubstr(" thread"));
 }
 
-// The checker, with kernels that write on before or after their last argument once asked to.
+// The checker, with kernels that write before or after their last argument if asked to.
 class StrayDevice final : public gpu::Device {
  public:
   [[nodiscard]] std::string_view name() const override { return "stray"; }

@@ -23,7 +23,7 @@ constexpr double of_time = 0.05;
 #else
 constexpr double of_time = 1;
 #endif
-// Attention's weights are looked at in steps of few rows, and up to so many positions.
+// Attention's weights are checked only in steps of few rows, and up to this many positions.
 constexpr std::size_t few_rows = 9, few_positions = 600;
 
 using diagnose::Arithmetic;
@@ -45,8 +45,8 @@ Way on_cpu(Isa isa, Activations activations) {
 }
 
 Way on_gpu(std::string_view name, std::function<Result<std::unique_ptr<Backend>>()> make, bool fused, double most_work) {
-  // Tuned kernels round the activations of one token to 16 bits in blocks, and those of several to half, with weights,
-  // queries and the weights of attention.
+  // Tuned kernels round the activations of one token to 16 bits in blocks. With several tokens they round activations,
+  // weights, queries and attention's weights to half.
   const auto tuned = [](std::size_t n_rows) {
     return n_rows == 1 ? Arithmetic{.activations = 128} : Arithmetic{.operand = diagnose::unit_f16, .activations = 128};
   };
@@ -141,7 +141,7 @@ void Held::load(std::uint32_t capacity) {
 double Held::rms_of_quantized() const { return n_squares_ > 0 ? std::sqrt(squares_ / n_squares_) : 0; }
 
 void Held::step(std::span<const TokenId> tokens, Outputs outputs, bool checked) {
-  if (!cache_) return;  // what failed is said
+  if (!cache_) return;  // the failure has been reported
   rows_.clear();
   for (const TokenId token : tokens) {
     rows_.push_back({.token = token, .position = cache_->length() + static_cast<std::uint32_t>(rows_.size())});
@@ -198,7 +198,7 @@ diagnose::InputError Held::error(plan::ValueId id, std::size_t n_rows) const {
 
 void Held::write(const plan::KvWrite& op) {
   const auto append = [&](Plane& plane, plan::ValueId id) {
-    // What was seen is rounded as the cache rounds; what was not, may be rounded otherwise.
+    // A value that was seen is rounded to the cache's type. Values that were not seen may have been rounded differently.
     for (const float x : values_[id.index])
       plane.data.push_back(!way_.fused && type_ == KvType::f16 ? f16_to_f32(f32_to_f16(x)) : x);
     plane.variance.insert(plane.variance.end(), variances_[id.index].begin(), variances_[id.index].end());
@@ -255,8 +255,8 @@ void Held::check(const plan::Op& op, bool checked) {
   if (const auto* attention = std::get_if<plan::Attention>(&op)) check_probabilities(*attention);
 }
 
-// Attention over values that are 1 at one position and 0 elsewhere gives the weight of that position, and the variance of
-// one is that of the other. Such values for head_dim positions at a time are a unit matrix.
+// Attention over values that are 1 at one position and 0 elsewhere gives the weight of that position, with the weight's
+// variance. With a unit matrix as values it gives the weights of head_dim positions at a time.
 void Held::check_probabilities(const plan::Attention& op) {
   const std::string name = "blk." + std::to_string(op.layer) + ".attn_probs";
   const auto seen = seen_.find(name);

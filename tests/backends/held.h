@@ -1,5 +1,5 @@
-// Backends held to the reference, op by op: each op is computed again from the backend's own inputs, and may differ by what
-// diagnosis derives from the number formats (diagnose/arithmetic.h), no more.
+// Compares backends with the reference, op by op. The reference computes each op again from the backend's own inputs. The
+// two may differ by as much as diagnosis derives from the number formats (diagnose/arithmetic.h), and no more.
 #pragma once
 
 #include <functional>
@@ -21,32 +21,33 @@ struct Way {
   std::string name;
   std::function<Result<std::unique_ptr<Backend>>()> make;
   LoadOptions options;
-  // How a step of so many tokens is computed.
+  // The arithmetic of a step with that many rows.
   std::function<diagnose::Arithmetic(std::size_t n_rows)> arithmetic;
-  // Ops run together, and the logits are all there is to see: their variance is that of all ops before them.
+  // Ops run fused, so only the logits can be seen. Their variance is that of all ops before them.
   bool fused = false;
-  double most_work = 0;         // multiplications of a case, at most
-  bool takes_gigabytes = true;  // of weights, which devices copy
+  double most_work = 0;         // the most multiplications of a case
+  bool takes_gigabytes = true;  // runs cases with gigabytes of weights, which devices copy
 };
 
-// All ways that a test of ops takes: those of this processor, and GPUs, which are not on every machine.
+// All ways on which op tests run: those of this processor, and GPUs, which some machines lack.
 const std::vector<Way>& ways();
 const Way& way(std::string_view name);
 
-// Multiplications of n_rows tokens after n_before, roughly.
+// The approximate number of multiplications of n_rows tokens after n_before others.
 double work_of(const plan::Plan& plan, double n_rows, double n_before);
 
-// One sequence on a way to run, step by step.
+// Runs one sequence on a way, step by step.
 class Held {
  public:
-  // The test fails where the plan cannot be loaded.
+  // Fails the test if the plan cannot be loaded.
   Held(std::shared_ptr<const plan::Plan> plan, const Way& way, KvType type, std::uint32_t capacity);
 
-  // Fails the test where the step cannot be run or an op lies outside of its allowance. Unchecked steps fill the cache.
+  // Fails the test if the step cannot be run, or if an op differs by more than allowed. Unchecked steps only fill the
+  // cache.
   void step(std::span<const TokenId> tokens, Outputs outputs, bool checked = true);
 
   [[nodiscard]] std::size_t n_checked() const { return n_checked_; }  // ops
-  // Root mean square of the errors of products with quantized weights, in standard deviations; 0: there were none.
+  // The root mean square error of products with quantized weights, in standard deviations; 0 if there were none.
   [[nodiscard]] double rms_of_quantized() const;
 
  private:
@@ -75,7 +76,7 @@ class Held {
   std::size_t n_outputs_ = 0;
   diagnose::Arithmetic arithmetic_;
   std::map<std::string, std::vector<float>, std::less<>> seen_;  // of the step
-  std::vector<std::vector<float>> values_, variances_;           // by ValueId: what ops read, and how wrong it may be
+  std::vector<std::vector<float>> values_, variances_;           // by ValueId: what ops read, and its allowed variance
   std::vector<Plane> keys_, cached_values_;                      // by layer
   std::size_t n_checked_ = 0;
   double squares_ = 0, n_squares_ = 0;

@@ -1,4 +1,4 @@
-// Plans made by tests, with the weights and inputs that they need.
+// Makes plans for tests, with their weights and inputs.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -19,13 +19,13 @@
 
 namespace plumb::backends {
 
-// A plan's inputs are rows of tables that it embeds: row t of a step has the values of its token, which is t % vocab.
+// A plan's inputs are rows of embedding tables: row t of a step is the table's row of its token, t % vocab.
 class Maker {
  public:
   explicit Maker(plan::CacheShape cache = {}, std::uint32_t n_rows = 61) : builder(cache), vocab(n_rows) {}
 
   plan::Builder builder;
-  std::uint32_t vocab;  // prime: no wrong power of two finds the right row
+  std::uint32_t vocab;  // prime, so that no wrong power of two finds the right row
   std::mt19937 random{11};
 
   std::vector<float> normals(std::size_t n, float deviation = 1, float mean = 0) {
@@ -50,7 +50,7 @@ class Maker {
   }
   plan::ValueId in(std::uint32_t width) { return in(width, normals(std::size_t{width} * vocab)); }
 
-  // F32, as given.
+  // An F32 matrix of these values.
   plan::MatrixId matrix_of(const std::vector<float>& values, std::vector<std::uint64_t> dims) {
     return builder.matrix(f32(values, std::move(dims)));
   }
@@ -60,13 +60,13 @@ class Maker {
   plan::VectorId vector(std::uint64_t n, float mean = 0, float deviation = 1) {
     return vector_of(normals(n, deviation, mean));
   }
-  // Every pattern of bits that the format has.
+  // A matrix with all bit patterns of the format.
   plan::MatrixId bits(quants::Format format, std::vector<std::uint64_t> dims) {
     const auto n_rows = static_cast<unsigned>(dims[1] * (dims.size() > 2 ? dims[2] : 1));
     auto bytes = random_rows(quants::info(format), static_cast<unsigned>(dims[0]), n_rows, random);
     return builder.matrix(tensor(format, std::move(dims), keep(std::move(bytes))));
   }
-  // Weights of a model: of variance 1 / in where nothing else is asked for. Of formats that can be written.
+  // A matrix like a model's: with variance 1 / in unless a deviation is given. For formats that Plumb can write.
   plan::MatrixId matrix(quants::Format format, std::vector<std::uint64_t> dims, float deviation = 0) {
     std::uint64_t n = 1;
     for (const std::uint64_t dim : dims) n *= dim;
@@ -85,10 +85,10 @@ class Maker {
     tensor.data = bytes;
     return tensor;
   }
-  // Bytes live as long as the plan.
+  // Keeps bytes alive as long as the plan.
   std::span<std::byte> keep(std::vector<std::byte> bytes) { return kept_->bytes.emplace_back(std::move(bytes)); }
 
-  // Zeros of which only those that are written take memory.
+  // Zeros. Only pages that are written take memory.
   std::span<std::byte> zeros(std::uint64_t n) {
     void* pages = mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     EXPECT_NE(pages, MAP_FAILED);
@@ -98,8 +98,8 @@ class Maker {
 
   std::string fresh(const std::string& what) { return what + std::to_string(n_names_++); }
 
-  // Logits that tell of every element of `of`, which is added up in `vocab` sums: those of a fused run, of which nothing
-  // else is seen. Without, logits that take no time.
+  // Finishes the plan. With `of`, each logit is a sum over elements of `of`, and all elements are in some sum: a fused run
+  // shows only its logits. Without `of`, the logits are cheap.
   std::shared_ptr<const plan::Plan> finish(std::optional<plan::ValueId> of, std::uint32_t width = 1) {
     if (!of) width = 1;
     std::vector<float> sums(std::size_t{width} * vocab, of ? 0.0F : 1.0F);

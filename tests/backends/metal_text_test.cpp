@@ -1,5 +1,5 @@
-// The Metal text that a Mac's driver is given: it is the build's, the checker executes that very text, and its kernels are
-// declared as the Metal Device calls them.
+// The Metal text in the program is the build's, the checker executes the same text, and its kernels are declared as the
+// Metal Device calls them.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -37,7 +37,7 @@ TEST(MetalText, WithoutItsAttributesIsWhatTheCheckerExecutes) {
   EXPECT_TRUE(stripped == read(PLUMB_METAL_TEXT_DIR "/kernels.stripped.metal"));
 }
 
-// What the declaration of a kernel says of its launch.
+// The parts of a kernel's declaration that its launch depends on.
 struct Declaration {
   std::uint32_t threads = 0;
   std::string buffers;  // "0 1 2", in the order of the arguments

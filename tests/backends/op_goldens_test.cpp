@@ -1,5 +1,5 @@
-// Ops with answers known without a computer, or from another formula, on every backend and the reference: an error of the
-// reference, to which all else is held, has no place to hide.
+// Ops with answers that are known without a computer, or that come from another formula, on every backend and on the
+// reference. All other tests compare with the reference; these find an error of the reference itself.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -20,10 +20,10 @@ struct Golden {
   std::vector<double> expected;       // of all tokens
   std::uint32_t n_tokens = 1;
   plan::CacheShape cache{};
-  std::uint32_t first = 0;  // tokens before, of which nothing is looked at
+  std::uint32_t first = 0;  // earlier tokens, whose results are not checked
 };
 
-// Rows of numbers: token t has the t-th.
+// An input whose row t is that of token t.
 ValueId in(Maker& m, std::vector<float> rows) {
   const auto width = static_cast<std::uint32_t>(rows.size() / m.vocab);
   return m.in(width, std::move(rows));
@@ -45,7 +45,7 @@ Golden rotation(std::string name, plan::Rope rope, std::vector<float> x, std::ve
           .first = first};
 }
 
-// Keys along q's only axis, so that scores are theirs; values are 1, 10, 100, …
+// Heads have one element, and q times the scale is 1, so scores are the keys. Values are 1, 10, 100, …
 Golden attention(std::string name, std::vector<float> keys, std::vector<double> expected, std::uint32_t window = 0,
                  float soft_cap = 0, std::optional<float> sink = {}) {
   const auto n = static_cast<std::uint32_t>(keys.size());
@@ -91,7 +91,7 @@ std::vector<Golden> goldens() {
   plan::Rope halves = two_pairs, scaled = two_pairs, yarn{.n_rot = 8, .theta = 10000, .position_scale = 0.25F};
   halves.pairing = RopePairing::halves;
   scaled.position_scale = 0.25F;
-  // Frequencies of YaRN as its authors' code has them, for pairs before, in and behind the ramp.
+  // YaRN's frequencies by its authors' code, for pairs before, inside and after the ramp.
   yarn.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.25F};
   plan::Rope long_yarn = yarn;
   long_yarn.yarn->original_context = 8192;
@@ -229,14 +229,14 @@ TEST_P(OpGoldens, AreWhatIsKnown) {
   }
 }
 
-// The product that the seed's hunt passed its faulty engine by: [1 2 3; 4 5 6] [1 2; 3 4; 5 6]. A GGUF file holds the
-// second factor as a weight of 2 rows of 3, the transposed of how it is written on paper; an engine that takes the bytes
-// for [in, out] computes something else, though its own test of a product it laid out itself passes.
+// The product that the faulty engine's own test passed (docs/seed-replay.md): [1 2 3; 4 5 6] [1 2; 3 4; 5 6]. A GGUF file
+// has the second factor as a weight with 2 rows of 3, transposed from its form on paper. An engine that reads the bytes as
+// [in, out] computes another product, although a test of its kernel in its own layout passes.
 TEST_P(OpGoldens, TheSeedsProductThroughTheLoader) {
   const Way& way = backends::way(GetParam());
   auto backend = way.make();
   if (!backend) GTEST_SKIP() << backend.error().message;
-  // As the file has it, and the same bytes as [in, out], which is another product: the test can fail.
+  // The weight as the file has it, and the same bytes as [in, out], which give another product: so the test can fail.
   for (const auto& [stored, product] :
        {std::pair<std::vector<float>, std::vector<float>>{{1, 3, 5, 2, 4, 6}, {22, 28, 49, 64}},
         {{1, 5, 4, 3, 2, 6}, {23, 25, 53, 58}}}) {

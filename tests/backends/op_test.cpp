@@ -65,7 +65,7 @@ std::vector<Format> all_formats() {
 }
 std::string name_of(Format format) { return std::string(quants::info(format).name); }
 std::uint32_t block(Format format) { return quants::info(format).block_size; }
-// Around each edge of floats; of blocks, the multiples before, at and after it.
+// Lengths around each edge; for formats with blocks, the multiples of a block before, at and after it.
 Sizes lengths(Format format, const Sizes& of_floats, const Sizes& of_blocks) {
   if (block(format) == 1) return of_floats;
   Sizes all;
@@ -89,7 +89,7 @@ void embeddings(Table& table) {
   }
   for (const std::uint32_t edge : {1U << 15, 1U << 16}) add(Format::f16, 3, edge + 3, edge - 2);
   for (const std::uint32_t width : integers) add(Format::f32, width, 7, 0);
-  // Rows that begin before and after byte 2^31 and 2^32.
+  // Rows that begin before and after bytes 2^31 and 2^32.
   for (const std::uint32_t gigabytes : {2U, 4U}) {
     const std::uint32_t width = 1U << 20, row_bytes = width * 2, edge = (gigabytes << 30) / row_bytes;
     table.push_back(
@@ -174,7 +174,7 @@ void large_products(Table& table) {
   for (const Format format : all_formats()) {
     table.push_back(product(format, (1U << 16) + (block(format) == 1 ? 1 : block(format)), 2, 2));
   }
-  // The last rows of the weight lie behind byte 2^31.
+  // The last rows of the weight are after byte 2^31.
   constexpr std::uint32_t n_in = 1U << 15, n_out = (1U << 14) + 16;
   table.push_back({.name = "rows of F32 around byte 2^31",
                    .op =
@@ -237,7 +237,7 @@ struct Attending {
   float soft_cap = 0;
   bool sinks = false;
   KvType type = KvType::f16;
-  Sizes spikes = {};  // positions with values of 30,000, of which those who do not see them must not see any
+  Sizes spikes = {};  // positions with values of 30,000, which must not reach tokens that do not attend to them
 };
 
 Case attention(const Attending& a) {
@@ -285,8 +285,8 @@ void attentions(Table& table) {
       add({.n_heads = 2, .n_kv_heads = 1, .steps = {edge - 2, 1, 1, 1, 1}, .type = type, .spikes = {edge - 1, edge}});
     }
     add({.n_heads = 1, .n_kv_heads = 1, .head_dim = 16, .steps = {510, 1, 1, 1, 1, 3, 500}, .type = type});
-    // Windows that begin at, before and behind the edge of a block, for single tokens and tiles. What is behind the window
-    // is 30,000, and what comes after a token too.
+    // Windows that begin before, at and after the edge of a block, for single tokens and tiles. Values before the window,
+    // and after the token, are 30,000.
     for (const std::uint32_t window : Sizes{1, 2, 5, 63, 64, 65, 79, 96, 127, 128, 129, 150, 257}) {
       for (const Sizes& spikes : {Sizes{127}, Sizes{128}, Sizes{126 + window}}) {
         add({.n_heads = 2,
@@ -324,7 +324,7 @@ void attentions(Table& table) {
            .spikes = {10}});
     }
   }
-  // Positions around 2^15 and 2^16, of which the steps up to them are not computed again.
+  // Positions around 2^15 and 2^16. The steps before them are not checked.
   for (const std::uint32_t edge : {1U << 15, 1U << 16}) {
     table.push_back(
         attention({.n_heads = 2, .n_kv_heads = 1, .head_dim = 8, .steps = {edge - 2, 1, 1, 1, 5}, .window = 40}));
@@ -332,7 +332,7 @@ void attentions(Table& table) {
   }
 }
 
-// Queries and keys turn by angles of their own before they meet; tuned kernels turn both and write the cache in one.
+// Queries and keys rotate by different angles. Tuned kernels rotate both and write the cache in one launch.
 void rotated_attentions(Table& table) {
   const auto add = [&](std::string name, plan::Rope of_q, plan::Rope of_k, Sizes steps) {
     table.push_back({.name = std::move(name),
@@ -429,7 +429,7 @@ void largest(Table& table) {
 constexpr plan::Gating gatings[] = {plan::Gating::softmax, plan::Gating::softmax_of_chosen, plan::Gating::sigmoid,
                                     plan::Gating::sigmoid_normalized};
 
-// Of each row, k experts in an order of their own.
+// k experts for each row, in an order that differs between rows.
 ValueId chosen(Maker& m, std::uint32_t n_experts, std::uint32_t k) {
   std::vector<float> experts(std::size_t{k} * m.vocab);
   for (std::size_t i = 0; i < experts.size(); ++i) experts[i] = static_cast<float>((i / k * 3 + i % k * 5 + 2) % n_experts);
@@ -463,7 +463,7 @@ void experts(Table& table) {
         }
       }
     }
-    // A weight that the cpu backend cuts into several parts, of 16 rows at the least.
+    // Weights that the cpu backend cuts into several parts, of at least 16 rows.
     for (const std::uint32_t n_out : around({128})) table.push_back(experts(format, 4096, n_out, 3, 2, 2, false, true));
   }
   for (const std::uint32_t n_experts : integers) table.push_back(experts(Format::f32, 3, 2, n_experts, 2, 3, false, true));
@@ -511,8 +511,8 @@ void experts(Table& table) {
   }
 }
 
-// What tuned kernels run together: norms with the products that read them, gated products, products with the sum that
-// follows.
+// The ops that tuned kernels run together: norms with the products that read them, gated products, and products with the
+// sum that follows.
 void chains(Table& table) {
   struct Formats {
     Format a, b, c;
@@ -553,7 +553,7 @@ void chains(Table& table) {
   }
 }
 
-// Whole models: what executors make of many ops, and of steps that follow each other.
+// Whole models: many ops, and several steps.
 void models(Table& table) {
   const auto add = [&](std::string name, const ModelShape& shape, Sizes steps, KvType type = KvType::f32) {
     table.push_back({.name = std::move(name),
@@ -654,7 +654,7 @@ TEST_P(Ops, FollowFromTheirInputs) {
       n_tokens += n;
     }
     if (work > way.most_work) continue;
-    // Logits that tell nothing are not worth many rows.
+    // Where logits show nothing, one row of them is enough.
     const bool last = !way.fused && plan->value(made.value).rows == plan::Rows::tokens;
     Held held(plan, way, c.type, n_tokens);
     std::uint32_t next = c.first_token;
@@ -672,7 +672,7 @@ TEST_P(Ops, FollowFromTheirInputs) {
   EXPECT_GT(n_run, 0);
 }
 
-// 8-bit activations make a difference in products alone.
+// 8-bit activations matter only in products.
 std::vector<std::tuple<std::string, std::string>> families_and_ways() {
   std::vector<std::tuple<std::string, std::string>> all;
   for (const auto& [family, add] : families) {

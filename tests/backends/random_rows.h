@@ -1,4 +1,4 @@
-// Weights for tests of kernels, of formats that Plumb can read but not write too.
+// Weights for tests of kernels, also in formats that Plumb can only read.
 #pragma once
 
 #include <cstring>
@@ -11,7 +11,7 @@
 
 namespace plumb::backends {
 
-// Where the halves of a format's blocks lie: scales and minima.
+// The offsets of half floats in a format's blocks: scales and minima.
 inline std::vector<std::size_t> halves_of(quants::Format format) {
   const auto of_block = []<class Block>(const Block& block) {
     const auto place = [&block](const auto& field) {
@@ -30,8 +30,8 @@ inline std::vector<std::size_t> halves_of(quants::Format format) {
   return {};
 }
 
-// [n_out, n_in] random weights as bytes of a format: every pattern of bits but in a block's float scales, which stay small
-// and finite; float formats: normally distributed.
+// [n_out, n_in] random weights as bytes of a format. Quantized formats have any bit pattern, but their float scales are
+// small and finite. Float formats are normally distributed.
 inline std::vector<std::byte> random_rows(const quants::FormatInfo& info, unsigned n_in, unsigned n_out,
                                           std::mt19937& random) {
   std::vector<std::byte> rows(n_out * info.row_bytes(n_in));

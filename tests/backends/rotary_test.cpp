@@ -1,4 +1,4 @@
-// Rotary angles against numbers from elsewhere: executors agree with each other on a mistake in them.
+// Rotary angles against numbers from transformers. Comparing executors cannot find a mistake that all of them share.
 #include "backends/rotary.h"
 
 #include <gmock/gmock.h>

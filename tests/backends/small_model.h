@@ -1,4 +1,4 @@
-// Small plans with random weights, of a transformer's shape, and what tests of executors do with them.
+// Small transformer plans with random weights, and functions for tests of executors.
 #pragma once
 
 #include <fmt/format.h>
@@ -33,13 +33,13 @@ struct ModelShape {
   bool yarn = false;
   float soft_cap = 0;  // of attention and of the logits
   bool sinks = false;
-  std::uint32_t n_experts = 0;  // in place of the feed-forward network; of d_ff elements each
+  std::uint32_t n_experts = 0;  // replace the feed-forward network; each has d_ff elements
   std::uint32_t n_used = 0;
   plan::Gating gating = plan::Gating::softmax_of_chosen;
   quants::Format format = quants::Format::f32;  // of the matrices
 };
 
-// Adds the ops of such a model; gives its logits. Queries, keys and layers turn by angles of their own.
+// Adds the ops of such a model and returns its logits. Queries and keys, and different layers, rotate by different angles.
 inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
   plan::Builder& b = m.builder;
   const std::uint32_t q_width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
@@ -130,7 +130,7 @@ inline std::vector<TokenId> some_tokens(std::size_t n) {
   return tokens;
 }
 
-// The logits of the tokens fed in steps of the given lengths, one row a token.
+// Runs tokens in steps of the given lengths. Returns the logits, one row for each token.
 inline std::vector<float> logits_of(Executor& executor, KvCache& cache, std::span<const TokenId> tokens,
                                     const std::vector<std::size_t>& steps) {
   std::vector<float> all;
@@ -159,8 +159,8 @@ inline void expect_close(const std::vector<float>& actual, const std::vector<flo
   }
 }
 
-// Three sequences in one step after another: prompts of different lengths, one token each, a prompt beside single tokens,
-// one alone; against the same sequences run one by one by `expected_by`.
+// Runs three sequences together, in several steps: prompts of different lengths; one token each; a prompt beside single
+// tokens; one sequence alone. Compares them with the same sequences run one by one on `expected_by`.
 inline void expect_batches_as_alone(Executor& executor, Executor& expected_by, KvType type, double relative) {
   struct Part {
     std::size_t sequence, n;
@@ -184,7 +184,7 @@ inline void expect_batches_as_alone(Executor& executor, Executor& expected_by, K
     std::vector<float> expected;
     for (const Part& part : batches[b]) {
       KvCache& cache = *(*caches)[part.sequence];
-      // Sequences begin at different tokens, so that no two are alike.
+      // Sequences begin with different tokens, so that no two are equal.
       const auto fed = std::span(tokens).subspan(cache.length() + 5 * part.sequence, part.n);
       steps.push_back({&cache, fed, part.outputs});
       const auto one = logits_of(expected_by, std::vector<Step>{{(*alone)[part.sequence].get(), fed, part.outputs}});

@@ -1,6 +1,6 @@
-// The planted kernels, compiled like src/backends/checker/kernels.cpp: against the stand-in for Metal's library, and
-// instrumented (tests/CMakeLists.txt). They are not expanded to a file first; a C++ compiler reads over Metal's
-// [[attributes]] but for the one that has a word of the stand-in in it.
+// The planted kernels, compiled like src/backends/checker/kernels.cpp: instrumented (tests/CMakeLists.txt), with the
+// stand-in for Metal's library. They are not expanded to a file first. A C++ compiler ignores Metal's [[attributes]],
+// except for one that contains a word of the stand-in.
 #include <metal_stdlib>
 using namespace metal;
 #define PLUMB_TARGET_METAL
@@ -8,7 +8,7 @@ using namespace metal;
 #undef PLUMB_METAL_SHARED
 #define PLUMB_METAL_SHARED(T, name) threadgroup T *name,
 #include "backends/planted/kernels.h"
-// The dialect's words end here.
+// From here on, the dialect's words are ordinary C++ names again.
 #include "backends/checker/entries.h"
 #include "backends/planted/planted.h"
 

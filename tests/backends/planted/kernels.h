@@ -1,5 +1,5 @@
-// Kernels in the dialect of src/backends/gpu/kernels, healthy where p.defect is 0. They copy x to y, each in its way; the
-// grid has as many threads as y has elements, and a few to spare.
+// Kernels in the dialect of src/backends/gpu/kernels; with p.defect = 0 they are healthy. Each copies x to y in its own
+// way. The grid has a few more threads than y has elements.
 #pragma once
 
 #include "backends/gpu/kernels/dialect.h"

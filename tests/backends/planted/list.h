@@ -1,5 +1,5 @@
-// The planted kernels: each has a defect, which params.defect switches on, and is healthy where it is 0.
-// X(signature, name, threads a threadgroup), as in src/backends/gpu/kernels/list.h.
+// The planted kernels. params.defect switches a kernel's defect on; with 0 the kernel is healthy.
+// X(signature, name, threads in a threadgroup), as in src/backends/gpu/kernels/list.h.
 #pragma once
 
 #define SIGNATURE_planted(IN, OUT, INOUT, SHARED, PARAMS) IN(0, float, x) OUT(1, float, y) PARAMS(2, PlantedParams)
