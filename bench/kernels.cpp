@@ -11,6 +11,7 @@
 #include "backends/cpu/cache.h"
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/isa.h"
+#include "backends/cpu/schedule.h"
 #include "quants/format.h"
 
 namespace plumb::backends::cpu {
@@ -30,24 +31,24 @@ AlignedBytes random_bytes(std::size_t n) {
   return bytes;
 }
 
-void dot(benchmark::State& state, Isa isa, const quants::FormatInfo& format, std::size_t n_in, std::size_t n_tokens) {
+void dot(benchmark::State& state, Isa isa, const quants::FormatInfo& format, std::size_t n_in, std::size_t n_tokens,
+         int planes) {
   const KernelTable& table = kernels(isa);
+  const KernelTable::Rounded& rounded = table.rounded[planes - 1];
   const std::size_t row = format.row_bytes(n_in);
   const std::size_t n_out = n_tokens == 1 ? cold_bytes / row : 512;
   const AlignedBytes weights = random_bytes(n_out * row + 64);
-  const Activations kind = activations(weight_format(format.format));
-  const std::size_t stride = kind == Activations::f32      ? n_in * sizeof(float)
-                             : kind == Activations::q8x128 ? (n_in + 127) / 128 * sizeof(Q8x128)
-                                                           : n_in / 256 * sizeof(Q8x256);
+  const Operand kind = operand(format.format);
+  const std::size_t stride = operand_bytes(kind, n_in, planes);
   const AlignedBytes x = random_bytes(stride * n_tokens);
   std::vector<float> values(n_in);
   for (std::size_t i = 0; i < n_in; ++i) values[i] = static_cast<float>(i % 17) - 8.0f;
   const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
   for (std::size_t t = 0; t < n_tokens; ++t) {
     std::byte* to = x.get() + t * stride;
-    if (kind == Activations::f32) std::memcpy(to, values.data(), stride);
-    if (kind == Activations::q8x128) table.quantize_128(values.data(), n_in, reinterpret_cast<Q8x128*>(to), sign);
-    if (kind == Activations::q8x256) table.quantize_256(values.data(), n_in, reinterpret_cast<Q8x256*>(to), sign);
+    if (kind == Operand::f32) std::memcpy(to, values.data(), stride);
+    if (kind == Operand::x128) rounded.round_128(values.data(), n_in, to, sign);
+    if (kind == Operand::x256) rounded.round_256(values.data(), n_in, to, sign);
   }
   const AlignedBytes scratch = allocate_aligned(table.scratch_bytes);
   std::vector<float> y(n_out * n_tokens);
@@ -63,7 +64,7 @@ void dot(benchmark::State& state, Isa isa, const quants::FormatInfo& format, std
   job.row_end = n_out;
   job.scratch = reinterpret_cast<std::uint8_t*>(scratch.get());
   for (auto _ : state) {
-    table.dot[static_cast<std::size_t>(weight_format(format.format))](job);
+    rounded.dot[quants::index(format.format)](job);
     benchmark::DoNotOptimize(y.data());
     benchmark::ClobberMemory();
   }
@@ -87,18 +88,17 @@ void BM_read(benchmark::State& state) {
 }
 BENCHMARK(BM_read);
 
-std::string_view isa_name(Isa isa) { return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512"; }
-
 }  // namespace
 
 void register_all() {
   for (const Isa isa : cpu_isas()) {
     for (const quants::FormatInfo& format : quants::formats()) {
-      for (const std::size_t n_tokens : {std::size_t{1}, std::size_t{4}, std::size_t{256}}) {
-        const std::string name = "dot/" + std::string(isa_name(isa)) + "/" + std::string(format.name) + "/" +
-                                 std::to_string(n_tokens) + " tokens";
-        benchmark::RegisterBenchmark(name.c_str(),
-                                     [=, &format](benchmark::State& state) { dot(state, isa, format, 2048, n_tokens); });
+      for (const std::size_t n_tokens :
+           {std::size_t{1}, std::size_t{2}, std::size_t{4}, std::size_t{8}, std::size_t{128}}) {
+        const std::string title =
+            "dot/" + std::string(name(isa)) + "/" + std::string(format.name) + "/" + std::to_string(n_tokens) + " tokens";
+        benchmark::RegisterBenchmark(title.c_str(),
+                                     [=, &format](benchmark::State& state) { dot(state, isa, format, 2048, n_tokens, 2); });
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <random>
 
@@ -189,8 +190,8 @@ class CpuKernels : public testing::TestWithParam<Isa> {
                  int planes) {
     SCOPED_TRACE(fmt::format("{} [{}, {}], {} tokens, {} planes, weights {}", format.name, n_out, n_in, n_tokens, planes,
                              static_cast<int>(kind)));
-    const Operand activation = operand(weight_format(format.format));
-    const DotFn run = table.rounded[planes - 1].dot[static_cast<std::size_t>(weight_format(format.format))];
+    const Operand activation = operand(format.format);
+    const DotFn run = table.rounded[planes - 1].dot[quants::index(format.format)];
     const std::vector<std::uint8_t> weights = make_weights(format, n_out * n_in / format.block_size, kind, random);
     const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
     const std::size_t stride = operand_bytes(activation, n_in, planes);
@@ -261,6 +262,36 @@ TEST_P(CpuKernels, DotProductsOfEveryFormat) {
         }
       }
     }
+  }
+}
+
+// Rows, tokens and inputs one less, as many, and one more than the kernels take at a time.
+TEST_P(CpuKernels, DotProductsAroundTheEdgesOfTiles) {
+  const auto around = [](std::initializer_list<std::size_t> edges, std::size_t step) {
+    std::vector<std::size_t> sizes;
+    for (const std::size_t edge : edges) {
+      for (const std::size_t size : {edge - step, edge, edge + step}) {
+        if (size > 0) sizes.push_back(size);
+      }
+    }
+    return sizes;
+  };
+  for (const quants::FormatInfo& format : quants::formats()) {
+    const std::size_t block = format.block_size;
+    // check_dot() halves the rows.
+    for (const std::size_t half : around({table.row_tile / 2, table.row_tile}, 1)) {
+      check_dot(format, block == 1 ? 40 : 256, 2 * half, 9, Weights::random);
+      check_dot(format, block == 1 ? 40 : 256, 2 * half, 1, Weights::random);
+    }
+    for (const std::size_t n_tokens : around({2, 4, 8, 12, 16}, 1)) check_dot(format, 256, 9, n_tokens, Weights::random);
+    // Lanes of all sets, chunks of floats, groups of four blocks, and what is packed at a time.
+    const auto inputs = block == 1    ? around({4, 8, 16, 32, 64, 256, 512}, 1)
+                        : block == 32 ? around({128, 256, 2048, 4096}, 32)
+                                      : around({2048, 4096}, 256);
+    for (const std::size_t n_in : inputs) {
+      for (const std::size_t n_tokens : {1u, 2u, 9u}) check_dot(format, n_in, 5, n_tokens, Weights::random);
+    }
+    if (HasFatalFailure()) return;
   }
 }
 
@@ -539,6 +570,59 @@ TEST_P(CpuKernels, AttentionOverABlockOfTheCache) {
   }
 }
 
+// Positions outside a row's window have values of 30,000 and the keys that fit the query best; all others have ones, so
+// that the result is one.
+TEST_P(CpuKernels, AttentionSeesNothingOutsideItsWindow) {
+  constexpr std::size_t stride = 32;
+  for (const std::size_t n_rows : {1u, 4u, 9u}) {  // few rows and many are computed differently
+    for (const std::uint32_t first : {0u, 1u, 15u, 16u, 17u, 126u, 127u, 128u}) {
+      for (const std::uint32_t last : {1u, 2u, 15u, 16u, 17u, 127u, 128u}) {
+        for (const bool f16 : {false, true}) {
+          SCOPED_TRACE(fmt::format("{} rows see {} to {}, f16 {}", n_rows, first, last, f16));
+          // The last row sees the whole block, so that what is masked is there for the others.
+          std::vector<std::uint32_t> firsts(n_rows, first);
+          std::vector<std::uint32_t> lasts(n_rows, last);
+          if (n_rows > 1) firsts.back() = 0, lasts.back() = kv_block;
+          std::vector<float> k(kv_block * stride, 2.0f);
+          std::vector<float> v(kv_block * stride, 30000.0f);
+          for (std::size_t s = first; s < last; ++s) {
+            std::fill_n(k.begin() + static_cast<std::ptrdiff_t>(s * stride), stride, 1.0f);
+            std::fill_n(v.begin() + static_cast<std::ptrdiff_t>(s * stride), stride, 1.0f);
+          }
+          std::vector<std::uint16_t> k16(k.size());
+          std::vector<std::uint16_t> v16(v.size());
+          std::transform(k.begin(), k.end(), k16.begin(), f32_to_f16);
+          std::transform(v.begin(), v.end(), v16.begin(), f32_to_f16);
+          const std::vector<float> q(n_rows * stride, 0.1f);
+          std::vector<float> largest(n_rows), total(n_rows), context(n_rows * stride);
+          const AlignedBuffer scratch(sizeof(float) * (n_rows * kv_block + 2 * kv_block * stride));
+          AttendBlock job{};
+          job.q = q.data();
+          job.n_rows = n_rows;
+          job.head_stride = stride;
+          job.k = f16 ? static_cast<const void*>(k16.data()) : k.data();
+          job.v = f16 ? static_cast<const void*>(v16.data()) : v.data();
+          job.f16 = f16;
+          job.first = firsts.data();
+          job.last = lasts.data();
+          job.largest = largest.data();
+          job.total = total.data();
+          job.context = context.data();
+          job.scratch = scratch.bytes.get();
+          table.attend(job);
+          for (std::size_t r = 0; r + (n_rows > 1 ? 1 : 0) < n_rows; ++r) {
+            if (first >= last) {
+              ASSERT_EQ(total[r], 0.0f);
+              continue;
+            }
+            for (std::size_t d = 0; d < stride; ++d) ASSERT_NEAR(context[r * stride + d] / total[r], 1.0f, 1e-5f);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CpuKernels, MergingPartsOfASoftmaxIsTheWhole) {
   constexpr std::size_t stride = 32;
   const std::vector<float> a = make_activations(stride, random);
@@ -558,9 +642,7 @@ TEST_P(CpuKernels, MergingPartsOfASoftmaxIsTheWhole) {
   }
 }
 
-std::string isa_name(const testing::TestParamInfo<Isa>& info) {
-  return info.param == Isa::scalar ? "scalar" : info.param == Isa::avx2 ? "avx2" : "avx512";
-}
+std::string isa_name(const testing::TestParamInfo<Isa>& info) { return std::string(name(info.param)); }
 
 INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, testing::ValuesIn(cpu_isas()), isa_name);
 

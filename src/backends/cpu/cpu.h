@@ -16,19 +16,27 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/cpu/isa_list.h"
 
 namespace plumb::backends {
 
 // The largest multiple of its step that an activation is rounded to: 127, or 127 * 128 with two int8 planes.
 constexpr int activation_levels(Activations activations) { return activations == Activations::int8 ? 127 : 127 * 128; }
 
-// The instruction sets there are kernels for, weakest first. Each is one file, kernels_<isa>.cpp.
-enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+// The instruction sets that this build has kernels for, weakest first.
+enum class Isa : std::uint8_t {
+#define PLUMB_ISA(name, present) name,
+  PLUMB_CPU_ISAS(PLUMB_ISA)
+#undef PLUMB_ISA
+};
+// "avx2"
+std::string_view name(Isa isa);
 
-// Those that this build has and this processor can run, weakest first; never empty.
+// Those that this processor can run, weakest first; never empty.
 std::vector<Isa> cpu_isas();
 
 // On the best instruction set present.

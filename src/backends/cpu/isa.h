@@ -9,8 +9,7 @@ namespace plumb::backends::cpu {
 
 const KernelTable& kernels(Isa isa);
 
-// The place of a file's format in KernelTable::dot, and what it multiplies with.
-WeightFormat weight_format(quants::Format format);
-Operand operand(WeightFormat format);
+// What weights of a format multiply with.
+Operand operand(quants::Format format);
 
 }  // namespace plumb::backends::cpu

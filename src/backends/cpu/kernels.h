@@ -1,11 +1,12 @@
 // The kernels of the cpu backend: one table of functions an instruction set, each table made in one file
-// (kernels_<isa>.cpp) that alone is compiled with that set's flags. To add a set (NEON, AMX, AVX-VNNI): write that
-// file, add it to isa_table() in isa.cpp and to CMakeLists.txt.
+// (kernels_<isa>.cpp) that alone is compiled with that set's flags. All have the same kernels, which headers of this folder
+// hold (vector.h, attend.h, floats.h, quantized.h); the file says what its set does better than plain.h. To add a set
+// (NEON, AMX, AVX-VNNI): write that file, a row in isa_list.h, and its flags in CMakeLists.txt.
 //
 // What those files include must not leave functions with external linkage behind: the linker keeps one copy of an inline
 // function, and if it were the one compiled for AVX-512, the scalar path would die of it on an older processor. So kernels
-// take plain pointers, the shared kernel headers (unpack.h, vector.h) live in unnamed namespaces, and neither uses the
-// standard library beyond memcpy and memset.
+// take plain pointers, their headers live in unnamed namespaces, and of the standard library and of quants/ they use only
+// memcpy, memset and what is computed while compiling.
 //
 // Order of accumulation. Float kernels keep `lanes` partial sums (16, 8 or 4) and add them up in a fixed tree at the end.
 // Quantized dot products are exact in int32 over a block (32-blocks) or over a group of 16 or 32 (when many tokens share a
@@ -17,6 +18,9 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "backends/cpu/isa_list.h"
+#include "quants/format_list.h"
 
 namespace plumb::backends::cpu {
 
@@ -97,26 +101,9 @@ struct AttendBlock {
 
 enum class ActivationKind : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
 
-// The formats, as an index of KernelTable::dot.
-enum class WeightFormat : std::uint8_t {
-  f32,
-  f16,
-  bf16,
-  q4_0,
-  q4_1,
-  q5_0,
-  q5_1,
-  q8_0,
-  iq4_nl,
-  mxfp4,
-  q2_k,
-  q3_k,
-  q4_k,
-  q5_k,
-  q6_k,
-  iq4_xs,
-};
-inline constexpr std::size_t n_weight_formats = 16;
+#define PLUMB_FORMAT(...) +1
+inline constexpr std::size_t n_formats = PLUMB_FORMATS(PLUMB_FORMAT);
+#undef PLUMB_FORMAT
 
 struct KernelTable {
   const char* name;  // "AVX-512 VNNI"
@@ -132,7 +119,7 @@ struct KernelTable {
     // one; a block below 1e-30 in magnitude becomes zero.
     void (*round_128)(const float* x, std::size_t n, void* out, Sign sign);
     void (*round_256)(const float* x, std::size_t n, void* out, Sign sign);
-    DotFn dot[n_weight_formats];
+    DotFn dot[n_formats];  // by quants::index()
   } rounded[2];
 
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* y);
@@ -148,10 +135,8 @@ struct KernelTable {
                 float* into_total, float* into_context);
 };
 
-const KernelTable& scalar_kernels();
-#if defined(PLUMB_CPU_X86)
-const KernelTable& avx2_kernels();
-const KernelTable& avx512_kernels();
-#endif
+#define PLUMB_ISA(name, present) const KernelTable& name##_kernels();
+PLUMB_CPU_ISAS(PLUMB_ISA)
+#undef PLUMB_ISA
 
 }  // namespace plumb::backends::cpu

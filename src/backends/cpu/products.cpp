@@ -38,7 +38,7 @@ struct Operands {
 };
 
 // The item-th part of the weight's rows.
-void multiply(const Workspace& w, const plan::Weight& weight, WeightFormat format, const Operands& of, std::uint32_t item,
+void multiply(const Workspace& w, const plan::Weight& weight, quants::Format format, const Operands& of, std::uint32_t item,
               std::uint32_t thread) {
   const std::uint64_t rows = rows_of_item(w, weight, of.n_rows);
   Dot dot;
@@ -53,7 +53,7 @@ void multiply(const Workspace& w, const plan::Weight& weight, WeightFormat forma
   dot.row_begin = item * rows;
   dot.row_end = std::min(dot.row_begin + rows, weight.out());
   dot.scratch = reinterpret_cast<std::uint8_t*>(w.scratch[thread].get());
-  w.kernels.rounded[w.planes - 1].dot[static_cast<std::size_t>(format)](dot);
+  w.kernels.rounded[w.planes - 1].dot[quants::index(format)](dot);
   if (of.bias == nullptr) return;
   for (std::size_t t = 0; t < dot.n_tokens; ++t) {
     float* y = dot.y + t * dot.y_stride + dot.row_begin;

@@ -84,7 +84,7 @@ class Planner {
   }
 
   void add(const plan::Linear& op) {
-    LinearStage::Part part{op_, 0, weight_format(plan_.weight(op.weight).tensor.format)};
+    LinearStage::Part part{op_, 0, plan_.weight(op.weight).tensor.format};
     const Operand kind = operand(part.format);
     if (kind != Operand::f32) part.buffer = buffer_of({op.x, kind, 0, plan_.value(op.out).rows});
     auto* stage = std::get_if<LinearStage>(&schedule_.stages.back());
@@ -98,7 +98,7 @@ class Planner {
   // Experts' operands are multiplied one by one, so each is rounded separately.
   void add(const plan::ExpertLinear& op) {
     const plan::Weight& weight = plan_.weight(op.weight);
-    LinearStage::Part part{op_, 0, weight_format(weight.tensor.format)};
+    LinearStage::Part part{op_, 0, weight.tensor.format};
     const Operand kind = operand(part.format);
     const auto n_parts = static_cast<std::uint32_t>(plan_.value(op.x).width / weight.in());
     if (kind != Operand::f32) part.buffer = buffer_of({op.x, kind, 0, plan_.value(op.x).rows, n_parts, true});

@@ -49,7 +49,7 @@ struct LinearStage {
   struct Part {
     std::uint32_t op = 0;
     std::uint32_t buffer = 0;  // has the rounded input; unused with float weights
-    WeightFormat format = WeightFormat::f32;
+    quants::Format format = quants::Format::f32;
   };
   std::vector<Part> parts;
 };
