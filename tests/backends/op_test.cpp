@@ -312,13 +312,13 @@ void attentions(Table& table) {
     }
     // Prompts of several tiles in one go, with windows of less and more than a tile.
     for (const std::uint32_t window : Sizes{3, 64, 79, 80, 100, 128, 129}) {
-      add({.n_heads = 1, .n_kv_heads = 1, .steps = {200}, .window = window, .type = type, .spikes = {10}});
+      add({.n_heads = 1, .n_kv_heads = 1, .steps = {150}, .window = window, .type = type, .spikes = {10}});
     }
     for (const std::uint32_t head_dim : {96U, 128U}) {
       add({.n_heads = 1,
            .n_kv_heads = 1,
            .head_dim = head_dim,
-           .steps = {150},
+           .steps = {110},
            .window = 79,
            .type = type,
            .spikes = {10}});
