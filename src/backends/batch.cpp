@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 #include <utility>
+#include <variant>
 
 namespace plumb::backends {
 
@@ -20,6 +21,22 @@ Result<void> check_step(const plan::Plan& plan, const Step& step) {
   if (step.tokens.size() > room) {
     return fail("{} tokens do not fit in the KV cache: {} of {} positions are free; ask for a longer context",
                 step.tokens.size(), room, step.cache->capacity());
+  }
+  return {};
+}
+
+// That each embedding's table has the rows that it is asked for.
+Result<void> check_tables(const plan::Plan& plan, const std::vector<Row>& rows) {
+  for (const plan::Op& op : plan.ops) {
+    const auto* embed = std::get_if<plan::Embed>(&op);
+    if (embed == nullptr) continue;
+    const plan::Weight& table = plan.weight(embed->table);
+    for (const Row& row : rows) {
+      const std::uint64_t index = embed->row(row.token, row.position);
+      if (index < table.out()) continue;
+      return fail("token {} at position {} asks for row {} of tensor '{}', which has {}", row.token, row.position, index,
+                  table.tensor.name, table.out());
+    }
   }
   return {};
 }
@@ -65,6 +82,7 @@ Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, st
   }
   batch.n_outputs = static_cast<std::uint32_t>(outputs.size());
   batch.rows.insert(batch.rows.end(), outputs.begin(), outputs.end());
+  PLUMB_CHECK(check_tables(plan, batch.rows));
   batch.runs = runs_of(batch.rows);
   return batch;
 }

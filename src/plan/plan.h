@@ -66,12 +66,17 @@ struct Weight {
   [[nodiscard]] std::uint64_t n_experts() const { return tensor.dims[2]; }
 };
 
-// out[t] = table[token[t]] * scale                                   table [vocab, d]
+// out[t] = table[row(token[t], position(t))] * scale                 table [vocab, d]
 struct Embed {
   static constexpr std::string_view name = "embed";
   MatrixId table;
   ResultId out;
   float scale = 1.0f;
+
+  // Of the table, for a token at its position in the sequence.
+  [[nodiscard]] std::uint64_t row(std::int32_t token, std::uint32_t /*position*/) const {
+    return static_cast<std::uint64_t>(token);
+  }
 };
 
 // out[t, g, i] = x[t, g, i] / sqrt(mean_i(x[t, g, :]^2) + eps) * weight[i], over groups of the weight's length:

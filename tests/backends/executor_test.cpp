@@ -203,6 +203,19 @@ TEST_P(Executors, ErrorsLeaveTheCachesAsTheyWere) {
   static_cast<void>(logits_of(*executor, *a, tokens, {2}));
 }
 
+TEST_P(Executors, RefuseATokenWithoutARowOfItsTable) {
+  Maker m;
+  const auto small = m.builder.embed("small", m.matrix_of(m.normals(std::size_t{8} * 40), {8, 40}));
+  const auto executor = backend_->load(m.finish(m.builder.add("sum", m.in(8), small), 8), way_.options);
+  ASSERT_TRUE(executor) << executor.error().message;
+  const auto cache = (*executor)->new_cache(8, KvType::f32).value();
+  const std::vector<TokenId> tokens{39, 40};
+  const auto ran = (*executor)->run({cache.get(), tokens, Outputs::all});
+  ASSERT_FALSE(ran);
+  EXPECT_THAT(ran.error().message, HasSubstr("token 40 at position 1 asks for row 40"));
+  EXPECT_TRUE((*executor)->run({cache.get(), std::span(tokens).first(1), Outputs::all}));
+}
+
 std::vector<std::string> executors() {
   std::vector<std::string> names;
   for (const Way& way : ways()) {

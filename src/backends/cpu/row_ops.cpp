@@ -30,7 +30,7 @@ struct RowRun {
     const quants::FormatInfo& format = quants::info(table.format);
     const std::uint64_t width = w.width(o.out);
     float* out = at(o.out);
-    format.decode(table.data.data() + static_cast<std::size_t>(w.batch.rows[row].token) * format.row_bytes(width), out,
+    format.decode(table.data.data() + o.row(w.batch.rows[row].token, w.batch.position(row)) * format.row_bytes(width), out,
                   width / format.block_size);
     if (o.scale != 1.0f) std::for_each(out, out + width, [&](float& x) { x *= o.scale; });
   }

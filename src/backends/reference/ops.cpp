@@ -74,7 +74,7 @@ class Computation {
     const RowSource table = scene_.weight(op.table);
     float* y = out_.data();
     for (const Row& row : scene_.rows) {
-      table(static_cast<std::uint64_t>(row.token), {y, width});
+      table(op.row(row.token, row.position), {y, width});
       for (std::uint64_t i = 0; i < width; ++i) *y++ *= op.scale;
     }
   }
