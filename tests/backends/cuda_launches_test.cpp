@@ -88,37 +88,37 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{"OneToken",
                          {{1, last}},
                          Format::q8_0,
-                         "embed_f16 norm_round multiply rms_norm rope_write decode_attention attention_merge_round "
+                         "embed_f16 norm_round multiply normalize rope_write decode_attention attention_merge_round "
                          "multiply norm_round multiply round_row multiply norm_round multiply"},
                     Case{"OneTokenOfFloats",
                          {{1, last}},
                          Format::f16,
-                         "embed_f16 multiply rms_norm rope_write decode_attention attention_merge_round multiply multiply "
+                         "embed_f16 multiply normalize rope_write decode_attention attention_merge_round multiply multiply "
                          "multiply multiply"},
                     Case{"OneTokenF32Cache",
                          {{1, last}},
                          Format::q8_0,
-                         "embed_f16 norm_round multiply rms_norm rope_write attention_f32 attention_merge round_row "
+                         "embed_f16 norm_round multiply normalize rope_write attention_f32 attention_merge round_row "
                          "multiply norm_round multiply round_row multiply norm_round multiply",
                          [](ModelShape&) {},
                          KvType::f32},
                     Case{"OneTokenWithBias",
                          {{1, last}},
                          Format::q8_0,
-                         "embed_f16 norm_round multiply rms_norm rope_write decode_attention attention_merge_round "
+                         "embed_f16 norm_round multiply normalize rope_write decode_attention attention_merge_round "
                          "multiply norm_round multiply round_row multiply norm_round multiply",
                          biased},
                     Case{"OneTokenCapped",
                          {{1, last}},
                          Format::q8_0,
-                         "embed_f16 norm_round multiply rms_norm rope_write attention_f16 attention_merge round_row "
+                         "embed_f16 norm_round multiply normalize rope_write attention_f16 attention_merge round_row "
                          "multiply norm_round multiply round_row multiply norm_round multiply soft_cap",
                          [](ModelShape& shape) { shape.soft_cap = 2; }},
                     Case{"OneTokenWithExperts",
                          {{1, last}},
                          Format::q8_0,
-                         "embed_f16 norm_round multiply rms_norm rope_write decode_attention attention_merge_round "
-                         "multiply norm_round multiply top_k expert_weights linear_vec_q8_0 linear_vec_q8_0 gated "
+                         "embed_f16 norm_round multiply normalize rope_write decode_attention attention_merge_round "
+                         "multiply norm_round multiply top_k expert_weights linear_vec_q8_0 linear_vec_q8_0 activated "
                          "linear_vec_q8_0 expert_sum add norm_round multiply",
                          [](ModelShape& shape) {
                            shape.n_experts = 4;
@@ -127,9 +127,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"OneTokenOfOddSizes",
                          {{1, last}},
                          Format::f16,
-                         "embed_f16 rms_norm linear_vec_f16 linear_vec_f16 linear_vec_f16 rms_norm rope_write "
-                         "attention_f16 attention_merge linear_vec_f16 add rms_norm linear_vec_f16 linear_vec_f16 gated "
-                         "multiply rms_norm linear_vec_f16",
+                         "embed_f16 normalize linear_vec_f16 linear_vec_f16 linear_vec_f16 normalize rope_write "
+                         "attention_f16 attention_merge linear_vec_f16 add normalize linear_vec_f16 linear_vec_f16 activated "
+                         "multiply normalize linear_vec_f16",
                          [](ModelShape& shape) {
                            shape.d = 48;
                            shape.head_dim = 10;
@@ -138,44 +138,44 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ThreeTokens",
                          {{3, last}},
                          Format::q8_0,
-                         "embed_f16 norm_rows_to_half multiply_few rms_norm rope_write decode_attention "
+                         "embed_f16 norm_rows_to_half multiply_few normalize rope_write decode_attention "
                          "attention_merge_round rows_to_half multiply_few norm_rows_to_half multiply_few rows_to_half "
-                         "multiply_few rms_norm round_row multiply"},
+                         "multiply_few normalize round_row multiply"},
                     Case{"ThreeTokensOfF32",
                          {{3, all}},
                          Format::f32,
-                         "embed_f16 rms_norm linear_vec_f32 linear_vec_f32 linear_vec_f32 rms_norm rope_write "
-                         "decode_attention attention_merge_round linear_vec_f32 add rms_norm linear_vec_f32 "
-                         "linear_vec_f32 gated linear_vec_f32 add rms_norm linear_vec_f32"},
+                         "embed_f16 normalize linear_vec_f32 linear_vec_f32 linear_vec_f32 normalize rope_write "
+                         "decode_attention attention_merge_round linear_vec_f32 add normalize linear_vec_f32 "
+                         "linear_vec_f32 activated linear_vec_f32 add normalize linear_vec_f32"},
                     Case{"ThreeSequences",
                          {{1, last}, {1, last}, {1, last}},
                          Format::q4_0,
-                         "embed_f16 norm_rows_to_half multiply_few rms_norm rope_write decode_attention "
+                         "embed_f16 norm_rows_to_half multiply_few normalize rope_write decode_attention "
                          "attention_merge_round rows_to_half multiply_few norm_rows_to_half multiply_few rows_to_half "
                          "multiply_few norm_rows_to_half multiply_few"},
                     Case{"Prompt",
                          {{80, last}},
                          Format::q8_0,
-                         "embed_f16 rms_norm activations_to_half weights_to_half cublasLt weights_to_half cublasLt "
-                         "weights_to_half cublasLt rms_norm rope_write prompt_attention activations_to_half "
-                         "weights_to_half cublasLt add rms_norm activations_to_half weights_to_half cublasLt "
-                         "weights_to_half cublasLt gated activations_to_half weights_to_half cublasLt add rms_norm "
+                         "embed_f16 normalize activations_to_half weights_to_half cublasLt weights_to_half cublasLt "
+                         "weights_to_half cublasLt normalize rope_write prompt_attention activations_to_half "
+                         "weights_to_half cublasLt add normalize activations_to_half weights_to_half cublasLt "
+                         "weights_to_half cublasLt activated activations_to_half weights_to_half cublasLt add normalize "
                          "round_row multiply"},
                     Case{"PromptOfFloatsAllOutputs",
                          {{80, all}},
                          Format::f16,
-                         "embed_f16 rms_norm activations_to_half cublasLt add_bias cublasLt add_bias cublasLt rms_norm "
-                         "rope_write prompt_attention activations_to_half cublasLt add rms_norm activations_to_half "
-                         "cublasLt cublasLt gated activations_to_half cublasLt add rms_norm activations_to_half cublasLt",
+                         "embed_f16 normalize activations_to_half cublasLt add_bias cublasLt add_bias cublasLt normalize "
+                         "rope_write prompt_attention activations_to_half cublasLt add normalize activations_to_half "
+                         "cublasLt cublasLt activated activations_to_half cublasLt add normalize activations_to_half cublasLt",
                          biased},
                     Case{"PromptBesideSingleTokens",
                          {{1, last}, {1, last}, {80, last}, {1, last}},
                          Format::q8_0,
-                         "embed_f16 rms_norm activations_to_half weights_to_half cublasLt weights_to_half cublasLt "
-                         "weights_to_half cublasLt rms_norm rope_write prompt_attention decode_attention "
-                         "attention_merge_round activations_to_half weights_to_half cublasLt add rms_norm "
-                         "activations_to_half weights_to_half cublasLt weights_to_half cublasLt gated activations_to_half "
-                         "weights_to_half cublasLt add rms_norm rows_to_half multiply_few"}),
+                         "embed_f16 normalize activations_to_half weights_to_half cublasLt weights_to_half cublasLt "
+                         "weights_to_half cublasLt normalize rope_write prompt_attention decode_attention "
+                         "attention_merge_round activations_to_half weights_to_half cublasLt add normalize "
+                         "activations_to_half weights_to_half cublasLt weights_to_half cublasLt activated activations_to_half "
+                         "weights_to_half cublasLt add normalize rows_to_half multiply_few"}),
     [](const auto& param) { return std::string(param.param.name); });
 // clang-format on
 

@@ -1,7 +1,7 @@
 // Typed launches. Each signature of kernels/interface.h has a struct with a field for each argument. A launch names a
 // kernel of that signature and passes such a struct:
 //
-//   launch(kernel::rms_norm, {n_rows}, sig::rms_norm{.x = x, .weight = w, .y = y, .p = {.group = d, .eps = eps}})
+//   launch(kernel::normalize, {n_rows}, sig::normalize{.x = x, .weight = w, .y = y, .p = {.group = d, .eps = eps}})
 //
 // A field left out, misnamed, out of order or of another element type does not compile.
 #pragma once

@@ -72,7 +72,7 @@ struct Emission {
   void operator()(const plan::Embed& o) const {
     const WeightView& table = step.weight(o.table);
     add(kernels_for(table.format).embed, {step.n_tokens()},
-        {.tokens = ViewOf<int>(step.tokens()),
+        {.rows = ViewOf<int>(step.tokens()),
          .table = ViewOf<sig::uchar>(table.view),
          .y = at(o.out),
          .p = {.width = table.n_in, .row_bytes = row_bytes(table), .scale = o.scale}});
@@ -80,7 +80,7 @@ struct Emission {
 
   void operator()(const plan::Norm& o) const {
     const uint32_t group = step.weight(o.weight).n_in;
-    add(kernel::rms_norm, {n_elements(o.x) / group},
+    add(kernel::normalize, {n_elements(o.x) / group},
         {.x = at(o.x), .weight = vector(o.weight), .y = at(o.out), .p = {.group = group, .eps = o.eps}});
   }
 
@@ -210,7 +210,7 @@ struct Emission {
 
   void operator()(const plan::Activate& o) const {
     const uint32_t n = n_elements(o.out);
-    add(kernel::gated, flat(n),
+    add(kernel::activated, flat(n),
         {.gate = at(o.gate),
          .up = at(o.up),
          .y = at(o.out),

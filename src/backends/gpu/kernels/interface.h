@@ -16,20 +16,20 @@
 
 // clang-format off
 
-// y[r] = scale * table[tokens[r]]
+// y[r] = scale * table[rows[r]]
 struct EmbedParams {
   uint width;      // d, a multiple of the table's block size
   uint row_bytes;  // of the table
   float scale;
 };
 #define SIGNATURE_embed(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, int, tokens) IN(1, uchar, table) OUT(2, float, y) PARAMS(3, EmbedParams)
+  IN(0, int, rows) IN(1, uchar, table) OUT(2, float, y) PARAMS(3, EmbedParams)
 
 struct NormParams {
   uint group;  // elements normalized together: the length of the weight
   float eps;
 };
-#define SIGNATURE_rms_norm(IN, OUT, INOUT, SHARED, PARAMS) \
+#define SIGNATURE_normalize(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, x) IN(1, float, weight) OUT(2, float, y) SHARED(ReduceShared, s) PARAMS(3, NormParams)
 
 // y[r, j] = sum_i w[j, i] x[r, i] + bias[j]
@@ -101,12 +101,12 @@ struct AttentionParams {
 #define SIGNATURE_attention_probs_f32(IN, OUT, INOUT, SHARED, PARAMS) \
   PLUMB_SIGNATURE_ATTENTION_PROBS(float, IN, OUT, SHARED, PARAMS)
 
-struct GatedParams {
+struct ActivateParams {
   uint n;           // elements
   uint activation;  // plan::Activation
 };
-#define SIGNATURE_gated(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, GatedParams)
+#define SIGNATURE_activated(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, ActivateParams)
 
 struct CountParams {
   uint n;

@@ -20,7 +20,7 @@
 
 // The other kernels; most are named like their signatures.
 #define PLUMB_SINGLE_KERNELS(X)                                     \
-  X(rms_norm, rms_norm, PLUMB_REDUCE_THREADS)                       \
+  X(normalize, normalize, PLUMB_REDUCE_THREADS)                     \
   X(rope, rope, PLUMB_FLAT_THREADS)                                 \
   X(kv_write_f16, kv_write_f16, PLUMB_FLAT_THREADS)                 \
   X(kv_write_f32, kv_write_f32, PLUMB_FLAT_THREADS)                 \
@@ -29,7 +29,7 @@
   X(attention_merge, attention_merge, PLUMB_FLAT_THREADS)           \
   X(attention_probs_f16, attention_probs_f16, PLUMB_REDUCE_THREADS) \
   X(attention_probs_f32, attention_probs_f32, PLUMB_REDUCE_THREADS) \
-  X(gated, gated, PLUMB_FLAT_THREADS)                               \
+  X(activated, activated, PLUMB_FLAT_THREADS)                       \
   X(add, add, PLUMB_FLAT_THREADS)                                   \
   X(soft_cap, soft_cap, PLUMB_FLAT_THREADS)                         \
   X(top_k, top_k, PLUMB_REDUCE_THREADS)                             \

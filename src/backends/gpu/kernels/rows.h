@@ -17,15 +17,15 @@ INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float sc
   }
 }
 
-#define PLUMB_EMBED(id, type, NAME, family, writing)                                                                     \
-  KERNEL(embed, embed_##id, PLUMB_EMBED_THREADS) {                                                                       \
-    embed_row<id##_format>(table + ulong(tokens[GROUP_X]) * p.row_bytes, y + ulong(GROUP_X) * p.width, p.width, p.scale, \
-                           THREAD_INDEX);                                                                                \
+#define PLUMB_EMBED(id, type, NAME, family, writing)                                                                   \
+  KERNEL(embed, embed_##id, PLUMB_EMBED_THREADS) {                                                                     \
+    embed_row<id##_format>(table + ulong(rows[GROUP_X]) * p.row_bytes, y + ulong(GROUP_X) * p.width, p.width, p.scale, \
+                           THREAD_INDEX);                                                                              \
   }
 PLUMB_FORMATS(PLUMB_EMBED)
 
 // y = x / sqrt(mean(x^2) + eps) * weight: one threadgroup for each group of elements (a row, or one head of a row).
-KERNEL(rms_norm, rms_norm, PLUMB_REDUCE_THREADS) {
+KERNEL(normalize, normalize, PLUMB_REDUCE_THREADS) {
   x += ulong(GROUP_X) * p.group;
   y += ulong(GROUP_X) * p.group;
   float sum = 0.0f;
@@ -36,7 +36,7 @@ KERNEL(rms_norm, rms_norm, PLUMB_REDUCE_THREADS) {
 }
 
 // One thread for each element.
-KERNEL(gated, gated, PLUMB_FLAT_THREADS) {
+KERNEL(activated, activated, PLUMB_FLAT_THREADS) {
   const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
   if (i < p.n) y[i] = activate(p.activation, gate[i]) * up[i];
 }
