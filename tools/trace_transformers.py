@@ -5,7 +5,7 @@
 
 MODEL.gguf is the file that the trace will be compared with: its name and SHA-256 go into the trace. With --from-gguf
 transformers runs the file itself (F32, F16 and the quantizations it can read), and no folder is needed. Values are written
-in the type in which they were computed. Families: llama, mistral, qwen2, qwen3.
+in the type in which they were computed. Families: llama, mistral, qwen2, qwen3, gpt2.
 
 Needs torch and transformers (known to work: 5.23.0); --from-gguf needs gguf and accelerate too. Exit code 2: nothing was
 written, and stderr says why.
@@ -20,7 +20,7 @@ import sys
 
 import plumb_trace
 from plumb_trace import TraceError
-from transformers_names import ARCHITECTURES, ROTATED, adjacent_pairs, heads_to_reorder, taps
+from transformers_names import ARCHITECTURES, ROTATED, Tap, adjacent_pairs, heads_to_reorder, taps
 
 
 class Recorder:
@@ -30,19 +30,21 @@ class Recorder:
         config = model.config
         self.torch, self.model, self.writer, self.patterns = torch, model, writer, patterns
         self.architecture = ARCHITECTURES[config.model_type]
-        self.n_heads, self.n_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.n_layers, self.n_heads = config.num_hidden_layers, config.num_attention_heads
+        self.n_kv_heads = getattr(config, "num_key_value_heads", self.n_heads)
         self.step = 0
         self._layer = 0
         self._kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
     @contextlib.contextmanager
     def watching(self):
-        handles = [self._tap(*tap) for tap in taps(len(self.model.model.layers))]
-        for n, layer in enumerate(self.model.model.layers):
-            handles.append(layer.self_attn.register_forward_pre_hook(lambda *_, n=n: setattr(self, "_layer", n)))
+        handles = [self._tap(tap) for tap in taps(self.architecture, self.n_layers)]
+        attentions = [module for name, module in self.model.named_modules() if name.endswith(".self_attn")]
+        for n, attention in enumerate(attentions):
+            handles.append(attention.register_forward_pre_hook(lambda *_, n=n: setattr(self, "_layer", n)))
         # A function of the model's source file returns rotated Q and K; hooks see only modules, not functions.
         source = importlib.import_module(type(self.model).__module__)
-        rotate = source.apply_rotary_pos_emb
+        rotate = getattr(source, "apply_rotary_pos_emb", None)
 
         def watched(*arguments, **more):
             rotated = rotate(*arguments, **more)
@@ -50,28 +52,32 @@ class Recorder:
                 self.keep(f"blk.{self._layer}.{name}", value.transpose(1, 2))
             return rotated
 
-        source.apply_rotary_pos_emb = watched
+        if rotate:
+            source.apply_rotary_pos_emb = watched
         try:
             yield
         finally:
-            source.apply_rotary_pos_emb = rotate
+            if rotate:
+                source.apply_rotary_pos_emb = rotate
             for handle in filter(None, handles):
                 handle.remove()
 
-    def _tap(self, module: str, side: str, value: str):
+    def _tap(self, tap: Tap):
         try:
-            found = self.model.get_submodule(module)
-        except AttributeError:  # some families lack it, such as q_norm
+            found = self.model.get_submodule(tap.module)
+        except AttributeError:  # such as q_norm, which some families lack
             return None
-        if side == "input":
-            return found.register_forward_pre_hook(lambda _, inputs: self.keep(value, inputs[0]))
-        return found.register_forward_hook(lambda _, inputs, output: self.keep(value, output))
+        if tap.side == "input":
+            return found.register_forward_pre_hook(lambda _, inputs: self.keep(tap.value, inputs[0]))
+        return found.register_forward_hook(lambda _, inputs, output: self.keep(tap.value, output, tap.part))
 
-    def keep(self, name: str, tensor) -> None:
+    def keep(self, name: str, tensor, part: int | None = None) -> None:
         """tensor: [1, T, features] or [1, T, heads, head_dim]"""
         if not plumb_trace.is_wanted(self.patterns, name):
             return
         values = tensor.detach().reshape(tensor.shape[1], -1)
+        if part is not None:
+            values = values.chunk(3, dim=1)[part]
         heads = heads_to_reorder(self.architecture, name, self.n_heads, self.n_kv_heads)
         if heads:
             values = values[:, adjacent_pairs(heads, values.shape[1] // heads)]
@@ -101,9 +107,9 @@ def parameters(config) -> dict[str, float | str | bool]:
     """The hyper-parameters that the engine runs with, by the names of docs/trace.md."""
     rope = getattr(config, "rope_parameters", None) or {}
     found = {
-        "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "d_ff": config.intermediate_size,
-        "n_heads": config.num_attention_heads, "n_kv_heads": config.num_key_value_heads,
-        "head_dim": getattr(config, "head_dim", None), "vocab_size": config.vocab_size, "rms_eps": config.rms_norm_eps,
+        "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "d_ff": getattr(config, "intermediate_size", None),
+        "n_heads": config.num_attention_heads, "n_kv_heads": getattr(config, "num_key_value_heads", None),
+        "head_dim": getattr(config, "head_dim", None), "vocab_size": config.vocab_size, "rms_eps": getattr(config, "rms_norm_eps", None),
         "rope_theta": rope.get("rope_theta", getattr(config, "rope_theta", None)),
     }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
@@ -146,7 +152,7 @@ def run(arguments: argparse.Namespace) -> None:
         engine=f"transformers {transformers.__version__} ({arguments.dtype})",
         model=pathlib.Path(arguments.gguf or arguments.model).name, model_sha256=sha256, prompt=text, tokens=list(tokens), parameters=parameters(model.config),
     )  # fmt: skip
-    max_values = len(taps(len(model.model.layers))) + len(ROTATED) * len(model.model.layers)
+    max_values = len(taps(ARCHITECTURES[model.config.model_type], model.config.num_hidden_layers)) + len(ROTATED) * model.config.num_hidden_layers
     cache, given = None, tokens
     with plumb_trace.Writer(arguments.output, info, max_values * (1 + arguments.steps)) as writer:
         recorder = Recorder(torch, model, writer, arguments.values)

@@ -1,18 +1,19 @@
 """Plumb's names for the inputs and outputs of a Hugging Face model's modules, and the order of their features in a GGUF file.
 
-For the families llama (and mistral, which GGUF files as llama), qwen2 and qwen3 of transformers 5.23.0.
+For the families llama (and mistral, which GGUF files as llama), qwen2, qwen3 and gpt2 of transformers 5.23.0.
 """
 
 from typing import Literal, NamedTuple
 
 # From a configuration's model_type to the architecture of its GGUF files.
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2"}
 
 
 class Tap(NamedTuple):
     module: str
     side: Literal["input", "output"]
     value: str
+    part: int | None = None  # which third of the features, of a module that makes q, k and v
 
 
 MODEL_TAPS = (
@@ -36,16 +37,39 @@ LAYER_TAPS = (
     Tap("mlp.down_proj", "input", "ffn_act"),
     Tap("mlp.down_proj", "output", "ffn_down"),
 )
-# The function apply_rotary_pos_emb of the model's source file returns these two, as [1, heads, T, head_dim].
+GPT2_MODEL_TAPS = (
+    Tap("transformer.wte", "output", "token_embd"),
+    Tap("transformer.wpe", "output", "position_embd"),
+    Tap("transformer.h.0.ln_1", "input", "embd"),
+    Tap("transformer.ln_f", "output", "output_norm"),
+    Tap("lm_head", "output", "logits"),
+)
+GPT2_LAYER_TAPS = (
+    Tap("ln_1", "output", "attn_norm"),
+    Tap("attn.c_attn", "output", "attn_q", 0),
+    Tap("attn.c_attn", "output", "attn_k", 1),
+    Tap("attn.c_attn", "output", "attn_v", 2),
+    Tap("attn.c_proj", "input", "attn_ctx"),
+    Tap("attn.c_proj", "output", "attn_out"),
+    Tap("ln_2", "input", "attn_resid"),
+    Tap("ln_2", "output", "ffn_norm"),
+    Tap("mlp.c_fc", "output", "ffn_up"),
+    Tap("mlp.c_proj", "input", "ffn_act"),
+    Tap("mlp.c_proj", "output", "ffn_down"),
+)
+# The function apply_rotary_pos_emb of the model's source file, where it has one, returns these two, as [1, heads, T, head_dim].
 ROTATED = ("attn_q_rope", "attn_k_rope")
 
 
-def taps(n_layers: int) -> list[Tap]:
+def taps(architecture: str, n_layers: int) -> list[Tap]:
     """The taps of a whole model. A block's output is tapped as the input of the next block's norm, or of the last norm."""
-    found = list(MODEL_TAPS)
+    if architecture == "gpt2":
+        found, of_layer, layers, first, last = list(GPT2_MODEL_TAPS), GPT2_LAYER_TAPS, "transformer.h", "ln_1", "transformer.ln_f"
+    else:
+        found, of_layer, layers, first, last = list(MODEL_TAPS), LAYER_TAPS, "model.layers", "input_layernorm", "model.norm"
     for n in range(n_layers):
-        found += [Tap(f"model.layers.{n}.{module}", side, f"blk.{n}.{value}") for module, side, value in LAYER_TAPS]
-        after = f"model.layers.{n + 1}.input_layernorm" if n + 1 < n_layers else "model.norm"
+        found += [Tap(f"{layers}.{n}.{tap.module}", tap.side, f"blk.{n}.{tap.value}", tap.part) for tap in of_layer]
+        after = f"{layers}.{n + 1}.{first}" if n + 1 < n_layers else last
         found.append(Tap(after, "input", f"blk.{n}.output"))
     return found
 

@@ -87,27 +87,42 @@ class Variance {
 
   void add(const plan::Norm& op) {
     const std::vector<float> weight = scene_.vector(op.weight);
+    const std::vector<float> bias = op.bias ? scene_.vector(*op.bias) : std::vector<float>(weight.size());
+    const bool is_layer = op.kind == plan::NormKind::layer;
     const std::size_t n = weight.size();
     const auto x = scene_.value(op.x);
     const InputError error = error_(op.x);
-    // A sum of n squares, one after the other, in float32. The result is rounded before the weight's factor and after it.
-    const double relative = square(unit_f32) * (function_units + static_cast<double>(n) / 8) + uniform(a_.store);
+    // A sum of n squares, one after the other, in float32; results rounded before and after the weight's factor.
+    const double of_sum = square(unit_f32) * (function_units + static_cast<double>(n) / 8);
     for (std::size_t start = 0; start < out_.size(); start += n) {
-      double mean = 0, common = 0;
-      for (std::size_t i = start; i < start + n; ++i) {
-        mean += square(x[i]) / static_cast<double>(n);
-        common += square(x[i]) * error.at(i, x[i]);
+      double mean = 0, squares = 0, variance = 0, common = 0, of_mean = 0;
+      for (std::size_t i = start; is_layer && i < start + n; ++i) {
+        mean += x[i] / static_cast<double>(n);
+        of_mean += error.at(i, x[i]) / square(static_cast<double>(n));
       }
-      // Where the sum of squares overflows in float32, engines give 0, infinity or no number.
-      if (mean * static_cast<double>(n) > double{std::numeric_limits<float>::max()}) {
+      for (std::size_t i = start; i < start + n; ++i) {
+        squares += square(x[i]) / static_cast<double>(n);
+        variance += square(x[i] - mean) / static_cast<double>(n);
+        common += square(x[i] - mean) * error.at(i, x[i]);
+      }
+      // The sum of squares overflows in float32: engines give 0, infinity or no number.
+      if (squares * static_cast<double>(n) > double{std::numeric_limits<float>::max()}) {
         std::fill_n(out_.begin() + static_cast<std::ptrdiff_t>(start), n, std::numeric_limits<float>::infinity());
         continue;
       }
-      const double scale = 1 / std::sqrt(mean + op.eps);
+      const double scale = 1 / std::sqrt(variance + op.eps);
       common *= square(square(scale) / static_cast<double>(n));
+      double relative = of_sum + uniform(a_.store);
+      if (is_layer) {
+        of_mean += of_sum * squares;
+        // An engine may take the variance as the mean of squares less the mean's square.
+        relative += of_sum * square(squares * square(scale));
+      }
       for (std::size_t i = start; i < start + n; ++i) {
-        out_[i] =
-            static_cast<float>(square(scale * weight[i - start]) * error.at(i, x[i]) + square(y_[i]) * (common + relative));
+        const double before_bias = y_[i] - bias[i - start];
+        out_[i] = static_cast<float>(square(scale * weight[i - start]) * (error.at(i, x[i]) + of_mean) +
+                                     square(before_bias) * (common + relative) +
+                                     (op.bias ? uniform(unit_f32 * before_bias) : 0.0));
       }
     }
   }
@@ -302,16 +317,16 @@ class Variance {
   }
 
   void add(const plan::Activate& op) {
-    const auto gate = scene_.value(op.gate), up = scene_.value(op.up);
-    const InputError gate_error = error_(op.gate), up_error = error_(op.up);
+    const auto gate = scene_.value(op.gate), up = op.up ? scene_.value(*op.up) : gate;
+    const InputError gate_error = error_(op.gate), up_error = op.up ? error_(*op.up) : gate_error;
     for (std::size_t i = 0; i < out_.size(); ++i) {
-      const double g = gate[i], u = up[i];
+      const double g = gate[i], u = op.up ? up[i] : 1;
       const double function =
           square(y_[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(a_.store));
       const double absolute = square(unit_f32 * u * g);
       // The error's second order, which counts where the function is flat: its curvature is at most 1/2, and the errors of
       // both inputs are multiplied.
-      const double g_variance = gate_error.at(i, g), u_variance = up_error.at(i, u);
+      const double g_variance = gate_error.at(i, g), u_variance = op.up ? up_error.at(i, u) : 0;
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;
       out_[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
                                    square(backends::reference::activate(op.activation, g)) * u_variance + function +

@@ -66,27 +66,39 @@ struct Weight {
   [[nodiscard]] std::uint64_t n_experts() const { return tensor.dims[2]; }
 };
 
-// out[t] = table[row(token[t], position(t))] * scale                 table [vocab, d]
+// What a row of an embedding's table belongs to.
+enum class EmbedBy : std::uint8_t { token, position };
+
+// out[t] = table[token[t]] * scale, or table[position(t)] * scale    table [vocab, d] or [positions, d]
 struct Embed {
   static constexpr std::string_view name = "embed";
   MatrixId table;
   ResultId out;
   float scale = 1.0f;
+  EmbedBy by = EmbedBy::token;
 
   // Of the table, for a token at its position in the sequence.
-  [[nodiscard]] std::uint64_t row(std::int32_t token, std::uint32_t /*position*/) const {
-    return static_cast<std::uint64_t>(token);
+  [[nodiscard]] std::uint64_t row(std::int32_t token, std::uint32_t position) const {
+    return by == EmbedBy::token ? static_cast<std::uint64_t>(token) : position;
   }
 };
 
-// out[t, g, i] = x[t, g, i] / sqrt(mean_i(x[t, g, :]^2) + eps) * weight[i], over groups of the weight's length:
-// the whole row (a norm of the residual stream) or one head (a q or k norm).      weight [group]
+enum class NormKind : std::uint8_t {
+  rms,    // https://arxiv.org/abs/1910.07467
+  layer,  // https://arxiv.org/abs/1607.06450
+};
+
+// out[t, g, i] = c[i] / sqrt(mean_i(c[:]^2) + eps) * weight[i] + bias[i], over groups of the weight's length: the whole row
+// (a norm of the residual stream) or one head (a q or k norm). c is x[t, g, :] in an RMS norm, and x[t, g, :] less its mean
+// in a layer norm.                                                   weight [group], bias [group]
 struct Norm {
   static constexpr std::string_view name = "norm";
   ValueId x;
   VectorId weight;
+  std::optional<VectorId> bias;
   ResultId out;
   float eps = 0.0f;
+  NormKind kind = NormKind::rms;
 };
 
 // out[r] = W x[r] + bias                                             weight [out, in], bias [out]
@@ -161,10 +173,11 @@ struct Attention {
 
 enum class Activation : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
 
-// out = activation(gate) * up
+// out = activation(gate) * up, or activation(gate) alone
 struct Activate {
   static constexpr std::string_view name = "activate";
-  ValueId gate, up;
+  ValueId gate;
+  std::optional<ValueId> up;
   ResultId out;
   Activation activation = Activation::silu;
 };

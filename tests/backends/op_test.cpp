@@ -87,6 +87,15 @@ void embeddings(Table& table) {
   for (const Format format : all_formats()) {
     for (const std::uint32_t width : lengths(format, Sizes{1} + around({64, 128}), {1, 2, 5})) add(format, width, 61, 0);
   }
+  for (const Format format : {Format::f32, Format::f16, Format::q8_0}) {
+    table.push_back({.name = fmt::format("{} by position", name_of(format)),
+                     .op =
+                         [=](Maker& m) {
+                           const plan::MatrixId positions = m.bits(format, {64, 12});
+                           return Made{m.builder.embed("op", {.table = positions, .by = plan::EmbedBy::position}), 64};
+                         },
+                     .steps = {5, 1, 1, 5}});
+  }
   for (const std::uint32_t edge : {1U << 15, 1U << 16}) add(Format::f16, 3, edge + 3, edge - 2);
   for (const std::uint32_t width : integers) add(Format::f32, width, 7, 0);
   // Rows that begin before and after bytes 2^31 and 2^32.
@@ -111,16 +120,26 @@ void embeddings(Table& table) {
 }
 
 void norms(Table& table) {
-  const auto add = [&](std::uint32_t group, std::uint32_t n_groups, std::uint32_t n_rows) {
-    table.push_back({.name = fmt::format("{} groups of {}, {} rows", n_groups, group, n_rows),
+  const auto add_norm = [&](plan::NormKind kind, bool bias, std::uint32_t group, std::uint32_t n_groups,
+                            std::uint32_t n_rows) {
+    table.push_back({.name = fmt::format("{}{}, {} groups of {}, {} rows", kind == plan::NormKind::rms ? "RMS" : "layer",
+                                         bias ? ", bias" : "", n_groups, group, n_rows),
                      .op =
                          [=](Maker& m) {
                            const std::uint32_t width = group * n_groups;
-                           const ValueId x = m.in(width, m.extremes(std::size_t{width} * m.vocab));
-                           return Made{m.builder.norm("op", x, m.vector(group), 1e-5F), width};
+                           plan::Norm norm{.weight = m.vector(group), .eps = 1e-5F, .kind = kind};
+                           norm.x = m.in(width, m.extremes(std::size_t{width} * m.vocab));
+                           if (bias) norm.bias = m.vector(group);
+                           return Made{m.builder.norm("op", norm), width};
                          },
                      .steps = {n_rows},
                      .vocab = std::min(61U, n_rows)});
+  };
+  const auto add = [&](std::uint32_t group, std::uint32_t n_groups, std::uint32_t n_rows) {
+    add_norm(plan::NormKind::rms, false, group, n_groups, n_rows);
+    add_norm(plan::NormKind::rms, true, group, n_groups, n_rows);
+    add_norm(plan::NormKind::layer, false, group, n_groups, n_rows);
+    add_norm(plan::NormKind::layer, true, group, n_groups, n_rows);
   };
   for (const std::uint32_t n : Sizes{1, 2} + around({8, 16, 32, 64, 128, 256, 1024})) {
     add(n, 1, 2);
@@ -399,6 +418,8 @@ void elementwise(Table& table) {
   for (const auto activation : activations) {
     sweep(fmt::format("activation {}", static_cast<int>(activation)),
           [=](Maker& m, ValueId a, ValueId b) { return m.builder.activate("op", a, b, activation); });
+    sweep(fmt::format("activation {} without a gate", static_cast<int>(activation)),
+          [=](Maker& m, ValueId a, ValueId) { return m.builder.activate("op", {.gate = a, .activation = activation}); });
   }
   sweep("sum", [](Maker& m, ValueId a, ValueId b) { return m.builder.add("op", a, b); });
   sweep("sum of one", [](Maker& m, ValueId a, ValueId) { return m.builder.add("op", a, a); });
@@ -525,29 +546,38 @@ void chains(Table& table) {
   for (const Formats& f : mixtures) {
     for (const std::uint32_t n_rows : {1U, 2U, 5U, 9U, 63U, 64U, 65U}) {
       for (const bool gated : {false, true}) {
-        table.push_back({.name = fmt::format("{} {} {} {}, {} rows", gated ? "gated" : "three products", name_of(f.a),
-                                             name_of(f.b), name_of(f.c), n_rows),
-                         .op =
-                             [=](Maker& m) {
-                               constexpr std::uint32_t n = 256, n_out = 40;
-                               plan::Builder& b = m.builder;
-                               const auto linear = [&](ValueId x, Format format, std::uint32_t out, std::uint32_t in) {
-                                 return b.linear(m.fresh("product"), x,
-                                                 quants::info(format).encode != nullptr ? m.matrix(format, {in, out})
-                                                                                        : m.bits(format, {in, out}),
-                                                 m.vector(out));
-                               };
-                               const ValueId x = m.in(n), norm = b.norm("norm", x, m.vector(n, 1, 0.1F), 1e-5F);
-                               const ValueId first = linear(norm, f.a, gated ? n : n_out, n);
-                               const ValueId second = linear(norm, f.b, gated ? n : n_out, n);
-                               if (gated) {
-                                 const ValueId act = b.activate("act", first, second, activations[n_rows % 4]);
-                                 return Made{b.add("op", x, linear(act, f.c, n, n)), n};
-                               }
-                               const ValueId third = linear(norm, f.c, n_out, n);
-                               return Made{b.add("op", b.add("sum", first, second), third), n_out};
-                             },
-                         .steps = {n_rows}});
+        // GPT-2's norm and activation every third time.
+        const bool layer = n_rows % 3 == 2, has_up = n_rows % 3 != 0;
+        table.push_back(
+            {.name = fmt::format("{} {} {} {}, {} rows{}{}", gated ? "gated" : "three products", name_of(f.a), name_of(f.b),
+                                 name_of(f.c), n_rows, layer ? ", layer norm" : "", has_up || !gated ? "" : ", without up"),
+             .op =
+                 [=](Maker& m) {
+                   constexpr std::uint32_t n = 256, n_out = 40;
+                   plan::Builder& b = m.builder;
+                   const auto linear = [&](ValueId x, Format format, std::uint32_t out, std::uint32_t in) {
+                     return b.linear(
+                         m.fresh("product"), x,
+                         quants::info(format).encode != nullptr ? m.matrix(format, {in, out}) : m.bits(format, {in, out}),
+                         m.vector(out));
+                   };
+                   plan::Norm own{.weight = m.vector(n, 1, 0.1F), .eps = 1e-5F};
+                   own.kind = layer ? plan::NormKind::layer : plan::NormKind::rms;
+                   if (layer) own.bias = m.vector(n);
+                   own.x = m.in(n);
+                   const ValueId x = own.x, norm = b.norm("norm", own);
+                   const ValueId first = linear(norm, f.a, gated ? n : n_out, n);
+                   const ValueId second = linear(norm, f.b, gated ? n : n_out, n);
+                   if (gated) {
+                     plan::Activate activate{.gate = first, .activation = activations[n_rows % 4]};
+                     if (has_up) activate.up = second;
+                     const ValueId act = b.activate("act", activate);
+                     return Made{b.add("op", x, linear(act, f.c, n, n)), n};
+                   }
+                   const ValueId third = linear(norm, f.c, n_out, n);
+                   return Made{b.add("op", b.add("sum", first, second), third), n_out};
+                 },
+             .steps = {n_rows}});
       }
     }
   }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 
 #include "plumb/trace.h"
@@ -59,7 +60,9 @@ Engine::Engine(const gguf::File& file) {
   c.n_kv_heads = number("attention.head_count_kv", c.n_heads);
   c.head_dim = number("attention.key_length", c.d / c.n_heads);
   c.n_rot = number("rope.dimension_count", c.head_dim);
-  c.eps = file.get_float(arch + ".attention.layer_norm_rms_epsilon").value_or(0);
+  c.gpt2 = arch == "gpt2";
+  c.eps =
+      file.get_float(arch + (c.gpt2 ? ".attention.layer_norm_epsilon" : ".attention.layer_norm_rms_epsilon")).value_or(0);
   c.theta = file.get_float(arch + ".rope.freq_base").value_or(10000);
   c.halves = arch != "llama";
   std::map<std::string, Matrix> weights;
@@ -72,6 +75,19 @@ Engine::Engine(const gguf::File& file) {
          .raw = tensor.data};
     const quants::FormatInfo& format = quants::info(tensor.format);
     format.decode(tensor.data.data(), m.data.data(), m.data.size() / format.block_size);
+  }
+  for (std::size_t l = 0; c.gpt2 && l < c.n_layers; ++l) {
+    for (const char* const kind : {"weight", "bias"}) {
+      const Matrix all = weights.at(fmt::format("blk.{}.attn_qkv.{}", l, kind));
+      for (std::size_t i = 0; i < 3; ++i) {
+        Matrix part = all;
+        part.data.assign(all.data.begin() + static_cast<std::ptrdiff_t>(i * all.data.size() / 3),
+                         all.data.begin() + static_cast<std::ptrdiff_t>((i + 1) * all.data.size() / 3));
+        (all.rows == 1 ? part.width : part.rows) /= 3;
+        part.raw = all.raw.subspan(i * all.raw.size() / 3, all.raw.size() / 3);
+        weights[fmt::format("blk.{}.attn_{}.{}", l, "qkv"[i], kind)] = std::move(part);
+      }
+    }
   }
   if (!weights.contains("output.weight")) weights["output.weight"] = weights["token_embd.weight"];
   weights_ = std::make_shared<const std::map<std::string, Matrix>>(std::move(weights));
@@ -88,11 +104,26 @@ Floats Engine::value(const std::string& name, std::uint32_t step) const {
 Floats Engine::plain(const Op& op) const {
   const Config& c = op.config;
   const std::string& role = op.role;
-  if (role == "token_embd") {
+  if (role == "token_embd" || role == "position_embd") {
     Floats y;
     for (const float id : op.x) {
       const auto row = op.w.data.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(id) * op.w.width);
       y.insert(y.end(), row, row + static_cast<std::ptrdiff_t>(op.w.width));
+    }
+    return y;
+  }
+  if (role.ends_with("_norm") && c.gpt2) {
+    Floats y(op.x.size());
+    const std::size_t n = op.w.data.size();
+    for (std::size_t row = 0; row < y.size(); row += n) {
+      double mean = 0, variance = 0;
+      for (std::size_t i = 0; i < n; ++i) mean += op.x[row + i] / static_cast<double>(n);
+      for (std::size_t i = 0; i < n; ++i)
+        variance += (op.x[row + i] - mean) * (op.x[row + i] - mean) / static_cast<double>(n);
+      for (std::size_t i = 0; i < n; ++i) {
+        y[row + i] =
+            static_cast<float>((op.x[row + i] - mean) / std::sqrt(variance + c.eps) * op.w.data[i] + op.bias.data[i]);
+      }
     }
     return y;
   }
@@ -148,12 +179,19 @@ Floats Engine::plain(const Op& op) const {
     }
     return y;
   }
+  if (role == "ffn_act" && c.gpt2) {
+    Floats y = op.x;
+    for (float& v : y) {
+      v = static_cast<float>(0.5 * v * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v))));
+    }
+    return y;
+  }
   if (role == "ffn_act") {
     Floats y = op.x;
     for (std::size_t i = 0; i < y.size(); ++i) y[i] = y[i] / (1 + std::exp(-y[i])) * op.other[i];
     return y;
   }
-  if (role == "attn_resid" || role == "output") {
+  if (role == "attn_resid" || role == "output" || role == "embd") {
     Floats y = op.x;
     for (std::size_t i = 0; i < y.size(); ++i) y[i] += op.other[i];
     return y;
@@ -199,6 +237,11 @@ void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, 
     Floats ids;
     for (std::size_t t = 0; t < rows; ++t) ids.push_back(static_cast<float>(tokens[first + t]));
     Floats x = make("token_embd", 0, "token_embd", ids, {}, "token_embd");
+    if (config_.gpt2) {
+      Floats positions(rows);
+      std::iota(positions.begin(), positions.end(), static_cast<float>(first));
+      x = make("embd", 0, "embd", x, make("position_embd", 0, "position_embd", positions, {}, "position_embd"));
+    }
     for (std::size_t l = 0; l < config_.n_layers; ++l) {
       const std::string blk = fmt::format("blk.{}.", l);
       const auto of = [&](const std::string& role, Floats in, Floats other = {}, const std::string& weight = "") {
@@ -211,16 +254,18 @@ void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, 
         q = of("attn_q_norm", q, {}, "attn_q_norm");
         k = of("attn_k_norm", k, {}, "attn_k_norm");
       }
-      q = of("attn_q_rope", q);
-      k = of("attn_k_rope", k);
+      if (!config_.gpt2) {
+        q = of("attn_q_rope", q);
+        k = of("attn_k_rope", k);
+      }
       auto& [keys, values] = cache_[l];
       keys.insert(keys.end(), k.begin(), k.end());
       values.insert(values.end(), v.begin(), v.end());
       const Floats ctx = of("attn_ctx", q);
       x = of("attn_resid", x, of("attn_out", ctx, {}, "attn_output"));
       h = of("ffn_norm", x, {}, "ffn_norm");
-      const Floats gate = of("ffn_gate", h, {}, "ffn_gate"), up = of("ffn_up", h, {}, "ffn_up");
-      const Floats act = of("ffn_act", gate, up);
+      const Floats gate = config_.gpt2 ? Floats() : of("ffn_gate", h, {}, "ffn_gate"), up = of("ffn_up", h, {}, "ffn_up");
+      const Floats act = config_.gpt2 ? of("ffn_act", up) : of("ffn_act", gate, up);
       x = of("output", x, of("ffn_down", act, {}, "ffn_down"));
     }
     const Floats h = make("output_norm", 0, "output_norm", x, {}, "output_norm");

@@ -1,8 +1,8 @@
 // A second engine, for planting faults: written from the architecture's definition and from nothing of Plumb's but its file
 // reader and its decoders, so that a diagnosis is tried on mistakes that its own catalogue did not make.
 //
-// It evaluates llama, qwen2 and qwen3 files, the prompt in one pass and then token by token, in float32. A Plant stands in
-// for one op of a layer.
+// It evaluates llama, qwen2, qwen3 and gpt2 files, the prompt in one pass and then token by token, in float32. A Plant
+// stands in for one op of a layer.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@ struct Config {
   std::size_t n_layers = 0, d = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, n_rot = 0;
   double eps = 0, theta = 0;
   bool halves = false;  // components (i, i + n_rot/2) turn together
+  bool gpt2 = false;
 };
 
 // An op that is about to be computed. A fault changes any of this and computes it, or does without.
@@ -44,7 +45,7 @@ struct Op {
   std::size_t position = 0;  // of the first row
   std::size_t rows = 0;
   Floats x;      // [rows, width]
-  Floats other;  // ffn_act: up; attn_resid and output: the branch
+  Floats other;  // ffn_act: up, where there is a gate; attn_resid and output: the branch; embd: of positions
   Matrix w, bias;
   Config config;
   // attn_ctx: positions so far, this step's among them; a fault may put other numbers in
@@ -107,5 +108,7 @@ class Engine {
 Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t width);
 
 const std::vector<Plant>& faults();
+// Of what GPT-2 alone has.
+const std::vector<Plant>& gpt2_faults();
 
 }  // namespace plumb::diagnose::planted

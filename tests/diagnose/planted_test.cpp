@@ -115,7 +115,8 @@ class PlantedFaults : public ::testing::Test {
   }
 
   static std::string value_of(const Planted& planted) {
-    const bool outside = planted.role == "token_embd" || planted.role == "output_norm" || planted.role == "logits";
+    const bool outside = planted.role == "token_embd" || planted.role == "position_embd" || planted.role == "embd" ||
+                         planted.role == "output_norm" || planted.role == "logits";
     return outside ? planted.role : fmt::format("blk.{}.{}", planted.layer, planted.role);
   }
 
@@ -204,6 +205,31 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
   for (std::size_t f = 0; f < faults().size(); ++f) {
     const Plant& fault = faults()[f];
     EXPECT_TRUE(!is_wanted(f) || shown.contains(fault.name)) << fault.name << " never showed";
+  }
+}
+
+// Each at every op, layer and step that it can be planted in.
+TEST_F(PlantedFaults, OfGpt2AreLocatedAndNamed) {
+  Subject subject = golden("gpt2");
+  subject.healthy = std::make_shared<Engine>(subject.model.file());
+  const Report healthy = diagnose(subject, *subject.healthy);
+  EXPECT_TRUE(healthy.follows()) << to_text(healthy, false);
+  for (const Plant& fault : gpt2_faults()) {
+    bool shown = false;
+    for (const std::string& role : fault.roles) {
+      for (const std::size_t layer : {0, 1}) {
+        for (const bool prompt : {true, false}) {
+          const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
+          if (value_of(planted) == role && layer != 0) continue;
+          const Outcome outcome = try_one(subject, planted);
+          if (!outcome.ran) continue;
+          shown = true;
+          EXPECT_TRUE(outcome.located && outcome.named && !outcome.wrong_with_confidence)
+              << fault.name << " at " << value_of(planted) << (prompt ? ", prompt: " : ", decode: ") << outcome.said;
+        }
+      }
+    }
+    EXPECT_TRUE(shown) << fault.name;
   }
 }
 

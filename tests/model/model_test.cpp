@@ -2,6 +2,7 @@
 // tensor.
 #include "model/model.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -147,6 +148,8 @@ TEST(ModelTest, MissingKeysAreNamed) {
                           "llama.rope.dimension_count", "general.architecture"}) {
     EXPECT_THAT(Edited("llama").erase(key).error(), HasSubstr(key)) << key;
   }
+  EXPECT_THAT(Edited("gpt2").erase("gpt2.attention.layer_norm_epsilon").error(),
+              HasSubstr("gpt2.attention.layer_norm_epsilon"));
   EXPECT_THAT(Edited("qwen2").erase("qwen2.rope.freq_base").error(), HasSubstr("qwen2.rope.freq_base"));
   EXPECT_THAT(Edited("qwen3").erase("qwen3.rope.freq_base").error(), HasSubstr("qwen3.rope.freq_base"));
   EXPECT_THAT(Edited("llama").erase("llama.vocab_size").erase("tokenizer.ggml.tokens").error(),
@@ -266,6 +269,14 @@ TEST(ModelTest, TensorsAreBoundByNameAndShape) {
   EXPECT_THAT(Edited("qwen2").drop_tensor("blk.0.attn_q.bias").error(), HasSubstr("'blk.0.attn_q.bias' is missing"));
   EXPECT_THAT(Edited("qwen3").drop_tensor("blk.1.attn_k_norm.weight").error(), HasSubstr("blk.1.attn_k_norm.weight"));
   EXPECT_THAT(Edited("llama").set("llama.feed_forward_length", 64u).error(), HasSubstr("blk.0.ffn_gate.weight"));
+  EXPECT_THAT(Edited("gpt2").drop_tensor("position_embd.weight").error(),
+              AllOf(HasSubstr("'position_embd.weight' is missing"), HasSubstr("[out = 64, in = 32]")));
+  EXPECT_THAT(Edited("gpt2").set("gpt2.context_length", 65u).error(),
+              AllOf(HasSubstr("'position_embd.weight' has dims {32, 64}"), HasSubstr("{32, 65}")));
+  for (const char* name : {"blk.0.attn_norm.bias", "blk.1.attn_qkv.weight", "blk.1.attn_qkv.bias", "blk.0.attn_output.bias",
+                           "blk.1.ffn_norm.bias", "blk.0.ffn_up.bias", "blk.1.ffn_down.bias", "output_norm.bias"}) {
+    EXPECT_THAT(Edited("gpt2").drop_tensor(name).error(), HasSubstr(fmt::format("'{}' is missing", name)));
+  }
   EXPECT_THAT(Edited("llama").set("llama.block_count", 3u).error(), HasSubstr("blk.2.attn_norm.weight"));
 }
 
@@ -282,6 +293,22 @@ TEST(ModelTest, TensorsWithoutARoleAreNotDropped) {
   auto model = file.add_tensor("cls.weight", {32, 2}).add_tensor("blk.0.attn_rot_embd.weight", {4}).load();
   ASSERT_TRUE(model) << model.error().message;
   EXPECT_THAT(model->unused_tensors(), ElementsAre("blk.0.attn_rot_embd.weight", "cls.weight"));
+}
+
+TEST(ModelTest, SequencesEndWhereTheTableOfPositionsDoes) {
+  Edited file("gpt2");
+  const auto model = file.load();
+  ASSERT_TRUE(model) << model.error().message;
+  for (const char* name : {"reference", "cpu", "checker"}) {
+    const auto executor = backends::make(name).value()->load(model->plan(), {}).value();
+    const auto cache = executor->new_cache(80, backends::KvType::f32).value();
+    const std::vector<std::int32_t> tokens(65, 7);
+    const auto too_many = executor->run({cache.get(), tokens, backends::Outputs::last});
+    ASSERT_FALSE(too_many) << name;
+    EXPECT_THAT(too_many.error().message, AllOf(HasSubstr("position 64"), HasSubstr("position_embd.weight")));
+    EXPECT_TRUE(executor->run({cache.get(), std::span(tokens).first(64), backends::Outputs::last})) << name;
+    EXPECT_FALSE(executor->run({cache.get(), std::span(tokens).first(1), backends::Outputs::last})) << name;
+  }
 }
 
 TEST(ModelTest, OldLinearScalingKeyMeansTheSame) {
@@ -321,6 +348,7 @@ TEST(ModelTest, EveryHyperParameterMatters) {
       {"llama-bias", "output bias", [](Edited& e) { e.drop_tensor("blk.1.attn_output.bias"); }},
       {"llama-bias", "down bias", [](Edited& e) { e.drop_tensor("blk.1.ffn_down.bias"); }},
       {"mistral", "window", [](Edited& e) { e.set("llama.attention.sliding_window", 7u); }},
+      {"gpt2", "eps", [](Edited& e) { e.set("gpt2.attention.layer_norm_epsilon", 0.05f); }},
       {"mistral", "no window", [](Edited& e) { e.erase("llama.attention.sliding_window"); }},
   };
   for (const auto& [name, what, change] : changes) {

@@ -108,15 +108,23 @@ class LlamaCppNodes(unittest.TestCase):
 
 class TransformersNames(unittest.TestCase):
     def test_every_value_of_a_model_once(self):
-        names = [tap.value for tap in transformers_names.taps(2)]
+        names = [tap.value for tap in transformers_names.taps("qwen3", 2)]
         self.assertEqual(len(names), len(set(names)))
         block = {"attn_norm", "attn_q", "attn_k", "attn_v", "attn_q_norm", "attn_k_norm", "attn_ctx", "attn_out", "attn_resid",
                  "ffn_norm", "ffn_gate", "ffn_up", "ffn_act", "ffn_down", "output"}  # fmt: skip
         whole = {f"blk.{n}.{stem}" for n in range(2) for stem in block}
         self.assertEqual(set(names), whole | {"token_embd", "output_norm", "logits"})
 
+    def test_every_value_of_gpt2_once(self):
+        names = [tap.value for tap in transformers_names.taps("gpt2", 1)]
+        self.assertEqual(len(names), len(set(names)))
+        block = {"attn_norm", "attn_q", "attn_k", "attn_v", "attn_ctx", "attn_out", "attn_resid", "ffn_norm", "ffn_up", "ffn_act",
+                 "ffn_down", "output"}  # fmt: skip
+        whole = {f"blk.0.{stem}" for stem in block}
+        self.assertEqual(set(names), whole | {"token_embd", "position_embd", "embd", "output_norm", "logits"})
+
     def test_a_block_leaves_what_the_next_norm_takes(self):
-        taps = {tap.value: tap[:2] for tap in transformers_names.taps(2)}
+        taps = {tap.value: tap[:2] for tap in transformers_names.taps("qwen3", 2)}
         self.assertEqual(taps["blk.0.output"], ("model.layers.1.input_layernorm", "input"))
         self.assertEqual(taps["blk.1.output"], ("model.norm", "input"))
 

@@ -37,8 +37,17 @@ struct RowRun {
 
   void operator()(const plan::Norm& o) const {
     const std::vector<float>& weight = w.vector(o.weight);
-    for (std::uint64_t start = 0; start < w.width(o.x); start += weight.size()) {
-      w.kernels.rms_norm(at(o.x) + start, weight.data(), o.eps, weight.size(), at(o.out) + start);
+    const std::uint64_t n = weight.size();
+    for (std::uint64_t start = 0; start < w.width(o.x); start += n) {
+      const float* x = at(o.x) + start;
+      float* out = at(o.out) + start;
+      if (o.kind == plan::NormKind::layer) {
+        const auto mean = static_cast<float>(std::accumulate(x, x + n, 0.0) / static_cast<double>(n));
+        std::transform(x, x + n, out, [mean](float v) { return v - mean; });
+        x = out;
+      }
+      w.kernels.rms_norm(x, weight.data(), o.eps, n, out);
+      if (o.bias) w.kernels.add(out, w.vector(*o.bias).data(), n, out);
     }
   }
 
@@ -72,8 +81,11 @@ struct RowRun {
     std::memset(to + written, 0, cache.row_bytes() - written);
   }
 
+  // What has no gate is multiplied by ones.
   void operator()(const plan::Activate& o) const {
-    w.kernels.gated[static_cast<std::size_t>(o.activation)](at(o.gate), at(o.up), w.width(o.out), at(o.out));
+    float* out = at(o.out);
+    if (!o.up) std::fill_n(out, w.width(o.out), 1.0f);
+    w.kernels.gated[static_cast<std::size_t>(o.activation)](at(o.gate), o.up ? at(*o.up) : out, w.width(o.out), out);
   }
 
   void operator()(const plan::Add& o) const { w.kernels.add(at(o.a), at(o.b), w.width(o.out), at(o.out)); }

@@ -68,6 +68,7 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Norm& norm)
   const StepContext& step = input.step;
   const std::uint64_t width = step.plan().value(norm.x).width;
   const std::uint32_t n_rows = step.n_rows(norm.out);
+  if (norm.kind != plan::NormKind::rms || norm.bias) return {};
   if (n_rows > most_few_rows || step.weight(norm.weight).n_in != width || width % 32 != 0) return {};
   std::vector<const plan::Linear*> linears;
   for (std::size_t i = op + 1;; ++i) {
@@ -91,9 +92,9 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Norm& norm)
     fused.input = on_the_way ? FusedLinears::Input::floats : FusedLinears::Input::rounded;
   }
   const auto* activate = op_at<plan::Activate>(step, op + 3);
-  if (linears.size() == 2 && activate != nullptr && activate->gate == linears[0]->out && activate->up == linears[1]->out &&
-      step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format &&
-      input.readers[activate->gate.index] == 1 && input.readers[activate->up.index] == 1) {
+  if (linears.size() == 2 && activate != nullptr && activate->up && activate->gate == linears[0]->out &&
+      activate->up == linears[1]->out && step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format &&
+      input.readers[activate->gate.index] == 1 && input.readers[activate->up->index] == 1) {
     fused.activate = activate;
     fused.launches = {linears};
     return {4, fused};

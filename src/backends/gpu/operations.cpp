@@ -72,7 +72,7 @@ struct Emission {
   void operator()(const plan::Embed& o) const {
     const WeightView& table = step.weight(o.table);
     add(kernels_for(table.format).embed, {step.n_tokens()},
-        {.rows = ViewOf<int>(step.tokens()),
+        {.rows = ViewOf<int>(o.by == plan::EmbedBy::token ? step.tokens() : step.row_places().positions),
          .table = ViewOf<sig::uchar>(table.view),
          .y = at(o.out),
          .p = {.width = table.n_in, .row_bytes = row_bytes(table), .scale = o.scale}});
@@ -81,7 +81,14 @@ struct Emission {
   void operator()(const plan::Norm& o) const {
     const uint32_t group = step.weight(o.weight).n_in;
     add(kernel::normalize, {n_elements(o.x) / group},
-        {.x = at(o.x), .weight = vector(o.weight), .y = at(o.out), .p = {.group = group, .eps = o.eps}});
+        {.x = at(o.x),
+         .weight = vector(o.weight),
+         .bias = vector_or(o.bias, at(o.x)),
+         .y = at(o.out),
+         .p = {.group = group,
+               .eps = o.eps,
+               .is_layer = o.kind == plan::NormKind::layer ? 1u : 0u,
+               .has_bias = o.bias ? 1u : 0u}});
   }
 
   void operator()(const plan::Linear& o) const {
@@ -212,9 +219,9 @@ struct Emission {
     const uint32_t n = n_elements(o.out);
     add(kernel::activated, flat(n),
         {.gate = at(o.gate),
-         .up = at(o.up),
+         .up = at(o.up.value_or(o.gate)),
          .y = at(o.out),
-         .p = {.n = n, .activation = static_cast<uint32_t>(o.activation)}});
+         .p = {.n = n, .activation = static_cast<uint32_t>(o.activation), .has_up = o.up ? 1u : 0u}});
   }
 
   void operator()(const plan::Add& o) const {

@@ -81,14 +81,20 @@ class Computation {
 
   void execute(const plan::Norm& op) {
     const std::vector<float> weight = vector(op.weight);
+    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>(weight.size(), -0.0f);
     const std::uint64_t group = weight.size();
     const float* x = in(op.x);
     float* y = out_.data();
     for (std::uint64_t start = 0; start < out_.size(); start += group) {
-      double sum = 0;
-      for (std::uint64_t i = 0; i < group; ++i) sum += double{x[start + i]} * x[start + i];
+      double mean = 0, sum = 0;
+      for (std::uint64_t i = 0; op.kind == plan::NormKind::layer && i < group; ++i) {
+        mean += x[start + i] / static_cast<double>(group);
+      }
+      for (std::uint64_t i = 0; i < group; ++i) sum += (x[start + i] - mean) * (x[start + i] - mean);
       const double scale = 1.0 / std::sqrt(sum / static_cast<double>(group) + op.eps);
-      for (std::uint64_t i = 0; i < group; ++i) y[start + i] = static_cast<float>(x[start + i] * scale * weight[i]);
+      for (std::uint64_t i = 0; i < group; ++i) {
+        y[start + i] = static_cast<float>((x[start + i] - mean) * scale * weight[i] + bias[i]);
+      }
     }
   }
 
@@ -127,8 +133,10 @@ class Computation {
 
   void execute(const plan::Activate& op) {
     const float* gate = in(op.gate);
-    const float* up = in(op.up);
-    for (std::uint64_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(activate(op.activation, gate[i]) * up[i]);
+    const float* up = op.up ? in(*op.up) : nullptr;
+    for (std::uint64_t i = 0; i < out_.size(); ++i) {
+      out_[i] = static_cast<float>(activate(op.activation, gate[i]) * (up != nullptr ? up[i] : 1.0f));
+    }
   }
 
   void execute(const plan::Add& op) {

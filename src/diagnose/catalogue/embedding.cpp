@@ -12,13 +12,20 @@ namespace plumb::diagnose::families {
 namespace in_embedding {
 namespace {
 
-// Embeds other tokens than the run's.
-void of_tokens(Candidates& out, std::string detail, std::function<std::int64_t(const Site&, std::size_t row)> token) {
-  out.add(std::move(detail), [token = std::move(token)](const Site& site) {
+std::int64_t row_of(const plan::Embed& op, const backends::Row& row) {
+  return static_cast<std::int64_t>(op.row(row.token, row.position));
+}
+
+// Takes other rows of the table than those of the run's tokens or positions.
+void of_rows(Candidates& out, const plan::Embed& op, std::string detail,
+             std::function<std::int64_t(const Site&, std::size_t row)> index) {
+  out.add(std::move(detail), [op, index = std::move(index)](const Site& site) {
     std::vector<backends::Row> rows(site.scene.rows.begin(), site.scene.rows.end());
-    const auto vocab = static_cast<std::int64_t>(site.scene.plan->vocab);
+    const auto n = static_cast<std::int64_t>(site.scene.plan->weight(op.table).out());
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      rows[r].token = static_cast<backends::TokenId>(std::clamp<std::int64_t>(token(site, r), 0, vocab - 1));
+      const auto i = std::clamp<std::int64_t>(index(site, r), 0, n - 1);
+      rows[r].token = static_cast<backends::TokenId>(i);
+      rows[r].position = static_cast<std::uint32_t>(i);
     }
     backends::reference::Scene scene = site.scene;
     scene.rows = rows;
@@ -36,23 +43,46 @@ void scale(const Question& q, const plan::Embed& op, Candidates& out) {
   }
 }
 
-void off_by_one(const Question&, const plan::Embed&, Candidates& out) {
+void off_by_one(const Question&, const plan::Embed& op, Candidates& out) {
   for (const int by : {1, -1}) {
-    of_tokens(out, fmt::format("the row of token id {:+d}", by),
-              [by](const Site& site, std::size_t row) { return std::int64_t{site.scene.rows[row].token} + by; });
+    of_rows(out, op, fmt::format("the row of {} {:+d}", op.by == plan::EmbedBy::token ? "token id" : "position", by),
+            [op, by](const Site& site, std::size_t row) { return row_of(op, site.scene.rows[row]) + by; });
   }
 }
+template <plan::EmbedBy by>
+void off_by_one(const Question& q, const plan::Embed& op, Candidates& out) {
+  if (op.by == by) off_by_one(q, op, out);
+}
 
-void one_token(const Question&, const plan::Embed&, Candidates& out) {
-  of_tokens(out, "", [](const Site& site, std::size_t row) {
+void one_row(const Question&, const plan::Embed& op, Candidates& out) {
+  of_rows(out, op, "", [op](const Site& site, std::size_t row) {
     const auto rows = site.replay.rows();
-    return std::int64_t{rows[step_of(rows, site.rows[row]).begin].token};
+    return row_of(op, rows[step_of(rows, site.rows[row]).begin]);
   });
 }
 
-// The tokens whose rows the suspect has, where every row is one of the table's.
-void other_tokens(const Question& q, const plan::Embed& op, Candidates& out) {
-  if (q.found.empty()) return;
+void of_step(const Question&, const plan::Embed& op, Candidates& out) {
+  if (op.by != plan::EmbedBy::position) return;
+  of_rows(out, op, "", [](const Site& site, std::size_t row) {
+    return std::int64_t{site.rows[row]} - step_of(site.replay.rows(), site.rows[row]).begin;
+  });
+}
+
+void position_missing(const Question& q, const plan::Add& op, Candidates& out) {
+  for (const plan::Op& other : q.plan().ops) {
+    const auto* embed = std::get_if<plan::Embed>(&other);
+    if (embed == nullptr || embed->by != plan::EmbedBy::position || embed->out != op.b) continue;
+    out.add("", [op](const Site& site) {
+      const auto x = site.scene.value(op.a);
+      return std::vector<float>(x.begin(), x.end());
+    });
+  }
+}
+
+// The tokens or positions whose rows the suspect has, where every row is one of the table's.
+template <plan::EmbedBy by>
+void other_rows(const Question& q, const plan::Embed& op, Candidates& out) {
+  if (q.found.empty() || op.by != by) return;
   const std::size_t width = q.width();
   const auto rows_of_table = backends::reference::rows_of(q.plan().weight(op.table).tensor);
   std::vector<double> best(q.rows.size(), 1e-4);
@@ -62,7 +92,7 @@ void other_tokens(const Question& q, const plan::Embed& op, Candidates& out) {
     for (std::size_t i = 0; i < width; ++i) size[r] += std::pow(double{q.found[r * width + i]}, 2);
   }
   std::vector<float> of_token(width);
-  for (std::uint32_t id = 0; id < q.plan().vocab; ++id) {
+  for (std::uint32_t id = 0; id < q.plan().weight(op.table).out(); ++id) {
     rows_of_table(id, of_token);
     for (std::size_t r = 0; r < q.rows.size(); ++r) {
       const float* found = q.found.data() + r * width;
@@ -80,13 +110,15 @@ void other_tokens(const Question& q, const plan::Embed& op, Candidates& out) {
   std::map<std::uint32_t, std::int64_t> by_row;
   for (std::size_t r = 0; r < token.size(); ++r) by_row[q.rows[r]] = token[r];
   const auto first = q.replay.rows()[q.rows[0]];
-  of_tokens(out,
-            fmt::format("token {} where the trace's list has {}, at position {}{}", token[0], first.token, first.position,
-                        token.size() > 1 ? fmt::format(", and {} more", token.size() - 1) : ""),
-            [by_row](const Site& site, std::size_t row) {
-              const auto found = by_row.find(site.rows[row]);
-              return found == by_row.end() ? std::int64_t{site.scene.rows[row].token} : found->second;
-            });
+  std::string detail =
+      by == plan::EmbedBy::token
+          ? fmt::format("token {} where the trace's list has {}, at position {}", token[0], first.token, first.position)
+          : fmt::format("position {} where the token's is {}", token[0], first.position);
+  if (token.size() > 1) detail += fmt::format(", and {} more", token.size() - 1);
+  of_rows(out, op, detail, [op, by_row](const Site& site, std::size_t row) {
+    const auto found = by_row.find(site.rows[row]);
+    return found == by_row.end() ? row_of(op, site.scene.rows[row]) : found->second;
+  });
 }
 
 void other_table(const Question& q, const plan::Embed& op, Candidates& out) {
@@ -143,15 +175,28 @@ constexpr Hypothesis table[] = {
     {"embedding-scale", Kind::parameter, of<scale>, R"(the embedding is scaled by another factor
 Gemma multiplies the embedding by sqrt(d_model); llama and qwen do not.
 scale the embedding as the architecture asks)"},
-    {"embedding-row-off-by-one", Kind::op, of<off_by_one>, R"(the embedding's row is the next token's
+    {"embedding-row-off-by-one", Kind::op, of<off_by_one<plan::EmbedBy::token>>, R"(the embedding's row is the next token's
 The table is read with an offset, or ids count from 1.
 row = token id)"},
-    {"embedding-one-token", Kind::op, of<one_token>, R"(all tokens of a step get the first one's row
+    {"embedding-one-token", Kind::op, of<one_row>, R"(all tokens of a step get the first one's row
 The kernel reads the id once instead of by row.
 index the ids by row)"},
-    {"embedding-other-tokens", Kind::op, of<other_tokens>, R"(other tokens were embedded than the trace lists
+    {"embedding-other-tokens", Kind::op, of<other_rows<plan::EmbedBy::token>>,
+     R"(other tokens were embedded than the trace lists
 The rows are the table's, and those of other ids: the tokenizer that ran is not the one that was reported, or ids were changed on the way to the device.
 compare the ids that reach the embedding with the tokenizer's)"},
+    {"position-off-by-one", Kind::op, of<off_by_one<plan::EmbedBy::position>>, R"(the position's row is the next one's
+Positions count from 1, or the token itself is counted among those before it.
+position = tokens before this one in the sequence)"},
+    {"position-of-step", Kind::op, of<of_step>, R"(positions count from the step's first token
+Right for a prompt that is fed at once, wrong for every token after it.
+add the number of cached tokens)"},
+    {"position-other", Kind::op, of<other_rows<plan::EmbedBy::position>>, R"(other positions' rows were taken
+The rows are the table's, and those of other positions than the tokens have.
+position = tokens before this one in the sequence)"},
+    {"position-missing", Kind::op, of<position_missing>, R"(the positions' embedding is not added
+The model has no other way to tell the order of tokens.
+add position_embd's row to token_embd's)"},
     {"embedding-other-table", Kind::op, of<other_table>, R"(the embedding's rows are another tensor's
 output.weight has the same shape, and is another tensor where the file has both.
 take the rows of token_embd.weight)"},

@@ -41,13 +41,13 @@ void add_in_run(const Question& q, Candidates& out) {
   if (const auto run = wrong_run(q)) out.also_in_columns(run->first, run->second, q.width());
 }
 
-// The op as a function of one element of each input.
+// The op as a function of one element of each input, up being 1 where there is none.
 template <class F>
 Mistake element_wise(const plan::Activate& op, F f) {
   return [op, f](const Site& site) {
-    const auto gate = site.scene.value(op.gate), up = site.scene.value(op.up);
+    const auto gate = site.scene.value(op.gate), up = op.up ? site.scene.value(*op.up) : gate;
     std::vector<float> y(gate.size());
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(f(gate[i], up[i]));
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(f(gate[i], op.up ? up[i] : 1.0f));
     return y;
   };
 }
@@ -58,8 +58,9 @@ constexpr std::pair<plan::Activation, std::string_view> activations[] = {{plan::
                                                                          {plan::Activation::relu, "ReLU"}};
 
 void exchanged(const Question& q, const plan::Activate& op, Candidates& out) {
+  if (!op.up) return;
   plan::Activate wrong = op;
-  std::swap(wrong.gate, wrong.up);
+  std::swap(wrong.gate, *wrong.up);
   out.changed(wrong);
   for (const auto& [activation, name] : activations) {
     if (activation == op.activation || q.is_inner()) continue;
@@ -97,12 +98,12 @@ void other_function(const Question& q, const plan::Activate& op, Candidates& out
   if (op.activation != plan::Activation::silu) return;
   // x sigmoid(beta x): the beta that fits best, by thirds.
   if (q.found.empty()) return;
-  const Values gate = q.replay.value(op.gate), up = q.replay.value(op.up);
+  const Values gate = q.replay.value(op.gate), up = op.up ? q.replay.value(*op.up) : gate;
   const std::size_t width = q.width();
   const auto error = [&](double beta) {
     double sum = 0;
     for (std::size_t c = 0; c < width; ++c) {
-      const double g = (*gate)[q.rows[0] * width + c], u = (*up)[q.rows[0] * width + c];
+      const double g = (*gate)[q.rows[0] * width + c], u = op.up ? (*up)[q.rows[0] * width + c] : 1;
       sum += std::pow(q.found[c] - g / (1 + std::exp(-beta * g)) * u, 2);
     }
     return sum;
@@ -124,10 +125,12 @@ void missing(const Question& q, const plan::Activate& op, Candidates& out) {
 }
 
 void on_product(const Question&, const plan::Activate& op, Candidates& out) {
+  if (!op.up) return;
   out.add("", element_wise(op, [](double g, double u) { return silu(g * u); }));
 }
 
 void half(const Question&, const plan::Activate& op, Candidates& out) {
+  if (!op.up) return;
   out.add("the up projection is left out", element_wise(op, [](double g, double) { return silu(g); }));
   out.add("the gate is left out", element_wise(op, [](double, double u) { return silu(u); }));
   out.add("the gate is used for both", element_wise(op, [](double g, double) { return silu(g) * g; }));
@@ -138,8 +141,9 @@ void half(const Question&, const plan::Activate& op, Candidates& out) {
 }
 
 void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
+  if (!op.up) return;
   out.add("", [op, n = q.width()](const Site& site) {
-    const auto gate = site.scene.value(op.gate), up = site.scene.value(op.up);
+    const auto gate = site.scene.value(op.gate), up = site.scene.value(*op.up);
     std::vector<float> y(gate.size());
     // The two results lie behind each other and are read as pairs.
     const auto both = [&](std::size_t row, std::size_t i) { return i < n ? gate[row * n + i] : up[row * n + i - n]; };
@@ -160,13 +164,14 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
   };
   for (const double limit : {1.0, 2.0, 5.0, 6.0, 7.0, 10.0, 20.0, 100.0}) {
     add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
-    if (q.is_inner()) continue;
+    if (q.is_inner() || !op.up) continue;
     add(fmt::format("up clamped at {:g}", limit), none, limit);
     add(fmt::format("gate clamped at {:g}", limit), limit, none);
   }
+  if (!op.up) return;
   // The limit of up that the suspect's output shows, where the gate is below 0 and so has none.
   if (!q.found.empty()) {
-    const Values gate = q.replay.value(op.gate), up = q.replay.value(op.up);
+    const Values gate = q.replay.value(op.gate), up = q.replay.value(*op.up);
     const std::size_t width = q.width();
     std::vector<double> limits;
     for (std::size_t i = 0; i < q.found.size(); ++i) {
@@ -245,6 +250,7 @@ void residual_missing(const Question& q, const plan::Add& op, Candidates& out) {
 }
 
 void branch_missing(const Question& q, const plan::Add& op, Candidates& out) {
+  if (!layer_of(q.plan().value(q.out()).name)) return;
   out.add("", of_operands(op, [](float a, float) { return a; }));
   add_in_run(q, out);
 }

@@ -1,4 +1,4 @@
-// RMS norms: eps, weight, what is averaged.
+// Norms: eps, weight, bias, what is averaged.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,16 +32,33 @@ double mean_square(In x) {
 // What a row is multiplied with.
 double factor(In x, double eps) { return 1 / std::sqrt(mean_square(x) + eps); }
 
-// The norm of one group of components, x and y being [n] and w the weight, made otherwise.
+// What a norm divides, in groups of n: its input or, in a layer norm, the input less each group's mean.
+std::vector<float> divided(const plan::Norm& op, In x, std::size_t n) {
+  std::vector<float> c(x.begin(), x.end());
+  for (std::size_t start = 0; op.kind == plan::NormKind::layer && start < c.size(); start += n) {
+    const double m = mean(x.subspan(start, n));
+    for (std::size_t i = start; i < start + n; ++i) c[i] = static_cast<float>(x[i] - m);
+  }
+  return c;
+}
+void add_bias(const plan::Norm& op, const Site& site, Out y) {
+  if (!op.bias) return;
+  const std::vector<float> bias = site.scene.vector(*op.bias);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % bias.size()];
+}
+
+// The norm of one group of components, x and y being [n] and w the weight, made otherwise. x is what a norm divides, and
+// the bias is added to y.
 using GroupNorm = void (*)(In x, Out y, In w, double eps);
 
 void group_wise(Candidates& out, const plan::Norm& op, std::string detail, GroupNorm norm) {
   out.add(std::move(detail), [op, norm](const Site& site) {
     const std::vector<float> w = site.scene.vector(op.weight);
-    const auto x = site.scene.value(op.x);
+    const std::vector<float> x = divided(op, site.scene.value(op.x), w.size());
     std::vector<float> y(x.size());
     for (std::size_t i = 0; i < x.size(); i += w.size())
-      norm(x.subspan(i, w.size()), Out(y).subspan(i, w.size()), w, op.eps);
+      norm(In(x).subspan(i, w.size()), Out(y).subspan(i, w.size()), w, op.eps);
+    add_bias(op, site, y);
     return y;
   });
 }
@@ -55,12 +72,13 @@ void with_factor(Candidates& out, const plan::Norm& op, std::string detail, std:
                  std::function<double(const Site& site, In x, std::size_t start)> of) {
   out.add(std::move(detail), [op, size, of = std::move(of)](const Site& site) {
     const std::vector<float> w = site.scene.vector(op.weight);
-    const auto x = site.scene.value(op.x);
+    const std::vector<float> x = divided(op, site.scene.value(op.x), w.size());
     std::vector<float> y(x.size());
     for (std::size_t start = 0; start < x.size(); start += size) {
-      const double s = of(site, x.subspan(start, size), start);
+      const double s = of(site, In(x).subspan(start, size), start);
       for (std::size_t i = start; i < start + size; ++i) y[i] = static_cast<float>(x[i] * s * w[i % w.size()]);
     }
+    add_bias(op, site, y);
     return y;
   });
 }
@@ -76,16 +94,23 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
   // it best.
   const std::size_t n = q.plan().weight(op.weight).in();
   if (!q.has_both()) return;
-  const Values x = q.replay.value(op.x);
+  const std::vector<float> x = divided(op, *q.replay.value(op.x), n);
+  std::vector<float> bias(n);
+  if (op.bias) backends::reference::rows_of(q.plan().weight(*op.bias).tensor)(0, bias);
+  const auto size_of = [&](In y) {
+    double sum = 0;
+    for (std::size_t i = 0; i < n; ++i) sum += std::pow(double{y[i]} - bias[i], 2);
+    return sum / static_cast<double>(n);
+  };
   double least = infinity;
   std::optional<double> fitted;
   for (std::size_t r = 0; r < q.rows.size(); ++r) {
     for (std::size_t at = 0; at + n <= q.width(); at += n) {
-      const double square = mean_square(std::span(*x).subspan(q.rows[r] * q.width() + at, n));
-      const double found = mean_square(q.found.subspan(r * q.width() + at, n));
+      const double square = mean_square(In(x).subspan(q.rows[r] * q.width() + at, n));
+      const double found = size_of(q.found.subspan(r * q.width() + at, n));
       if (square >= least || !(found > 0)) continue;
       least = square;
-      fitted = (square + op.eps) * mean_square(q.expected.subspan(r * q.width() + at, n)) / found - square;
+      fitted = (square + op.eps) * size_of(q.expected.subspan(r * q.width() + at, n)) / found - square;
     }
   }
   // To three digits, as people write it.
@@ -113,6 +138,49 @@ void weight_minus_one(In x, Out y, In w, double eps) {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = static_cast<float>(x[i] * s * (w[i] - 1.0));
 }
 
+void of_kind(const plan::Norm& op, plan::NormKind kind, std::string detail, Candidates& out) {
+  plan::Norm wrong = op;
+  wrong.kind = kind;
+  out.changed(wrong, std::move(detail));
+}
+
+void mean_kept(const Question&, const plan::Norm& op, Candidates& out) {
+  if (op.kind != plan::NormKind::layer) return;
+  of_kind(op, plan::NormKind::rms, "", out);
+  out.add("but for the variance", [op](const Site& site) {
+    const std::vector<float> w = site.scene.vector(op.weight);
+    const In x = site.scene.value(op.x);
+    const std::vector<float> c = divided(op, x, w.size());
+    std::vector<float> y(x.size());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double s = factor(In(c).subspan(i / w.size() * w.size(), w.size()), op.eps);
+      y[i] = static_cast<float>(x[i] * s * w[i % w.size()]);
+    }
+    add_bias(op, site, y);
+    return y;
+  });
+}
+
+void without_bias(const Question&, const plan::Norm& op, Candidates& out) {
+  if (!op.bias) return;
+  plan::Norm wrong = op;
+  wrong.bias.reset();
+  out.changed(wrong);
+}
+
+void other_bias(const Question& q, const plan::Norm& op, Candidates& out) {
+  if (!op.bias) return;
+  const plan::Weight& right = q.plan().weight(*op.bias);
+  out.with_other_weights(q, *op.bias, [&](const plan::Weight& w) { return w.in() == right.in() && w.out() == 1; });
+  for (const double by : {2.0, -1.0}) {
+    out.with_weight(by > 0 ? "added twice" : "subtracted", *op.bias,
+                    [rows = backends::reference::rows_of(right.tensor), by](std::uint64_t row, std::span<float> b) {
+                      rows(row, b);
+                      for (float& v : b) v = static_cast<float>(v * by);
+                    });
+  }
+}
+
 void mean_subtracted(In x, Out y, In w, double eps) {
   double mean = 0;
   for (const float v : x) mean += v / static_cast<double>(x.size());
@@ -136,7 +204,12 @@ void not_normalized(In x, Out y, In w, double) {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = x[i] * w[i];
 }
 
-void skipped(In x, Out y, In, double) { std::copy(x.begin(), x.end(), y.begin()); }
+void skipped(const Question&, const plan::Norm& op, Candidates& out) {
+  out.add("", [op](const Site& site) {
+    const In x = site.scene.value(op.x);
+    return std::vector<float>(x.begin(), x.end());
+  });
+}
 
 void weight_before(In x, Out y, In w, double eps) {
   double sum = 0;
@@ -201,7 +274,7 @@ void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
     with_factor(out, op, std::move(detail), n, [op, first_group, from, width, n](const Site& site, In, std::size_t start) {
       const std::size_t row = from(site.replay.rows(), site.rows[start / width]);
       const Values all = site.replay.value(op.x);
-      return factor(In(*all).subspan(row * width + (first_group ? 0 : start % width), n), op.eps);
+      return factor(divided(op, In(*all).subspan(row * width + (first_group ? 0 : start % width), n), n), op.eps);
     });
   };
   using Rows = std::span<const backends::Row>;
@@ -238,7 +311,8 @@ void over_rows(const Question& q, const plan::Norm& op, Candidates& out) {
     const auto [begin, end] = step_of(site.replay.rows(), site.rows[start / width]);
     const Values all = site.replay.value(op.x);
     double sum = 0;
-    for (std::size_t row = begin; row < end; ++row) sum += mean_square(In(*all).subspan(row * width, width));
+    for (std::size_t row = begin; row < end; ++row)
+      sum += mean_square(divided(op, In(*all).subspan(row * width, width), width));
     return 1 / std::sqrt(sum / (end - begin) + op.eps);
   });
 }
@@ -274,6 +348,15 @@ use the file's weight as it is)"},
     {"norm-mean-subtracted", Kind::op, of<each<mean_subtracted>>, R"(the norm subtracts the mean
 That is LayerNorm. RMS norm divides by the root mean square and subtracts nothing.
 divide by the root mean square of the row; subtract no mean)"},
+    {"norm-mean-kept", Kind::op, of<mean_kept>, R"(the norm does not subtract the mean
+That is RMS norm, or half of a layer norm, which divides the row less its mean by its standard deviation.
+subtract the row's mean first)"},
+    {"norm-bias-missing", Kind::op, of<without_bias>, R"(the norm's bias is not added
+The file has a bias beside the norm's weight; RMS norms have none.
+add the norm's bias)"},
+    {"norm-other-bias", Kind::op, of<other_bias>, R"(another bias is added to the norm
+Another norm's, or the right one twice or with the wrong sign.
+add the bias of the norm's name once)"},
     {"norm-sum-for-mean", Kind::op, of<each<sum_for_mean>>, R"(the norm divides by the root of the sum of squares
 The division by the number of components is missing, so the result is too small by its root.
 divide the sum of squares by the row's length before the root)"},
@@ -286,7 +369,7 @@ take the square root of the mean square)"},
     {"norm-not-normalized", Kind::op, of<each<not_normalized>>, R"(the row is multiplied by the weight and not normalised
 The division by the root mean square is missing.
 divide the row by its root mean square)"},
-    {"norm-skipped", Kind::op, of<each<skipped>>, R"(the norm is not applied at all
+    {"norm-skipped", Kind::op, of<skipped>, R"(the norm is not applied at all
 The output is the input.
 apply the norm)"},
     {"norm-part-of-row", Kind::op, of<part_of_row>, R"(the norm averages a part of the row

@@ -16,7 +16,7 @@
 
 // clang-format off
 
-// y[r] = scale * table[rows[r]]
+// y[r] = scale * table[rows[r]], `rows` being tokens or their positions
 struct EmbedParams {
   uint width;      // d, a multiple of the table's block size
   uint row_bytes;  // of the table
@@ -28,9 +28,11 @@ struct EmbedParams {
 struct NormParams {
   uint group;  // elements normalized together: the length of the weight
   float eps;
+  uint is_layer;  // 1: the mean is subtracted
+  uint has_bias;  // 0: `bias` is not read
 };
 #define SIGNATURE_normalize(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, float, x) IN(1, float, weight) OUT(2, float, y) SHARED(ReduceShared, s) PARAMS(3, NormParams)
+  IN(0, float, x) IN(1, float, weight) IN(2, float, bias) OUT(3, float, y) SHARED(ReduceShared, s) PARAMS(4, NormParams)
 
 // y[r, j] = sum_i w[j, i] x[r, i] + bias[j]
 struct LinearParams {
@@ -104,6 +106,7 @@ struct AttentionParams {
 struct ActivateParams {
   uint n;           // elements
   uint activation;  // plan::Activation
+  uint has_up;      // 0: `up` is not read
 };
 #define SIGNATURE_activated(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, ActivateParams)

@@ -24,21 +24,31 @@ INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float sc
   }
 PLUMB_FORMATS(PLUMB_EMBED)
 
-// y = x / sqrt(mean(x^2) + eps) * weight: one threadgroup for each group of elements (a row, or one head of a row).
+// y = c / sqrt(mean(c^2) + eps) * weight + bias, c being x or, in a layer norm, x less its mean: one threadgroup a group of
+// elements (a row, or one head of a row).
 KERNEL(normalize, normalize, PLUMB_REDUCE_THREADS) {
   x += ulong(GROUP_X) * p.group;
   y += ulong(GROUP_X) * p.group;
+  float mean = 0.0f;
+  if (p.is_layer != 0) {
+    float total = 0.0f;
+    for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) total += x[i];
+    mean = reduce_sum(total, s, LANE, SIMD_INDEX) / float(p.group);
+  }
   float sum = 0.0f;
-  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) sum = fma(x[i], x[i], sum);
+  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) sum = fma(x[i] - mean, x[i] - mean, sum);
   sum = reduce_sum(sum, s, LANE, SIMD_INDEX);
   const float scale = 1.0f / sqrt(sum / float(p.group) + p.eps);
-  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) y[i] = x[i] * scale * weight[i];
+  for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) {
+    const float scaled = (x[i] - mean) * scale * weight[i];
+    y[i] = p.has_bias != 0 ? scaled + bias[i] : scaled;
+  }
 }
 
 // One thread for each element.
 KERNEL(activated, activated, PLUMB_FLAT_THREADS) {
   const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
-  if (i < p.n) y[i] = activate(p.activation, gate[i]) * up[i];
+  if (i < p.n) y[i] = activate(p.activation, gate[i]) * (p.has_up != 0 ? up[i] : 1.0f);
 }
 
 KERNEL(add, add, PLUMB_FLAT_THREADS) {
