@@ -55,7 +55,8 @@ Result<std::string> ChatTemplate::render(const nlohmann::ordered_json& variables
 
 namespace {
 
-// The first of the names that holds something is what all of them mean, as in transformers' _alias_reasoning_fields.
+// A message's reasoning is the first of these names that is not null. It is then also under thinking and reasoning_content,
+// as in transformers' _alias_reasoning_fields.
 nlohmann::ordered_json with_reasoning_names(const nlohmann::ordered_json& messages) {
   if (!messages.is_array()) return messages;
   auto result = nlohmann::ordered_json::array();

@@ -34,7 +34,7 @@ bool is_mutator(const Value& object, std::string_view name) {
   return object.is(Kind::dict) && std::ranges::find(of_dicts, name) != std::end(of_dicts);
 }
 
-// What Python's getattr gives, except for names of the language's own machinery.
+// The result of Python's getattr, except for names of the language's internals.
 std::optional<Value> python_attribute(Runtime& runtime, const Value& object, std::string_view name) {
   switch (object.kind()) {
     case Kind::name_space:
@@ -63,7 +63,7 @@ std::optional<std::size_t> position(const Value& key, std::size_t size) {
   return index < 0 || index >= length ? std::nullopt : std::optional(static_cast<std::size_t>(index));
 }
 
-// What obj[key] gives in Python; empty where it raises TypeError or LookupError.
+// The result of obj[key] in Python; empty where Python raises TypeError or LookupError.
 std::optional<Value> python_item(Runtime& runtime, const Value& object, const Value& key) {
   if (object.is(Kind::dict)) {
     const auto hashable = [](const Value& value) { return !value.has_items() && !value.is(Kind::dict); };
@@ -121,10 +121,11 @@ Value slice(Runtime& runtime, const Value& object, const Value& start, const Val
     }
   }
   const auto size = static_cast<std::int64_t>(length(runtime, object).value_or(0));
-  // Any longer stride takes one element, too.
+  // Longer strides take one element too.
   const std::int64_t stride = step.is_none() ? 1 : std::clamp(step.as_integer(), -size - 1, size + 1);
   if (stride == 0) raise("slice step cannot be zero");
-  // Bounds outside are clipped: to the ends, or, backward, to the last element and before the first.
+  // Bounds outside the sequence are clipped: to its ends or, with a negative stride, to the last element and to the place
+  // before the first.
   const std::int64_t lowest = stride > 0 ? 0 : -1;
   const std::int64_t highest = stride > 0 ? size : size - 1;
   const auto clipped = [&](const Value& bound, std::int64_t otherwise) {

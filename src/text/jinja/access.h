@@ -7,10 +7,10 @@
 
 namespace plumb::text::jinja {
 
-// Undefined where there is none.
+// The attribute; an undefined value if there is none.
 Value attribute(Runtime& runtime, const Value& object, std::string_view name);
 Value item(Runtime& runtime, const Value& object, const Value& key);
-// The [start:stop:step] part of a string or sequence; None stands for a bound that is not given.
+// The part [start:stop:step] of a string or sequence. A bound of None is not given.
 Value slice(Runtime& runtime, const Value& object, const Value& start, const Value& stop, const Value& step);
 
 }  // namespace plumb::text::jinja

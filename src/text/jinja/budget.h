@@ -1,5 +1,5 @@
-// What a run of a template may still use, and the error that ends it. Inside the interpreter errors travel as a thrown
-// Failure, which ChatTemplate turns into a Result.
+// The steps and memory that a run of a template may still use, and the error that ends the run. Inside the interpreter
+// errors are thrown as a Failure, which ChatTemplate turns into a Result.
 #pragma once
 
 #include <fmt/format.h>
@@ -24,7 +24,7 @@ template <class... Args>
   throw Failure{fmt::format(format, std::forward<Args>(args)...), 0};
 }
 
-// Steps count evaluated nodes and, at bytes_a_step, the text that is read or made.
+// Steps count evaluated nodes, and one for every bytes_a_step bytes of text that are read or made.
 class Budget {
  public:
   static constexpr std::size_t bytes_a_step = 256;
@@ -34,7 +34,7 @@ class Budget {
   const TemplateLimits& limits() const { return limits_; }
   void step(std::uint64_t count = 1);
   void work(std::size_t bytes) { step(bytes / bytes_a_step); }
-  // Memory that live values hold. `expect` fails early for a value that is about to be made.
+  // Counts the memory of live values. `expect` fails early for a value that would be too large.
   void take(std::size_t bytes);
   void give(std::size_t bytes) { memory_ -= bytes; }
   void expect(std::size_t bytes) const;
@@ -45,7 +45,7 @@ class Budget {
   std::size_t memory_ = 0;
 };
 
-// Appends with the run's memory limit in view.
+// Builds a text within the run's memory limit.
 class TextBuilder {
  public:
   explicit TextBuilder(Budget& budget) : budget_(budget) {}

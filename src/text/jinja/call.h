@@ -1,4 +1,4 @@
-// Calls: the callee, and a built-in function's parameters, filled from a call's arguments.
+// Calls of functions, and the parameters of a built-in function, filled in from a call's arguments.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ class Parameters {
              std::size_t required = 0);
   bool has(std::size_t index) const { return values_[index].has_value(); }
   const Value& operator[](std::size_t index) const { return *values_[index]; }
-  // The value given, or None where there is none: for parameters whose default is None.
+  // The given value, or None: for parameters whose default is None.
   Value or_none(std::size_t index) const { return values_[index].value_or(Value()); }
   bool flag(Runtime& runtime, std::size_t index, bool otherwise) const;
   std::int64_t integer(std::size_t index, std::int64_t otherwise) const;

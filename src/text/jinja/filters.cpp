@@ -260,7 +260,7 @@ Value last(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return items.empty() ? runtime.undefined("No last item, sequence was empty.") : items.back();
 }
 
-// Empty where float() raises a TypeError or a ValueError.
+// The result of float(); empty where Python raises TypeError or ValueError.
 std::optional<double> python_float(Runtime& runtime, const Value& value) {
   if (value.is_undefined()) fail_undefined(value);
   if (value.is_number()) return to_double(value);
@@ -317,8 +317,8 @@ Value groupby(Runtime& runtime, const Value& subject, Arguments& arguments) {
     for (; end < entries.size() && equal(runtime, entries[begin].key, entries[end].key); ++end) {
       members.push_back(entries[end].value);
     }
-    if (end == begin) members.push_back(entries[end++].value);  // a key that does not even equal itself
-    // The name that is shown keeps its case.
+    if (end == begin) members.push_back(entries[end++].value);  // a key that does not equal itself, such as NaN
+    // The group's name keeps its case.
     std::vector<Value> group{path.get(runtime, entries[begin].value), runtime.list(std::move(members))};
     groups.push_back(runtime.sequence(Kind::tuple, std::move(group), "group"));
     begin = end;
@@ -631,7 +631,7 @@ Value wordcount(Runtime& runtime, const Value& subject, Arguments& arguments) {
   return Value::integer(words);
 }
 
-// Jinja's generators do nothing, and find no fault, before the first value is asked for.
+// A filter that is a generator in Jinja does nothing, not even raise errors, until its first value is needed.
 template <Filter filter>
 Value lazily(Runtime& runtime, const Value& subject, Arguments& arguments) {
   std::uint32_t depth = subject.depth();
@@ -650,7 +650,7 @@ struct Entry {
   Filter filter;
 };
 
-// What Jinja has besides: HTML, and what is never the same twice.
+// Jinja's other filters: for HTML, and those with random results.
 constexpr std::string_view unsupported[] = {"filesizeformat", "forceescape", "pprint",   "random", "striptags",
                                             "urlencode",      "urlize",      "wordwrap", "xmlattr"};
 

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int max_precision = 1'000;
 
-// [[fill]align][sign][0][width][grouping][.precision][type], of which both kinds of formatting fill in parts.
+// [[fill]align][sign][0][width][grouping][.precision][type]. Each of the two kinds of formatting uses a part of it.
 struct Spec {
   std::string fill = " ";
   char align = 0;
@@ -44,7 +44,7 @@ std::int64_t read_number(std::string_view text, std::size_t& at) {
   return value;
 }
 
-// `sign_size`: bytes at the start that stay in front of a filling by zeros.
+// `sign_size`: bytes at the start that stay before the padding if it is zeros.
 std::string padded(Runtime& runtime, std::string text, const Spec& spec, char default_align, std::size_t sign_size = 0) {
   const std::int64_t missing = spec.width - static_cast<std::int64_t>(unicode::count(text));
   if (missing <= 0) return text;
@@ -178,7 +178,7 @@ std::string format_value(Runtime& runtime, const Value& value, std::string_view 
   return format_text(runtime, value.text(), spec, '<');
 }
 
-// One '%' conversion after another over the arguments.
+// Formats a text with '%' conversions, each with the next argument.
 class PercentFormatter {
  public:
   PercentFormatter(Runtime& runtime, std::string_view format, const Value& arguments)
@@ -252,7 +252,7 @@ class PercentFormatter {
     out_.append(format_number(runtime_, number_of(value, spec), spec));
   }
 
-  // The number that a conversion shows, and its type as str.format has it.
+  // The number that a conversion shows, and the type for it in str.format.
   static Value number_of(const Value& value, Spec& spec) {
     if (value.is_undefined()) fail_undefined(value);
     if (value.is(Kind::large)) fail_too_large();
@@ -278,7 +278,7 @@ class PercentFormatter {
     const std::size_t end = format_.find(')', begin);
     if (end == std::string_view::npos) raise("incomplete format key");
     at_ = end + 1;
-    next_ = positional_.size();  // what follows needs a key, too
+    next_ = positional_.size();  // later conversions need a key too
     const std::string_view key = format_.substr(begin, end - begin);
     const Value* found = arguments_.dict().find(key);
     if (found == nullptr) raise("the format string's key {} is not in the mapping", jinja::quoted(key));
@@ -290,12 +290,12 @@ class PercentFormatter {
   const Value& arguments_;
   TextBuilder out_;
   std::vector<Value> positional_;
-  bool lenient_ = false;  // arguments left over are no error, as for everything that has keys or indices
+  bool lenient_ = false;  // unused arguments are no error, as for all values with keys or indices
   std::size_t next_ = 0;
   std::size_t at_ = 0;
 };
 
-// str.format over its replacement fields.
+// str.format: fills in the replacement fields.
 class BraceFormatter {
  public:
   BraceFormatter(Runtime& runtime, const Arguments& arguments) : runtime_(runtime), arguments_(arguments) {}

@@ -136,7 +136,7 @@ Value strftime_now(Runtime& runtime, Arguments& arguments) {
   const auto since_epoch = runtime.now().time_since_epoch();
   const auto seconds = std::chrono::floor<std::chrono::seconds>(since_epoch);
   const auto microseconds = std::chrono::duration_cast<std::chrono::microseconds>(since_epoch - seconds).count();
-  // The directives that Python handles itself: there is no time zone in datetime.now().
+  // Replaces the directives that Python handles itself; datetime.now() has no time zone.
   std::string directives;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const char directive = wanted[i] == '%' && i + 1 < wanted.size() ? wanted[i + 1] : '\0';
@@ -145,7 +145,7 @@ Value strftime_now(Runtime& runtime, Arguments& arguments) {
     if (directive == '%') directives += '%';
     if (directive == 'f' || directive == 'z' || directive == 'Z' || directive == '%') ++i;
   }
-  // A mark in front tells an empty result from one that does not fit.
+  // With a character in front, an empty result can be told from one that does not fit.
   directives.insert(0, 1, '|');
   const std::time_t time = std::chrono::system_clock::to_time_t(std::chrono::system_clock::time_point(seconds));
   std::tm local{};

@@ -1,4 +1,4 @@
-// What a template can call by name: range, dict, namespace, cycler, joiner, raise_exception, strftime_now.
+// The global functions: range, dict, namespace, cycler, joiner, raise_exception, strftime_now.
 #pragma once
 
 #include <optional>

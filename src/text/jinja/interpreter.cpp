@@ -27,7 +27,8 @@ struct Overloaded : Visitors... {
 template <class... Visitors>
 Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
-// The variables of one block. Blocks see those around them; macros keep the scope that they were defined in.
+// The variables of one block. A block sees the variables of the blocks around it. A macro keeps the scope in which it was
+// defined.
 class Scope {
  public:
   explicit Scope(std::shared_ptr<Scope> parent) : parent_(std::move(parent)) {}
@@ -94,7 +95,7 @@ class Interpreter {
     }
   }
 
-  // A macro or the body of a call block, as something that templates call.
+  // A macro, or the body of a call block, as a callable value.
   class MacroCallable final : public Callable {
    public:
     MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
@@ -187,7 +188,7 @@ class Interpreter {
   };
 
  private:
-  // A macro keeps its scope, and the scope may hold the macro: the run's end empties it.
+  // A macro keeps its scope, and the scope may contain the macro. The end of the run empties it, which breaks the cycle.
   Value make_macro(std::string name, const Signature& signature, const Body& body, const ScopePtr& scope) {
     runtime_.budget.take(sizeof(Scope) + sizeof(MacroCallable));
     runtime_.keep(scope, [scope = scope.get()] { scope->clear(); });
@@ -233,7 +234,7 @@ class Interpreter {
     const DepthGuard guard(runtime_);
     Value source = iterable;
     if (statement.condition) {
-      // The condition is asked item by item, between the rounds: it sees what the body changed.
+      // The condition is evaluated item by item, between iterations, so it sees the body's changes.
       auto next = [this, &statement, scope, items = iterate(runtime_, source)](Runtime& runtime) -> std::optional<Value> {
         while (auto item = items->next(runtime)) {
           runtime.budget.step();
@@ -253,7 +254,7 @@ class Interpreter {
         return runtime.string(text.take());
       };
     }
-    // As in Jinja, {% else %} also runs after a loop in which no round came to its end.
+    // As in Jinja, {% else %} also runs after a loop in which no iteration was completed.
     bool any = false;
     while (loop->advance(runtime_)) {
       runtime_.budget.step();
@@ -304,7 +305,7 @@ class Interpreter {
     return Flow::next;
   }
 
-  // What a call block or filter block puts on the page is not turned into text.
+  // Appends the result of a call block or filter block, which must be a string: it is not converted to one.
   static void append_string(TextBuilder& out, const Value& value) {
     if (!value.is_string()) raise("expected str instance, {} found", type_name(value));
     out.append(value.text());
@@ -334,7 +335,7 @@ class Interpreter {
     return run(with.body, inner, out);
   }
 
-  // Jinja makes the body a macro without a name, so it has varargs and kwargs of its own.
+  // In Jinja the body is a macro without a name, so it has its own varargs and kwargs.
   Flow execute(const Generation& generation, const ScopePtr& scope, TextBuilder& out) {
     Arguments arguments;
     append_string(out, call(runtime_, make_macro("", generation.signature, generation.body, scope), arguments));

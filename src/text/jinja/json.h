@@ -1,4 +1,4 @@
-// JSON in (the variables of a render) and out (the `tojson` filter, which is Python's json.dumps).
+// Reads JSON (a render's variables), and writes it (the `tojson` filter, which is Python's json.dumps).
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -8,7 +8,7 @@
 
 namespace plumb::text::jinja {
 
-// Text that is no UTF-8 is repaired with U+FFFD.
+// Bytes that are not UTF-8 become U+FFFD.
 Value from_json(Runtime& runtime, const nlohmann::ordered_json& json);
 
 std::string to_json(Runtime& runtime, const Value& value, Arguments& options);

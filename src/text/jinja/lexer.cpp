@@ -18,7 +18,7 @@ bool starts_name(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (static_cast<unsigned char>(c) & 0x80u) != 0;
 }
 
-// Line ends become '\n', and one at the very end is dropped.
+// Turns all line ends into '\n', and drops one at the end of the text.
 std::string normalized(std::string_view source) {
   std::string text;
   text.reserve(source.size());
@@ -73,7 +73,7 @@ class Lexer {
     return source_.size();
   }
 
-  // The text before a tag, with what the tag's sign or lstrip_blocks removes at its end.
+  // The text before a tag, without the white space that the tag's sign or lstrip_blocks removes.
   [[nodiscard]] std::string_view before_tag(std::string_view text, char sign, bool lstrip) const {
     if (sign == '-') {
       while (!text.empty() && unicode_space_end(text)) {
@@ -115,7 +115,7 @@ class Lexer {
     advance(n);
   }
 
-  // The closing delimiter at the current place, with its sign and the whitespace that it takes; false when it is not there.
+  // Reads the closing delimiter, with its sign and the white space that it removes. Returns false if it is not here.
   bool close(std::string_view delimiter, bool trim) {
     if (at("-") && std::string_view(source_).substr(at_ + 1).starts_with(delimiter)) {
       advance(1 + delimiter.size());
@@ -141,7 +141,7 @@ class Lexer {
     throw Failure{"a comment is not closed: '#}' is missing", first_line};
   }
 
-  // "{% raw %}" or "{% endraw %}" after its "{%": skips the word when it stands alone in the tag.
+  // After "{%": skips the word ("raw" or "endraw") if it is alone in its tag.
   bool skip_raw_word(std::string_view word) {
     const std::size_t start = at_;
     const std::uint32_t start_line = line_;
@@ -222,7 +222,7 @@ class Lexer {
     advance(n);
   }
 
-  // How many digits stand from `from` on, single underscores between them.
+  // The number of digits from `from` on, with single underscores between them.
   [[nodiscard]] std::size_t digits(std::size_t from) const {
     const auto is_digit_at = [&](std::size_t i) { return i < source_.size() && is_digit(source_[i]); };
     std::size_t n = 0;

@@ -1,5 +1,5 @@
-// Splits a template into text, tags and the tokens inside them, with Jinja's whitespace control (trim_blocks and
-// lstrip_blocks set, as transformers does) applied: what comes out is what the parser and the page see.
+// Splits a template into text, tags and the tokens inside tags. It applies Jinja's whitespace control, with trim_blocks and
+// lstrip_blocks set as in transformers.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What an untrusted template may use.
+// The limits of an untrusted template.
 #pragma once
 
 #include <cstddef>

@@ -45,15 +45,15 @@ const std::string& string_argument(const Parameters& given, std::size_t index, c
   return given[index].text();
 }
 
-// A bound of a search, counted from the end where it is negative.
+// A bound of a search; negative bounds count from the end.
 std::int64_t bound(const Parameters& given, std::size_t index, std::int64_t size, std::int64_t otherwise) {
   if (given.or_none(index).is_none()) return otherwise;
   const std::int64_t at = index_value(given[index], "slice index");
   return at < 0 ? std::max<std::int64_t>(std::max(at, -size) + size, 0) : at;
 }
 
-// The part of a string that a method looks at, from parameters 1 and 2. Empty where the start is past the end, so that not
-// even an empty text is found there.
+// The part of a string that a method searches, from parameters 1 and 2. No value if the start is past the end, where not
+// even an empty text is found.
 std::optional<std::string_view> window(const Value& self, const Parameters& given) {
   const auto size = static_cast<std::int64_t>(self.string().length);
   const std::int64_t start = bound(given, 1, size, 0);
@@ -95,7 +95,7 @@ class Pieces {
   std::vector<Value> items_;
 };
 
-// At white space, which is dropped; from the right, each piece is the last word of what is left.
+// Splits at white space, which is dropped. From the right, each piece is the last word of the rest.
 template <bool from_right>
 Value split_at_space(Runtime& runtime, std::string_view text, std::int64_t most) {
   constexpr Side side = from_right ? Side::right : Side::left;
@@ -403,7 +403,7 @@ constexpr Entry dict_methods[] = {
     {"items", view<Part::items>}, {"keys", view<Part::keys>}, {"values", view<Part::values>}, {"get", get}, {"copy", copy},
 };
 
-// What Python has besides.
+// Python's other methods.
 constexpr std::string_view unsupported_of_strings[] = {"casefold",    "encode",  "expandtabs", "format_map", "isidentifier",
                                                        "isprintable", "istitle", "maketrans",  "translate"};
 constexpr std::string_view unsupported_of_numbers[] = {"as_integer_ratio", "bit_count", "bit_length", "conjugate",

@@ -8,7 +8,7 @@
 
 namespace plumb::text::jinja {
 
-// Empty where the object's type has none of that name; fails for one that Python has and that is not supported.
+// The method of that name; empty if the object's type has none. Fails for a method that Python has and Plumb does not.
 std::optional<Value> method(Runtime& runtime, const Value& object, std::string_view name);
 
 }  // namespace plumb::text::jinja

@@ -143,7 +143,7 @@ Value concatenated(Runtime& runtime, const Value& left, const Value& right) {
   return runtime.sequence(left.kind(), std::move(items));
 }
 
-// The text without surrounding white space, without single underscores between letters or digits, and without a plus sign.
+// Removes surrounding white space, single underscores between letters or digits, and a plus sign.
 std::string plain_number(std::string_view text) {
   text = trimmed(text);
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
@@ -243,7 +243,7 @@ std::optional<double> parse_real(std::string_view text) {
   const auto [end, error] = std::from_chars(plain.data(), plain.data() + plain.size(), value);
   if (end != plain.data() + plain.size() || error == std::errc::invalid_argument) return std::nullopt;
   if (error == std::errc::result_out_of_range) {
-    // Either end of the range: the sign of the exponent tells them apart.
+    // The number is out of range at either end; the exponent's sign says at which.
     const std::size_t mark = plain.find_first_of("eE");
     const std::size_t first = plain.find_first_not_of('-');
     const bool tiny = mark != std::string::npos ? plain[mark + 1] == '-' : plain[first] == '0' || plain[first] == '.';

@@ -1,4 +1,4 @@
-// Arithmetic by Python's rules, with integers of 64 bits, and the texts that Python reads as numbers.
+// Arithmetic by Python's rules with 64-bit integers, and numbers read from texts as in Python.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 namespace plumb::text::jinja {
 
 enum class Operator : std::uint8_t { add, subtract, multiply, divide, floor_divide, modulo, power };
-// Fails where an integer result does not fit 64 bits.
+// Fails if an integer result does not fit 64 bits.
 Value arithmetic(Runtime& runtime, Operator op, const Value& left, const Value& right);
 Value negative(const Value& value);
 Value positive(const Value& value);
 
-// The error of an integer that does not fit.
+// Fails with the error that an integer does not fit 64 bits.
 [[noreturn]] void fail_too_large();
 
 double to_double(const Value& value);                                 // of a number

@@ -48,7 +48,7 @@ class Parser {
   }
 
  private:
-  // Counts the recursion of one parsing function, which the template's nesting drives.
+  // Counts the recursion of a parsing function, whose depth is the template's nesting.
   class Depth {
    public:
     explicit Depth(Parser& parser) : parser_(parser) {
@@ -110,7 +110,7 @@ class Parser {
     body.push_back(std::make_unique<Statement>(Statement{line, std::move(node)}));
   }
 
-  // Statements up to a block tag with one of these names, which is left as the current token (after its "{%").
+  // Parses statements up to a block tag with one of these names. The name is then the current token.
   Body parse_body(std::initializer_list<std::string_view> ends) {
     const Depth depth(*this);
     const std::uint32_t opened = tokens_[at_ > 0 ? at_ - 1 : 0].line;
@@ -146,7 +146,7 @@ class Parser {
     }
   }
 
-  // A body up to its end tag, which is consumed.
+  // Parses a body and its end tag.
   Body parse_body_until(std::string_view end) {
     const bool optional = std::exchange(optional_, false);
     Body body = parse_body({end});
@@ -156,7 +156,7 @@ class Parser {
     return body;
   }
 
-  // The body of a macro or a call block: a loop around it is not its loop.
+  // Parses the body of a macro or a call block. A loop around it does not count as the body's loop.
   Body parse_function_body(std::string_view end, Signature& signature) {
     const std::uint32_t loops = std::exchange(loops_, 0);
     const ImplicitNames around = std::exchange(implicit_, {});
@@ -368,7 +368,7 @@ class Parser {
            (of_loop && token.is_name("recursive"));
   }
 
-  // Expressions with commas between them: a tuple; one alone: itself; none: null.
+  // Parses expressions with commas between them: a tuple. One expression without a comma is itself; none is null.
   ExpressionPtr parse_tuple(bool with_conditional = true, bool parenthesized = false, bool of_loop = false) {
     const std::uint32_t line = here().line;
     ListOf tuple{.items = {}, .tuple = true};
@@ -567,7 +567,7 @@ class Parser {
     fail_here("expected an expression, got " + shown(here()));
   }
 
-  // What follows a value at the same depth is bounded too: evaluating a long chain recurses.
+  // Limits the length of a chain after a value, such as a.b.c: evaluating it recurses.
   void count_link(std::uint32_t& links) {
     if (++links > limits_.max_depth)
       fail_here(fmt::format("a chain of more than {} calls or subscripts", limits_.max_depth));
@@ -649,7 +649,7 @@ class Parser {
     return arguments;
   }
 
-  // A filter or test that does not exist is an error of the template, unless a condition may keep it from running.
+  // A filter or test that does not exist is an error of the template, unless it is inside an {% if %} and may never run.
   void note_unknown(void (*fail)(std::string_view), const std::string& name, std::uint32_t line) {
     if (optional_) return;
     try {
@@ -665,7 +665,7 @@ class Parser {
     return name;
   }
 
-  // "|f(x)|g", after the subject; `inline_first`: the first filter stands without its '|' (a filter block).
+  // Parses "|f(x)|g" after the subject. `inline_first`: the first filter has no '|' (a filter block).
   ExpressionPtr parse_filters(ExpressionPtr subject, bool inline_first) {
     for (std::uint32_t links = 0; inline_first || here().is_op("|"); count_link(links)) {
       if (!inline_first) take();
@@ -717,7 +717,7 @@ class Parser {
   std::size_t at_ = 0;
   std::uint32_t depth_ = 0;
   std::uint32_t loops_ = 0;
-  ImplicitNames implicit_;        // that the body of a macro has read so far
+  ImplicitNames implicit_;        // names that the macro's body has read so far
   bool optional_ = false;         // inside an {% if %}
   std::vector<Failure> unknown_;  // filters and tests that do not exist
   std::set<std::string> blocks_;

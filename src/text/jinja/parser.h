@@ -1,4 +1,4 @@
-// The tree of a template's text.
+// Parses a template's text to its tree.
 #pragma once
 
 #include <string_view>

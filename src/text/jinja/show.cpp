@@ -49,7 +49,7 @@ std::string type_name(const Value& value) {
 std::string real_to_string(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
-  // The shortest digits that read back as the same number; Python switches to exponents at 1e16 and below 1e-4.
+  // The shortest digits that give the same number when read. Python uses exponents from 1e16 on and below 1e-4.
   char buffer[32];
   const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
   const std::string_view all(buffer, static_cast<std::size_t>(end - buffer));

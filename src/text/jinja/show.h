@@ -1,4 +1,4 @@
-// Values as text, as Python shows them.
+// Values as text, in Python's form.
 #pragma once
 
 #include <string>

@@ -31,7 +31,7 @@ std::string replaced(Runtime& runtime, std::string_view text, std::string_view o
   std::size_t at = 0;
   for (; most != 0; --most) {
     runtime.budget.step();
-    // An empty text stands between any two characters, and at both ends.
+    // An empty text is found between any two characters, and at both ends.
     const std::size_t found = old.empty() ? at : find_first(runtime, text, old, at);
     if (found == std::string_view::npos) break;
     out.append(text.substr(at, found - at));
@@ -63,7 +63,7 @@ std::string centered(Runtime& runtime, const String& text, std::int64_t width, s
   const std::int64_t length = static_cast<std::int64_t>(text.length);
   if (width <= length) return text.text;
   const std::int64_t missing = width - length;
-  // The odd one goes left where the width is odd, too: CPython's rule.
+  // If an odd number is missing, the extra one goes left only if the width is odd too: CPython's rule.
   const std::int64_t left = missing / 2 + (missing & width & 1);
   return repeated_text(runtime, fill, left) + text.text + repeated_text(runtime, fill, missing - left);
 }
@@ -110,7 +110,7 @@ std::string_view stripped(std::string_view text, Side side, std::u32string_view 
 
 namespace {
 
-// Some letter is of one case, and none of the other.
+// Whether at least one letter has the wanted case, and none has the other.
 bool is_of_case(Runtime& runtime, std::string_view text, bool (*wanted)(char32_t), bool (*other)(char32_t)) {
   runtime.budget.work(text.size() * 8);
   bool any = false;

@@ -1,4 +1,4 @@
-// What the str methods, the filters of the same names and the operators on strings share.
+// String functions, shared by the str methods, the filters of the same names and the operators.
 #pragma once
 
 #include <cstdint>
@@ -12,22 +12,22 @@ namespace plumb::text::jinja {
 
 inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Searches that take linear time, and whose work is counted; npos where there is none.
+// Searches in linear time, counted as steps; npos if nothing is found.
 std::size_t find_first(Runtime& runtime, std::string_view text, std::string_view needle, std::size_t from = 0);
 std::size_t find_last(Runtime& runtime, std::string_view text, std::string_view needle);
 
-// At most `most` times; negative: all.
+// Replaces at most `most` times; negative: all.
 std::string replaced(Runtime& runtime, std::string_view text, std::string_view old, std::string_view fresh,
                      std::int64_t most);
 std::string repeated_text(Runtime& runtime, std::string_view unit, std::int64_t times);  // none for times below 1
 std::string centered(Runtime& runtime, const String& text, std::int64_t width, std::string_view fill);
 std::vector<std::string_view> lines_of(Runtime& runtime, std::string_view text, bool keep_ends);
 
-// HTML's five special characters as entities; a marked text as it is.
+// Writes HTML's five special characters as entities. A text that is marked as HTML stays as it is.
 std::string html_escaped(Runtime& runtime, const String& text);
 
 enum class Side : std::uint8_t { left = 1, right = 2, both = 3 };
-// Without the characters at these sides that are in `drop`, or, where it is empty, without white space.
+// The text without the characters of `drop` at these sides, or without white space if `drop` is empty.
 std::string_view stripped(std::string_view text, Side side, std::u32string_view drop = {});
 inline std::string_view trimmed(std::string_view text) { return stripped(text, Side::both); }
 

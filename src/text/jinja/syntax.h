@@ -95,7 +95,7 @@ struct Expression {
       node;
 };
 
-// What an assignment stores to: a name, an attribute of a namespace, or several of them.
+// The target of an assignment: a name, an attribute of a namespace, or several of them.
 struct Target {
   std::string name;
   std::string attribute;  // of the namespace `name`; empty: the name itself
@@ -106,7 +106,7 @@ struct Target {
 struct Statement;
 using Body = std::vector<std::unique_ptr<Statement>>;
 
-// Names that a body reads: whether it takes the arguments that its signature does not name.
+// Whether a body reads varargs, kwargs or caller, and so accepts arguments that its signature does not name.
 struct ImplicitNames {
   bool varargs = false, kwargs = false, caller = false;
 };
@@ -160,13 +160,13 @@ struct With {
   std::vector<std::pair<Target, ExpressionPtr>> variables;
   Body body;
 };
-// A named part of a page. Without other templates to replace it, it is rendered in place, and sees the variables of
-// the template but not those of the loop around it, unless it is `scoped`.
+// A named part of a template. No other template can replace it here, so it is rendered in place. It sees the template's
+// variables; it sees those of a loop around it only if it is `scoped`.
 struct Block {
   Body body;
   bool scoped = false;
 };
-// What the assistant said: rendered in place. (Training marks these parts.)
+// The assistant's text, rendered in place. (Training marks these parts.)
 struct Generation {
   Signature signature;
   Body body;

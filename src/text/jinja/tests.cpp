@@ -70,7 +70,7 @@ bool escaped(Runtime&, const Value& subject, Arguments& arguments) {
   return subject.is_string() && subject.string().marked;
 }
 
-// Numbers and strings have no identity here: those that are equal and of one type are taken as the same.
+// Numbers and strings have no identity here: equal ones of the same type count as the same.
 bool sameas(Runtime& runtime, const Value& subject, Arguments& arguments) {
   const Value other = only_argument(arguments);
   if (subject.kind() != other.kind()) return false;

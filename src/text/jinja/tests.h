@@ -1,4 +1,4 @@
-// Jinja's built-in tests: what follows `is`.
+// Jinja's built-in tests, the names after `is`.
 #pragma once
 
 #include <string_view>
@@ -9,7 +9,7 @@ namespace plumb::text::jinja {
 
 using Test = bool (*)(Runtime&, const Value& subject, Arguments& arguments);
 Test find_test(std::string_view name);  // null where there is none
-// For a name that is none: the error that says so.
+// Fails with the error that no test has this name.
 [[noreturn]] void fail_test(std::string_view name);
 
 }  // namespace plumb::text::jinja

@@ -24,13 +24,13 @@ enum class Kind : std::uint8_t {
   none,
   boolean,
   integer,
-  large,  // an integer of JSON beyond 64 bits: its digits, which are shown and not computed with
+  large,  // a JSON integer beyond 64 bits, kept as its digits: it can be shown but not computed with
   real,
   string,
   list,
   tuple,
   range,
-  view,  // what dict.keys(), .values() and .items() give
+  view,  // the result of dict.keys(), .values() and .items()
   dict,
   iterator,
   name_space,
@@ -41,8 +41,8 @@ enum class Kind : std::uint8_t {
 class Value;
 class Runtime;
 
-// What a value on the heap has in common. `depth` is the nesting of containers below it: it bounds every recursion
-// over values, including their destruction.
+// The base of values on the heap. `depth` is the nesting of containers inside: it bounds every recursion over values,
+// including their destruction.
 class Object {
  public:
   Object(Budget& budget, std::size_t bytes, std::uint32_t depth);
@@ -116,8 +116,8 @@ class Value {
   std::shared_ptr<Object> object_;
 };
 
-// `safe` and `escape` mark a string as HTML: where + adds another to it, that one is escaped first, as some templates
-// expect. All else that is made of a marked string is not marked.
+// `safe` and `escape` mark a string as HTML. When + adds another string to a marked one, the other is escaped first, as
+// some templates expect. The results of all other operations are not marked.
 struct String : Object {
   String(Budget& budget, std::string content, bool is_html = false);
   const std::string text;
@@ -125,8 +125,8 @@ struct String : Object {
   const std::size_t length;  // code points
 };
 
-// A list, a tuple, a range or a view. The name is what Python shows a range as, a view's type, or, for the tuples of
-// `groupby`, whose two items also have names, "group".
+// A list, a tuple, a range or a view. The name is Python's text of a range, the type of a view, or "group" for the tuples
+// of `groupby`, whose two items have names too.
 struct Sequence : Object {
   Sequence(Budget& budget, std::vector<Value> values, std::string shown);
   const std::vector<Value> items;
@@ -147,7 +147,7 @@ struct Dict : Object {
   std::unordered_multimap<std::size_t, std::uint32_t> index_;
 };
 
-// The message is the error that using the value gives.
+// The message is the error for using the value.
 struct Undefined : Object {
   Undefined(Budget& budget, std::string what)
       : Object(budget, sizeof(Undefined) + what.size(), 0), message(std::move(what)) {}
@@ -164,7 +164,7 @@ struct Namespace : Object {
   std::unordered_map<std::string, std::size_t> index_;
 };
 
-// Something that is walked once, made of a function that gives the next value.
+// A sequence that can be read once. A function gives the next value.
 class Iterator : public Object {
  public:
   using Body = std::function<std::optional<Value>(Runtime&)>;
@@ -190,7 +190,7 @@ class Callable : public Object {
   const std::string shown_as;
 };
 
-// Counts the C++ recursion that a template causes, and fails before the stack ends.
+// Counts the C++ recursion that a template causes, and fails before the stack overflows.
 class DepthGuard {
  public:
   explicit DepthGuard(Runtime& runtime);
@@ -202,7 +202,7 @@ class DepthGuard {
   Runtime& runtime_;
 };
 
-// What all operations on values need: the budget, the depth of recursion, the clock.
+// The context of all operations on values: the budget, the depth of recursion, the clock.
 class Runtime {
  public:
   Runtime(const TemplateLimits& limits, std::chrono::system_clock::time_point now) : budget(limits), now_(now) {}
@@ -229,7 +229,7 @@ class Runtime {
   std::shared_ptr<T> make(Args&&... args) {
     return std::make_shared<T>(budget, std::forward<Args>(args)...);
   }
-  // Values that may refer to themselves are emptied when the run ends: `release` is called then.
+  // Registers a value that may refer to itself. When the run ends, `release` is called to empty it.
   void keep(std::shared_ptr<void> owner, std::function<void()> release);
 
   std::chrono::system_clock::time_point now() const { return now_; }

@@ -1,6 +1,6 @@
-// Byte-level BPE as GPT-2 has it (https://github.com/openai/gpt-2/blob/master/src/encoder.py): within each piece of the
-// pre-tokenizer, the pair of neighbours that stands first in the list of merges becomes one symbol. Bytes are spelled in an
-// alphabet of printable characters. Some models spell characters as they are instead, with SentencePiece's byte tokens.
+// Byte-level BPE, as in GPT-2 (https://github.com/openai/gpt-2/blob/master/src/encoder.py). Within each piece of the
+// pre-tokenizer, the pair of neighbours that is first in the list of merges becomes one symbol. Bytes are spelled in an
+// alphabet of printable characters. Some models spell characters as they are, and have SentencePiece's byte tokens.
 #include <array>
 #include <deque>
 
@@ -19,7 +19,7 @@ bool prints_as_itself(unsigned byte) {
   return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
 }
 
-// GPT-2's alphabet: a byte that prints stands for itself, as U+0000 + byte; the others are U+0100 and on, in order.
+// GPT-2's alphabet: a printable byte is the character U+0000 + byte; the other bytes are U+0100 and on, in order.
 struct ByteAlphabet {
   std::array<std::uint16_t, 256> code_points{};
   std::array<std::int16_t, 512> bytes{};
@@ -39,7 +39,7 @@ const ByteAlphabet& alphabet() {
   return the_one;
 }
 
-// Bytes that no well-formed UTF-8 text has.
+// Whether a byte never occurs in well-formed UTF-8.
 bool never_in_utf8(unsigned byte) { return byte == 0xc0 || byte == 0xc1 || byte >= 0xf5; }
 
 class Bpe final : public Encoder {
@@ -57,7 +57,8 @@ class Bpe final : public Encoder {
       }
       const auto token = rules_.byte_level ? vocabulary_.find(spelled_) : vocabulary_.find(hex_piece(value));
       tokens_of_bytes_[byte] = token ? *token : none;
-      // Some vocabularies lack these bytes, or list the letters that would spell them as added tokens, for the letters.
+      // Some vocabularies lack these bytes, or have the letters that would spell them as added tokens, which mean the
+      // letters.
       const bool added = token && vocabulary_.is(*token, attribute_user_defined | attribute_control);
       lost_when_invalid_[byte] = rules_.byte_level && (!token || (added && never_in_utf8(byte)));
       loses_invalid_ = loses_invalid_ || lost_when_invalid_[byte];
@@ -155,7 +156,7 @@ class Bpe final : public Encoder {
       spelled_ += right;
       const TokenId left_symbol = symbol(left);
       const TokenId right_symbol = symbol(right);
-      // Vocabularies list what merges make in the order of the merges, mostly.
+      // Most vocabularies list the results of merges in the order of the merges.
       const bool next = result + 1 < vocabulary_.size() && vocabulary_.pieces[result + 1] == spelled_;
       const TokenId made = next ? static_cast<TokenId>(result + 1) : symbol(spelled_);
       result = static_cast<std::uint32_t>(made);
@@ -164,7 +165,7 @@ class Bpe final : public Encoder {
     return {};
   }
 
-  // The text with U+FFFD for each byte that is not UTF-8 and that the vocabulary cannot give back.
+  // The text with U+FFFD in place of each byte that is not UTF-8 and has no token.
   std::string_view repair(std::string_view text, std::string& storage) const {
     std::size_t kept = 0;
     for (std::size_t at = 0; at < text.size();) {
@@ -181,7 +182,7 @@ class Bpe final : public Encoder {
     return storage;
   }
 
-  // The token that `word` is as a whole, if the rules have it so whatever the merges say.
+  // The token of the whole `word`, if the rules prefer it to the merges.
   [[nodiscard]] std::optional<TokenId> whole(std::string_view word, std::string& spelled) const {
     const bool newlines = rules_.whole_newlines && word.find_first_not_of('\n') == std::string_view::npos;
     if (!rules_.ignore_merges && !newlines) return std::nullopt;
@@ -222,7 +223,7 @@ class Bpe final : public Encoder {
     }
   }
 
-  // A byte that is no token is left out: what llama.cpp and Hugging Face's tokenizers do with SmolLM2's, which lacks some.
+  // A byte without a token is left out, as llama.cpp and Hugging Face's tokenizers do with SmolLM2's vocabulary.
   void encode_bytes(std::string_view bytes, std::vector<TokenId>& out) const {
     for (const char c : bytes)
       if (const TokenId token = tokens_of_bytes_[static_cast<unsigned char>(c)]; token != none) out.push_back(token);
@@ -236,7 +237,7 @@ class Bpe final : public Encoder {
   std::array<TokenId, 256> tokens_of_bytes_{};
   std::array<bool, 256> lost_when_invalid_{};
   bool loses_invalid_ = false;
-  StringIndex extra_;  // strings that merges name and that are no tokens
+  StringIndex extra_;  // strings in merges that are no tokens
   std::deque<std::string> extra_texts_;
   std::string spelled_;  // scratch while loading
 };

@@ -1,4 +1,4 @@
-// A set of strings with a token id each, searched by prefix: what tokens does the text spell from here?
+// A set of strings, each with a token id. Finds all strings that a text has at a given place.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// What the three kinds of tokenizer do differently: encode a stretch of text between special tokens, and spell a token.
+// The part that differs between the three kinds of tokenizer: encoding a text between special tokens, and spelling a token.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,7 @@ class Encoder {
   Encoder& operator=(const Encoder&) = delete;
   virtual ~Encoder() = default;
 
-  // Appends the ids of `text`, which is not empty. `starts` is set where nothing or a special token stands before it.
+  // Appends the ids of `text`, which is not empty. `starts`: the text is first, or follows a special token.
   virtual Result<void> encode(std::string_view text, bool starts, std::vector<TokenId>& out) const = 0;
 
   // The bytes of an ordinary token (neither control nor user-defined) in the middle of a text.
@@ -32,7 +32,7 @@ class Encoder {
   [[nodiscard]] virtual bool adds_space() const = 0;
 };
 
-// The vocabulary must outlive them.
+// The vocabulary must outlive the encoders.
 std::unique_ptr<Encoder> make_sentencepiece(const Vocabulary& vocabulary);
 Result<std::unique_ptr<Encoder>> make_bpe(const gguf::File& file, const Vocabulary& vocabulary, PreTokenizer pre_tokenizer);
 Result<std::unique_ptr<Encoder>> make_wordpiece(const gguf::File& file, const Vocabulary& vocabulary);

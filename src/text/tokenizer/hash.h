@@ -1,5 +1,5 @@
-// Hash tables for vocabularies: flat, and keyed with a seed that is drawn anew for every table, so that no file and no text
-// can be made to collide.
+// Flat hash tables for vocabularies. Every table has a random seed of its own, so that no file and no text can be built to
+// cause collisions.
 #pragma once
 
 #include <algorithm>
@@ -49,7 +49,7 @@ class IntegerMap {
  public:
   explicit IntegerMap(std::size_t expected = 0) : seed_(random_seed() | 1) { resize(expected); }
 
-  // Keeps the value that is there; true when the key is new.
+  // Inserts a value; an existing one stays. Returns true if the key is new.
   bool insert(std::uint64_t key, const Value& value) {
     if ((size_ + 1) * 3 > slots_.size() * 2) resize(size_ * 2);
     Slot& slot = slots_[locate(key)];
@@ -90,8 +90,8 @@ class IntegerMap {
   std::vector<Slot> slots_;
 };
 
-// From strings to their index in a list that the caller keeps: `text_of(index)` gives an entry's string back. Most tokens
-// are short, and are compared without a look at the list.
+// Maps strings to their index in the caller's list; `text_of(index)` gives the string of an index. Most tokens are short,
+// and are compared without reading the list.
 class StringIndex {
  public:
   explicit StringIndex(std::size_t expected = 0) : seed_(random_seed()), slots_(std::bit_ceil(expected * 3 / 2 + 8)) {}
@@ -103,7 +103,7 @@ class StringIndex {
     return slot.entry - 1;
   }
 
-  // The index under which `text` is kept: `index`, or an earlier one of the same text.
+  // Inserts `text`. Returns its index: `index`, or an earlier one with the same text.
   template <class TextOf>
   std::uint32_t insert(std::string_view text, std::uint32_t index, const TextOf& text_of) {
     if ((size_ + 1) * 3 > slots_.size() * 2) grow(text_of);

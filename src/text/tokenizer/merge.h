@@ -1,5 +1,5 @@
-// The merging that SentencePiece and byte-level BPE share: of all neighbouring symbols that may be merged, the pair that
-// comes first (lowest order, then leftmost) becomes one symbol, until none may.
+// The merging of SentencePiece and byte-level BPE: of all pairs of neighbours that may be merged, the first one (lowest
+// order, then leftmost) becomes one symbol, until no pair may be merged.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +22,13 @@ struct Symbol {
   TokenId id;
 };
 
-// What two neighbours would become, and when: lower orders are merged first.
+// The result of merging two neighbours, and its order: lower orders are merged first.
 struct Merge {
   std::uint32_t order;
   TokenId id;
 };
 
-// Merges `symbols` in place. `find(left, right)` is the optional Merge of two neighbours; it must depend on them alone.
+// Merges `symbols` in place. `find(left, right)` is the optional Merge of two neighbours, and must depend only on them.
 // Time n log n in the number of symbols.
 class Merger {
  public:
@@ -45,19 +45,19 @@ class Merger {
   }
 
  private:
-  static constexpr std::size_t few = 32;     // up to here, looking at all pairs is quicker than a queue
+  static constexpr std::size_t few = 32;     // up to here, testing all pairs is faster than a queue
   static constexpr std::size_t many = 4096;  // from here on, one heap would not fit the cache
   static constexpr std::uint32_t never = ~std::uint32_t{0};
 
   struct Candidate {
     std::uint32_t left;
-    std::uint32_t length;  // of both together: another length means that one of them has been merged since
+    std::uint32_t length;  // of both symbols; if it has changed, one of them has been merged since
     TokenId id;
     bool operator>(const Candidate& other) const { return left > other.left; }
   };
 
-  // The candidates of one order. A long text has few orders and many candidates, most of which are known before the first
-  // of them is taken: these are sorted once, and only late ones need a heap.
+  // The candidates of one order. A long text has few orders and many candidates. Most candidates are known before the first
+  // is taken; they are sorted once. Only later ones need a heap.
   class Bucket {
    public:
     void push(const Candidate& candidate) {
@@ -90,7 +90,7 @@ class Merger {
     bool taking_ = false;
   };
 
-  // All candidates, taken by order and then from the left: in one heap, …
+  // All candidates in one heap, taken by order and then from the left.
   class Heap {
    public:
     void push(std::uint32_t order, const Candidate& candidate) { heap_.push({order, candidate}); }
@@ -112,7 +112,7 @@ class Merger {
     std::priority_queue<Item, std::vector<Item>, Later> heap_;
   };
 
-  // … or in a bucket for each order.
+  // All candidates, in a bucket for each order.
   class Buckets {
    public:
     void push(std::uint32_t order, const Candidate& candidate) {
@@ -176,7 +176,7 @@ class Merger {
     previous_.resize(count);
     for (std::uint32_t i = 0; i < count; ++i) {
       next_[i] = i + 1;
-      previous_[i] = i - 1;  // wraps for the first, which is never asked
+      previous_[i] = i - 1;  // wraps for the first, whose entry is never read
     }
     Queue queue;
     const auto consider = [&](std::uint32_t left, std::uint32_t right) {

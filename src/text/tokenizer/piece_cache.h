@@ -1,4 +1,5 @@
-// Remembers what pieces of a text became while one text is encoded: words repeat. Bounded, and forgotten with the call.
+// Remembers the ids of pieces while one text is encoded, since words repeat. Its size is bounded, and it lives for one
+// call.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ class PieceCache {
  public:
   static constexpr std::size_t max_piece = 48;  // bytes; longer pieces seldom repeat
 
-  // The ids of `piece` if it was seen, appended to `out`.
+  // Appends the ids of `piece` to `out`, if they are known.
   bool append(std::string_view piece, std::vector<TokenId>& out) const {
     if (slots_.empty() || piece.size() > max_piece) return false;
     const Slot& slot = slots_[locate(piece)];

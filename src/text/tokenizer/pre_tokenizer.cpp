@@ -16,11 +16,11 @@ namespace plumb::text {
 
 namespace {
 
-// Numbers that are split from the right into groups of three. Look-ahead would make that quadratic in a long number.
+// Numbers that are split from the right into groups of three. A look-ahead would take quadratic time on a long number.
 enum class Digits : std::uint8_t {
   none,
   ascii_groups,        // superbpe: "(?=(\d{3})+(?!\d))", cuts before every group of three
-  groups_with_prefix,  // afmoe, tiny_aya: groups of any digits (\p{N}); what stands before a number stays with its first
+  groups_with_prefix,  // afmoe, tiny_aya: groups of any digits (\p{N}); the text before a number stays with the first
                        // group
 };
 
@@ -36,9 +36,9 @@ struct Entry {
 };
 
 // The expressions are those of llama.cpp's src/llama-vocab.cpp and src/unicode.cpp, which follow the models'
-// tokenizer.json, and mean what they mean there: case classes cover ASCII only ("[^\P{L}a-z]" is a letter other than a–z),
-// \d is an ASCII digit, and classes of code points leave out white space beyond ASCII. They are written so that no match
-// backtracks over more than one repetition: linear time, and no stack that grows with the text.
+// tokenizer.json. They have the same meaning as there: case classes cover ASCII only ("[^\P{L}a-z]" is a letter other than
+// a–z), \d is an ASCII digit, and classes of code points leave out white space beyond ASCII. No match backtracks over more
+// than one repetition, so they take linear time, and the stack does not grow with the text.
 #define PLUMB_CONTRACTION "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
 #define PLUMB_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define PLUMB_WORD "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
@@ -52,7 +52,7 @@ struct Entry {
 constexpr std::string_view gpt2_pattern = "'(?:[stmd]|re|ve|ll)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 constexpr std::string_view qwen2_pattern =
     PLUMB_CONTRACTION "|" PLUMB_WORD "|\\p{N}|" PLUMB_SYMBOLS "[\\r\\n]*|" PLUMB_SPACES;
-// Letters, marks and symbols as DeepSeek V3 has them, with any run of line ends after symbols.
+// Letters, marks and symbols as in DeepSeek V3, with any run of line ends after symbols.
 constexpr std::string_view deepseek3_words =
     "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
     "?[\\p{P}\\p{S}]+[\\r\\n]*"
@@ -66,7 +66,7 @@ constexpr std::string_view single_number = "\\p{N}";
 constexpr auto llama3 = std::to_array<Stage>({
     {PLUMB_CONTRACTION "|" PLUMB_WORD "|\\p{N}{1,3}|" PLUMB_SYMBOLS "[\\r\\n]*|" PLUMB_SPACES},
 });
-// The look-behind keeps a long run of spaces, taken 512 at a time, from being searched for line ends each time.
+// A long run of spaces is taken 512 at a time; the look-behind avoids searching the rest for line ends each time.
 constexpr auto jais2 = std::to_array<Stage>({
     {PLUMB_CONTRACTION "|" PLUMB_WORD "|\\p{N}{1,3}|" PLUMB_SYMBOLS
                        "[\\r\\n]*|(?<![^\\S\\r\\n])\\s*[\\r\\n]+|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!"
@@ -309,8 +309,8 @@ using Ends = std::vector<std::uint32_t>;
 
 bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
 
-// The text as PCRE2 should see it: the same length, bytes outside UTF-8 as a control character, and characters that are
-// newer than its tables as older ones of their kind. `storage` is used only where the text has any such thing.
+// The text for PCRE2, with the same length: bytes that are not UTF-8 become a control character, and characters newer than
+// PCRE2's tables become older ones of their kind. `storage` is used only if the text has such bytes or characters.
 std::string_view subject_of(std::string_view text, std::string& storage) {
   const auto replace = [&](std::size_t at, std::string_view by) {
     if (storage.empty()) storage = text;
@@ -341,7 +341,7 @@ std::string_view subject_of(std::string_view text, std::string& storage) {
   return storage.empty() ? text : std::string_view(storage);
 }
 
-// Adds the cuts of one number, which ends at `end` and whose digits begin at `starts`.
+// Adds the cuts inside one number that ends at `end` and whose digits begin at `starts`.
 void cut_number(std::span<const std::uint32_t> starts, std::uint32_t end, bool cut_before, bool cut_after, Ends& ends) {
   const std::size_t first_group = starts.size() % 3;
   for (std::size_t i = first_group; i < starts.size(); i += 3)
@@ -372,7 +372,7 @@ Result<Code> compile(std::string_view pattern) {
     return fail(
         "PCRE2 cannot compile the pre-tokenizer expression '{}' (at {}): {}; this PCRE2 may be built without Unicode",
         pattern, offset, pcre2_message(error));
-  // Without a just-in-time compiler for this machine PCRE2 interprets: slower, with the same result.
+  // If PCRE2 has no just-in-time compiler for this machine it interprets: slower, with the same result.
   pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   return code;
 }
@@ -382,12 +382,12 @@ class Splitter {
  public:
   explicit Splitter(std::string_view subject)
       : subject_(subject), data_(pcre2_match_data_create(1, nullptr)), context_(pcre2_match_context_create(nullptr)) {
-    // The expressions need far less; the limits keep a surprise from becoming a hang.
+    // The expressions need far less. The limits turn an unexpected hang into an error.
     pcre2_set_match_limit(context_.get(), 1u << 28);
     pcre2_set_heap_limit(context_.get(), 1u << 18);
   }
 
-  // The next match in [at, end), which is all that the expression sees; offsets are the subject's.
+  // The next match in [at, end); the expression sees no other text. Offsets are in the subject.
   Result<std::optional<std::pair<std::uint32_t, std::uint32_t>>> next(const pcre2_code* code, std::uint32_t begin,
                                                                       std::uint32_t at, std::uint32_t end) {
     const int count = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(subject_.data() + begin), end - begin, at - begin,
@@ -421,7 +421,7 @@ class Splitter {
         last = match->second;
         for (std::uint32_t i = match->first; i < last; ++i)
           if ((static_cast<unsigned char>(subject_[i]) & 0xc0u) != 0x80u) starts.push_back(i);
-        // The first group is cut off at its end only.
+        // The first group is cut only at its end.
         cut_number(starts, last, false, true, ends);
       } else {
         while (at < end && !is_ascii_digit(subject_[at])) ++at;

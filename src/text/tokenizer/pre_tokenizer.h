@@ -1,8 +1,8 @@
-// Splits text into the pieces within which byte-level BPE may merge: the regular expressions that
-// tokenizer.ggml.pre stands for, run on PCRE2 with Unicode properties.
+// Splits text into the pieces within which byte-level BPE may merge. tokenizer.ggml.pre names the regular expressions,
+// which run on PCRE2 with Unicode properties.
 //
-// The expressions are applied one after the other, each to every piece that the one before it left. Within a piece, what
-// matches becomes a piece, and so does what lies between two matches.
+// The expressions run one after the other, each on every piece of the one before. Each match becomes a piece, and so does
+// the text between two matches.
 #pragma once
 
 #include <cstdint>
@@ -15,24 +15,24 @@
 
 namespace plumb::text {
 
-// What tokenizer.ggml.pre decides besides the splitting.
+// The other rules that follow from tokenizer.ggml.pre.
 struct PreTokenizerRules {
-  bool ignore_merges = false;     // a piece that is a token becomes that token whatever the merges say
+  bool ignore_merges = false;     // a piece that is a token becomes this token, regardless of merges
   bool add_bos = false;           // unless the file says otherwise
-  bool byte_level = true;         // bytes spelled in GPT-2's alphabet; otherwise characters as they are, with <0xXX> tokens
-  bool spaces_as_blocks = false;  // ' ' becomes U+2581 first, as SentencePiece has it
+  bool byte_level = true;         // bytes are spelled in GPT-2's alphabet; false: characters as they are, and <0xXX> tokens
+  bool spaces_as_blocks = false;  // ' ' becomes U+2581 first, as in SentencePiece
   bool forces_bos = false;        // adds BOS even when the file says not to
-  bool whole_newlines = false;    // a piece of newlines that is a token becomes that token
+  bool whole_newlines = false;    // a piece of newlines that is a token becomes this token
 };
 
 class PreTokenizer {
  public:
-  // The pre-tokenizer of that name; an unknown name is an error that says so.
+  // The pre-tokenizer of that name. Error: the name is unknown.
   static Result<PreTokenizer> make(std::string_view name);
 
   [[nodiscard]] const PreTokenizerRules& rules() const;
 
-  // Ends (byte offsets) of the pieces of `text`, which may hold any bytes, up to 2 GiB. Bytes that are not UTF-8 count as
+  // The ends (byte offsets) of the pieces of `text`, which may be any bytes, up to 2 GiB. Bytes that are not UTF-8 count as
   // symbols.
   [[nodiscard]] Result<std::vector<std::uint32_t>> split(std::string_view text) const;
 

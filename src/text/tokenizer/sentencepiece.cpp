@@ -1,5 +1,5 @@
-// SentencePiece BPE: characters, merged by the score of what they would become (T. Kudo and J. Richardson, 2018,
-// https://arxiv.org/abs/1808.06226). A space is U+2581; no other character is changed. What is no token is spelled in
+// SentencePiece BPE: merges characters by the score of the result (T. Kudo and J. Richardson, 2018,
+// https://arxiv.org/abs/1808.06226). A space becomes U+2581; no other character changes. Text without a token is spelled in
 // bytes.
 #include <array>
 #include <bit>
@@ -65,9 +65,9 @@ class SentencePiece final : public Encoder {
   static constexpr TokenId none = -1;
   static constexpr std::size_t max_bytes = 1u << 31;
 
-  // A merge makes a token, so two characters that no token has side by side are never merged, and the text may be cut
-  // there. That holds before a space if no token has one after anything but a space, and around any character that is a
-  // token at most by itself.
+  // A merge makes a token. So if no token has two characters as neighbours, they are never merged, and the text may be cut
+  // between them. This is so before a space, if no token has a space after another character; and around a character that
+  // occurs in no token but its own.
   void look_for_borders(std::string_view piece) {
     for (std::size_t i = 0; i < piece.size(); ++i) {
       const auto c = static_cast<unsigned char>(piece[i]);

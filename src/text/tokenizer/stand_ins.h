@@ -1,6 +1,6 @@
-// Characters that PCRE2 10.42, the oldest supported, does not know, as its Unicode is 14 and llama.cpp's 15.1. Each is
-// matched as one that PCRE2 knows of the same general category and UTF-8 length, and, where pre-tokenizers name blocks, of
-// the same block. U+180E is here since PCRE2's \s has it although it is no white space.
+// Characters that PCRE2 10.42, the oldest supported version, does not know: it has Unicode 14, llama.cpp 15.1. Each is
+// matched as a known character of the same general category and UTF-8 length and, where pre-tokenizers name blocks, of the
+// same block. U+180E is here because PCRE2's \s matches it although it is no white space.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ inline constexpr auto stand_ins = std::to_array<StandIn>({
 });
 // clang-format on
 
-// The character that is matched in place of `c`, mostly itself.
+// The character that is matched in place of `c`; for most, `c` itself.
 inline char32_t stand_in(char32_t c) {
   const auto* const above = std::ranges::upper_bound(stand_ins, c, {}, &StandIn::first);
   if (above == stand_ins.begin() || c > (above - 1)->last) return c;

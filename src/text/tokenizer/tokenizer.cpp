@@ -18,13 +18,13 @@ constexpr std::string_view pre_key = "tokenizer.ggml.pre";
 
 bool is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-// A stretch of text between special tokens, or such a token.
+// A text between special tokens, or a special token.
 struct Fragment {
   std::string_view text;
   TokenId token = -1;  // when text is empty
 };
 
-// Cuts `text` at the special tokens that it spells out: longer tokens first, each from left to right.
+// Cuts `text` at the special tokens that it contains: longer tokens first, each from left to right.
 std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_view text, bool parse_special) {
   std::vector<TokenId> present;
   std::vector<bool> seen;

@@ -1,10 +1,10 @@
 // Text to token ids and back, as the GGUF file describes it (tokenizer.ggml.*): SentencePiece ("llama"), byte-level BPE
 // ("gpt2", with the pre-tokenizer named by tokenizer.ggml.pre) and WordPiece ("bert").
 //
-// Any bytes can be encoded, invalid UTF-8 included, and for SentencePiece with byte fallback and byte-level BPE decode()
-// gives them back, with these exceptions: SentencePiece's U+2581 is a space, as in SentencePiece; some models' special
-// tokens swallow the white space next to them; a byte that a BPE vocabulary has no token for is left out (in invalid UTF-8:
-// becomes U+FFFD). Encoding is bounded: memory and time near-linear in the text (no quadratic merges).
+// Any bytes can be encoded, invalid UTF-8 included. With byte-level BPE, and SentencePiece with byte fallback, decode()
+// gives the same bytes back, with these exceptions: U+2581 becomes a space, as in SentencePiece; some models' special
+// tokens remove the white space next to them; a byte without a token in a BPE vocabulary is left out (in invalid UTF-8 it
+// becomes U+FFFD). Memory and time are near-linear in the text (no quadratic merges).
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ enum class TokenType : std::uint8_t { normal = 1, unknown = 2, control = 3, user
 
 struct EncodeOptions {
   bool add_special = true;     // BOS/EOS (or [CLS]/[SEP]) where the file's rules ask for them
-  bool parse_special = false;  // control tokens written out in the text ("<|im_start|>") become their ids;
-                               // user-defined tokens always do
+  bool parse_special = false;  // the text of control tokens ("<|im_start|>") becomes their ids;
+                               // the text of user-defined tokens always does
 };
 
 struct SpecialTokens {
@@ -48,8 +48,8 @@ class Tokenizer {
   // The text of a sequence: the tokens' texts one after the other. Control and unknown tokens are skipped unless `special`
   // is set. The space that SentencePiece and WordPiece put before a text is dropped at the start.
   [[nodiscard]] std::string decode(std::span<const TokenId> tokens, bool special = false) const;
-  // The bytes that one token contributes in the middle of a text (a streaming printer appends these; they may be
-  // part of a UTF-8 character). Control tokens give nothing unless `special` is set.
+  // The bytes of one token in the middle of a text, for streaming; they may be a part of a UTF-8 character. Control tokens
+  // give nothing unless `special` is set.
   [[nodiscard]] std::string token_text(TokenId token, bool special = false) const;
 
   [[nodiscard]] std::uint32_t size() const;
@@ -57,7 +57,7 @@ class Tokenizer {
   [[nodiscard]] TokenType type(TokenId token) const;
   [[nodiscard]] std::optional<TokenId> find(std::string_view piece) const;
   [[nodiscard]] const SpecialTokens& special() const;
-  // Ends a generation: EOS, EOT, EOM and the tokens that files without those keys use ("<|im_end|>", "<|eot_id|>", …).
+  // Whether a token ends a generation: EOS, EOT, EOM, and tokens known to do so ("<|im_end|>", "<|eot_id|>", …).
   [[nodiscard]] bool ends_generation(TokenId token) const;
   // "SentencePiece", "BPE (smollm)", …: for people.
   [[nodiscard]] const std::string& description() const;

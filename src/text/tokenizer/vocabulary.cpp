@@ -9,7 +9,7 @@ namespace plumb::text {
 
 namespace {
 
-// A role that a special token plays: the keys that may name it, and the pieces by which it is known in files that do not.
+// A special token's role: the keys that may name the token, and its usual pieces, for files without such a key.
 struct Role {
   std::string_view key;
   std::string_view old_key;
@@ -144,7 +144,7 @@ class Loader {
     v_.index = StringIndex(v_.pieces.size());
     const auto text_of = [this](std::uint32_t i) { return v_.pieces[i]; };
     for (std::uint32_t i = 0; i < v_.size(); ++i) {
-      if (v_.pieces[i].empty()) continue;  // an id that no text leads to
+      if (v_.pieces[i].empty()) continue;  // no text gives this id
       const std::uint32_t kept = v_.index.insert(v_.pieces[i], i, text_of);
       if (kept != i)
         return fail("{}: {} has '{}' twice, as {} and as {}; every token must be another string", file_.label(), key,
@@ -154,7 +154,7 @@ class Loader {
     return {};
   }
 
-  // The array under `key`, which must have an element for every token.
+  // The array of `key`. Error: it does not have one element for each token.
   Result<const gguf::Array*> per_token(std::string_view key, gguf::ValueType element) {
     PLUMB_TRY(const gguf::Array* array, file_.get_array(key, element));
     if (array->count != v_.pieces.size())
@@ -183,7 +183,7 @@ class Loader {
     return {};
   }
 
-  // The token under a role's key, or else the model's customary one where the vocabulary is that large.
+  // The token of a role's key. Without the key, the model's customary token, if the vocabulary is large enough to have it.
   Result<void> read_id(std::optional<TokenId>& id, std::string_view role, TokenId customary) {
     PLUMB_TRY(id, special_id(file_, token_key(role), v_.pieces.size()));
     if (!id && customary >= 0 && static_cast<std::size_t>(customary) < v_.pieces.size()) id = customary;
@@ -197,7 +197,7 @@ class Loader {
     PLUMB_CHECK(read_id(s.bos, "bos", spm ? 1 : bert ? 101 : -1));
     PLUMB_CHECK(read_id(s.eos, "eos", spm ? 2 : -1));
     PLUMB_CHECK(read_id(s.unknown, "unknown", spm ? 0 : bert ? 100 : -1));
-    PLUMB_CHECK(read_id(s.separator, "seperator", bert ? 102 : -1));  // the key is spelled so
+    PLUMB_CHECK(read_id(s.separator, "seperator", bert ? 102 : -1));  // GGUF's spelling
     PLUMB_CHECK(read_id(s.padding, "padding", bert ? 0 : -1));
     PLUMB_TRY(s.add_bos, bool_or(file_, "tokenizer.ggml.add_bos_token", defaults_.add_bos));
     PLUMB_TRY(s.add_eos, bool_or(file_, "tokenizer.ggml.add_eos_token", defaults_.add_eos));
@@ -250,7 +250,7 @@ class Loader {
     for (const std::string_view piece : {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
       if (const auto token = v_.find(piece)) v_.attributes[static_cast<std::size_t>(*token)] = attribute_user_defined;
 
-    // In the "harmony" format and Solar's, <|end|> closes a message and the answer goes on.
+    // In the "harmony" format and in Solar's, <|end|> closes a message, but the answer continues.
     const auto has = [this](std::string_view piece) { return v_.find(piece).has_value(); };
     const bool has_call = has("<|call|>") || has("<|calls|>");
     if (const auto end = v_.find("<|end|>"); end && has_call && (has("<|return|>") || has("<|flush|>")))
@@ -267,7 +267,7 @@ class Loader {
     return text ? std::string(*text) : std::string();
   }
 
-  // GGUF has no place for the strip flags of added tokens; models that need them are known by name.
+  // GGUF does not store the strip flags of added tokens, so models that need them are recognized by name.
   void set_stripping() {
     const auto contains = [](const std::string& text, std::string_view part) {
       return text.find(part) != std::string::npos;

@@ -1,6 +1,5 @@
-// The vocabulary of a GGUF file: tokens, what each of them is, and the rules for special tokens. Where the metadata leave a
-// choice open, llama.cpp's is taken (src/llama-vocab.cpp there is the source of the names and rules below), so that ids
-// agree.
+// The vocabulary of a GGUF file: tokens, their attributes, and the rules for special tokens. Where the metadata leave a
+// choice open, it is llama.cpp's, so that ids agree. The names and rules below come from llama.cpp's src/llama-vocab.cpp.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +18,8 @@ namespace plumb::text {
 
 enum class Model : std::uint8_t { sentencepiece, bpe, wordpiece };
 
-// What a token is. A token may be more than one: a file's "normal" token that llama.cpp knows as an end of turn is also
-// control.
+// A token's attributes. It may have several: a "normal" token of the file is also control if llama.cpp knows it as an end
+// of turn.
 enum Attribute : std::uint8_t {
   attribute_normal = 1,
   attribute_unknown = 2,
@@ -28,19 +27,19 @@ enum Attribute : std::uint8_t {
   attribute_user_defined = 8,
   attribute_unused = 16,
   attribute_byte = 32,
-  attribute_lstrip = 64,   // swallows white space on its left when found in a text
-  attribute_rstrip = 128,  // … on its right
+  attribute_lstrip = 64,   // in a text, removes white space on its left
+  attribute_rstrip = 128,  // in a text, removes white space on its right
 };
 
-// How the pre-tokenizer's name decides what the file does not say.
+// Defaults that follow from the pre-tokenizer's name, for keys that the file leaves out.
 struct Defaults {
   bool add_bos = false;
   bool add_eos = false;
   bool add_space_prefix = false;
-  bool forces_bos = false;  // adds BOS whatever the file says
+  bool forces_bos = false;  // adds BOS even if the file says not to
 };
 
-// Its strings point into the file, which must stay mapped.
+// The strings point into the file, which must stay mapped.
 struct Vocabulary {
   Model model = Model::bpe;
   std::vector<std::string_view> pieces;
@@ -61,16 +60,16 @@ struct Vocabulary {
     return (attributes[static_cast<std::size_t>(token)] & attribute) != 0;
   }
   [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(pieces.size()); }
-  // The byte that a token spells as "<0x0A>"; nothing if it does not.
+  // The byte of a token such as "<0x0A>"; nothing for other tokens.
   [[nodiscard]] std::optional<unsigned char> hex_byte(TokenId token) const;
 };
 
-// "<0x0A>", as SentencePiece spells the token of a byte.
+// SentencePiece's token of a byte: "<0x0A>".
 std::string hex_piece(unsigned char byte);
 
 Result<Vocabulary> load_vocabulary(const gguf::File& file, Model model, const Defaults& defaults);
 
-// Optional metadata: nothing when the key is missing, an error when its type is wrong.
+// Optional metadata: nothing if the key is missing, an error if its type is wrong.
 Result<std::optional<std::string_view>> optional_string(const gguf::File& file, std::string_view key);
 Result<bool> bool_or(const gguf::File& file, std::string_view key, bool otherwise);
 

@@ -1,7 +1,7 @@
-// WordPiece as BERT has it, on vocabularies written for llama.cpp: a piece that starts a word begins with U+2581, and the
-// others have lost their "##". Words are normalized (case, accents) and split at spaces, punctuation and CJK characters; a
-// word is spelled by the longest pieces from its start, or is unknown. Normalization follows llama.cpp, so that ids agree:
-// a character's decomposition counts with its first character only, and all marks are accents.
+// WordPiece, as in BERT, with vocabularies in llama.cpp's form: a piece that starts a word begins with U+2581, and the
+// others have no "##". Words are normalized (case, accents) and split at spaces, punctuation and CJK characters. A word is
+// spelled with the longest pieces from its start on, or is unknown. Normalization follows llama.cpp, so that ids agree:
+// only the first character of a decomposition counts, and all marks are accents.
 #include <algorithm>
 #include <array>
 
@@ -58,7 +58,7 @@ class WordPiece final : public Encoder {
       char32_t c = length == 0 ? 0 : unicode::code_point(text, at, length);
       at += std::max<std::size_t>(length, 1);
       if (strip_accents_) c = unicode::base(c);
-      // Unlike Python's, this white space has no separators of files, groups, records and units.
+      // Unlike in Python, the separators of files, groups, records and units are no white space here.
       if (unicode::is_space(c) && !(c >= 0x1c && c <= 0x1f)) {
         finish();
         continue;

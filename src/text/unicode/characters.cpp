@@ -12,7 +12,7 @@ namespace {
 
 utf8proc_int32_t plain(char32_t c) { return static_cast<utf8proc_int32_t>(c); }
 
-// utf8proc numbers the general categories so that those of one letter are neighbours.
+// In utf8proc's numbering, the general categories with the same first letter are neighbours.
 bool between(char32_t c, utf8proc_category_t first, utf8proc_category_t last) {
   const utf8proc_category_t category = utf8proc_category(plain(c));
   return category >= first && category <= last;
@@ -20,7 +20,7 @@ bool between(char32_t c, utf8proc_category_t first, utf8proc_category_t last) {
 
 bool is_cased(char32_t c) { return is_lower(c) || is_upper(c) || is_title(c); }
 
-// Characters inside a word that do not tell whether a sigma is its last letter: marks, formats, modifiers, apostrophes.
+// Whether a character is skipped when deciding if a sigma is a word's last letter: marks, formats, modifiers, apostrophes.
 bool is_ignored(char32_t c) {
   switch (utf8proc_category(plain(c))) {
     case UTF8PROC_CATEGORY_MN:
@@ -34,7 +34,7 @@ bool is_ignored(char32_t c) {
   }
 }
 
-// Unicode's Final_Sigma: after a cased letter, and before none.
+// Unicode's Final_Sigma: a cased letter comes before, and none after.
 bool ends_word(std::string_view text, std::size_t begin, std::size_t end) {
   const auto first_that_counts = [&](std::size_t at, std::size_t past, auto step) -> char32_t {
     while (at != past) {
@@ -52,7 +52,7 @@ constexpr char32_t dotted_capital_i = U'\u0130';
 char32_t upper(char32_t c) { return static_cast<char32_t>(utf8proc_toupper(plain(c))); }
 char32_t title(char32_t c) { return static_cast<char32_t>(utf8proc_totitle(plain(c))); }
 
-// Case folding takes apart what has no other case as one character: ß, ligatures, some Greek letters, and İ.
+// Case folding splits characters whose other case is several characters: ß, ligatures, some Greek letters, and İ.
 std::u32string folded(char32_t c) {
   std::array<utf8proc_int32_t, 4> parts{};
   int boundary = 0;
@@ -85,7 +85,7 @@ void append_title(std::string& out, char32_t c) {
   }
 }
 
-// Calls visit(c, begin, end) for each character, which stands in bytes [begin, end).
+// Calls visit(c, begin, end) for each character, whose bytes are [begin, end).
 template <class Visit>
 std::string mapped(std::string_view text, const Visit& visit) {
   std::string out;

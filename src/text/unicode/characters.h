@@ -1,6 +1,6 @@
-// Properties and case mappings of characters, from utf8proc (Unicode 15 and later). They are those of Python's str methods,
-// but for a few: superscripts and enclosed digits (², ①) are numbers and no digits, Chinese numerals are letters and no
-// numbers, and the title case of ŉ and of nine Greek letters with a small iota is another.
+// Properties and case mappings of characters, from utf8proc (Unicode 15 and later). They agree with Python's str methods,
+// with a few exceptions: superscripts and enclosed digits (², ①) are numbers but not digits, Chinese numerals are letters
+// and not numbers, and the title case of ŉ and of nine Greek letters with a small iota differs.
 #pragma once
 
 #include <string>
@@ -21,10 +21,10 @@ bool is_title(char32_t c);      // Lt
 bool is_printable(char32_t c);  // as Python's repr has it
 
 char32_t lower(char32_t c);
-// First character of the canonical decomposition (NFD).
+// The first character of the canonical decomposition (NFD).
 char32_t base(char32_t c);
 
-// Of well-formed UTF-8. A capital sigma at a word's end becomes the final one.
+// Lower case of well-formed UTF-8. A capital sigma at a word's end becomes the final sigma.
 std::string lower(std::string_view text);
 std::string upper(std::string_view text);
 std::string title(std::string_view text);
