@@ -1,7 +1,7 @@
 // The kernels of every instruction set that this processor has, against decoded weights and sums in double.
 //
-// The expected value is computed from the same rounded activations, so that what may differ is float32 rounding alone: at
-// most one unit for each addition and multiplication on the way of a term, times the sum of the terms' magnitudes.
+// The expected value is computed from the same rounded activations, so only float32 rounding may differ: at most one unit
+// for each addition and multiplication that a term goes through, times the sum of the terms' magnitudes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -37,7 +37,7 @@ void put_half(std::uint8_t* p, float value) {
   std::memcpy(p, &bits, 2);
 }
 
-// Blocks with any quantized bits and scales of ordinary size.
+// Blocks with any quantized bits, and with scales of ordinary size.
 std::vector<std::uint8_t> make_weights(const quants::FormatInfo& format, std::size_t n_blocks, Weights kind,
                                        std::mt19937& random) {
   std::vector<std::uint8_t> bytes(n_blocks * format.block_bytes);
@@ -90,8 +90,8 @@ std::vector<std::uint8_t> make_weights(const quants::FormatInfo& format, std::si
   return bytes;
 }
 
-// The largest addend of a block's weights that does not depend on their quantized bits: the minimum, or the offset of the
-// formats that store weights with one. It is summed apart from the rest, so that the two may cancel.
+// The largest part of a block's weights that does not depend on their quantized bits: the minimum, or the offset of formats
+// that store weights with one. It is summed separately, so the two sums may cancel.
 double largest_min(const quants::FormatInfo& format, const std::uint8_t* p) {
   const auto half_at = [&](std::size_t at) {
     std::uint16_t bits;
@@ -132,7 +132,7 @@ std::vector<float> make_activations(std::size_t n, std::mt19937& random) {
   return x;
 }
 
-// The integer that element `i` of a group or block stands for.
+// The integer of element `i` of a group or block.
 template <int planes, class X>
 int integer_at(const X& x, std::size_t i, Sign sign) {
   int value = 0;
@@ -218,7 +218,7 @@ class CpuKernels : public testing::TestWithParam<Isa> {
     dot.y = y.data() + 1;
     dot.y_stride = n_out + 2;
     dot.scratch = scratch.bytes.get();
-    // In two parts, as two threads would.
+    // In two parts, as with two threads.
     dot.row_begin = 0;
     dot.row_end = n_out / 2;
     run(dot);
@@ -265,7 +265,7 @@ TEST_P(CpuKernels, DotProductsOfEveryFormat) {
   }
 }
 
-// Rows, tokens and inputs one less, as many, and one more than the kernels take at a time.
+// Numbers of rows, tokens and inputs one less than, equal to, and one more than the kernels take at a time.
 TEST_P(CpuKernels, DotProductsAroundTheEdgesOfTiles) {
   const auto around = [](std::initializer_list<std::size_t> edges, std::size_t step) {
     std::vector<std::size_t> sizes;
@@ -284,7 +284,7 @@ TEST_P(CpuKernels, DotProductsAroundTheEdgesOfTiles) {
       check_dot(format, block == 1 ? 40 : 256, 2 * half, 1, Weights::random);
     }
     for (const std::size_t n_tokens : around({2, 4, 8, 12, 16}, 1)) check_dot(format, 256, 9, n_tokens, Weights::random);
-    // Lanes of all sets, chunks of floats, groups of four blocks, and what is packed at a time.
+    // The edges: lanes of all sets, chunks of floats, groups of four blocks, and the inputs packed at a time.
     const auto inputs = block == 1    ? around({4, 8, 16, 32, 64, 256, 512}, 1)
                         : block == 32 ? around({128, 256, 2048, 4096}, 32)
                                       : around({2048, 4096}, 256);
@@ -333,7 +333,7 @@ TEST_P(CpuKernels, ActivationsAreRoundedToTheNearestStep) {
               double amax = 0;
               for (std::size_t j = i / block * block; j < i / block * block + block; ++j)
                 amax = std::max(amax, std::abs(double{x[j]}));
-              // Half a step, and what float32 makes of the scale and the product.
+              // Half a step, plus the float32 rounding of the scale and the product.
               const double allowed = amax * (0.5 / activation_levels(activations) + 4 * unit);
               ASSERT_NEAR(back[i], x[i], allowed) << i << " of " << n << ", " << planes << " planes";
             }
@@ -463,7 +463,7 @@ TEST_P(CpuKernels, GatedActivationsWithinUnits) {
   };
   check(ActivationKind::silu, 10, 1e-37, [](double v) { return v / (1 + std::exp(-v)); });
   check(ActivationKind::relu, 1, 0, [](double v) { return v > 0 ? v : 0; });
-  // Where tanh and erf are close to -1 their error is relative to 1, and counts as many units of x.
+  // Where tanh and erf are close to -1, their error is relative to 1, and is many units of a small result.
   check(ActivationKind::gelu_tanh, 200, 1e-37, [](double v) {
     const double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
     return v / (1 + std::exp(-2 * u));
@@ -570,16 +570,16 @@ TEST_P(CpuKernels, AttentionOverABlockOfTheCache) {
   }
 }
 
-// Positions outside a row's window have values of 30,000 and the keys that fit the query best; all others have ones, so
-// that the result is one.
+// Positions outside a row's window have values of 30,000, and the keys that match the query best. All others have values of
+// one, so the result must be one.
 TEST_P(CpuKernels, AttentionSeesNothingOutsideItsWindow) {
   constexpr std::size_t stride = 32;
-  for (const std::size_t n_rows : {1u, 4u, 9u}) {  // few rows and many are computed differently
+  for (const std::size_t n_rows : {1u, 4u, 9u}) {  // different code for few and for many rows
     for (const std::uint32_t first : {0u, 1u, 15u, 16u, 17u, 126u, 127u, 128u}) {
       for (const std::uint32_t last : {1u, 2u, 15u, 16u, 17u, 127u, 128u}) {
         for (const bool f16 : {false, true}) {
           SCOPED_TRACE(fmt::format("{} rows see {} to {}, f16 {}", n_rows, first, last, f16));
-          // The last row sees the whole block, so that what is masked is there for the others.
+          // The last row sees the whole block, so that masked positions are computed for the others too.
           std::vector<std::uint32_t> firsts(n_rows, first);
           std::vector<std::uint32_t> lasts(n_rows, last);
           if (n_rows > 1) firsts.back() = 0, lasts.back() = kv_block;
@@ -632,7 +632,7 @@ TEST_P(CpuKernels, MergingPartsOfASoftmaxIsTheWhole) {
   std::vector<float> context(stride, std::numeric_limits<float>::quiet_NaN());
   table.merge(5.0f, 2.0f, a.data(), stride, &largest, &total, context.data());
   EXPECT_THAT(context, testing::ElementsAreArray(a));
-  table.merge(100.0f, 0.0f, b.data(), stride, &largest, &total, context.data());  // saw nothing
+  table.merge(100.0f, 0.0f, b.data(), stride, &largest, &total, context.data());  // a block that saw no position
   EXPECT_EQ(largest, 5.0f);
   table.merge(7.0f, 3.0f, b.data(), stride, &largest, &total, context.data());
   EXPECT_EQ(largest, 7.0f);

@@ -84,7 +84,7 @@ PLUMB_INLINE void scores_of_rows(const AttendBlock& job, std::size_t begin, std:
   }
 }
 
-// Rows of the cache as float: themselves, or converted into `scratch`.
+// Rows of the cache as float: the rows themselves, or converted into `scratch`.
 PLUMB_INLINE const float* as_float_rows(const void* rows, bool f16, std::size_t begin, std::size_t end, std::size_t stride,
                                         float* scratch) {
   if (!f16) return static_cast<const float*>(rows);
@@ -93,7 +93,7 @@ PLUMB_INLINE const float* as_float_rows(const void* rows, bool f16, std::size_t 
   return scratch;
 }
 
-// Scratch: scores [n_rows][kv_block], rows as float [kv_block][head_stride], keys turned [head_stride][kv_block].
+// Scratch: scores [n_rows][kv_block], rows as float [kv_block][head_stride], keys transposed [head_stride][kv_block].
 void attend(const AttendBlock& job) {
   constexpr std::size_t direct_rows = 8;
   auto* scores = reinterpret_cast<float*>(job.scratch);

@@ -6,8 +6,9 @@
 namespace plumb::backends::cpu {
 namespace {
 
-// Fetches to level `level` of the cache what lies a page behind `n` bytes, as hardware prefetches nothing beyond a page.
-// Products that wait for memory alone lose by the first level; those that compute as long gain by it.
+// Prefetches the memory one page after `n` bytes into level `level` of the cache, since hardware does not prefetch beyond a
+// page. Products that only wait for memory are slower with the first level; products that compute as long as they wait are
+// faster.
 template <int level>
 PLUMB_INLINE void prefetch(const std::uint8_t* p, std::size_t n) {
   constexpr std::size_t page = 4096;
@@ -26,10 +27,10 @@ PLUMB_INLINE Vf weight_part(const std::uint8_t* p, std::size_t n) {
   return Format::vector(bytes);
 }
 
-// `rows` rows against `tokens` tokens. The order of additions depends on `tokens` alone.
+// Products of `rows` rows with `tokens` tokens. The order of additions depends only on `tokens`.
 template <class Format, std::size_t rows, std::size_t tokens>
 PLUMB_INLINE void float_rows(const Dot& job, std::size_t row, std::size_t token) {
-  constexpr std::size_t chains = tokens == 1 ? 4 : 1;  // sums whose additions need not wait for each other
+  constexpr std::size_t chains = tokens == 1 ? 4 : 1;  // independent sums, so that additions wait less for each other
   const std::uint8_t* w[rows];
   const float* x[tokens];
 #pragma GCC unroll 4
@@ -83,15 +84,15 @@ PLUMB_INLINE void float_rows(const Dot& job, std::size_t token) {
   for (; row < job.row_end; ++row) float_rows<Format, 1, tokens>(job, row, token);
 }
 
-// Many tokens: the weights of `float_tile_rows` rows are converted once, a vector of rows for each of up to `float_chunk`
-// inputs, and stay in the cache for all tokens.
+// For many tokens. The weights of `float_tile_rows` rows are converted once, as vectors over rows, for up to `float_chunk`
+// inputs at a time. They stay in the cache for all tokens.
 constexpr std::size_t float_tile_rows = 2 * lanes;
 constexpr std::size_t float_chunk = 256;
 constexpr std::size_t float_packs_from = 8;
 constexpr std::size_t float_tile_tokens = lanes == 16 ? 8 : 6;
 constexpr std::size_t float_packed_bytes = float_tile_rows * float_chunk * sizeof(float);
 
-// Inputs `start` .. `start + n` of the rows from `row` on; those past the end repeat the last.
+// Packs inputs `start` .. `start + n` of the rows from `row` on. Rows past the end repeat the last row.
 template <class Format>
 PLUMB_INLINE void pack_floats(const Dot& job, std::size_t row, std::size_t start, std::size_t n, float* packed) {
   for (std::size_t half = 0; half < 2; ++half) {
@@ -110,7 +111,7 @@ PLUMB_INLINE void pack_floats(const Dot& job, std::size_t row, std::size_t start
   }
 }
 
-// `n_rows` packed rows against `tokens` tokens, added to y where start > 0.
+// Products of `n_rows` packed rows with `tokens` tokens; added to y where start > 0.
 template <std::size_t tokens>
 PLUMB_INLINE void float_tile(const Dot& job, const float* packed, std::size_t row, std::size_t n_rows, std::size_t token,
                              std::size_t start, std::size_t n) {

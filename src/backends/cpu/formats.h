@@ -1,5 +1,5 @@
-// The weight formats as the kernels read them: one struct a format, written over Set (plain.h), for all instruction sets.
-// A new format of floats has vector(), one with blocks of 32 or 256 has load(); quants/format_list.h names them, and
+// Reads weights for the kernels: one struct for each format, written over Set (plain.h), for all instruction sets. A format
+// of floats has vector(), a format with blocks of 32 or 256 has load(). quants/format_list.h lists the formats, and
 // quants/blocks.h has the layouts.
 #pragma once
 
@@ -26,7 +26,7 @@ struct BF16 {
   }
 };
 
-// What quantized formats may leave out: weights are q (no offset), and nothing is added to them.
+// Defaults for quantized formats: no offset, no minimum.
 template <class B>
 struct Quantized {
   using Block = B;
@@ -36,7 +36,7 @@ struct Quantized {
   static constexpr std::size_t scale_inputs = 16;  // weights of a block of 256 that share a scale: 16 or 32
 };
 
-// Bytes with an offset of 128 are signed where the instruction set wants them so: `flip` takes them there.
+// Some instruction sets need bytes with an offset of 128 as signed bytes; xor with `flip` converts them.
 constexpr std::uint8_t flip = Set::signed_weights ? 0x80 : 0;
 template <class Format>
 constexpr bool is_signed = Set::signed_weights&& Format::offset == 128;
@@ -44,7 +44,7 @@ constexpr bool is_signed = Set::signed_weights&& Format::offset == 128;
 struct Table {
   alignas(16) std::uint8_t entries[16];
 };
-// Levels with their format's offset added.
+// A format's levels, with its offset added.
 consteval Table table_of(const std::array<std::int8_t, 16>& values, int offset) {
   Table table{};
   for (std::size_t i = 0; i < 16; ++i) {
@@ -83,7 +83,7 @@ PLUMB_INLINE Wide looked_up(const Table& table, Wide v) {
 }
 
 // Formats with blocks of 32: four blocks, weight = d * (q - offset) + m. `low` has the first sixteen q of each block,
-// `high` the others, as X128 has the activations.
+// `high` the others, in the order of X128.
 struct Group {
   Wide low, high;
   F4 d, m;
@@ -176,7 +176,7 @@ struct IQ4_NL : Quantized<quants::BlockIQ4_NL> {
 };
 struct MXFP4 : Quantized<quants::BlockMXFP4> {
   static constexpr int offset = 16;
-  // quants::e8m0_half, which must not be compiled here (see kernels.h).
+  // The same as quants::e8m0_half, which must not be compiled here (see kernels.h).
   PLUMB_INLINE float scale(const std::uint8_t* p) {
     const std::uint32_t e = p[offsetof(Block, e)];
     return as<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);

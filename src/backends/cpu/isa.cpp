@@ -11,7 +11,7 @@ namespace {
 
 #define has(feature) (__builtin_cpu_supports(feature) != 0)
 
-// Clang's __builtin_cpu_supports does not know this one.
+// Clang's __builtin_cpu_supports does not know F16C.
 bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;

@@ -1,4 +1,4 @@
-// Which kernels this build has, which this processor can run.
+// The kernels that this build has and this processor can run.
 #pragma once
 
 #include "backends/cpu/cpu.h"
@@ -9,7 +9,7 @@ namespace plumb::backends::cpu {
 
 const KernelTable& kernels(Isa isa);
 
-// What weights of a format multiply with.
+// The form of activations that weights of a format multiply.
 Operand operand(quants::Format format);
 
 }  // namespace plumb::backends::cpu

@@ -1,6 +1,6 @@
-// The instruction sets there are kernels for, weakest first: X(name, present). Each is one file, kernels_<name>.cpp, which
-// defines <name>_kernels(); `present` says whether the processor has what that file is compiled for (its flags are in
-// CMakeLists.txt), and may use has(), which isa.cpp defines. The enumeration and all tables are made from this list.
+// The instruction sets with kernels, weakest first: X(name, present). Each is one file, kernels_<name>.cpp, which defines
+// <name>_kernels(). `present` is true if the processor has the instructions for which the file is compiled (CMakeLists.txt
+// has its flags); it may use has() of isa.cpp. The enumeration and all tables are made from this list.
 #pragma once
 
 #define PLUMB_PORTABLE_ISAS(X) X(scalar, true)

@@ -8,7 +8,7 @@ namespace {
 struct Set : X86<Set> {
   static constexpr const char* name = "AVX2";
   static constexpr bool signed_weights = true;
-  static constexpr std::size_t packs_from = SIZE_MAX;  // dot() is for small unsigned bytes
+  static constexpr std::size_t packs_from = SIZE_MAX;  // dot() takes only small unsigned bytes
 
   PLUMB_INLINE Vf load_f16(const std::uint16_t* p) { return _mm256_cvtph_ps(load128(p)); }
   PLUMB_INLINE void store_f16(std::uint16_t* p, Vf v) {
@@ -40,7 +40,7 @@ struct Set : X86<Set> {
 
   // Products of unsigned bytes below 64 and signed ones, summed in pairs: at most 2 * 63 * 127.
   PLUMB_INLINE __m256i pairs_unsigned(Vb u, Vb s) { return _mm256_maddubs_epi16(as<__m256i>(u), as<__m256i>(s)); }
-  // The same for signed weights, by magnitude and sign: at most 2 * 128 * 127.
+  // The same for signed weights, as magnitude and sign: at most 2 * 128 * 127.
   PLUMB_INLINE __m256i pairs_signed(Vb w, Vb s) {
     return _mm256_maddubs_epi16(_mm256_abs_epi8(as<__m256i>(w)), _mm256_sign_epi8(as<__m256i>(s), as<__m256i>(w)));
   }

@@ -1,7 +1,7 @@
 // AVX-512 (F, BW, VL, DQ) with VNNI.
 #define PLUMB_LANES 16
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC's own intrinsics start from uninitialized vectors, and GCC 12 warns of it.
+// GCC's intrinsics start from uninitialized vectors, and GCC 12 warns about them.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
@@ -24,7 +24,7 @@ struct Set : X86<Set> {
     const __m512i low = _mm512_castsi256_si512(pair_of(p, p + stride));
     return {as<Vb>(_mm512_inserti64x4(low, pair_of(p + 2 * stride, p + 3 * stride), 1))};
   }
-  // Rotation does for shifts both ways: the mask leaves nothing that crossed a border.
+  // A rotation replaces shifts in both directions: the mask removes the bits that crossed a border.
   PLUMB_INLINE Wide bits(const std::uint8_t* p, int low, int high, std::uint8_t mask) {
     const __m512i places = _mm512_inserti64x4(_mm512_set1_epi32(low & 31), _mm256_set1_epi32(high & 31), 1);
     return {as<Vb>(_mm512_rorv_epi32(_mm512_broadcast_i64x4(load256(p)), places)) & splat_byte(mask)};

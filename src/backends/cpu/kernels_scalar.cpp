@@ -1,4 +1,4 @@
-// The kernels for any processor: what the compiler makes of plain.h on its baseline.
+// The kernels for any processor: plain.h, compiled for the compiler's baseline.
 #define PLUMB_LANES 4
 #if defined(__SSE2__)
 #include <emmintrin.h>

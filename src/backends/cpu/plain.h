@@ -1,6 +1,7 @@
-// What the kernels ask of an instruction set, in the compilers' vector extension: a file kernels_<isa>.cpp defines
-// PLUMB_LANES (floats a register: 4, 8 or 16), includes this, and defines `struct Set : Plain<Set>`, which replaces what
-// the instruction set does better. The kernels, in the headers that table.h includes, are written over Set.
+// The operations that kernels need from an instruction set, written with the compilers' vector extension. A file
+// kernels_<isa>.cpp defines PLUMB_LANES (floats in a register: 4, 8 or 16), includes this header, and defines
+// `struct Set : Plain<Set>`, which replaces the operations that the instruction set does better. The kernels, in the
+// headers that table.h includes, are written over Set.
 //
 // Everything here has internal linkage (see kernels.h).
 #pragma once
@@ -63,7 +64,7 @@ PLUMB_INLINE Vb splat_four(const void* p) { return as<Vb>(read<std::uint32_t>(p)
 PLUMB_INLINE Vi times(Vi v, int power) { return as<Vi>(as<Vu>(v) << __builtin_ctz(static_cast<unsigned>(power))); }
 PLUMB_INLINE Vf to_float(Vi v) { return __builtin_convertvector(v, Vf); }
 
-// The end of a row as a full vector: what is past the end reads as zero and is not written.
+// The end of a row as a full vector: elements past the end read as zero and are not written.
 PLUMB_INLINE Vf load_part(const float* p, std::size_t n) {
   float x[lanes] = {};
   memcpy(x, p, n * sizeof(float));
@@ -75,19 +76,19 @@ PLUMB_INLINE void store_part(float* p, Vf v, std::size_t n) {
   memcpy(p, x, n * sizeof(float));
 }
 
-// S, which derives from this, also has the set's name.
+// S derives from this, and has the set's name.
 template <class S>
 struct Plain {
-  // Steps of at least so many tokens share an unpacking of the weights (quantized.h), for which dot() must bear any bytes.
-  // SIZE_MAX: never.
+  // Steps of at least this many tokens unpack weights once for all tokens (quantized.h); dot() must then accept any bytes.
+  // SIZE_MAX: none do.
   static constexpr std::size_t packs_from = 8;
-  // Whether dot() and scaled() take the weights of formats with an offset of 128 as signed bytes, the offset taken out.
+  // Whether dot() and scaled() take the weights of formats with an offset of 128 as signed bytes, without the offset.
   static constexpr bool signed_weights = false;
 
-  // `lanes` values of binary16: converted exactly; and rounded to nearest even.
+  // Convert `lanes` values from binary16, exactly, and to binary16, rounded to nearest even.
   PLUMB_INLINE Vf load_f16(const std::uint16_t* p) {
-    // Exponent and mantissa moved into place and scaled by 2^112, which also makes subnormals right; what was infinite or
-    // NaN has its exponent set.
+    // Moves exponent and mantissa into place and scales by 2^112, which is right for subnormals too. Infinities and NaN
+    // then get their exponent.
     typedef std::uint16_t Vh __attribute__((vector_size(2 * PLUMB_LANES)));
     const Vu wide = __builtin_convertvector(read<Vh>(p), Vu);
     const Vu magnitude = (wide & 0x7fffu) << 13;
@@ -116,7 +117,7 @@ struct Plain {
     }
   }
 
-  // One binary16; that of each of four blocks of `stride` bytes; and that with its neighbour.
+  // One binary16; one in each of four blocks of `stride` bytes; and these with their neighbours.
   PLUMB_INLINE float half(const std::uint8_t* p) {
     const std::uint32_t h = read<std::uint16_t>(p);
     const std::uint32_t magnitude = (h & 0x7fffu) << 13;
@@ -156,8 +157,8 @@ struct Plain {
     for (std::size_t b = 0; b < 4; ++b) memcpy(bytes + 16 * b, p + b * stride, 16);
     return read<Wide>(bytes);
   }
-  // 32 bytes twice: first shifted right by `low` bits (left if negative), then by `high`; then masked, which must leave no
-  // bit that crossed a byte's border.
+  // The same 32 bytes twice: shifted right by `low` bits (left if negative), and by `high` bits. The mask must remove all
+  // bits that crossed a byte's border.
   PLUMB_INLINE Wide bits(const std::uint8_t* p, int low, int high, std::uint8_t mask) {
     Wide r;
     if constexpr (vector_bytes == 64) {
@@ -178,7 +179,7 @@ struct Plain {
     return r;
   }
   PLUMB_INLINE Vu shift(Vu v, int right) { return right >= 0 ? v >> right : v << -right; }
-  // Sixteen bytes' low nibbles, then their high ones, and the same of the next sixteen.
+  // The low nibbles of sixteen bytes, then their high nibbles; then the same for the next sixteen bytes.
   PLUMB_INLINE Wide nibble_pairs(const std::uint8_t* p) {
     Wide r;
 #pragma GCC unroll 4
@@ -200,7 +201,7 @@ struct Plain {
     for (std::size_t i = 0; i < vector_bytes; ++i) bytes[i] = (bits >> i) & 1 ? value : 0;
     return read<Vb>(bytes);
   }
-  // The entry of a table of sixteen for each byte, all below 16.
+  // For each byte of `index`, all below 16, its entry in a table of sixteen.
   PLUMB_INLINE Vb look_up(const std::uint8_t* table, Vb index) {
     std::uint64_t words[vector_bytes / 8];
     memcpy(words, &index, sizeof words);
@@ -227,8 +228,8 @@ struct Plain {
     const auto high = [](Vs v) __attribute__((always_inline)) { return as<Vi>(v) >> 16; };
     return total + low(a) * low(b) + high(a) * high(b);
   }
-  // dot() of a group's two halves of weights, which formats of small blocks keep below 64 or, with an offset of 128, below
-  // 256 (or signed, see signed_weights).
+  // dot() of the two halves of a group's weights. Weights of small blocks are below 64 or, with an offset of 128, below 256
+  // (or signed, see signed_weights).
   template <bool offset_128>
   PLUMB_INLINE Vi dot_halves(Vi total, Vb low, Vb high, const std::int8_t* x_low, const std::int8_t* x_high) {
     return S::dot(S::dot(total, low, read<Vb>(x_low)), high, read<Vb>(x_high));
@@ -245,7 +246,7 @@ struct Plain {
     const Vb s = read<Vb>(x);
     return S::dot16(S::dot16(total, even_weights, signed_even(s)), odd_weights, signed_odd(s));
   }
-  // Sums of products of sixteen integers, in any lanes.
+  // The sums of products of sixteen integers, spread over lanes in any way.
   PLUMB_INLINE Vi dot_sixteens(S16 a, S16 b) {
     constexpr std::size_t n = lanes < 8 ? 16 : 2 * lanes;
     std::int16_t x[n] = {};
@@ -257,13 +258,13 @@ struct Plain {
     for (std::size_t i = 0; i < n; i += 2 * lanes) total = S::dot16(total, read<Vs>(x + i), read<Vs>(y + i));
     return total;
   }
-  // The blocks' values in the lanes that hold their sums in vector `part`: four lanes a block.
+  // Each block's value in the lanes that have its sums in vector `part`: four lanes for each block.
   PLUMB_INLINE Vf spread(F4 of_blocks, std::size_t part) {
     Vf r;
     for (std::size_t lane = 0; lane < lanes; ++lane) r[lane] = of_blocks[(part * lanes + lane) / 4];
     return r;
   }
-  // `lanes` rows of as many 32-bit words, rows to columns.
+  // Transposes `lanes` rows of `lanes` 32-bit words.
   PLUMB_INLINE void turn(Vu v[lanes]) {
     std::uint32_t rows[lanes][lanes];
     std::uint32_t columns[lanes][lanes];

@@ -1,7 +1,7 @@
-// Products with quantized weights: integers in int32 over a block, float32 from there on (see kernels.h). Few tokens: a row
-// at a time, unpacked in registers. Many tokens, where the instruction set asks for it: `lanes` rows are unpacked once to
-// signed bytes, a vector for each four inputs (a lane a row), and multiplied with four inputs of a token in all lanes.
-// There the activations are the unsigned side: they carry +128, which Packed::start takes out.
+// Products with quantized weights: integers in int32 over a block, then float32 (see kernels.h). For few tokens, a row is
+// unpacked in registers. For many tokens, if the instruction set asks for it, `lanes` rows are unpacked once to signed
+// bytes: one vector for every four inputs, with a row in each lane. A vector is multiplied with the same four inputs of a
+// token in all lanes. There the activations are the unsigned side: they have 128 added, which Packed::start subtracts.
 #pragma once
 
 #include "backends/cpu/floats.h"
@@ -15,14 +15,14 @@ PLUMB_INLINE const X* operands(const Dot& job, std::size_t token) {
 }
 
 PLUMB_INLINE float sum4(F4 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-// The sums of both planes from those of each.
+// The sum over both planes, from the sum of each.
 template <int planes>
 PLUMB_INLINE Vi joined(const Vi (&totals)[planes]) {
   if constexpr (planes == 1) return totals[0];
   return times(totals[0], 128) + totals[planes - 1];
 }
 
-constexpr std::size_t pack_inputs = 2048;  // packed at a time: 32 KiB of weights where lanes is 16
+constexpr std::size_t pack_inputs = 2048;  // packed at a time: 32 KiB of weights with 16 lanes
 
 struct Packed {
   std::uint8_t* q;      // [inputs / 4][lanes][4]
@@ -58,7 +58,8 @@ PLUMB_INLINE void fill_starts(const Packed& packed, std::size_t n_groups, std::s
   }
 }
 
-// Turns one vector of each of `lanes` rows, less `offset`, to vectors of four inputs of all rows, `stride` bytes apart.
+// Transposes one vector of each of `lanes` rows to vectors with four inputs of every row, `stride` bytes apart, and
+// subtracts `offset`.
 PLUMB_INLINE void turn_to(std::uint8_t* to, std::size_t stride, const Vb rows[lanes], std::uint8_t offset) {
   Vu v[lanes];
 #pragma GCC unroll 16
@@ -71,7 +72,7 @@ PLUMB_INLINE void turn_to(std::uint8_t* to, std::size_t stride, const Vb rows[la
 template <class Format>
 constexpr std::uint8_t packed_offset = is_signed<Format> ? 0 : static_cast<std::uint8_t>(Format::offset);
 
-// Adds the products of 4 n packed inputs and those of each token, the planes of which are `plane_bytes` apart.
+// Adds the products of 4 n packed inputs with each token's. A token's planes are `plane_bytes` apart.
 template <std::size_t n, std::size_t plane_bytes, int planes, std::size_t tokens>
 PLUMB_INLINE void add_packed(const std::uint8_t* q, const std::int8_t* const (&x)[tokens], Vi (&totals)[tokens][planes]) {
 #pragma GCC unroll 8
@@ -96,7 +97,7 @@ PLUMB_INLINE void start_packed(const std::int32_t* start, Vi (&totals)[tokens][p
   }
 }
 
-// Packed rows against `tokens` tokens: what formats of a family that are packed alike share.
+// Products of packed rows with `tokens` tokens; shared by the formats of a family that are packed alike.
 template <bool has_min, int planes>
 struct SmallTile {
   using X = X128<planes>;
@@ -178,7 +179,7 @@ struct Small {
   using X = X128<planes>;
   using Tile = SmallTile<Format::has_min, planes>;
 
-  // Four blocks, or as many as there are with zeros behind them (whose activations are zero too).
+  // Loads four blocks. If there are fewer, zeros follow them; the activations there are zero too.
   PLUMB_INLINE void load_blocks(const std::uint8_t* p, std::size_t n_blocks, Group& w) {
     if (n_blocks >= 4) {
       Format::load(p, w);
@@ -212,7 +213,7 @@ struct Small {
   }
   PLUMB_INLINE float total(const Sums& of) { return Set::sum(of.sums) + (Format::has_min ? sum4(of.mins) : 0.0f); }
 
-  // One row against `tokens` tokens.
+  // The product of one row with `tokens` tokens.
   template <std::size_t tokens>
   PLUMB_INLINE void row(const Dot& job, const std::uint8_t* p, const X* const (&x)[tokens], Sums (&sums)[tokens]) {
     const std::size_t n_blocks = job.n_in / 32;
@@ -230,7 +231,7 @@ struct Small {
     for (std::size_t t = 0; t < tokens; ++t) add(w, x[t][g], sums[t]);
   }
 
-  // Units `first` .. `first + n` of the rows from `row` on; those past the end repeat the last.
+  // Packs units `first` .. `first + n` of the rows from `row` on. Rows past the end repeat the last row.
   PLUMB_INLINE void pack(const Dot& job, std::size_t row, std::size_t first, std::size_t n, const Packed& packed) {
     for (std::size_t g = 0; g < n; ++g) {
       const std::size_t block = 4 * (first + g);
@@ -248,7 +249,7 @@ struct Small {
           for (std::size_t b = 0; b < 4; ++b) packed.m[(4 * g + b) * lanes + r] = w.m[b];
         }
       }
-      // Word k of a half is of block k / 4, which has eight.
+      // Word k of a half belongs to block k / 4; a block has eight words.
       for (std::size_t half = 0; half < 2; ++half) {
         for (std::size_t i = 0; i < wide_parts; ++i) {
           alignas(64) std::uint8_t words[lanes][vector_bytes];
@@ -278,10 +279,10 @@ struct Large {
     Vf sums = {};
     Vf mins = {};
   };
-  // Block b of all tokens: vector by vector of the weights, so that few registers are in use.
+  // The products with block b of all tokens. They go through the weights vector by vector, to use few registers.
   template <std::size_t tokens>
   PLUMB_INLINE void add(const Super& w, const X* const (&x)[tokens], std::size_t b, Sums (&sums)[tokens]) {
-    // Sums whose additions need not wait for each other.
+    // Independent sums, so that additions wait less for each other.
     constexpr std::size_t chains = wide_parts == 1 && tokens * planes <= 4 ? 2 : 1;
     Vi offsets[tokens][planes] = {};
     Vi totals[tokens][planes][chains] = {};
@@ -361,7 +362,7 @@ struct Large {
   }
 };
 
-// `lanes` packed rows against `tokens` tokens, added to y where `first` is past the first unit.
+// Products of `lanes` packed rows with `tokens` tokens; added to y unless `first` is the first unit.
 template <class Tile, std::size_t tokens>
 void run_tile(const Dot& job, const Packed& packed, std::size_t row, std::size_t token, std::size_t first, std::size_t n) {
   const std::size_t n_rows = job.row_end - row < lanes ? job.row_end - row : lanes;
@@ -398,7 +399,7 @@ PLUMB_INLINE void dot_packed(const Dot& job) {
   }
 }
 
-// Tokens outside, rows inside: the rows of one call stay in the cache for all tokens.
+// The outer loop is over tokens, the inner over rows: the rows of one call stay in the cache for all tokens.
 template <class Family, std::size_t tokens>
 PLUMB_INLINE void dot_rows(const Dot& job, std::size_t token) {
   const typename Family::X* x[tokens];
@@ -417,7 +418,7 @@ void dot_quantized(const Dot& job) {
     if (job.n_tokens >= Set::packs_from) return dot_packed<Family>(job);
   }
   std::size_t token = 0;
-  if constexpr (lanes > 4) {  // there are registers for it
+  if constexpr (lanes > 4) {  // these sets have enough registers
     for (; token + 4 <= job.n_tokens; token += 4) dot_rows<Family, 4>(job, token);
   }
   for (; token + 2 <= job.n_tokens; token += 2) dot_rows<Family, 2>(job, token);

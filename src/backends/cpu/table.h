@@ -1,4 +1,4 @@
-// The table of kernels that a kernels_<isa>.cpp is compiled for, over its Set.
+// Makes the table of kernels of a kernels_<isa>.cpp from its Set.
 #pragma once
 
 #include "backends/cpu/attend.h"
@@ -7,7 +7,7 @@
 namespace plumb::backends::cpu {
 namespace {
 
-// By family, as quants/format_list.h spells them.
+// The products by family; families are spelled as in quants/format_list.h.
 template <class Format, int>
 constexpr DotFn dot_of_floats = dot_floats<Format>;
 template <class Format, int planes>

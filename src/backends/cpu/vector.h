@@ -14,8 +14,8 @@ namespace {
 PLUMB_INLINE Vf larger(Vf a, Vf b) { return a > b ? a : b; }
 PLUMB_INLINE Vf smaller(Vf a, Vf b) { return a < b ? a : b; }
 
-// e^x: x = n ln2 + r with |r| <= ln2 / 2, e^r by its Taylor polynomial of degree 7 (error below 2^-26), 2^n in two
-// factors so that results down to the subnormals and up to infinity come out right.
+// e^x: x = n ln2 + r with |r| <= ln2 / 2; e^r by its Taylor polynomial of degree 7 (error below 2^-26). 2^n is two factors,
+// so that results are right down to the subnormals and up to infinity.
 PLUMB_INLINE Vf exp(Vf x) {
   x = x > splat(89.0f) ? splat(89.0f) : x;
   x = x < splat(-104.0f) ? splat(-104.0f) : x;
@@ -38,7 +38,7 @@ PLUMB_INLINE Vf exp(Vf x) {
   return p * scale_a * scale_b;
 }
 
-// Largest magnitude of n values (a multiple of 16). Compared as bits, where NaN > infinity > all numbers.
+// The largest magnitude of n values (a multiple of 16). It compares bits, for which NaN > infinity > all numbers.
 PLUMB_INLINE float largest_magnitude(const float* x, std::size_t n) {
   Vi most = {};
   for (std::size_t i = 0; i < n; i += lanes) {
@@ -83,7 +83,7 @@ constexpr float smallest_amax = 1e-30f;
 template <int planes>
 constexpr float levels = planes == 1 ? 127.0f : 127.0f * 128.0f;
 
-// levels / amax, or 0 for a block that becomes zero.
+// levels / amax, or 0 for a block that is rounded to zero.
 template <int planes>
 PLUMB_INLINE float inverse_scale(float amax) {
   return amax < smallest_amax ? 0.0f : levels<planes> / amax;
@@ -93,8 +93,8 @@ PLUMB_INLINE float block_scale(float amax) {
   return amax < smallest_amax ? 0.0f : amax / levels<planes>;
 }
 
-// v = round(x * inverse), n a multiple of 16, in planes that are `stride` apart. Adding 1.5 * 2^23 leaves the rounded
-// integer in the low bits.
+// v = round(x * inverse), n a multiple of 16, in planes `stride` apart. Adding 1.5 * 2^23 puts the rounded integer in the
+// low bits.
 template <int planes>
 PLUMB_INLINE void round_values(const float* x, float inverse, std::size_t n, std::int8_t* q, std::size_t stride) {
   typedef std::uint8_t Bytes __attribute__((vector_size(PLUMB_LANES)));
@@ -178,7 +178,7 @@ PLUMB_INLINE Vf gate_by_sigmoid(Vf x, Vf s) {
 struct Silu {
   PLUMB_INLINE Vf apply(Vf x) { return gate_by_sigmoid(x, x); }
 };
-// Within 3 * 2^-24 of the exact value: not in relation to a small one.
+// Within 3 * 2^-24 of the exact value; a small value may have a larger relative error.
 PLUMB_INLINE Vf tanh(Vf x) { return splat(1.0f) - splat(2.0f) / (exp(x + x) + splat(1.0f)); }
 
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)).

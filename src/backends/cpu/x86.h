@@ -1,4 +1,4 @@
-// What AVX2 (with F16C) and AVX-512 have in common.
+// The common part of AVX2 (with F16C) and AVX-512.
 #pragma once
 
 #include <immintrin.h>
