@@ -33,6 +33,7 @@ HALVES = {
     Type.IQ4_NL: [0],
     Type.IQ4_XS: [0],
     Type.MXFP4: [],
+    Type.TQ2_0: [64],
 }
 ADVERSARIAL = np.array([0x0000, 0x8000, 0x0001, 0x83FF, 0x7BFF, 0xFBFF], dtype=np.uint16)
 ADVERSARIAL_E8M0 = np.array([0, 1, 2, 254, 255, 127], dtype=np.uint8)

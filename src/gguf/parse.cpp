@@ -214,8 +214,6 @@ std::string_view foreign_format(std::uint32_t id) {
       return "Q4_0_8_8, removed from GGUF";
     case 34:
       return "TQ1_0";
-    case 35:
-      return "TQ2_0";
     case 36:
       return "IQ4_NL_4_4, removed from GGUF";
     case 37:

@@ -120,6 +120,12 @@ struct BlockQ6_K {
   Half d;
 };
 
+// w = d * (q - 1), q in 0..2: ternary weights (a q of 3 is read as it stands).
+struct BlockTQ2_0 {
+  std::array<std::uint8_t, 64> qs;  // as Q2_K's
+  Half d;
+};
+
 // The 16 levels of an IQ4_NL or IQ4_XS nibble.
 inline constexpr std::array<std::int8_t, 16> iq4_levels = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                            1,    13,   25,  38,  53,  69,  89,  113};
@@ -197,6 +203,7 @@ static_assert(sizeof(BlockQ3_K) == 110 && alignof(BlockQ3_K) == 1);
 static_assert(sizeof(BlockQ4_K) == 144 && alignof(BlockQ4_K) == 1);
 static_assert(sizeof(BlockQ5_K) == 176 && alignof(BlockQ5_K) == 1);
 static_assert(sizeof(BlockQ6_K) == 210 && alignof(BlockQ6_K) == 1);
+static_assert(sizeof(BlockTQ2_0) == 66 && alignof(BlockTQ2_0) == 1);
 static_assert(sizeof(BlockIQ4_NL) == 18 && alignof(BlockIQ4_NL) == 1);
 static_assert(sizeof(BlockIQ4_XS) == 136 && alignof(BlockIQ4_XS) == 1);
 static_assert(sizeof(BlockMXFP4) == 17 && alignof(BlockMXFP4) == 1);

@@ -27,5 +27,6 @@
   X(iq4_nl, 20, IQ4_NL, small, read_only) \
   X(iq4_xs, 23, IQ4_XS, super, read_only) \
   X(bf16,   30, BF16,   floats, written)  \
+  X(tq2_0,  35, TQ2_0,  super, read_only) \
   X(mxfp4,  39, MXFP4,  small, read_only)
 // clang-format on

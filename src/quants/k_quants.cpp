@@ -1,5 +1,5 @@
 // Q2_K to Q6_K: super-blocks of 256 weights in groups of 16 or 32. A group's scale (and min) is a small integer times the
-// binary16 scale (and min) of the super-block.
+// binary16 scale (and min) of the super-block. TQ2_0 has that scale alone.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -280,6 +280,14 @@ void decode(const BlockQ6_K& block, float* values) {
       const int q = ((ql[j] >> low_shift) & 0x0f) + 16 * ((qh[j] >> high_shift) & 3) - 32;
       values[16 * g + j] = scale * static_cast<float>(q);
     }
+  }
+}
+
+void decode(const BlockTQ2_0& block, float* values) {
+  const float d = block.d.value();
+  for (std::size_t i = 0; i < super_block; ++i) {
+    const int q = (block.qs[32 * (i / 128) + i % 32] >> (2 * (i % 128 / 32))) & 3;
+    values[i] = d * static_cast<float>(q - 1);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/schedule.h"
+#include "backends/random_rows.h"
 #include "base/half.h"
 #include "quants/format.h"
 
@@ -63,28 +64,11 @@ std::vector<std::uint8_t> make_weights(const quants::FormatInfo& format, std::si
         std::memcpy(p, &bits, 2);
         break;
       }
-      case Format::q4_1:
-      case Format::q5_1:
-      case Format::q4_k:
-      case Format::q5_k:
-        put_half(p, scale());
-        put_half(p + 2, scale());
-        break;
-      case Format::q2_k:
-        put_half(p + 80, scale());
-        put_half(p + 82, scale());
-        break;
-      case Format::q3_k:
-        put_half(p + 108, scale());
-        break;
-      case Format::q6_k:
-        put_half(p + 208, scale());
-        break;
       case Format::mxfp4:
         p[0] = kind == Weights::lowest ? 0 : static_cast<std::uint8_t>(100 + random() % 40);
         break;
       default:
-        put_half(p, scale());
+        for (const std::size_t at : halves_of(format.format)) put_half(p + at, scale());
     }
   }
   return bytes;
@@ -113,6 +97,8 @@ double largest_min(const quants::FormatInfo& format, const std::uint8_t* p) {
       return 128 * 32 * half_at(208);
     case quants::Format::iq4_xs:
       return 32 * 128 * half_at(0);
+    case quants::Format::tq2_0:
+      return half_at(64);
     default:
       return 0;
   }

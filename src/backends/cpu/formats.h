@@ -288,6 +288,18 @@ struct Q6_K : Quantized<quants::BlockQ6_K> {
     }
   }
 };
+struct TQ2_0 : Quantized<quants::BlockTQ2_0> {
+  static constexpr std::size_t scale_inputs = 32;
+  static constexpr int offset = 1;
+  PLUMB_INLINE void load(const std::uint8_t* p, Super& w) {
+    w.d = Set::half(p + offsetof(Block, d));
+    w.scales = S16{} + std::int16_t{1};
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      w.q[c] = Set::bits(p + offsetof(Block, qs) + 32 * (c / 2), 4 * (c % 2), 4 * (c % 2) + 2, 3);
+    }
+  }
+};
 struct IQ4_XS : Quantized<quants::BlockIQ4_XS> {
   static constexpr std::size_t scale_inputs = 32;
   static constexpr int offset = 128;

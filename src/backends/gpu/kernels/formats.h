@@ -296,6 +296,17 @@ struct q6_k_format {
     return g;
   }
 };
+struct tq2_0_format {
+  static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
+    DEVICE const uchar* block = row + 66 * (group >> 3);
+    const uint in_block = group & 7u;
+    Group g = scaled_group(load_half(block + 64), 0.0f);
+    LOAD_WORDS_AT_2(block + 32 * (in_block >> 2), 8, g.words);
+    for (uint k = 0; k < 8; ++k) g.words[k] = (g.words[k] >> (2 * (in_block & 3u))) & 0x03030303u;
+    subtract(g, 0x01010101u);
+    return g;
+  }
+};
 struct iq4_nl_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
     DEVICE const uchar* block = row + 18 * group;
