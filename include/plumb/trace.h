@@ -32,6 +32,8 @@
 // Names follow the GGUF file's tensors: the tensor blk.3.attn_q.weight produces the value blk.3.attn_q.
 //
 //   token_embd                  [T, d]                 embedding rows, after any scaling the architecture applies
+//   position_embd, embd         [T, d]                 rows of learned positions, and the sum of both, where the
+//                                                      architecture has them
 //   blk.N.attn_norm             [T, d]                 the norm before attention, weight applied
 //   blk.N.attn_q                [T, n_heads*head_dim]  projection with bias, before any norm and rotation
 //   blk.N.attn_k, .attn_v       [T, n_kv_heads*head_dim]

@@ -19,7 +19,7 @@ constexpr double square(double x) { return x * x; }
 // Variance of an error that is uniform in [-bound, bound].
 constexpr double uniform(double bound) { return square(bound) / 3; }
 
-// Of rounding x to a 16-bit format.
+// The variance of rounding x to a 16-bit format.
 double rounded(double unit, double x) { return uniform(std::max(unit * std::abs(x), unit == unit_f16 ? least_f16 : 0.0)); }
 
 constexpr Arithmetic table[] = {
@@ -92,7 +92,7 @@ class Variance {
     const std::size_t n = weight.size();
     const auto x = scene_.value(op.x);
     const InputError error = error_(op.x);
-    // A sum of n squares, one after the other, in float32; results rounded before and after the weight's factor.
+    // A sum of n squares in float32, added one after the other. The result is rounded before and after the weight's factor.
     const double of_sum = square(unit_f32) * (function_units + static_cast<double>(n) / 8);
     for (std::size_t start = 0; start < out_.size(); start += n) {
       double mean = 0, squares = 0, variance = 0, common = 0, of_mean = 0;
@@ -115,7 +115,7 @@ class Variance {
       double relative = of_sum + uniform(a_.store);
       if (is_layer) {
         of_mean += of_sum * squares;
-        // An engine may take the variance as the mean of squares less the mean's square.
+        // An engine may compute the variance as the mean of squares minus the square of the mean.
         relative += of_sum * square(squares * square(scale));
       }
       for (std::size_t i = start; i < start + n; ++i) {
@@ -137,7 +137,8 @@ class Variance {
         v += sums_.blocks[i] / square(a_.activations) + uniform(unit_f16) * sums_.squares[i] / square(a_.activations);
       }
       if (!sums_.inputs.empty()) v += sums_.inputs[i];
-      // Terms of one sign add up to more than independent ones would. So do the sum's prefixes, each of which is rounded.
+      // Terms of one sign add up to more than independent terms. The same holds for the sum's prefixes, each of which is
+      // rounded.
       v += square(y_[i]) * (square(a_.sum) * n / 9 + uniform(a_.drift));
       out_[i] = static_cast<float>(v);
     }
@@ -155,7 +156,7 @@ class Variance {
         for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
           const std::size_t a = head + (adjacent ? 2 * i : i), b = head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2);
           const double angle = scene_.rows[t].position * std::pow(double{op.theta}, -2.0 * i / op.n_rot);
-          // Frequencies are often made by repeated multiplication, which rounds i times.
+          // Frequencies are often computed by repeated multiplication, which rounds i times.
           const double of_angle = square(unit_f32 * angle) * (4 + i) + square(fast_sine);
           const double size = square(x[a]) + square(x[b]);
           const double both = size * (of_angle + square(2 * unit_f32) + 2 * uniform(a_.store)) +
@@ -168,7 +169,7 @@ class Variance {
 
   void add(const plan::KvWrite&) {}
 
-  // Variance of rounding a head to 8 bits, as caches do with keys and values, and engines with queries for such keys.
+  // The variance of rounding a head to 8 bits. Caches round keys and values so, and engines the queries for such keys.
   [[nodiscard]] double block_step(std::span<const float> head) const {
     if (!a_.eight_bit_cache) return 0;
     double largest = 0;
@@ -176,10 +177,10 @@ class Variance {
     return square(largest / 127) / 12;
   }
 
-  // Keys or values of a cache, of all heads, by position.
+  // A cache's keys or values of all heads, by position.
   struct Cached {
     std::vector<const float*> rows;
-    std::vector<double> variance;          // [positions, width]: of what attention reads
+    std::vector<double> variance;          // [positions, width]: variance of the values that attention reads
     std::vector<std::uint32_t> first_bad;  // by column: the first position whose number is not finite
   };
   template <class Row>
@@ -203,8 +204,8 @@ class Variance {
     return result;
   }
 
-  // Groups the positions whose values, in n columns, are equal but for rounding: tokens that come again have such values,
-  // and their rounding errors add up instead of averaging out. The result has one position of its group for each.
+  // Groups positions whose values, in n columns, are equal up to rounding, as for a token that occurs several times: their
+  // rounding errors add up instead of averaging out. The result gives one position of its group for each position.
   [[nodiscard]] std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column,
                                                          std::size_t n, const InputError& error) const {
     const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
@@ -233,7 +234,7 @@ class Variance {
     const auto [k_error, v_error] = cache_error_(op.layer);
     std::uint32_t n_cached = 0;
     for (std::size_t t = 0; t < scene_.rows.size(); ++t) n_cached = std::max(n_cached, scene_.cached(t));
-    // One sequence: a position's key is the same for all rows.
+    // There is one sequence, so a position's key is the same for all rows.
     const Cached keys = cached(op, n_cached, k_error, [&](std::uint32_t s) { return scene_.key(op.layer, 0, s); });
     const Cached values =
         cached(op, n_cached, v_error, [&](std::uint32_t s) { return scene_.cached_value(op.layer, 0, s); });
@@ -250,7 +251,7 @@ class Variance {
                 std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values,
                 const std::vector<std::uint32_t>& alike) {
     const std::size_t d = op.head_dim, width = op.n_kv_heads * d, kv = rule.kv_head(h) * d;
-    const double operands = uniform(a_.operand);  // of queries; Cached::variance has that of keys
+    const double operands = uniform(a_.operand);  // for queries; Cached::variance includes it for keys
     const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
                                                           keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
@@ -301,13 +302,13 @@ class Variance {
         const float* value = values.rows[seen[j]] + kv;
         const double* of_value = values.variance.data() + seen[j] * width + kv;
         const double share = square(p[j]), spread = std::expm1(std::min(of_score[j], 4.0));
-        const double of_group = p[j] * together[alike[seen[j]]];  // adds up to the square of the group's sum
+        const double of_group = p[j] * together[alike[seen[j]]];  // over a group, these add up to the square of its sum
         for (std::size_t i = 0; i < d; ++i) {
           const double v = value[i];
           sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight) + of_group * of_value[i];
         }
       }
-      // A masked position that holds no number may still spoil the sum: some engines multiply it by a weight of 0, or add
+      // A NaN or infinity at a masked position may still spoil the sum: some engines multiply it by a weight of 0, or add
       // the mask to its score.
       for (std::size_t i = 0; i < d; ++i) {
         const bool is_bad = std::min(first_bad_key, values.first_bad[kv + i]) < scene_.cached(t);
@@ -324,8 +325,8 @@ class Variance {
       const double function =
           square(y_[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(a_.store));
       const double absolute = square(unit_f32 * u * g);
-      // The error's second order, which counts where the function is flat: its curvature is at most 1/2, and the errors of
-      // both inputs are multiplied.
+      // The second order of the error, which matters where the function is flat. Its curvature is at most 1/2, and the
+      // errors of both inputs are multiplied.
       const double g_variance = gate_error.at(i, g), u_variance = op.up ? up_error.at(i, u) : 0;
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;
       out_[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
@@ -358,7 +359,7 @@ class Variance {
     for (std::size_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(square(function_units * unit_f32 * y_[i]));
   }
 
-  // The sums that a Linear has (ProductSums) are not computed here. The row's root mean square stands for them.
+  // A Linear has ProductSums; here the row's root mean square stands in for them.
   void add(const plan::ExpertLinear& op) {
     const std::size_t width = plan_.value(op.out).width;
     const double relative = uniform(a_.operand) * 2 + square(a_.sum) * static_cast<double>(plan_.weight(op.weight).in()) +

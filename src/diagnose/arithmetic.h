@@ -1,9 +1,9 @@
-// How far an op's output may lie from the exact one. It follows from the number formats that an engine may compute in, the
-// length of the op's sums and the values at hand; docs/diagnosis.md has the derivation.
+// The allowed difference of an op's output from the exact one. It follows from the number formats in which an engine may
+// compute, the length of the op's sums, and the op's values; docs/diagnosis.md has the derivation.
 //
 // Rounding errors are taken as independent and uniform within half a unit in the last place, and an op's output as linear
-// in them. Their variances add up to one for each output element. isolation.h says how many of these standard deviations an
-// error may have.
+// in them, so each output element has one variance, the sum of theirs. isolation.h says how many standard deviations an
+// error may be.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,10 @@ namespace plumb::diagnose {
 
 // Half a unit in the last place of 1 (unit roundoff): https://en.wikipedia.org/wiki/Unit_roundoff
 inline constexpr double unit_f32 = 0x1p-24, unit_tf32 = 0x1p-11, unit_f16 = 0x1p-11, unit_bf16 = 0x1p-8;
-// Half the least positive number.
+// Half the smallest positive number.
 inline constexpr double least_f16 = 0x1p-25;
 
-// One way to compute. A zero stands for no error beyond float32's.
+// The arithmetic of an engine. Zero means no error beyond float32's.
 struct Arithmetic {
   std::string_view name;
   double operand = 0;  // unit roundoff of a product's operands: weights, activations, queries, cached keys and values
@@ -33,7 +33,7 @@ struct Arithmetic {
       0;                  // with quantized weights, activations have steps of (a block's largest) / (127 * this); 1 is int8
   double sum = unit_f32;  // unit roundoff of a product's running sum
   double store = 0;       // unit roundoff of every op's result
-  double drift = 0;       // share by which a product is too small where its operands are cut off instead of rounded
+  double drift = 0;       // share by which a product is too small if its operands are truncated, not rounded
   bool eight_bit_cache = false;
 };
 
@@ -42,13 +42,13 @@ std::span<const Arithmetic> arithmetics();
 
 // The error in a value that an op reads: a variance for each element, and rounding to a trace's dtype.
 struct InputError {
-  std::span<const float> variance;  // empty: rounding alone
+  std::span<const float> variance;  // empty: only rounding
   double rounding = 0, least = 0;
   [[nodiscard]] double at(std::size_t i, double x) const;
 };
 
-// The variance of every element of the op's output y, [rows, width]. `error` gives the errors of its inputs, `cache_error`
-// those of a layer's keys and values, which are KvWrite's inputs by position. `sums` is for Linear.
+// The variance of every element of the op's output y, [rows, width]. `error` gives the errors of its inputs. `cache_error`
+// gives those of a layer's cached keys and values, by position. `sums` is for Linear.
 std::vector<float> variance(const plan::Op& op, const backends::reference::Scene& scene, std::span<const float> y,
                             const std::function<InputError(plan::ValueId)>& error,
                             const std::function<std::pair<InputError, InputError>(std::uint32_t layer)>& cache_error,

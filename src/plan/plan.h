@@ -66,7 +66,7 @@ struct Weight {
   [[nodiscard]] std::uint64_t n_experts() const { return tensor.dims[2]; }
 };
 
-// What a row of an embedding's table belongs to.
+// Whether the rows of an embedding's table belong to tokens or to positions.
 enum class EmbedBy : std::uint8_t { token, position };
 
 // out[t] = table[token[t]] * scale, or table[position(t)] * scale    table [vocab, d] or [positions, d]
@@ -77,7 +77,7 @@ struct Embed {
   float scale = 1.0f;
   EmbedBy by = EmbedBy::token;
 
-  // Of the table, for a token at its position in the sequence.
+  // The table's row for a token at its position in the sequence.
   [[nodiscard]] std::uint64_t row(std::int32_t token, std::uint32_t position) const {
     return by == EmbedBy::token ? static_cast<std::uint64_t>(token) : position;
   }
@@ -88,9 +88,9 @@ enum class NormKind : std::uint8_t {
   layer,  // https://arxiv.org/abs/1607.06450
 };
 
-// out[t, g, i] = c[i] / sqrt(mean_i(c[:]^2) + eps) * weight[i] + bias[i], over groups of the weight's length: the whole row
-// (a norm of the residual stream) or one head (a q or k norm). c is x[t, g, :] in an RMS norm, and x[t, g, :] less its mean
-// in a layer norm.                                                   weight [group], bias [group]
+// out[t, g, i] = c[i] / sqrt(mean_i(c[:]^2) + eps) * weight[i] + bias[i]                 weight [group], bias [group]
+// over groups of the weight's length: the whole row (a norm of the residual stream) or one head (a q or k norm). In an RMS
+// norm c is x[t, g, :]; in a layer norm c is x[t, g, :] minus its mean.
 struct Norm {
   static constexpr std::string_view name = "norm";
   ValueId x;

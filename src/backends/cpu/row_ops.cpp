@@ -81,7 +81,7 @@ struct RowRun {
     std::memset(to + written, 0, cache.row_bytes() - written);
   }
 
-  // What has no gate is multiplied by ones.
+  // Without a second factor, the activation is multiplied by ones.
   void operator()(const plan::Activate& o) const {
     float* out = at(o.out);
     if (!o.up) std::fill_n(out, w.width(o.out), 1.0f);

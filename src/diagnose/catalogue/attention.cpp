@@ -78,7 +78,7 @@ void head_map(const Question&, const plan::Attention& op, Candidates& out) {
   with_heads(out, op, "all heads read values of head 0", right, first);
 }
 
-// Key and value heads of another order, as many query heads as there are.
+// Query heads assigned to key-value heads in another order.
 void kv_head_order(const Question&, const plan::Attention& op, Candidates& out) {
   if (op.n_kv_heads < 2) return;
   const std::uint32_t n = op.n_kv_heads, heads = op.n_heads;
@@ -140,14 +140,14 @@ void mask_missing(const Question&, const plan::Attention& op, Candidates& out) {
             [](const Site&, AttentionRule& rule) { rule.sees = [](std::uint64_t, std::uint32_t) { return true; }; });
 }
 
-// A mask that does not exclude: positions after the token keep the score that `masked` makes of theirs, and their share of
-// the softmax.
+// A mask that does not exclude: `masked` gives the scores of positions after the token, and they keep their share of the
+// softmax.
 void weak_mask(Candidates& out, const plan::Attention& op, std::string detail, std::function<double(double)> masked,
                bool reads_values) {
   out.add(std::move(detail), [op, masked = std::move(masked), reads_values](const Site& site) {
     const AttentionRule right = attention_rule(op, site.scene);
     std::vector<float> y;
-    // Row by row, since the rule for weights does not know the row.
+    // Row by row, since the rule for weights is not given the row.
     for (std::size_t r = 0; r < site.rows.size(); ++r) {
       const Site of_row(site.replay, site.op_index, {site.rows[r]});
       AttentionRule rule = attention_rule(op, of_row.scene);
@@ -208,8 +208,8 @@ void soft_cap(const Question&, const plan::Attention& op, Candidates& out) {
   }
 }
 
-// ALiBi (https://arxiv.org/abs/2108.12409, section 3) adds -m (t - s) to the scores, m being 2^(-8 (h + 1) / n_heads). The
-// softmax does not change when the same number is added to all scores, so that m times the place among them will do.
+// ALiBi (https://arxiv.org/abs/2108.12409, section 3) adds -m (t - s) to the scores, with m = 2^(-8 (h + 1) / n_heads).
+// Adding the same number to all scores does not change the softmax, so m times the score's index is enough.
 void distance_bias(const Question&, const plan::Attention& op, Candidates& out) {
   const auto biased = [&](std::string detail, double sign) {
     with_rule(out, op, std::move(detail), [sign, n = static_cast<double>(op.n_heads)](const Site&, AttentionRule& rule) {
@@ -278,9 +278,9 @@ void softmax(const Question&, const plan::Attention& op, Candidates& out) {
   });
 }
 
-// Attention whose weights add up to 1 over the heads, or over the queries of a step, instead of over positions.
+// Attention whose weights add up to 1 over the heads, or over a step's queries, instead of over positions.
 std::vector<float> attend_over(const Site& site, const plan::Attention& op, bool over_heads) {
-  // Of all rows of the run, since those of a step share the sum.
+  // Computes all rows of the run, since the rows of a step share the sum.
   std::vector<std::uint32_t> all(site.replay.rows().size());
   std::iota(all.begin(), all.end(), 0u);
   const Site run(site.replay, site.op_index, all);
@@ -326,7 +326,7 @@ void softmax_axis(const Question&, const plan::Attention& op, Candidates& out) {
   out.add("over the step's tokens", [op](const Site& site) { return attend_over(site, op, false); });
 }
 
-// exp in float32 or float16 of scores that are not reduced by the largest.
+// exp in float32 or float16 of scores from which the largest is not subtracted.
 void overflow(const Question&, const plan::Attention& op, Candidates& out) {
   for (const double most : {3.4028234663852886e38, 65504.0}) {
     with_rule(out, op, most > 1e6 ? "in float32, scores above 88" : "in float16, scores above 11",
@@ -352,7 +352,7 @@ void sinks(const Question&, const plan::Attention& op, Candidates& out) {
   out.changed(wrong);
 }
 
-// Queries or keys from before the rotation, keys for values and the like.
+// Other values as inputs: queries or keys from before the rotation, keys in place of values, and so on.
 void other_values(const Question& q, const plan::Attention& op, Candidates& out) {
   const plan::KvWrite& write = q.replay.kv_write(op.layer);
   const auto before = [&](plan::ValueId id) {

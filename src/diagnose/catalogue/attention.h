@@ -1,4 +1,4 @@
-// What the families of attention and of its cache share.
+// Shared by the families of attention and of its cache.
 #pragma once
 
 #include <string>

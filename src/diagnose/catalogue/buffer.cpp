@@ -1,4 +1,4 @@
-// Buffers: what an op left, or did not leave, in its output.
+// Buffers: mistakes in what an op writes to its output.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,10 +16,10 @@ namespace plumb::diagnose::families {
 namespace in_buffer {
 namespace {
 
-// The op on other rows of the run than the site's; zero where there are none.
+// The op's output on other rows of the run; zero where there is no such row.
 std::vector<float> on_rows(const Site& site, const std::function<std::int64_t(std::uint32_t row)>& from) {
   const auto n_rows = static_cast<std::int64_t>(site.replay.rows().size());
-  std::set<std::uint32_t> wanted;  // in the order of the run, each once
+  std::set<std::uint32_t> wanted;  // each row once, in order
   for (const std::uint32_t row : site.rows) {
     if (const std::int64_t other = from(row); other >= 0 && other < n_rows)
       wanted.insert(static_cast<std::uint32_t>(other));
@@ -39,7 +39,7 @@ std::vector<float> on_rows(const Site& site, const std::function<std::int64_t(st
   return y;
 }
 
-// The right output of the row before the i-th at fault; the suspect's own where that row is not at fault.
+// The right output of the row before the i-th faulty row; if that row is not at fault, the suspect's own.
 std::span<const float> row_before(const Question& q, const Values& own, std::size_t i) {
   const std::size_t width = q.width();
   const std::uint32_t row = q.rows[i] == 0 ? 0 : q.rows[i] - 1;
@@ -67,7 +67,7 @@ void stale(const Question& q, Candidates& out) {
   if (q.as<plan::Embed>() != nullptr) return;
   const plan::ValueId id = q.out();
   const std::uint32_t n_prompt = step_of(q.replay.rows(), 0).end;
-  // A buffer that the prompt's pass filled and no later step wrote: its first row is read ever after, or its last.
+  // A buffer that only the prompt's pass has written: later steps read its first row, or its last.
   for (const bool last : {false, true}) {
     out.afterwards(
         last ? "the prompt's last row stays" : "the prompt's first row stays",
@@ -80,7 +80,8 @@ void stale(const Question& q, Candidates& out) {
           }
         });
   }
-  // One that is read before it is written: what it is to hold now is there a step later. Of the prompt's rows the last.
+  // A buffer that is read before it is written: it has the values of the step before. After the prompt these are the last
+  // row's.
   const Values own = q.replay.value(id);
   const bool resembles_old = !q.is_inner() && resembles_changed(q, [&](std::vector<float>& y) {
     for (std::size_t i = 0; i < q.rows.size(); ++i) {
@@ -105,8 +106,8 @@ void stale(const Question& q, Candidates& out) {
   }
 }
 
-// Whether a later value is what its op makes of the one in question, as found: a rotation at position 0 and attention to
-// one position leave values as they are, and to be equal says nothing then.
+// Whether a later value follows from this one, as found. A rotation at position 0, and attention to one position, leave
+// values unchanged, so equality is then no evidence.
 bool follows_from_found(const Question& q, plan::ValueId id) {
   const std::size_t op = q.replay.producer(id);
   if (op <= q.op_index) return false;
@@ -126,7 +127,7 @@ bool follows_from_found(const Question& q, plan::ValueId id) {
   return error < 1e-4 * size;
 }
 
-// The values that the suspect shows whole and that are as wide as the op's own.
+// The values of the op's width that the suspect shows completely.
 std::vector<plan::ValueId> alike(const Question& q) {
   std::vector<plan::ValueId> result;
   for (std::uint32_t i = 0; q.replay.suspect() != nullptr && i < q.plan().values.size(); ++i) {
@@ -159,11 +160,11 @@ void aliased(const Question& q, Candidates& out) {
   }
 }
 
-// What is in the output beyond what it should be: what it held before, or another value.
+// An output to which something else was added: its old content, or another value.
 void not_cleared(const Question& q, Candidates& out) {
   if (q.is_inner()) return;
   const std::size_t width = q.width();
-  // A sum's operand added again is residual-weighed.
+  // Where an operand of a sum is added again, the mistake is residual-weighed.
   const std::vector<plan::ValueId> operands =
       q.as<plan::Add>() != nullptr ? plan::inputs(q.op) : std::vector<plan::ValueId>();
   const auto add = [&](plan::ValueId id, std::int64_t shift) {
@@ -181,7 +182,7 @@ void not_cleared(const Question& q, Candidates& out) {
                      for (std::size_t i = 0; i < y.size(); ++i) y[i] += more[i];
                    });
   };
-  // What the row before should have been, and what it was.
+  // The row before, as it should be and as it was.
   const Values own = q.replay.value(q.out());
   const bool resembles_sum = resembles_changed(q, [&](std::vector<float>& y) {
     for (std::size_t r = 0; r < q.rows.size(); ++r) {
@@ -203,7 +204,7 @@ void not_cleared(const Question& q, Candidates& out) {
   }
 }
 
-// A row that is alone in its step has none beside it: there it is buffer-stale.
+// A row that is alone in its step has no neighbour; there the mistake is buffer-stale.
 void shifted_rows(const Question& q, Candidates& out) {
   if (is_decode_only(q)) return;
   for (const std::int64_t by : {1, -1}) {
@@ -212,7 +213,7 @@ void shifted_rows(const Question& q, Candidates& out) {
   }
 }
 
-// At the embedding this is embedding-other-tokens.
+// At the embedding the mistake is embedding-other-tokens.
 void other_rows(const Question& q, Candidates& out) {
   if (q.is_inner()) return;
   if (q.as<plan::Embed>() != nullptr || q.out() == q.plan().logits || is_decode_only(q) ||
@@ -232,7 +233,7 @@ void other_rows(const Question& q, Candidates& out) {
     for (std::size_t c = 0; c < width && error <= 1e-4 * size; ++c) error += std::pow(double{found[c]} - other[c], 2);
     return error <= 1e-4 * size;
   };
-  // from: of a step and a row of it.
+  // from: gives the source row for a row of a step.
   const auto all_hold = [&](auto from) {
     for (std::size_t i = 0; i * width < q.found.size(); ++i) {
       if (!holds(i, from(step_of(q.replay.rows(), q.rows[i]), q.rows[i]))) return false;
@@ -247,7 +248,7 @@ void other_rows(const Question& q, Candidates& out) {
   const auto reversed = [](StepRows step, std::uint32_t row) { return step.begin + step.end - 1 - row; };
   const auto last = [](StepRows step, std::uint32_t) { return step.end - 1; };
   const auto first = [](StepRows step, std::uint32_t) { return step.begin; };
-  // Around the end; that is buffer-row-shifted.
+  // A shift of rows around the step's end is buffer-row-shifted.
   const auto before = [](StepRows step, std::uint32_t row) { return row > step.begin ? row - 1 : step.end - 1; };
   const auto after = [](StepRows step, std::uint32_t row) { return row + 1 < step.end ? row + 1 : step.begin; };
   if (!q.found.empty() && (all_hold(before) || all_hold(after))) return;
@@ -272,7 +273,8 @@ void other_rows(const Question& q, Candidates& out) {
       });
 }
 
-// Which tile of the right row each tile of the found one is; empty where one is none, or all are in their places.
+// For each tile of the found row, the tile of the right row that it equals. Empty if a tile equals none, or if all tiles
+// are in place.
 std::vector<std::size_t> tiles_held(std::span<const float> found, std::span<const float> expected, std::size_t size) {
   const std::size_t n = found.size() / size;
   std::vector<std::size_t> held;
@@ -316,7 +318,7 @@ void other_columns(const Question& q, Candidates& out) {
     together[c] = c / 2 + (c % 2) * half;
   }
   add("they are in reverse", reversed);
-  // Whole heads and their halves are taken apart by hypotheses of their own.
+  // Other hypotheses cover whole heads and their halves.
   if (!q.has_both()) return;
   if (width != 2 * q.replay.parameters().head_dim) {
     add("even ones first, then odd ones", apart);
@@ -340,7 +342,7 @@ void other_columns(const Question& q, Candidates& out) {
   }
 }
 
-// Of logits this is logits-index.
+// For logits the mistake is logits-index.
 void shifted_columns(const Question& q, Candidates& out) {
   if (q.out() == q.plan().logits) return;
   std::vector<std::int64_t> shifts = {1, -1, 4, -4, 32, -32};
@@ -353,11 +355,11 @@ void shifted_columns(const Question& q, Candidates& out) {
   for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("by {:+d}", by), n, -by);
 }
 
-// The columns from which on the suspect's rows are all zero, or all as in the step before.
+// Rows of which only the first columns were written: the others are zero, or as in the step before.
 void partly_written(const Question& q, Candidates& out) {
   if (q.found.empty() || q.rows.empty()) return;
   const std::size_t width = q.width();
-  // Some rows of a step are zero and others are not.
+  // Some rows of a step are zero, others are not.
   if (std::all_of(q.found.begin(), q.found.end(), [](float v) { return v == 0; })) {
     const std::set<std::uint32_t> zero_rows(q.rows.begin(), q.rows.end());
     const auto rows = q.replay.rows();
@@ -416,7 +418,7 @@ void partly_written(const Question& q, Candidates& out) {
                      }
                    });
   }
-  // The buffer of one row, of which the prompt's rows left the first or the last.
+  // A buffer of one row, which has the first or the last row of the prompt.
   if (!is_decode_only(q) || q.replay.rows().size() < 2) return;
   const std::uint32_t end = step_of(q.replay.rows(), 0).end;
   for (const std::uint32_t left : {0u, end - 1}) {
@@ -447,8 +449,8 @@ void no_number(const Question& q, Candidates& out) {
   });
 }
 
-// Some elements are as they should be and the others are not numbers, or of no size that the op could give: few of them, or
-// whole columns in a run, or whole rows. What overflows or is filtered has a system, and hypotheses of its own.
+// Some elements are right. The others are NaN, infinite, or of a size that the op could not give: a few elements, some
+// neighbouring columns, or whole rows. Overflow and filtering have a pattern, and hypotheses of their own.
 void uninitialized(const Question& q, Candidates& out) {
   if (!q.has_both() || is_overflow(q)) return;
   const std::size_t width = q.width();

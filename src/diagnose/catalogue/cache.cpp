@@ -1,4 +1,4 @@
-// The cache that attention reads: whose keys and values lie in it, and which of them are seen.
+// The cache that attention reads: whose keys and values it has, and which of them attention sees.
 #include <fmt/format.h>
 
 #include <memory>
@@ -15,12 +15,12 @@ namespace {
 using backends::reference::AttentionRule;
 using backends::reference::Scene;
 
-// What of the cache a mistake is made in.
+// The part of the cache with the mistake.
 enum class Part : std::uint8_t { both, keys, values };
 constexpr std::pair<Part, std::string_view> parts[] = {
     {Part::both, "keys and values"}, {Part::keys, "keys"}, {Part::values, "values"}};
 
-// The position whose key and value a row finds in a slot; negative: none, they are zero.
+// The position whose key and value a row finds in a slot; negative: none, the slot is zero.
 using PositionIn = std::function<std::int64_t(const Site& site, std::uint64_t row, std::uint32_t slot)>;
 
 Scene with_positions(const Site& site, const plan::Attention& op, Part part, const PositionIn& at) {
@@ -46,7 +46,7 @@ std::uint32_t n_prompt(const Replay& replay) { return step_of(replay.rows(), 0).
 StepRows step_of(const Site& site, std::uint64_t row) { return diagnose::step_of(site.replay.rows(), site.rows[row]); }
 
 void other_layer(const Question&, const plan::Attention& op, Candidates& out) {
-  // A later layer's are those of the step before: not to be had while the prompt runs.
+  // Only earlier layers: while the prompt runs, a later layer's keys and values do not exist yet.
   for (const std::uint32_t layer : std::set<std::uint32_t>{op.layer - std::min(op.layer, 1u), 0}) {
     if (layer == op.layer) continue;
     for (const auto& [part, name] : parts) {
@@ -89,7 +89,7 @@ void lost(const Question& q, const plan::Attention& op, Candidates& out) {
        [](const Site& site, std::uint64_t row, std::uint32_t s) {
          return s < n_prompt(site.replay) || s >= step_of(site, row).begin;
        });
-  // Of the steps after the prompt.
+  // Mistakes in the steps after the prompt.
   const auto seen_later = [&](std::string detail, bool (*keep)(std::uint32_t n, std::uint32_t s)) {
     seen(std::move(detail), [keep](const Site& site, std::uint64_t row, std::uint32_t s) {
       return step_of(site, row).begin == 0 || keep(n_prompt(site.replay), s);
@@ -108,10 +108,10 @@ void lost(const Question& q, const plan::Attention& op, Candidates& out) {
   }
 }
 
-// A step after the prompt writes another slot than it should.
+// A step after the prompt writes to a wrong slot.
 void slot(const Question& q, const plan::Attention& op, Candidates& out) {
   const std::uint32_t n = n_prompt(q.replay);
-  // at: for a row after the prompt, with the number of positions cached, its own included.
+  // at: gives the slot for a row after the prompt, from the number of cached positions, its own included.
   const auto add = [&](std::string detail, std::function<std::int64_t(std::uint32_t s, std::uint32_t cached)> at) {
     add_moved(out, op, std::move(detail), Part::both,
               [n, at = std::move(at)](const Site& site, std::uint64_t row, std::uint32_t s) {
@@ -151,11 +151,11 @@ void slot(const Question& q, const plan::Attention& op, Candidates& out) {
       [n](std::uint32_t s, std::uint32_t) -> std::int64_t { return s + 1 == n ? n : s; });
 }
 
-// One position of the cache that holds nothing, or another position's.
+// One position of the cache that is empty, or has another position's key and value.
 void one_slot(const Question& q, const plan::Attention& op, Candidates& out) {
   constexpr std::size_t most_positions = 96;  // the search is over all of them
   if (q.found.empty() || q.replay.rows().size() > most_positions) return;
-  // Rows before the slot do not see it; the last one at fault sees all that matter.
+  // Rows before the slot do not see it; the last faulty row sees all slots that matter.
   const std::int64_t last = q.rows.empty() ? std::int64_t(q.replay.rows().size()) : std::int64_t{q.rows.back()};
   for (std::int64_t slot = 0; slot <= last; ++slot) {
     for (const std::int64_t from : std::set<std::int64_t>{-1, 0, slot - 1, slot + 1}) {

@@ -1,4 +1,4 @@
-// The embedding's rows: which, and how scaled.
+// The embedding: wrong rows, or a wrong scale.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ std::int64_t row_of(const plan::Embed& op, const backends::Row& row) {
   return static_cast<std::int64_t>(op.row(row.token, row.position));
 }
 
-// Takes other rows of the table than those of the run's tokens or positions.
+// The embedding with other rows of the table than those of the run's tokens or positions.
 void of_rows(Candidates& out, const plan::Embed& op, std::string detail,
              std::function<std::int64_t(const Site&, std::size_t row)> index) {
   out.add(std::move(detail), [op, index = std::move(index)](const Site& site) {
@@ -79,7 +79,7 @@ void position_missing(const Question& q, const plan::Add& op, Candidates& out) {
   }
 }
 
-// The tokens or positions whose rows the suspect has, where every row is one of the table's.
+// The tokens or positions whose rows the suspect has, if each of its rows is a row of the table.
 template <plan::EmbedBy by>
 void other_rows(const Question& q, const plan::Embed& op, Candidates& out) {
   if (q.found.empty() || op.by != by) return;
@@ -127,7 +127,7 @@ void other_table(const Question& q, const plan::Embed& op, Candidates& out) {
       q, op.table, [&](const plan::Weight& w) { return w.in() == own.in() && w.out() == own.out() && w.n_experts() == 1; });
 }
 
-// The table's numbers read from other places: component i of a token's row is number index(token, i) of the table.
+// The table read in another layout: component i of a token's row is number index(token, i) of the table.
 void layout(const Question& q, const plan::Embed& op, Candidates& out) {
   if (q.is_inner()) return;
   const plan::Weight& own = q.plan().weight(op.table);

@@ -1,4 +1,4 @@
-// Mixtures of experts: which experts, in which order, with which weights.
+// Mixtures of experts: wrong experts, a wrong order, or wrong weights.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace plumb::diagnose::families {
 namespace in_experts {
 namespace {
 
-// The numbers of each token, k of them, in reverse.
+// Reverses the k numbers of each token.
 void reverse(std::vector<float>& of, std::size_t k) {
   for (auto at = of.begin(); at != of.end(); at += static_cast<std::ptrdiff_t>(k))
     std::reverse(at, at + static_cast<std::ptrdiff_t>(k));
@@ -57,7 +57,7 @@ void smallest(const Question&, const plan::TopK& op, Candidates& out) {
 }
 
 void other_expert(const Question& q, Candidates& out) {
-  // Experts are counted on, from the last to the first.
+  // The next expert; the first follows the last.
   const auto next = [](std::size_t n) {
     return [n](std::vector<float>& experts) {
       for (float& e : experts) e = e + 1 < static_cast<float>(n) ? e + 1 : 0;

@@ -19,7 +19,7 @@ namespace {
 double silu(double x) { return x / (1 + std::exp(-x)); }
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
-// The run of columns in which the suspect's rows differ, where it is not all of them: [first, last).
+// The range of columns in which the suspect's rows are wrong, [first, last), if it is not all columns.
 std::optional<std::pair<std::size_t, std::size_t>> wrong_run(const Question& q) {
   if (!q.has_both()) return std::nullopt;
   const std::size_t width = q.width();
@@ -36,12 +36,12 @@ std::optional<std::pair<std::size_t, std::size_t>> wrong_run(const Question& q) 
   return std::pair(first, last);
 }
 
-// The candidates so far once more, in the columns that differ only.
+// Adds the candidates so far again, with the mistake only in the wrong columns.
 void add_in_run(const Question& q, Candidates& out) {
   if (const auto run = wrong_run(q)) out.also_in_columns(run->first, run->second, q.width());
 }
 
-// The op as a function of one element of each input, up being 1 where there is none.
+// The op as a function of one element of each input; without `up`, that element is 1.
 template <class F>
 Mistake element_wise(const plan::Activate& op, F f) {
   return [op, f](const Site& site) {
@@ -145,7 +145,7 @@ void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
   out.add("", [op, n = q.width()](const Site& site) {
     const auto gate = site.scene.value(op.gate), up = site.scene.value(*op.up);
     std::vector<float> y(gate.size());
-    // The two results lie behind each other and are read as pairs.
+    // gate and up are stored one after the other, but are read as pairs.
     const auto both = [&](std::size_t row, std::size_t i) { return i < n ? gate[row * n + i] : up[row * n + i - n]; };
     for (std::size_t i = 0; i < y.size(); ++i) {
       const std::size_t row = i / n, j = i % n;
@@ -169,7 +169,7 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
     add(fmt::format("gate clamped at {:g}", limit), limit, none);
   }
   if (!op.up) return;
-  // The limit of up that the suspect's output shows, where the gate is below 0 and so has none.
+  // The limit of `up` shows where the gate is below 0, since the gate's own limit does not act there.
   if (!q.found.empty()) {
     const Values gate = q.replay.value(op.gate), up = q.replay.value(*op.up);
     const std::size_t width = q.width();
@@ -188,7 +188,7 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
       add(fmt::format("up clamped at {:g}", limit), none, limit);
     }
   }
-  // gpt-oss, with its limit and without.
+  // gpt-oss's activation, with its limit and without.
   out.add("gpt-oss's, clamp(x, 7) sigmoid(1.702 x) (up + 1)", element_wise(op, [](double g, double u) {
             const double gate = std::min(g, 7.0);
             return gate / (1 + std::exp(-1.702 * gate)) * (std::clamp(u, -7.0, 7.0) + 1);
@@ -197,7 +197,7 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
           element_wise(op, [](double g, double u) { return g / (1 + std::exp(-1.702 * g)) * (u + 1); }));
 }
 
-// Two operands that do not belong to the same token, or column.
+// Two operands of different tokens or columns.
 void misaligned(const Question& q, Candidates& out) {
   if (q.is_inner() || (q.as<plan::Activate>() == nullptr && q.as<plan::Add>() == nullptr)) return;
   const std::size_t width = q.width();
@@ -211,7 +211,7 @@ void misaligned(const Question& q, Candidates& out) {
         return gather(*site.replay.value(id), width, rows);
       });
     };
-    // Around the step's end, as a shift of its rows goes.
+    // Rows shift around the step's end.
     of_row("token before", [](Rows rows, std::uint32_t row) {
       const StepRows step = step_of(rows, row);
       return row > step.begin ? row - 1 : step.end - 1;
@@ -257,7 +257,7 @@ void branch_missing(const Question& q, const plan::Add& op, Candidates& out) {
 
 void residual_from(const Question& q, const plan::Add& op, Candidates& out) { out.with_other_values(q, op.a); }
 
-// The residual that a norm in place left, before its weight.
+// A norm has overwritten the residual with its result, before the weight.
 void normalized(const Question& q, const plan::Add& op, Candidates& out) {
   if (q.is_inner()) return;
   for (const plan::Op& other : q.plan().ops) {

@@ -1,4 +1,4 @@
-// The heads of attention's output: their order, and how much of each is read.
+// The heads of attention's output: a wrong order, or heads read in part.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace plumb::diagnose::families {
 namespace in_heads {
 namespace {
 
-// Which head of the right output each head of the found one is; empty where one is none of them.
+// For each head of the found output, the head of the right output that it equals. Empty if a head equals none.
 std::vector<std::size_t> heads_held(const Question& q, std::size_t n_heads, std::size_t d) {
   constexpr double most_left = 0.05;
   const std::size_t width = n_heads * d;

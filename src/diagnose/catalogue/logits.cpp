@@ -1,4 +1,4 @@
-// The last product's result: whose logits they are, and what was done to them.
+// The logits: those of other tokens or rows, or changed afterwards.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,7 +20,7 @@ bool makes_logits(const Question& q, const plan::Linear& op) { return role(q.pla
 
 void other_row(const Question& q, const plan::Linear& op, Candidates& out) {
   if (!makes_logits(q, op)) return;
-  // Where a step has one token it has none before it: there it is buffer-stale.
+  // In a step of one token no token comes before; there the mistake is buffer-stale.
   const auto run = q.replay.rows();
   const bool any_beside = std::any_of(q.rows.begin(), q.rows.end(), [&](std::uint32_t row) {
     return row > 0 && run[row].sequence == run[row - 1].sequence;
@@ -45,7 +45,7 @@ void other_index(const Question& q, const plan::Linear& op, Candidates& out) {
   for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("logit i is that of token i {:+d}", by), n, by);
 }
 
-// Tokens of the context up to a row, and how often each is there.
+// The tokens of the context up to a row, with their counts.
 std::map<std::size_t, int> context_of(std::span<const backends::Row> rows, std::uint32_t row) {
   std::map<std::size_t, int> tokens;
   for (std::uint32_t r = 0; r <= row; ++r) ++tokens[static_cast<std::size_t>(rows[r].token)];
@@ -57,13 +57,13 @@ double median(std::vector<double> of) {
   return of[of.size() / 2];
 }
 
-// Changes to a row of logits that samplers and other heads make.
+// Changes to a row of logits that are made by samplers and by other models' heads.
 void postprocessed(const Question& q, Candidates& out) {
   if (q.out() != q.plan().logits) return;
   const std::size_t width = q.width();
   const auto rows = q.replay.rows();
   using RowChange = std::function<void(std::uint32_t row, std::span<float> y)>;
-  // Only what resembles the suspect's is computed: the products behind it are the largest of the run.
+  // Computes only changes that resemble the suspect's logits: their products are the largest of the run.
   const auto add = [&](std::string detail, const RowChange& change) {
     const bool fits = resembles_changed(q, [&](std::vector<float>& y) {
       for (std::size_t r = 0; r < q.rows.size(); ++r) change(q.rows[r], std::span(y).subspan(r * width, width));
@@ -96,7 +96,7 @@ void postprocessed(const Question& q, Candidates& out) {
   });
   std::set<double> caps{15, 30, 50};
   if (q.has_both()) {
-    // found = cap tanh(expected / cap), at the largest: by bisection, as it grows with cap.
+    // Solves found = cap tanh(expected / cap) for the largest logit, by bisection: the right side grows with cap.
     const auto at = static_cast<std::size_t>(
         std::max_element(q.expected.begin(), q.expected.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }) -
         q.expected.begin());
@@ -119,7 +119,7 @@ void postprocessed(const Question& q, Candidates& out) {
       for (float& v : y) v = static_cast<float>(cap * std::tanh(v / cap));
     });
   }
-  // Penalties of the tokens that were there before.
+  // Penalties of tokens that occurred before.
   double ratio = 1.3, once = 1, each = 0.5;
   if (q.has_both()) {
     std::vector<double> ratios, differences, by_count;
@@ -151,7 +151,7 @@ void postprocessed(const Question& q, Candidates& out) {
   });
 }
 
-// Some ids have no chance, and all others are as they should be.
+// Some ids are excluded, and all others are right.
 void filtered(const Question& q, Candidates& out) {
   if (q.out() != q.plan().logits || !q.has_both()) return;
   constexpr float excluded = -1e8f;
@@ -171,7 +171,7 @@ void filtered(const Question& q, Candidates& out) {
     }
   }
   if (n == 0 || n == q.found.size() || !(wrong <= 1e-4 * right)) return;
-  // The vocabulary's end, in all rows, is no choice of a sampler's: buffer-uninitialized.
+  // If it is the end of the vocabulary in all rows, it is not a sampler's work but buffer-uninitialized.
   if (ids.size() > 1 && ids.size() * q.rows.size() == n && *ids.begin() + ids.size() == width) return;
   std::string detail = fmt::format("{} of {} ids in each row", n / q.rows.size(), width);
   if (ids.size() * q.rows.size() == n && ids.size() <= 4) {

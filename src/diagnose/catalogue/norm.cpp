@@ -1,4 +1,4 @@
-// Norms: eps, weight, bias, what is averaged.
+// Norms: wrong eps, weight, bias or mean.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,10 +29,10 @@ double mean_square(In x) {
   for (const float v : x) sum += double{v} * v;
   return sum / static_cast<double>(x.size());
 }
-// What a row is multiplied with.
+// The factor of a row.
 double factor(In x, double eps) { return 1 / std::sqrt(mean_square(x) + eps); }
 
-// What a norm divides, in groups of n: its input or, in a layer norm, the input less each group's mean.
+// The values that a norm scales, in groups of n: its input or, in a layer norm, its input minus each group's mean.
 std::vector<float> divided(const plan::Norm& op, In x, std::size_t n) {
   std::vector<float> c(x.begin(), x.end());
   for (std::size_t start = 0; op.kind == plan::NormKind::layer && start < c.size(); start += n) {
@@ -47,8 +47,8 @@ void add_bias(const plan::Norm& op, const Site& site, Out y) {
   for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % bias.size()];
 }
 
-// The norm of one group of components, x and y being [n] and w the weight, made otherwise. x is what a norm divides, and
-// the bias is added to y.
+// A different norm of one group of components: x and y are [n], w is the weight. x has the values that a norm scales; the
+// bias is added to y afterwards.
 using GroupNorm = void (*)(In x, Out y, In w, double eps);
 
 void group_wise(Candidates& out, const plan::Norm& op, std::string detail, GroupNorm norm) {
@@ -67,7 +67,7 @@ void each(const Question&, const plan::Norm& op, Candidates& out) {
   group_wise(out, op, "", norm);
 }
 
-// The norm with another factor for every `size` components; `start` is their place in the site's matrix.
+// The norm with another factor for every `size` components, which begin at `start` of the site's matrix.
 void with_factor(Candidates& out, const plan::Norm& op, std::string detail, std::size_t size,
                  std::function<double(const Site& site, In x, std::size_t start)> of) {
   out.add(std::move(detail), [op, size, of = std::move(of)](const Site& site) {
@@ -90,8 +90,8 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
     if (wrong.eps != op.eps) out.changed(wrong, fmt::format("eps {:.3g} instead of {:.3g}", eps, op.eps));
   };
   for (const double eps : {0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3}) add(eps);
-  // The suspect's eps, from found / expected = sqrt((mean square + eps) / (mean square + its eps)). The smallest rows tell
-  // it best.
+  // The suspect's eps follows from found / expected = sqrt((mean square + eps) / (mean square + its eps)). The smallest
+  // rows show it best.
   const std::size_t n = q.plan().weight(op.weight).in();
   if (!q.has_both()) return;
   const std::vector<float> x = divided(op, *q.replay.value(op.x), n);
@@ -114,7 +114,7 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
     }
   }
   // To three digits, as people write it.
-  constexpr double largest = 1;  // what is more is no eps
+  constexpr double largest = 1;  // no eps is larger
   if (fitted && *fitted > 0 && *fitted <= largest) add(std::strtod(fmt::format("{:.2e}", *fitted).c_str(), nullptr));
 }
 
@@ -219,7 +219,7 @@ void weight_before(In x, Out y, In w, double eps) {
 
 void part_of_row(const Question& q, const plan::Norm& op, Candidates& out) {
   const std::size_t n = q.plan().weight(op.weight).in();
-  // Which components are summed, and whether the sum is divided by their number or by that of all.
+  // Sums only some components, and divides by their number or by the number of all.
   const auto add = [&](const std::string& detail, std::size_t first, std::size_t last, std::size_t step) {
     if (first >= last || last > n) return;
     for (const bool of_all : {false, true}) {
@@ -284,7 +284,7 @@ void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
   if (n < width) add("the first head's", true, [](Rows, std::uint32_t row) { return row; });
 }
 
-// A row that is normalised in parts: a head's length each, or a block of threads'.
+// A row that is normalized in parts, of a head's length or of a thread block's.
 void by_parts(const Question& q, const plan::Norm& op, Candidates& out) {
   if (q.is_inner()) return;
   const std::size_t n = q.plan().weight(op.weight).in();

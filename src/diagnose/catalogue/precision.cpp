@@ -1,4 +1,4 @@
-// Number formats: rounding, range, and results that are a function of the right one.
+// Number formats: rounding, range, and results that are a function of the right result.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -63,8 +63,9 @@ void overflow(const Question& q, Candidates& out) {
        [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; });
   each(out, "values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); });
   if (!is_overflow(q)) return;
-  // Another limit, such as that of a value that was scaled: between the largest number and the least that is infinite.
-  // Where rows have limits of their own there is none for all, and what is infinite is so in the rows that were looked at.
+  // Another limit, for instance of a scaled value: it is between the largest finite result and the smallest infinite one.
+  // If the rows' limits differ there is no common one, and the same elements become infinite as in the rows that were
+  // found.
   float largest = 0, least = infinite;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     const float size = std::abs(q.expected[i]);
@@ -111,7 +112,7 @@ void clamped(const Question& q, Candidates& out) {
   float high = 0, low = 0;
   for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
   const auto add = [&](float from, float to) {
-    // What is beyond the limits is at them: to be small is not to be clamped.
+    // Elements beyond the limits must be at the limits: small elements are no evidence of a clamp.
     std::size_t n_beyond = 0, n_at = 0;
     for (std::size_t i = 0; i < std::min(q.found.size(), q.expected.size()); ++i) {
       n_beyond += q.expected[i] > 1.001f * to || q.expected[i] < 1.001f * from ? 1 : 0;
@@ -169,7 +170,7 @@ void twice(const Question& q, Candidates& out) {
   const bool gated = q.as<plan::Activate>() != nullptr;
   const auto inputs = plan::inputs(q.op);
   if (gated || inputs.empty() || q.plan().value(inputs[0]).width != q.width() || q.as<plan::Attention>() != nullptr) return;
-  // Not by column: its input is the whole output.
+  // Not by column: it reads the whole output.
   out.with_input(
       "", inputs[0], [](const Site& site) { return site.compute(); }, false);
 }

@@ -1,4 +1,4 @@
-// Products with weights: which weight, in which layout, times what.
+// Products with weights: a wrong weight, layout or input.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,7 +20,7 @@ namespace {
 using backends::reference::RowSource;
 using backends::reference::Scene;
 
-// Largest weight that is decoded whole for a hypothesis, in elements.
+// The largest weight that is decoded as a whole for a hypothesis, in elements.
 constexpr std::uint64_t most_elements = std::uint64_t{1} << 28;
 
 struct Product {
@@ -110,7 +110,7 @@ void row_order(const Question& q, const Product& p, Candidates& out) {
     };
     out.reading(detail, change, false);
   };
-  // Of K with the query heads' number too: its rows are then cut into shorter heads.
+  // For K also with the number of query heads, which cuts its rows into shorter heads.
   const std::uint64_t short_head = p.n_out / q.replay.parameters().n_heads;
   for (const std::uint64_t n : std::set<std::uint64_t>{d, short_head}) {
     if (n < 4 || n % 2 != 0 || n > d) continue;
@@ -139,7 +139,7 @@ void other_layer(const Question& q, const Product& p, Candidates& out) {
 
 void other_weight(const Question& q, const Product& p, Candidates& out) {
   out.with_other_weights(q, p.op.weight, [&](const plan::Weight& w) {
-    const bool is_tied = p.role == "logits" && w.tensor.name == "token_embd.weight";  // which is output-tied
+    const bool is_tied = p.role == "logits" && w.tensor.name == "token_embd.weight";  // that mistake is output-tied
     return w.in() == p.n_in && w.out() == p.n_out && w.n_experts() == 1 && !is_tied &&
            layer_of(w.tensor.name) == layer_of(p.weight.tensor.name);
   });
@@ -154,7 +154,7 @@ void tied(const Question& q, const Product& p, Candidates& out) {
   out.with_weight("", p.op.weight, backends::reference::rows_of(embedding->tensor));
 }
 
-// Of logits this is logits-index.
+// For logits the mistake is logits-index.
 void shifted_rows(const Question& q, const Product& p, Candidates& out) {
   if (p.role == "logits") return;
   const RowSource rows = backends::reference::rows_of(p.weight.tensor);
@@ -168,7 +168,7 @@ void shifted_rows(const Question& q, const Product& p, Candidates& out) {
   if (q.found.size() < p.n_out || q.found.size() != q.expected.size()) return;
   for (const std::int64_t right : likely_shifts(q.found.first(p.n_out), q.expected.first(p.n_out))) {
     if (right == 1 || right == -1) continue;
-    // What lies beyond the weight is not known. Columns that go around are buffer-column-shifted.
+    // The memory beyond the weight is not known. If columns wrap around, the mistake is buffer-column-shifted.
     out.with_weight(fmt::format("row j {:+d} for row j", -right), p.op.weight,
                     [rows, right, n](std::uint64_t j, std::span<float> w) {
                       const std::int64_t from = static_cast<std::int64_t>(j) - right;
@@ -197,8 +197,8 @@ void shifted_elements(const Question& q, const Product& p, Candidates& out) {
 struct Joined {
   std::vector<RowSource> rows;
   std::vector<std::optional<RowSource>> biases;
-  std::vector<std::uint64_t> begins;  // of each, and the number of all rows
-  std::size_t own = 0;                // which is the op's
+  std::vector<std::uint64_t> begins;  // the first row of each, then the number of all rows
+  std::size_t own = 0;                // the index of the op's own weight
 
   void weight(std::uint64_t row, std::span<float> out) const {
     std::fill(out.begin(), out.end(), 0.0f);
@@ -279,9 +279,9 @@ void joined_otherwise(const Question& q, const Product& p, Candidates& out) {
       return at * d + j % d;
     });
   }
-  // Where the suspect's first rows are found among all that the joined weight gives.
+  // Searches the suspect's first outputs among all outputs of the joined weight.
   if (q.found.size() < p.n_out || p.op.bias) return;
-  // Whole parts are weight-other, and some rows weight-row-off-by-one.
+  // If whole parts are exchanged, the mistake is weight-other; if a few rows are, it is weight-row-off-by-one.
   constexpr std::size_t n_compared = 8;
   constexpr std::uint64_t some = 16;
   const Values all = q.replay.value(p.op.x);
@@ -333,7 +333,7 @@ void part_of_sum(const Question& q, const Product& p, Candidates& out) {
   }
   for (const std::size_t half : {1, 16}) {
     for (const bool second : {false, true}) {
-      // Of a block of 32 that is quant-part-decoded.
+      // For half a block of 32, the mistake is quant-part-decoded.
       const bool is_block = half == 16 && !second && quants::info(p.weight.tensor.format).block_size == 2 * half;
       if (p.n_in <= half || is_block) continue;
       const std::string_view which = second ? "second" : "first";
@@ -402,7 +402,7 @@ void output_transposed(const Question&, const Product& p, Candidates& out) {
   if (p.role == "logits") return;
   out.add("", [n = p.n_out](const Site& site) {
     std::vector<float> y(site.rows.size() * n);
-    std::map<std::uint32_t, std::vector<float>> right;  // of a step, by its first row
+    std::map<std::uint32_t, std::vector<float>> right;  // each step's right output, by the step's first row
     for (std::size_t r = 0; r < site.rows.size(); ++r) {
       const auto [begin, end] = step_of(site.replay.rows(), site.rows[r]);
       std::vector<float>& of_step = right[begin];
@@ -451,7 +451,7 @@ void bias_other(const Question& q, const Product& p, Candidates& out) {
   const std::size_t d = q.replay.parameters().head_dim, n = p.n_out;
   std::vector<float> bias(n);
   backends::reference::rows_of(q.plan().weight(*p.op.bias).tensor)(0, bias);
-  // What is added to output j beyond its bias.
+  // The number that is added to output j, besides its bias.
   const auto beyond = [&](auto of) {
     std::vector<float> difference(n);
     for (std::size_t j = 0; j < n; ++j) difference[j] = of(j);

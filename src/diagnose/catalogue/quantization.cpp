@@ -1,5 +1,5 @@
-// Blocks of quantized weights, decoded wrongly. A mistake is made in the block's bytes before they are decoded rightly, or
-// in the weights afterwards, so that each is stated once for all formats that it fits.
+// Blocks of quantized weights, decoded wrongly. A mistake changes either the block's bytes before correct decoding, or the
+// weights afterwards, so that each mistake is written once for all formats.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -24,7 +24,7 @@ using quants::Format;
 
 constexpr std::size_t none = ~std::size_t{0};
 
-// Where the fields of a block lie; the layouts are those of quants/blocks.h.
+// The places of a block's fields; quants/blocks.h has the layouts.
 struct Layout {
   Format format;
   std::size_t scale = none;    // of the float16 scale, `d`
@@ -188,7 +188,7 @@ void nibble_order(const Question&, const Quantized& w, Candidates& out) {
       }
     });
   }
-  // The weights of a nibble-split block laid out as if its bytes held neighbours, and the other way round.
+  // The weights of a nibble-split block in the order of bytes with neighbouring weights, and the other way round.
   const std::size_t group = w.format.block_size == 256 ? 64 : 32;
   misread_weights(out, w, "a byte's nibbles taken for neighbours", [group](const Layout&, std::span<float> weights, auto) {
     const std::vector<float> right(weights.begin(), weights.end());
@@ -197,7 +197,7 @@ void nibble_order(const Question&, const Quantized& w, Candidates& out) {
       weights[i] = right[start + j / 2 + (j % 2) * group / 2];
     }
   });
-  // With scales that stay in their place.
+  // The same, but scales stay in place.
   if (w.format.block_size == 32) return;
   if (w.is({Format::q6_k})) {
     misread_bytes(out, w, "both nibbles of a byte taken for weights 32 apart, as in Q4_K",
@@ -313,7 +313,7 @@ void signedness(const Question&, const Quantized& w, Candidates& out) {
 
 void scale_type(const Question&, const Quantized& w, Candidates& out) {
   if (w.layout.scale == none) return;
-  // weight = scale * a + minimum * b: a and b are what is decoded with one of the two being 1 and the other 0.
+  // weight = scale * a + minimum * b. Decoding with scale 1 and minimum 0 gives a; with scale 0 and minimum 1 it gives b.
   const bool has_minimum = w.layout.minimum != none;
   for (const bool minimum_too : {true, false}) {
     if (!minimum_too && !has_minimum) break;
@@ -504,7 +504,7 @@ void packed_scales(const Question&, const Quantized& w, Candidates& out) {
   add("scale and minimum of the first four taken for neighbours", [](Packed& p, ConstBytes s) {
     for (std::size_t j = 0; j < 4; ++j) p.scale[j] = s[2 * j] & 63, p.minimum[j] = s[2 * j + 1] & 63;
   });
-  // Beyond 6 bits, which no packing holds: what is too much is added to the weights.
+  // Values above 6 bits do not fit the packing; the excess is added to the weights.
   for (const bool minimum_too : {true, false}) {
     misread_weights(out, w, minimum_too ? "the first four not cut to 6 bits" : "the first four scales not cut to 6 bits",
                     [minimum_too](const Layout& l, std::span<float> weights, ConstBytes block) {
@@ -535,7 +535,7 @@ void linear_values(const Question&, const Quantized& w, Candidates& out) {
   });
 }
 
-// All scales first, and then all values: of the tensor, or of each row.
+// A layout with all scales first and then all values, of the tensor or of each row.
 void planar(const Question& q, const Quantized& w, Candidates& out) {
   if (q.is_inner()) return;
   if (w.layout.scale != 0 || w.format.block_size != 32 || w.layout.minimum != none) return;
@@ -558,7 +558,7 @@ void planar(const Question& q, const Quantized& w, Candidates& out) {
   }
 }
 
-// Types that a weight may have been quantized to from the file's. Some outputs tell which: encoders take their time.
+// Types to which the file's weight may have been requantized. A few outputs show which one, since encoding takes long.
 void requantized(const Question& q, Candidates& out) {
   const auto* linear = q.as<plan::Linear>();
   const auto* embed = q.as<plan::Embed>();
@@ -573,7 +573,7 @@ void requantized(const Question& q, Candidates& out) {
   for (const Format other :
        {Format::q8_0, Format::q6_k, Format::q5_k, Format::q5_1, Format::q5_0, Format::q4_k, Format::q4_1, Format::q4_0}) {
     const quants::FormatInfo& format = quants::info(other);
-    // A finer type than the file's holds what the file has.
+    // A finer type than the file's would lose nothing.
     const bool is_coarser = format.block_bytes * own.block_size < own.block_bytes * format.block_size;
     if (format.encode == nullptr || other == own.format || !is_coarser || n_in % format.block_size != 0) continue;
     const RowSource coarse = [rows, &format](std::uint64_t row, std::span<float> decoded) {

@@ -1,4 +1,4 @@
-// Rotary embedding: pairs, frequencies, positions, direction.
+// Rotary embedding: wrong pairs, frequencies, positions or direction.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ std::vector<float> factors_of(const plan::Rope& op, const Scene& scene) {
   return op.factors ? scene.vector(*op.factors) : std::vector<float>();
 }
 
-// Turns every head by what `angles` gives for its row and head.
+// Rotates every head by the angles that `angles` gives for its row and head.
 void turned(
     Candidates& out, const plan::Rope& op, std::string detail,
     std::function<Rotation(const Site&, std::span<const float> factors, std::size_t row, std::size_t head)> angles) {
@@ -135,7 +135,7 @@ void scaling(const Question&, const plan::Rope& op, Candidates& out) {
     wrong.yarn->attention_factor = 1;
     out.changed(wrong, "YaRN's magnitude is not applied");
     wrong = op;
-    // The paper's, for llama models: https://arxiv.org/abs/2309.00071
+    // The paper's values for llama models: https://arxiv.org/abs/2309.00071
     constexpr float usual_fast = 32, usual_slow = 1;
     wrong.yarn->beta_fast = usual_fast;
     wrong.yarn->beta_slow = usual_slow;
@@ -219,7 +219,7 @@ void by_head(const Question&, const plan::Rope& op, Candidates& out) {
   });
 }
 
-// The position that each row at fault was turned by, where one explains each.
+// The position by which each faulty row was rotated, if a position explains every row.
 void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
   if (q.found.empty()) return;
   constexpr double most_left = 0.1;  // of the right position's error
@@ -260,7 +260,7 @@ void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
   });
 }
 
-// Any other value of what the file gives.
+// Other values of the file's scaling parameters.
 void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
   const auto fit = [&](float right, std::string_view what, auto set) {
     const auto with = [&](double value) {
@@ -282,7 +282,7 @@ void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
   }
 }
 
-// Pairs read from what the first half of the loop has written already.
+// The loop reads components that its first half has already overwritten.
 void in_place(const Question&, const plan::Rope& op, Candidates& out) {
   out.add("", [op](const Site& site) {
     const std::vector<float> factors = factors_of(op, site.scene);
@@ -309,8 +309,8 @@ constexpr Hypothesis table[] = {
     {"rope-pairing", Kind::parameter, of<pairing>, R"(rotary embedding turns other pairs of components
 llama's GGUF files have the rows of Q and K in an order in which neighbours turn together; qwen's and most others turn component i with i + n_rot/2 (NEOX). The other order leaves short prompts almost right and falls apart as positions grow.
 choose the pairing by general.architecture)"},
-    // Before the base, which is fitted: 10000^2 turns the first half of the components as half of them by 10000 would be,
-    // and the others hardly.
+    // Stands before the hypothesis of another base, which is fitted: the base 10000^2 rotates the first half of the
+    // components as if half of them rotated by 10000, and the others hardly.
     {"rope-partial", Kind::parameter, of<partial>, R"(another number of components turns
 rope.dimension_count components of each head turn, the rest stay.
 turn rope.dimension_count components)"},

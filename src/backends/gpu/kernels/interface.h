@@ -16,7 +16,7 @@
 
 // clang-format off
 
-// y[r] = scale * table[rows[r]], `rows` being tokens or their positions
+// y[r] = scale * table[rows[r]]; `rows` has tokens or positions
 struct EmbedParams {
   uint width;      // d, a multiple of the table's block size
   uint row_bytes;  // of the table

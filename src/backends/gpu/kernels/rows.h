@@ -24,8 +24,8 @@ INLINE void embed_row(DEVICE const uchar* row, DEVICE float* y, uint n, float sc
   }
 PLUMB_FORMATS(PLUMB_EMBED)
 
-// y = c / sqrt(mean(c^2) + eps) * weight + bias, c being x or, in a layer norm, x less its mean: one threadgroup a group of
-// elements (a row, or one head of a row).
+// y = c / sqrt(mean(c^2) + eps) * weight + bias. c is x or, in a layer norm, x minus its mean. One threadgroup for each
+// group of elements (a row, or one head of a row).
 KERNEL(normalize, normalize, PLUMB_REDUCE_THREADS) {
   x += ulong(GROUP_X) * p.group;
   y += ulong(GROUP_X) * p.group;
