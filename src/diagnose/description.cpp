@@ -51,7 +51,7 @@ class Description {
                          : fmt::format("{} of {} rows differ, the first at position {}", rows.size(), n, rows.front()));
   }
 
-  // Those that have part in the error, and the heads that they lie in.
+  // The columns with errors, and their heads.
   void columns() {
     const std::size_t width = evidence_.width;
     std::vector<double> error(width, 0);
@@ -117,7 +117,7 @@ class Description {
                          : fmt::format("no permutation of the right row (sorted, they differ by {:.2g})", distance));
   }
 
-  // Another value of the trace that the output goes with.
+  // Another value of the trace with which the output correlates.
   void correlation() {
     const plan::Plan& plan = run_.replay.plan();
     const std::vector<std::uint32_t> rows = sample(evidence_.place.rows, 2);
@@ -145,7 +145,7 @@ class Description {
 
   CheckedRun& run_;
   const Evidence& evidence_;
-  std::vector<float> found_, expected_;  // of the rows at fault
+  std::vector<float> found_, expected_;  // the faulty rows
   std::vector<std::string> known_;
 };
 

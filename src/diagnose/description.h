@@ -1,4 +1,4 @@
-// What is known of an op at fault whose cause is not, as sentences: rows, columns and heads, a fit, another value that it
+// Describes an op at fault without a known cause, in sentences: its rows, columns and heads, a fit, another value that it
 // resembles.
 #pragma once
 

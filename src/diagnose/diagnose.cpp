@@ -20,10 +20,10 @@ namespace plumb::diagnose {
 
 namespace {
 
-// Tokens that a trace may have, whatever the model's context.
+// A trace may have at least this many tokens, even if the model's context is shorter.
 constexpr std::uint32_t least_context = 4096;
 
-// Time for lengths of the prompt that a trace may have beside the likeliest.
+// The time to try other lengths of the prompt than the most likely one.
 constexpr std::chrono::seconds most_for_lengths{5};
 
 StageResult file_stage(const trace::Info& info, const Settings& settings) {
@@ -48,7 +48,7 @@ class Diagnosis {
           info.model, info.model_sha256.substr(0, 12), settings_.file_sha256.substr(0, 12));
     }
     PLUMB_TRY(Suspect suspect, Suspect::bind(plan_, trace_));
-    // What the trace lacks is computed, and attention takes time by the square of the tokens.
+    // Missing values are computed, and attention's time grows with the square of the tokens.
     const std::uint32_t most_rows = std::max(model_.parameters().context, least_context);
     if (suspect.n_rows() > most_rows) {
       return fail("the trace is of {} tokens; a diagnosis takes at most {}, the model's context being {}", suspect.n_rows(),
@@ -71,7 +71,8 @@ class Diagnosis {
   }
 
  private:
-  // Of the lengths that the prompt may have, the run with the first by which no op is at fault, or fewest are.
+  // Tries the lengths that the prompt may have. Returns the run with the first length by which no op is at fault, or else
+  // with the one by which the fewest are.
   [[nodiscard]] Result<std::unique_ptr<CheckedRun>> check_ops(Suspect suspect) const {
     const auto checked = [&](Suspect of) {
       const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
@@ -184,7 +185,7 @@ class Diagnosis {
     }
   }
 
-  // What the engine says of its hyper-parameters, and what its ops show of them.
+  // The parameters stage: the hyper-parameters that the engine reports, and those that its ops show.
   void parameters() {
     const DeclaredParameters declared = compare(trace_.info().parameters, model_);
     std::vector<std::string> shown = declared.differ;

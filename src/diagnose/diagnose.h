@@ -1,4 +1,4 @@
-// A run diagnosed: which ops do not follow from their own inputs, and why. docs/diagnosis.md has the method.
+// Diagnoses a run: which ops do not follow from their own inputs, and why. docs/diagnosis.md has the method.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct Settings {
   Allowance allowance;
   SearchLimits limits;
   std::uint32_t n_threads = 0;        // 0: the cores this process may use
-  std::optional<Prompt> prompt;       // what the run should have been asked; none: what the trace says
-  std::vector<text::TokenId> tokens;  // what the run should have been given in place of a prompt; empty: not known
+  std::optional<Prompt> prompt;       // the prompt that the run should have had; none: the trace's
+  std::vector<text::TokenId> tokens;  // in place of a prompt, the ids that the run should have had; empty: not known
   std::string file_sha256;            // of the model's file; empty: not compared
 };
 

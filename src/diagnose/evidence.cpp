@@ -56,7 +56,7 @@ Evidence evidence_of(CheckedRun& run, std::size_t op, const std::vector<std::siz
   for (const std::size_t c : checks) {
     Check& check = run.isolation.checks[c];
     const std::vector<std::uint32_t> all = rows_of(check);
-    // What is only looked at more finely keeps its description.
+    // A check that is not at fault, only examined more closely, keeps its description.
     if (check.at_fault) {
       describe(check, evidence.part(evidence.found, all), evidence.part(evidence.expected, all),
                evidence.part(evidence.variance, all), evidence.width);

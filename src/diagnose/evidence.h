@@ -1,4 +1,4 @@
-// An op at fault with all that hypotheses are measured by.
+// An op at fault, with the data against which hypotheses are measured.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace plumb::diagnose {
 
-// Matrices are of all rows of the run.
+// Matrices have all rows of the run.
 struct Evidence {
   Place place;
   std::size_t width = 0;
@@ -20,14 +20,15 @@ struct Evidence {
   std::vector<std::uint32_t> healthy;  // other rows of the steps at fault
 
   [[nodiscard]] std::vector<float> part(const std::vector<float>& of, std::span<const std::uint32_t> rows) const;
-  // error / allowance of y, [rows, width], in place of what is expected in these rows.
+  // error / allowance of the suspect's rows if y, [rows, width], were the expected output.
   [[nodiscard]] double ratio(std::span<const std::uint32_t> rows, std::span<const float> y) const;
 };
 
-// Of an op in the steps of some checks, held to an arithmetic. Fills in what a report shows of checks that are at fault.
+// The evidence about an op in the steps of some checks, judged by an arithmetic. Also fills in the report's details of
+// checks that are at fault.
 Evidence evidence_of(CheckedRun& run, std::size_t op, const std::vector<std::size_t>& checks, std::size_t arithmetic);
 
-// The name of the op's output; of an op that has none, its own.
+// The name of the op's output; if it has none, the op's own name.
 std::string value_of(const plan::Plan& plan, std::size_t op);
 
 // The rows of a check.

@@ -17,7 +17,7 @@ namespace plumb::diagnose {
 
 namespace {
 
-// An op at fault, and what explains it, the best first; nothing where the cause is not known.
+// An op at fault and its explanations, the best first; none if the cause is not known.
 struct Explained {
   Evidence evidence;
   std::vector<Match> matches;
@@ -61,13 +61,13 @@ class Explainer {
     return result;
   }
 
-  // That the check is held to.
+  // The arithmetic by which a check is judged.
   [[nodiscard]] std::size_t arithmetic_of(std::size_t check) const {
     return run_.isolation.groups[run_.isolation.group_of[check]].arithmetic;
   }
 
-  // The checks of an op that earlier faults do not account for. Where the trace lacks steps, attention reads keys and
-  // values that the reference computed, without the mistakes that the suspect made in those steps.
+  // The checks of an op that are not consequences of earlier faults. Where the trace lacks steps, attention reads keys and
+  // values that the reference computed for these steps, without the suspect's mistakes.
   std::vector<std::size_t> left_by_earlier(std::size_t op, const std::vector<std::size_t>& checks) {
     std::vector<std::uint32_t> steps(checks.size());
     std::transform(checks.begin(), checks.end(), steps.begin(),
@@ -95,12 +95,12 @@ class Explainer {
         if (check.ratio > 1) left.push_back(c);
       }
     }
-    // What follows from a fault whose cause is not known cannot be told from a fault of its own.
+    // A consequence of a fault without a known cause cannot be told from a fault of its own.
     for (const std::size_t c : checks) run_.isolation.checks[c].at_fault = std::count(left.begin(), left.end(), c) > 0;
     return left;
   }
 
-  // Ops with one cause are one finding.
+  // Merges ops with the same cause into one finding.
   void merge() {
     result_.findings.clear();
     mistakes_.clear();
@@ -127,7 +127,7 @@ class Explainer {
     }
   }
 
-  // The best cause, and as alternatives its other variants and one of each other hypothesis.
+  // Takes the best match as the cause; the alternatives are its other variants and one variant of each other hypothesis.
   static void begin(Finding& finding, const std::vector<Match>& matches) {
     finding.cause = matches.front().cause;
     std::set<const Hypothesis*> named{finding.cause->hypothesis};
@@ -138,7 +138,7 @@ class Explainer {
     }
   }
 
-  // An alternative that another place of the finding does not share is ruled out.
+  // Drops alternatives that another place of the finding does not share.
   static void keep_common(Finding& finding, const std::vector<Match>& matches) {
     if (matches.size() == 1 && is_clear(matches.front())) return;  // others were not tried
     std::erase_if(finding.alternatives, [&](const Cause& cause) {
@@ -155,7 +155,7 @@ class Explainer {
         std::any_of(explained_.begin(), explained_.end(), [](const Explained& e) { return !e.is_known(); });
   }
 
-  // Where the run does not follow from the first cause, it may from another that fits the op as well.
+  // If the run does not follow from the first cause, it may follow from another that fits the op as well.
   void try_alternatives() {
     constexpr std::size_t most_tried = 4;
     const auto is_refuted = [&] { return result_.proof && result_.proof->outcome == Proof::Outcome::not_reproduced; };
@@ -210,7 +210,7 @@ class Explainer {
   const SearchLimits& limits_;
   Search search_;
   std::vector<Explained> explained_;
-  std::vector<Commit> mistakes_;  // that the reference makes to prove the findings
+  std::vector<Commit> mistakes_;  // the reference makes them to prove the findings
   Explanation result_;
 };
 
@@ -221,7 +221,7 @@ std::string_view name(Confidence confidence) {
 }
 
 bool Finding::is_whole() const {
-  constexpr double most_left = 4;  // the allowance is that of the right op's numbers
+  constexpr double most_left = 4;  // not 1: the allowance was computed for the right op's numbers
   return std::all_of(places.begin(), places.end(), [](const Place& place) { return place.left <= most_left; });
 }
 

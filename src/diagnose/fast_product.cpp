@@ -9,7 +9,7 @@
 #include "base/in_parts.h"
 #include "quants/format.h"
 
-// Compiled for several processors; one is chosen when the program starts.
+// Functions compiled for several processors; the program chooses one version when it starts.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #define PLUMB_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
 #else
@@ -46,7 +46,7 @@ PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::si
   return std::accumulate(std::begin(sums), std::end(sums), total);
 }
 
-// Variances of the inputs, [rows, n_in], and what they make of the outputs', [rows, n_out].
+// The variances of inputs, [rows, n_in], and the variances of outputs that follow from them, [rows, n_out].
 struct Spread {
   const float* in = nullptr;
   float* out = nullptr;
@@ -75,15 +75,15 @@ std::vector<float> computed(const plan::Linear& op, const Scene& scene, std::uin
   return y;
 }
 
-// Engines multiply quantized weights with activations in blocks of 8 bits: weights in blocks of 256 with blocks of 256, the
-// others with blocks of 32 (vec_dot_type of ggml's type traits:
+// Engines multiply quantized weights with activations in blocks of 8-bit integers: weights in blocks of 256 with blocks of
+// 256, other weights with blocks of 32 (vec_dot_type of ggml's type traits:
 // https://github.com/ggml-org/ggml/blob/master/src/ggml-cpu/ggml-cpu.c). 0: the weights are not quantized.
 std::size_t activation_block(quants::Format format) {
   const std::uint32_t size = quants::info(format).block_size;
   return size == 1 ? 0 : size == 256 ? 256 : 32;
 }
 
-// The variance that 8 bits in blocks of `size` leave in each element: step^2 / 12.
+// The variance of each element that is rounded to 8 bits in blocks of `size`: step^2 / 12.
 std::vector<float> variance_of_blocks(std::span<const float> x, std::size_t size) {
   std::vector<float> variance(x.size());
   for (std::size_t start = 0; start < x.size(); start += size) {

@@ -10,16 +10,16 @@ namespace plumb::diagnose {
 
 namespace {
 
-// A mistake behind a coarse arithmetic must explain all but this share of the error …
+// A mistake hidden by a coarse arithmetic must explain all but this share of the error …
 constexpr double most_hidden = 0.2;
-// … and lie in a region of no more ops than this: the more ops, the more mistakes fit what is left of an error.
+// … and be in a region of at most this many ops: with more ops, more mistakes fit the rest of an error by chance.
 constexpr std::size_t most_hidden_in = 4;
 
 std::string role_of(const CheckedRun& run, const Check& check) {
   return std::string(role(value_of(run.replay.plan(), check.op)));
 }
 
-// The checks to look at more closely: of the ops of a group and role the one that is furthest from float32.
+// The checks to examine more closely: for each group and role, the op that is furthest from float32.
 std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const CheckedRun& run) {
   const std::vector<Check>& checks = run.isolation.checks;
   std::vector<std::size_t> used;
@@ -30,7 +30,7 @@ std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const Chec
   for (std::size_t i = 0; i < checks.size(); ++i) {
     const Check& check = checks[i];
     if (check.at_fault || check.arithmetic == 0 || check.ratios.empty()) continue;
-    // A region has products in it; to be as coarse as most ops is no suspicion.
+    // A region contains products; it is not suspicious for being as coarse as most ops.
     const std::size_t n_ops = run.replay.region(check.op, std::span(&check.step, 1)).size();
     if (n_ops > most_hidden_in || (n_ops > 1 && check.arithmetic <= usual)) continue;
     const auto [at, is_new] = worst.try_emplace({run.isolation.group_of[i], role_of(run, check)}, i);
@@ -39,8 +39,8 @@ std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const Chec
   return worst;
 }
 
-// Whether an error is more than rounding: rounding has no system, so that its mean over rows, and the share of the value
-// itself in it, are near zero. Of ops other than products this need not be told, since a search costs little there.
+// Whether an error is more than rounding. Rounding errors are random: their mean over rows, and their correlation with the
+// value itself, are near zero. Only products are tested; for other ops a search costs little.
 bool is_systematic(const CheckedRun& run, const Evidence& evidence) {
   const std::vector<std::uint32_t>& rows = evidence.place.rows;
   if (rows.empty()) return false;
@@ -67,15 +67,15 @@ bool is_systematic(const CheckedRun& run, const Evidence& evidence) {
   return !is_product || of_rows > 6 || (rows.size() >= 4 && of_columns > 2);
 }
 
-// The mistake that explains a check, if one does better than rounding.
+// The mistake that explains a check better than rounding does, if there is one.
 const Hypothesis* hidden_mistake(CheckedRun& run, Search& search, std::size_t index) {
   const Check& check = run.isolation.checks[index];
   std::vector<Match> matches = search.all(evidence_of(run, check.op, {index}, 0));
-  // A value of the run that stands in this one's place has this one's rounding where both are of the same inputs: that
-  // they are equal to the last bit says nothing.
+  // Another value of the run may be computed from the same inputs, with the same rounding. That it equals this one bit for
+  // bit is then no evidence.
   std::erase_if(matches,
                 [](const Match& m) { return m.cause.residual > most_hidden || m.cause.hypothesis->kind == Kind::buffer; });
-  // Operands that are cut off make a product smaller by as much as this, and no more.
+  // Truncated operands make a product smaller by at most this much.
   const bool may_be_cut = check.rms_error <= 0x1p-9 * check.rms_expected;
   const bool is_arithmetic = std::any_of(matches.begin(), matches.end(), [&](const Match& m) {
     const Meaning meaning = m.cause.hypothesis->meaning;
@@ -95,7 +95,7 @@ void mark_hidden_faults(CheckedRun& run, Search& search) {
     if (!is_systematic(run, evidence_of(run, op, {index}, run.isolation.groups[group].arithmetic))) continue;
     const Hypothesis* const mistake = hidden_mistake(run, search, index);
     if (mistake == nullptr) continue;
-    // The same mistake in the group's other ops of this role.
+    // Tries the same mistake in the group's other ops of this role.
     for (std::size_t i = 0; i < run.isolation.checks.size(); ++i) {
       Check& other = run.isolation.checks[i];
       if (run.isolation.group_of[i] != group || role_of(run, other) != role || other.at_fault || other.arithmetic == 0)

@@ -1,4 +1,4 @@
-// Faults that hide behind a coarse arithmetic: ops that follow in it alone, and that a mistake explains far better.
+// Faults hidden by a coarse arithmetic: ops that follow only in this arithmetic, and that a mistake explains far better.
 #pragma once
 
 #include "diagnose/search.h"

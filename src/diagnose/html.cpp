@@ -13,7 +13,7 @@ namespace plumb::diagnose {
 
 namespace {
 
-// Without characters that HTML gives a meaning, by what a JSON string may have in their place.
+// JSON text without characters that have a meaning in HTML: they are written as JSON escapes.
 std::string embedded(const nlohmann::ordered_json& json) {
   const std::string text = json.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
   std::string result;
@@ -28,9 +28,9 @@ std::string embedded(const nlohmann::ordered_json& json) {
   return result;
 }
 
-// Text outside of tags. Control characters but for line ends and tabs become spaces.
+// Escapes text outside of tags. Control characters become spaces, except line ends and tabs.
 std::string escaped(std::string_view text) {
-  // What is not UTF-8 is replaced by a JSON string's way there and back.
+  // Writing and reading the text as a JSON string replaces bytes that are not UTF-8.
   const std::string valid =
       nlohmann::json::parse(nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
           .get<std::string>();

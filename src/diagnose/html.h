@@ -1,4 +1,4 @@
-// A report as one page for a browser, which needs nothing but itself: no network, no fonts or scripts from elsewhere.
+// A report as one self-contained page for a browser: no network, no fonts or scripts from elsewhere.
 #pragma once
 
 #include <string>

@@ -117,7 +117,7 @@ void Candidates::with_other_values(const Question& q, plan::ValueId input) {
 }
 
 void Candidates::also_in_columns(std::size_t first, std::size_t last, std::size_t width) {
-  const std::size_t n = all_.size();  // of those before, which the loop adds to
+  const std::size_t n = all_.size();  // counted now, since the loop adds to them
   for (std::size_t i = 0; i < n; ++i) {
     const std::string detail = all_[i].detail + (all_[i].detail.empty() ? "" : ", ");
     afterwards(fmt::format("{}in columns {} to {} of {}", detail, first, last - 1, width),
@@ -210,7 +210,7 @@ std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<
   const float close = 0.02f * std::abs(expected[largest.front()]);
   std::vector<std::int64_t> shifts;
   for (std::size_t by = 1; by < n && shifts.size() < most; ++by) {
-    // A shift that does not go around loses some.
+    // A shift without wrapping around loses some.
     const auto n_fit = std::count_if(largest.begin(), largest.end(),
                                      [&](std::size_t i) { return std::abs(found[(i + by) % n] - expected[i]) <= close; });
     if (n_fit + 1 < static_cast<std::ptrdiff_t>(n_compared)) continue;

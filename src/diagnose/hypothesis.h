@@ -1,6 +1,6 @@
-// The catalogue of mistakes that engines make. A hypothesis names one and computes what an op gives where it is made. It is
-// the cause where its output is the suspect's and the right op's is not. There is one file a family (catalogue/) and one
-// entry a hypothesis: to add one, add it to its family's table, and a planted fault to the corpus.
+// The catalogue of mistakes that engines make. A hypothesis names a mistake and computes an op's output with it. It is the
+// cause if its output equals the suspect's and the right op's output does not. Each family has a file (catalogue/), and
+// each hypothesis an entry in its family's table. To add one, add an entry, and a planted fault to the corpus.
 #pragma once
 
 #include <span>
@@ -12,7 +12,7 @@
 
 namespace plumb::diagnose {
 
-// What a mistake is made in: a stage of the report, or a part of the op.
+// Where a mistake is made: in a stage of the report, or in a part of an op.
 enum class Kind : std::uint8_t {
   tokens,         // the way from the prompt to its tokens
   chat_template,  // the text that the prompt is put into
@@ -24,14 +24,15 @@ enum class Kind : std::uint8_t {
   buffer,         // the memory that the op reads or writes
 };
 
-// What it says of a run that a hypothesis fits.
+// The meaning of a hypothesis that fits.
 enum class Meaning : std::uint8_t {
   cause,
-  // What was found, such as zeros. More mistakes than one leave it, so that its confidence is never high.
+  // It only describes what was found, such as zeros. Several mistakes can have this result, so its confidence is never
+  // high.
   description,
-  // What an arithmetic coarser than float32 does, too, without a mistake.
+  // An arithmetic coarser than float32 has the same effect without a mistake.
   rounding,
-  // The same, of operands that are cut off: they make a product smaller by a little, and no more.
+  // The same for truncated operands, which make a product slightly smaller.
   cutting_off,
 };
 
@@ -39,10 +40,10 @@ enum class Meaning : std::uint8_t {
 struct Candidate {
   std::string detail;  // empty: the hypothesis has no variants
   Mistake mistake;
-  bool by_column = false;  // an output needs no other output of the op: Site::column_stride may be used
+  bool by_column = false;  // outputs do not depend on each other: Site::column_stride may be used
 };
 
-// An op at fault and what the suspect made of it, from which hypotheses choose their variants and fit parameters.
+// An op at fault and the suspect's output. Hypotheses choose their variants and fit parameters from it.
 struct Question {
   const plan::Op& op;  // it has an output
   std::size_t op_index;
@@ -56,21 +57,21 @@ struct Question {
   [[nodiscard]] const T* as() const {
     return std::get_if<T>(&op);
   }
-  // Whether the op lies between values that the suspect shows. Every try then runs a part of the model anew, so that only
-  // likely mistakes are tried.
+  // Whether the suspect does not show the op's own output. Every try then runs a part of the model, so only likely mistakes
+  // are tried.
   [[nodiscard]] bool is_inner() const { return found.empty() && replay.suspect() != nullptr; }
-  // Whether there is a found and an expected row for each at fault.
+  // Whether each faulty row has a found and an expected row.
   [[nodiscard]] bool has_both() const { return !found.empty() && found.size() == expected.size(); }
-  // The value the op makes.
+  // The op's output.
   [[nodiscard]] plan::ValueId out() const { return *plan::output(op); }
   [[nodiscard]] std::size_t width() const { return plan().value(out()).width; }
 };
 
-// The variants of a hypothesis that could be at work in an op; none where the hypothesis does not apply.
+// The variants of a hypothesis that are possible for an op; none if the hypothesis does not apply.
 using FindCandidates = std::vector<Candidate> (*)(const Question& question);
 
 struct Hypothesis {
-  // text: title, explanation and remedy, a line each; what has other lines does not compile.
+  // text: title, explanation and remedy, one line each; a text with other lines does not compile.
   consteval Hypothesis(std::string_view of_name, Kind of_kind, FindCandidates find, Meaning its_meaning,
                        std::string_view text)
       : name(of_name), kind(of_kind), candidates(find), meaning(its_meaning) {
@@ -82,20 +83,20 @@ struct Hypothesis {
   }
   consteval Hypothesis(std::string_view of_name, Kind of_kind, FindCandidates find, std::string_view text)
       : Hypothesis(of_name, of_kind, find, Meaning::cause, text) {}
-  // Of no op.
+  // A hypothesis that is not about an op.
   consteval Hypothesis(std::string_view of_name, Kind of_kind, std::string_view text)
       : Hypothesis(of_name, of_kind, nullptr, text) {}
 
   std::string_view name;  // stable, for scripts: "rope-pairing"
   Kind kind;
-  FindCandidates candidates;  // null: it is of no op
+  FindCandidates candidates;  // null: it is not about an op
   Meaning meaning;
   std::string_view title;        // "rotary embedding turns other pairs of components"
-  std::string_view explanation;  // what goes wrong in an engine that has it, and how it shows
+  std::string_view explanation;  // what goes wrong in such an engine, and how it shows
   std::string_view remedy;       // what to change
 };
 
-// The entry of a table by its name; a name that the table does not have does not compile.
+// The entry of a table by its name; a name that is not in the table does not compile.
 consteval const Hypothesis& entry(std::span<const Hypothesis> entries, std::string_view name) {
   for (const Hypothesis& h : entries) {
     if (h.name == name) return h;
@@ -103,10 +104,10 @@ consteval const Hypothesis& entry(std::span<const Hypothesis> entries, std::stri
   throw "no such entry";
 }
 
-// All of them, family by family.
+// All hypotheses, family by family.
 std::span<const Hypothesis> catalogue();
 
-// The families. Those of no op come first: they have no candidates, and are named by the code that finds them.
+// The families. Those that are not about ops come first: they have no candidates, and the code that finds them names them.
 namespace families {
 std::span<const Hypothesis> tokens();      // prompt.cpp
 std::span<const Hypothesis> parameters();  // parameters.cpp
@@ -134,29 +135,29 @@ class Candidates {
   void add(std::string detail, Mistake mistake) { all_.push_back({std::move(detail), std::move(mistake)}); }
   // The op with other parameters.
   void changed(plan::Op op, std::string detail = "");
-  // The op as it should be, and then something done to its output, [rows, width].
+  // The right op, whose output, [rows, width], is then changed.
   void afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);
-  // The op as it should be, column c of its output being that which should be column from[c].
+  // The right op, but column c of the output is the right column from[c].
   void with_columns(std::string detail, std::vector<std::size_t> from);
-  // The same, column c being that which should be column c + by, around the ends of a row of n.
+  // The same: column c is the right column c + by, wrapping around in a row of n.
   void with_shifted_columns(std::string detail, std::size_t n, std::int64_t by);
-  // The op reading something else: `change` sets members of its scene.
+  // The op with other inputs: `change` sets members of its scene.
   void reading(std::string detail, std::function<void(const Site& site, backends::reference::Scene& scene)> change,
                bool by_column = true);
-  // The op with one weight read otherwise.
+  // The op with one weight read in another way.
   void with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
   // The op with another tensor for a weight, for each tensor of the plan that `fits`.
   void with_other_weights(const Question& q, plan::WeightId weight, const std::function<bool(const plan::Weight&)>& fits);
-  // The op with one of its inputs being another value, whole or changed.
+  // The op with another value, possibly changed, as one of its inputs.
   void with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site& site)> value,
                   bool by_column = true);
   void with_changed_input(std::string detail, plan::ValueId input, std::function<void(std::vector<float>& x)> change);
-  // The op with another value of the run in place of an input: one of the same width that is made before the op, in its
-  // layer, the layer before or outside of layers. For ops outside of layers the last two layers are near, and the output of
-  // any.
+  // The op with another value of the run in place of an input. The value has the same width, and is made before the op: in
+  // its layer, in the layer before, or outside of layers. For ops outside of layers: in the last two layers, or the output
+  // of any layer.
   void with_other_values(const Question& q, plan::ValueId input);
 
-  // Those so far once more, the mistake being made in columns [first, last) of `width` alone.
+  // Adds the candidates so far again, with the mistake only in columns [first, last) of `width`.
   void also_in_columns(std::size_t first, std::size_t last, std::size_t width);
 
   [[nodiscard]] bool empty() const { return all_.empty(); }
@@ -166,8 +167,8 @@ class Candidates {
   std::vector<Candidate> all_;
 };
 
-// For Hypothesis::candidates: of<f> calls f(question, candidates), or f(question, part, candidates) where the op has such a
-// part: `part` is an op of one kind, or a class whose in(question) finds it.
+// For Hypothesis::candidates: of<f> calls f(question, candidates), or f(question, part, candidates) if the op has such a
+// part. `part` is an op of one kind, or a class whose in(question) finds it.
 inline std::vector<Candidate> collected(const Question& q, void (*f)(const Question&, Candidates&)) {
   Candidates out;
   f(q, out);
@@ -188,17 +189,17 @@ std::vector<Candidate> of(const Question& q) {
   return collected(q, f);
 }
 
-// The value between `low` and `high`, both positive, of a parameter with which the op comes nearest to what was found; none
-// where the right op comes about as near.
+// The value of a parameter, between `low` and `high` (both positive), with which the op comes nearest to the suspect's
+// output. None if the right op comes about as near.
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with);
 
-// By how much the right row may have been shifted to give the one found: where its largest elements went. Few, or none.
+// The shifts that may turn the right row into the found one, judged by its largest elements. Few, or none.
 std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
 
-// Whether a guess at the op's output, [rows, width], comes near to what was found; true where nothing was found. A guess
-// that is made of the right output costs little, and saves computing the op for what does not fit.
+// Whether a guess at the op's output, [rows, width], is near the suspect's; true if the suspect's is not known. A guess
+// made from the right output is cheap, and saves computing the op for variants that do not fit.
 bool resembles(const Question& question, std::span<const float> guess);
-// The same, the guess being the right output changed.
+// The same, with a changed copy of the right output as the guess.
 template <class Change>
 bool resembles_changed(const Question& question, Change change) {
   std::vector<float> guess(question.expected.begin(), question.expected.end());
@@ -209,15 +210,15 @@ bool resembles_changed(const Question& question, Change change) {
 // Whether the infinite elements of each found row are the largest of the right one, with the right signs.
 bool is_overflow(const Question& question);
 
-// The rows of a run that are of one step: [begin, end).
+// The rows of one step: [begin, end).
 struct StepRows {
   std::uint32_t begin = 0, end = 0;
 };
 StepRows step_of(std::span<const backends::Row> rows, std::uint32_t row);
 
-// "attn_q" of "blk.3.attn_q"; other names as they are.
+// "attn_q" for "blk.3.attn_q"; other names are unchanged.
 std::string_view role(std::string_view value);
-// The layer in a name; none outside blocks.
+// The layer in a value's name; none outside of layers.
 std::optional<std::uint32_t> layer_of(std::string_view value);
 
 }  // namespace plumb::diagnose

@@ -17,14 +17,14 @@ namespace plumb::diagnose {
 
 namespace {
 
-// Largest error as a root mean square over many rows, in standard deviations. All outputs of a row share what the rounding
-// of its inputs does to them, so that few rows average little: their errors may be larger.
+// The largest root mean square error over many rows, in standard deviations. The rounding of a row's inputs affects all
+// outputs of the row, so few rows average little, and their errors may be larger.
 constexpr double most_rms = 2;
 double most_rms_of(std::size_t n_rows) {
   return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
 }
 
-// An op's output on the rows that the trace has of one step: the suspect's, and what it should be.
+// An op's output on the rows of one step that the trace has: the suspect's, and the expected one.
 struct Compared {
   std::span<const float> found, expected, variance;
   std::size_t width = 0;
@@ -44,7 +44,8 @@ class Deviations {
     const double deviation = std::max(
         {std::sqrt(double{variance_[i]}), unit_f32 * std::abs(double{expected_[i]}) / std::numbers::sqrt3, least_normal});
     if (variance_[i] >= least_normal) return deviation;
-    // Of numbers so small the variance is no float. Many engines take those below the least normal one for zero.
+    // The variance of very small numbers does not fit a float. Many engines treat numbers below the smallest normal one as
+    // zero.
     if (row_ != i / width_) {
       row_ = i / width_;
       largest_ = 0;
@@ -61,8 +62,8 @@ class Deviations {
   double largest_ = 0;
 };
 
-// Whether all values are numbers of the 16-bit format of a unit roundoff, as those of an engine that stores its results in
-// it are. In a trace of bfloat16 nothing shows whether they were numbers of float16.
+// Whether all values are numbers of the 16-bit format with this unit roundoff, as in an engine that stores its results in
+// it. A bfloat16 trace cannot show whether they were numbers of float16.
 bool fits(std::span<const float> values, double unit, trace::Dtype dtype) {
   if (unit == unit_f16 && dtype == trace::Dtype::bf16) return true;
   return std::all_of(values.begin(), values.end(), [&](float v) {
@@ -127,7 +128,8 @@ class Isolator {
     return c;
   }
 
-  // Whether a product's sums are the same in all arithmetics: they have the errors of its input, where that is computed.
+  // Whether a product's sums are the same in all arithmetics. They are not if its input is computed, since they then
+  // include the input's errors.
   [[nodiscard]] bool shares_sums(std::size_t op) const {
     const auto* linear = std::get_if<plan::Linear>(&plan_.ops[op]);
     return linear == nullptr || suspect_.knows_all(linear->x);
@@ -141,7 +143,7 @@ class Isolator {
     return v;
   }
 
-  // Calls use(compared, first row, number of rows) for the rows of a step that the trace has, which are its last ones.
+  // Calls use(compared, first row, number of rows) for each step's rows that the trace has, which are the step's last ones.
   template <class Use>
   void of_step(std::size_t op, const Computed& c, std::uint32_t step, std::span<const float> variance, const Use& use) {
     const std::size_t width = plan_.value(*plan::output(plan_.ops[op])).width;
@@ -181,7 +183,7 @@ class Isolator {
         is_long.push_back(region.size() > few_ops);
       });
     }
-    // From fine to coarse until every step is allowed. A step keeps the first arithmetic that allows it.
+    // Tries arithmetics from fine to coarse until every step is allowed. A step keeps the first arithmetic that allows it.
     const std::size_t finest_of_long = finest_of_long_regions();
     for (std::size_t a = 0; a < arithmetics().size(); ++a) {
       bool all = true;
@@ -225,8 +227,8 @@ class Isolator {
     }
   }
 
-  // The arithmetic from which on a long region is tried: each costs a pass over all weights of the region. Where some long
-  // regions were tried in all, the others are taken to be as coarse.
+  // The first arithmetic that is tried for a long region, since each costs a pass over all of the region's weights. After
+  // some long regions were tried in all arithmetics, the others are taken to be as coarse.
   [[nodiscard]] std::size_t finest_of_long_regions() const {
     if (allowance_.strict || of_long_regions_.size() < regions_tried) return 0;
     std::vector<std::size_t> first(of_long_regions_.begin(), of_long_regions_.begin() + regions_tried);
@@ -235,8 +237,8 @@ class Isolator {
     return median < arithmetics().size() ? median : 0;
   }
 
-  // Counts the values that are numbers of 16 bits. An engine that stores results in 16 bits stores most of them so, or most
-  // of a kind of op; a few that happen to be such numbers are no evidence.
+  // Counts values that are numbers of 16 bits. An engine that stores results in 16 bits does so for most values, or for
+  // most values of a kind of op; a few such numbers by chance are no evidence.
   void count_stored() {
     const auto count = [&](Stored& of, const Observed& observed) {
       of.n_fit.resize(arithmetics().size(), 0);
@@ -261,7 +263,7 @@ class Isolator {
     return 2 * stored_.n_fit[arithmetic] >= stored_.n || 2 * of_kind.n_fit[arithmetic] > of_kind.n;
   }
 
-  // The roles of a region's ops as one string; empty where the op stands alone.
+  // The roles of a region's ops as one string; empty for a single op.
   [[nodiscard]] std::string roles_of(std::span<const std::size_t> region) const {
     if (region.size() == 1) return "";
     std::set<std::string> roles;
@@ -288,8 +290,8 @@ class Isolator {
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
       used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
     }
-    // An arithmetic in which an engine computes three quarters of its ops, or half of a kind, may be that of any op: a
-    // format or a phase of few ops shows too little by itself.
+    // If an engine computes three quarters of its ops, or half of a kind, in an arithmetic, any op may use it: a format or
+    // a phase with few ops shows too little by itself.
     constexpr double most = 0.5;
     std::map<std::string, std::vector<std::size_t>> used_by_kind;
     std::vector<std::size_t> used_by_all;
@@ -306,12 +308,12 @@ class Isolator {
       const bool none_follows =
           std::all_of(used[g].begin(), used[g].end(), [](std::size_t a) { return a >= arithmetics().size(); });
       group.own = group.arithmetic = usual_of_group(g, std::move(used[g]));
-      // Where no op follows, none shows the arithmetic: a cache of float16 is common.
+      // If no op of the group follows, none shows the arithmetic; a float16 cache is common.
       if (none_follows) group.arithmetic = std::max(group.arithmetic, float16_cache());
       if (group.region.empty())
         group.arithmetic = std::max({group.arithmetic, usual_arithmetic(used_by_kind[group.kind], most), usual_of_all});
     }
-    // A region has ops of several kinds in it: it may be as coarse as any kind usually is.
+    // A region has ops of several kinds: it may be as coarse as the coarsest kind usually is.
     std::size_t coarsest = 0;
     for (const Group& group : result_.groups) coarsest = std::max(coarsest, group.arithmetic);
     for (Group& group : result_.groups) {
@@ -332,28 +334,28 @@ class Isolator {
     }
   }
 
-  // The coarsest arithmetic that a check is held to: its group's, or one that the trace shows the engine to use.
+  // The coarsest arithmetic that is allowed for a check: its group's, or one that the trace shows the engine to use.
   [[nodiscard]] std::size_t coarsest_of(std::size_t check) const {
     const Group& group = result_.groups[result_.group_of[check]];
     std::size_t usual = group.arithmetic;
     if (allowance_.strict) return usual;
     const trace::Dtype dtype = suspect_.dtype(*plan::output(plan_.ops[result_.checks[check].op]));
     const bool mostly_16_bits = 2 * stored_.n_16_bits > stored_.n;
-    // A trace of bfloat16 hides whether results were of float16, but where they are next to nothing.
+    // A bfloat16 trace hides whether results were float16, except for very small results.
     if (dtype == trace::Dtype::bf16) usual = std::max(usual, float16_results());
-    // Where float32 was written, numbers of 16 bits are no chance.
+    // If float32 was written, numbers of 16 bits are not by chance.
     if (dtype == trace::Dtype::f32) usual = std::max(usual, stored_as_[check]);
-    // An engine that writes most values in 16 bits has such operands.
+    // An engine that writes most values in 16 bits has operands of 16 bits.
     if (mostly_16_bits && stored_.n_bf16 == 0) usual = std::max(usual, float16_operands());
     if (mostly_16_bits && stored_.n_bf16 > 0 && dtype == trace::Dtype::f32) usual = std::max(usual, bfloat16_operands());
-    // Where operands may be rounded they may be cut off as well.
+    // If operands may be rounded, they may be truncated as well.
     if (usual == float16_operands()) ++usual;
     if (!group.region.empty()) usual = std::max(usual, float16_cache());
     return usual;
   }
 
-  // An engine computes all layers alike, in the coarsest arithmetic that a layer's checks need. Where layers differ, half
-  // of them are taken to be right. An op of which there is one is held to its own steps.
+  // An engine computes all layers alike; a layer needs the coarsest arithmetic of its checks. If layers differ, half of
+  // them are taken to be right. A single op is judged by its own steps.
   [[nodiscard]] std::size_t usual_of_group(std::size_t group, std::vector<std::size_t> of_checks) const {
     std::map<std::size_t, std::size_t> coarsest;  // by op
     for (std::size_t i = 0; i < result_.checks.size(); ++i) {
@@ -387,10 +389,11 @@ class Isolator {
     return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_bf16; });
   }
 
-  // A region of more ops than few_ops is long. So many of them are tried in all arithmetics.
+  // A region with more than few_ops ops is long. The first regions_tried of them are tried in all arithmetics.
   static constexpr std::size_t few_ops = 4, regions_tried = 3;
   static constexpr std::size_t infinity_of_arithmetics = ~std::size_t{0};
-  // An op that needs a coarser arithmetic than others of its kind is at fault where its ratio in theirs is above this.
+  // An op that needs a coarser arithmetic than others of its kind is at fault if its ratio in their arithmetic is above
+  // this.
   static constexpr double outlier = 2, outlier_of_regions = 2.5;
 
   Replay& replay_;
@@ -398,7 +401,7 @@ class Isolator {
   const plan::Plan& plan_;
   const Allowance& allowance_;
   Isolation result_;
-  std::vector<std::size_t> of_long_regions_;  // the arithmetic that allows the prompt's pass, of each
+  std::vector<std::size_t> of_long_regions_;  // for each, the arithmetic that allows the prompt's pass
   struct Stored {
     std::size_t n = 0, n_16_bits = 0, n_bf16 = 0;  // values, and those that the trace has in 16 bits
     std::vector<std::size_t> n_fit;                // by arithmetic: values that are numbers of its type

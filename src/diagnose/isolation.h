@@ -1,5 +1,5 @@
-// Whether each op of a suspect's run follows from its own inputs. An error carried in from upstream cancels out, so that
-// every op at fault shows in one run and a faithful op behind a fault is not blamed.
+// Checks whether each op of a suspect's run follows from its own inputs. An error from an earlier op cancels out, so one
+// run shows every op at fault, and a correct op after a faulty one is not blamed.
 #pragma once
 
 #include <array>
@@ -14,19 +14,19 @@
 
 namespace plumb::diagnose {
 
-// Largest error of one element, in standard deviations.
+// The largest allowed error of one element, in standard deviations.
 inline constexpr double most_single = 12;
-// By how much a region's allowance grows for each layer that has part in it.
+// The factor by which a region's allowance grows for each of its layers.
 inline constexpr double of_regions = 2;
-// By how much the allowance of a region grows. Errors within it are not independent: all elements of an op share what the
-// ops before it rounded, the more so the more layers lie between.
+// The factor by which a region's allowance grows. Errors inside it are not independent: the rounding of earlier ops affects
+// all elements of an op, and more so with more layers in between.
 double region_factor(const Replay& replay, std::span<const std::size_t> region);
 
-// The finest arithmetic that allows this share of some ops; ops that none allows do not count.
+// The finest arithmetic that allows this share of the ops. Ops that no arithmetic allows do not count.
 std::size_t usual_arithmetic(std::vector<std::size_t> of_ops, double share = 0.75);
 
 struct Allowance {
-  double factor = 1;    // multiplies both
+  double factor = 1;    // multiplies both limits
   bool strict = false;  // float32 throughout
 };
 
@@ -37,37 +37,37 @@ struct Element {
   float expected = 0, found = 0;
 };
 
-// Counts of |error| / standard deviation: below 2^-8, then by powers of 2, the last being all above.
+// Counts of |error| / standard deviation: below 2^-8, then by powers of 2; the last count has all larger ones.
 using Histogram = std::array<std::uint32_t, 17>;
 
-// An op in one step.
+// The check of an op in one step.
 struct Check {
   std::size_t op = 0;
   std::uint32_t step = 0;
   std::uint32_t first_row = 0, n_rows = 0;  // rows of the step that the trace has
   double rms_expected = 0;
   double rms_error = 0, largest_error = 0;
-  Element worst;                   // where the error is largest by its standard deviation
+  Element worst;                   // the element with the largest error in standard deviations
   std::uint64_t n_not_finite = 0;  // elements that are NaN or infinite and should not be
-  std::vector<double> ratios;      // error / allowance by arithmetic, as far as they were tried; infinite if not admissible
+  std::vector<double> ratios;      // error / allowance in each arithmetic tried; infinite if not admissible
   std::size_t arithmetic = 0;      // the first that allows the error; ratios.size() if none does
-  double allowed_rms = 0;          // of the arithmetic that it is judged by, as an absolute error
-  double ratio = 0;                // error / allowance in the arithmetic that it is judged by
+  double allowed_rms = 0;          // allowed absolute error in the arithmetic by which the check is judged
+  double ratio = 0;                // error / allowance in that arithmetic
   bool tells = true;               // an error of a third of the value's size would be more than rounding
   bool at_fault = false;
-  Histogram histogram{};         // in the arithmetic that it is judged by
+  Histogram histogram{};         // in the arithmetic by which the check is judged
   std::vector<float> row_ratio;  // by row of the step, root mean square of error / standard deviation
 };
 
-// Checks of ops that an engine computes in one way: of one kind, with weights of one format, in the prompt's pass or after
-// it.
+// A group of checks whose ops an engine computes in the same way: ops of one kind, with weights of one format, in the
+// prompt's pass or after it.
 struct Group {
   std::string kind;
   std::string format;  // of the weight; empty: none
-  std::string region;  // roles of the ops that a check spans; empty: one op alone
+  std::string region;  // roles of the ops that a check spans; empty: a single op
   bool prompt = false;
   std::size_t own = 0;         // the arithmetic that the group's checks show
-  std::size_t arithmetic = 0;  // the one that they are held to: no finer than most of the engine's
+  std::size_t arithmetic = 0;  // the one by which they are judged: no finer than most of the engine's
   std::size_t n_checks = 0;
 };
 
@@ -77,12 +77,13 @@ struct Isolation {
   std::vector<std::size_t> group_of;  // by check
 };
 
-// Fills in what a report shows of a check: the worst element, the histogram, what is allowed. The spans are of its rows.
+// Fills in a check's details for the report: the worst element, the histogram, the allowance. The spans have the check's
+// rows.
 void describe(Check& check, std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width);
 
-// error / allowance of found against expected, [n_rows, width], 1 being the most allowed; elements that are not finite
-// where they should be make it infinite. Where the variance is infinite, anything is allowed.
+// error / allowance of found against expected, [n_rows, width]; 1 is the most that is allowed. An element that should be
+// finite and is not makes it infinite. Where the variance is infinite, anything is allowed.
 struct Misfit {
   double ratio = 0;
   double rms_error = 0;
@@ -90,24 +91,24 @@ struct Misfit {
 Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
               std::size_t width, double allowance_factor = 1);
 
-// Adds to the variances of y what rounding to a trace's dtype makes of it.
+// Adds the variance of rounding y to a trace's dtype.
 void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype);
 
 // A suspect's run with its ops recomputed and checked.
 struct CheckedRun {
-  // `model` and what the suspect is bound to outlive this.
+  // `model`, and the plan and trace of the suspect, must outlive this.
   CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads);
   CheckedRun(const CheckedRun&) = delete;
   CheckedRun& operator=(const CheckedRun&) = delete;
 
-  // Runs of their own to make mistakes in: with what the suspect shows, and as it should be.
+  // New runs in which mistakes may be made: one from the suspect's values, and one without a suspect.
   [[nodiscard]] Replay trial() const { return replay_of(&suspect); }
   [[nodiscard]] Replay without_suspect() const { return replay_of(nullptr); }
 
   const model::Model& model;
   Allowance allowance;
   Suspect suspect;
-  Replay replay;  // of the suspect
+  Replay replay;  // of the suspect's run
   Isolation isolation;
 
  private:

@@ -1,4 +1,4 @@
-// Matrices of a run's values, row-major, and how far two of them are apart.
+// Matrices of a run's values, row-major, and measures of the difference between two.
 #pragma once
 
 #include <cstddef>
@@ -13,16 +13,16 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // Some rows of a matrix.
 std::vector<float> gather(std::span<const float> data, std::size_t width, std::span<const std::uint32_t> rows);
-// The matrix of n_rows that has these rows, in this order; all others are NaN.
+// A matrix of n_rows rows with `data` at the given rows; all other rows are NaN.
 std::vector<float> scatter(std::vector<float> data, std::size_t width, std::span<const std::uint32_t> rows,
                            std::size_t n_rows);
 
-// Up to n of a list, evenly spread, the last among them.
+// Up to n elements of a list, evenly spread and including the last.
 std::vector<std::uint32_t> sample(std::span<const std::uint32_t> all, std::size_t n);
 
-// Root mean square; elements that are not finite count as 0.
+// The root mean square; elements that are not finite count as 0.
 double rms(std::span<const float> a);
-// Of a - b; infinite where one is not a number and the other is, or one of them is infinite.
+// The root mean square of a - b. It is infinite if only one of two elements is NaN, or if one of them is infinite.
 double rms_difference(std::span<const float> a, std::span<const float> b);
 
 }  // namespace plumb::diagnose
