@@ -59,7 +59,7 @@ std::vector<float> to_halves(std::span<const float> values) {
   return result;
 }
 
-// A product or an attention whose operands are rounded to float16, as kernels for matrix units do it (docs/kernels.md).
+// A product or an attention with operands rounded to float16, as in kernels for matrix units (docs/kernels.md).
 std::vector<float> from_halves(const Site& site) {
   using backends::reference::RowSource;
   backends::reference::Scene scene = site.scene;
@@ -75,7 +75,7 @@ std::vector<float> from_halves(const Site& site) {
       for (float& v : out) v = f16_to_f32(f32_to_f16(v));
     };
   };
-  std::map<const float*, std::vector<float>> cached;  // by where the row lies
+  std::map<const float*, std::vector<float>> cached;  // by the row's address
   const auto of_cache = [&](auto right, std::size_t width) {
     return [&cached, right, width](std::uint32_t layer, std::uint64_t row, std::uint32_t position) -> const float* {
       const float* at = right(layer, row, position);
@@ -86,14 +86,14 @@ std::vector<float> from_halves(const Site& site) {
   };
   if (const auto* attention = std::get_if<plan::Attention>(&site.op)) {
     const plan::KvWrite& write = site.replay.kv_write(attention->layer);
-    scene.n_threads = 1;  // rows of the cache are rounded as they are asked for
+    scene.n_threads = 1;  // `cached` is filled while rows are read
     scene.key = of_cache(site.scene.key, scene.plan->value(write.k).width);
     scene.cached_value = of_cache(site.scene.cached_value, scene.plan->value(write.v).width);
   }
   return site.compute(site.op, scene);
 }
 
-// A file in a folder of its own, that nobody else may write to; both go when this does.
+// A file in a new folder to which nobody else may write. Both are deleted with this object.
 class TemporaryFile {
  public:
   static Result<TemporaryFile> create() {
@@ -133,7 +133,7 @@ class OwnRun {
     engine_.executor().poison_memory(false);
     PLUMB_TRY(const std::vector<float> second, std::move(poisoned));
     buffers(second);
-    // What differs by more than rounding is told by the distance of the recorded run, all of whose ops follow.
+    // The distance of the recorded run, all of whose ops follow, shows how much rounding alone may do.
     if (!report_.follows()) return {};
     reference();
     unwatched();
@@ -171,7 +171,7 @@ class OwnRun {
     return {};
   }
 
-  // The logits of every step, without anybody watching: [n_steps + 1, vocab].
+  // The logits of every step, [n_steps + 1, vocab], with no values watched.
   Result<std::vector<float>> as_it_is() {
     engine_.executor().unwatch();
     PLUMB_TRY(const auto cache, engine_.new_cache());
@@ -228,8 +228,8 @@ class OwnRun {
     }
     recorded_ = distance(recorded, right_);
   }
-  // Whether logits may be this far from the reference's. Watched ops run one by one and round little; as fast kernels run
-  // they round operands to halves, and the noise floor is what that makes of the reference.
+  // Whether logits may be this far from the reference's. Watched ops run one by one and round little. Fast kernels round
+  // operands to halves; the noise floor is the effect of this rounding on the reference.
   bool is_allowed(double d) {
     if (d <= settings_.allowance.factor * (3 * recorded_ + 1e-5)) return true;
     if (!in_halves_) in_halves_ = distance(replayed(true), right_);
@@ -277,9 +277,9 @@ class OwnRun {
   Report& report_;
   std::vector<TokenId> tokens_;
   std::uint32_t n_prompt_ = 0;
-  std::vector<float> first_, right_;  // logits as the engine gives them, and the reference's
-  double recorded_ = 0;               // distance of the recorded run from the reference's
-  std::optional<double> in_halves_;   // of the reference's with operands of float16
+  std::vector<float> first_, right_;  // the engine's logits, and the reference's
+  double recorded_ = 0;               // distance between the recorded run and the reference
+  std::optional<double> in_halves_;   // distance between the reference with float16 operands and the reference
 };
 
 }  // namespace
@@ -309,7 +309,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
 
   Recorded recorded;
   Result<void> written;
-  std::size_t first = 0, n = 0;  // rows of the prompt that this pass computes
+  std::size_t first = 0, n = 0;  // the prompt's rows that this pass computes
   const auto add = [&](std::string_view name, std::uint64_t rows, std::uint64_t width,
                        std::span<const float> data) -> Result<void> {
     const bool is_prompt = recorded.n_steps == 0;
@@ -318,7 +318,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
       recorded.n_bytes += data.size_bytes();
       return writer.add_part(0, name, prompt.size(), width, first, data);
     }
-    // What a pass computes for its last rows only is wanted of the prompt's last.
+    // A value that a pass computes only for its last rows is recorded only in the prompt's last pass.
     if (is_prompt && first + n < prompt.size()) return {};
     ++recorded.n_values;
     recorded.n_bytes += data.size_bytes();

@@ -1,5 +1,5 @@
-// Runs of Plumb's own backends: recorded as a trace, and diagnosed with what only the program itself can see: the weights
-// on the device, memory, the run as it is without anybody watching, and the cache against the prompt's pass.
+// Runs of Plumb's own backends: records them as traces, and diagnoses them with checks that only the program itself can
+// make: the weights on the device, memory, the run with no values watched, and the cache against the prompt's pass.
 #pragma once
 
 #include <cstdint>
@@ -24,18 +24,18 @@ struct Recorded {
 };
 
 struct RecordOptions {
-  std::uint32_t n_steps = 1;                          // greedy ones after the prompt, at most; fewer where the answer ends
+  std::uint32_t n_steps = 1;                          // most greedy steps after the prompt; fewer if the answer ends
   std::function<bool(std::string_view name)> wanted;  // none: all but attention's weights
   std::function<bool()> interrupted;
 };
 
-// Runs the prompt in one pass and steps after it, and writes their values to `path`. info: the trace's metadata but for
-// the steps' tokens. Errors: a prompt longer than one pass of the backend, no value that is wanted, a file that cannot be
-// written, an interrupt.
+// Runs the prompt in one pass, then steps after it, and writes their values to `path`. info: the trace's metadata without
+// the steps' tokens. Errors: the prompt is longer than one pass of the backend; no value is wanted; the file cannot be
+// written; an interrupt.
 Result<Recorded> record(engine::Engine& engine, std::span<const text::TokenId> prompt, const std::filesystem::path& path,
                         trace::Info info, const RecordOptions& options);
 
-// Diagnoses the engine's run of a prompt. The trace lies in the system's folder for temporary files while this runs.
+// Diagnoses the engine's run of a prompt. Meanwhile the trace is in the system's folder for temporary files.
 Result<Report> diagnose_engine(engine::Engine& engine, std::span<const text::TokenId> prompt, trace::Info info,
                                const RecordOptions& options, const Settings& settings);
 

@@ -67,7 +67,7 @@ std::map<std::string, Json, std::less<>> of_file(const model::Model& model) {
   return result;
 }
 
-// What an engine's configuration has as text, such as "1", is the number.
+// An engine's configuration may have numbers as text, such as "1"; they count as numbers.
 Json number_in(const Json& value) {
   if (!value.is_string()) return value;
   const Json number = Json::parse(value.get_ref<const std::string&>(), nullptr, false);

@@ -1,5 +1,5 @@
-// The hyper-parameters stage: what an engine says of itself against what the model's file says. Ops that show a wrong
-// parameter are the catalogue's; this reads the trace's "parameters".
+// The parameters stage: compares the trace's "parameters" with the model's file. (The catalogue finds wrong parameters that
+// show in ops.)
 #pragma once
 
 #include <string>

@@ -83,7 +83,7 @@ The template adds one by itself, or it was given and lost.
 give the template all messages)"},
 };
 
-// The templates of well-known families for one message; {0} is the system's, {1} the user's.
+// Chat templates of well-known families for one turn; {0} is the system's message, {1} the user's.
 struct Family {
   std::string_view name;
   std::string_view with_system, without;
@@ -127,7 +127,7 @@ std::string lower(std::string text) {
   return text;
 }
 
-// UTF-8 whose bytes were taken for characters of Latin-1 and encoded again.
+// UTF-8 bytes read as Latin-1 characters and encoded as UTF-8 again.
 std::string latin1_as_utf8(std::string_view text) {
   std::string result;
   for (const char c : text) {
@@ -151,15 +151,15 @@ std::string collapsed(std::string_view text) {
   return result;
 }
 
-// A text to encode, and the rules that were broken to get it.
+// A text to encode, and the rules that were broken to make it.
 struct Base {
   std::string text;
-  bool rendered = false;  // by a template: special tokens are parsed, BOS added unless written
+  bool rendered = false;  // a template rendered it: special tokens are parsed, BOS is added unless written
   std::vector<BrokenRule> broken;
   bool of_template = false;
 };
 
-// The rule that explains ids by ids alone, if one does.
+// The broken rule that explains the ids without the text, if there is one.
 std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& tokens, const text::SpecialTokens& special) {
   const auto rule = [](const Hypothesis& broken, std::string detail = "") {
     return BrokenRule{&broken, std::move(detail)};
@@ -197,13 +197,13 @@ std::optional<BrokenRule> cut(const Tokens& right, const Tokens& tokens) {
     return rule(fmt::format("the last {} of {} tokens are missing", n, right.size()));
   if (std::equal(tokens.rbegin(), tokens.rend(), right.rbegin()))
     return rule(fmt::format("the first {} of {} tokens are missing", n, right.size()));
-  // As a context that is too short does it: the first token stays, those behind it go.
+  // As with a context that is too short: the first token stays, the next ones are dropped.
   if (tokens.front() == right.front() && std::equal(tokens.rbegin(), tokens.rend() - 1, right.rbegin()))
     return rule(fmt::format("{} of {} tokens behind the first are missing", n, right.size()));
   return std::nullopt;
 }
 
-// Where the ids part; `shown` writes one.
+// The first difference of the ids; `shown` writes an id.
 std::string difference(const Tokens& right, const Tokens& tokens, std::string_view by_whom,
                        const std::function<std::string(TokenId)>& shown) {
   const auto at = static_cast<std::size_t>(std::mismatch(right.begin(), right.end(), tokens.begin(), tokens.end()).first -
@@ -221,7 +221,7 @@ class Checker {
 
   Result<TokenCheck> run() {
     bases();
-    // Few broken rules before many.
+    // Tries few broken rules before many.
     for (const bool broken_base : {false, true}) {
       for (const bool changed : {false, true}) {
         for (const Base& base : bases_) {
@@ -230,7 +230,7 @@ class Checker {
         }
       }
     }
-    // That something is missing is said only where nothing says what.
+    // Reports missing tokens only if no other rule explains them.
     for (const Base& base : bases_) {
       if (!base.broken.empty()) continue;
       if (auto broken = cut(encode(base), tokens_)) return found(base, {*broken});
@@ -261,7 +261,7 @@ class Checker {
     const auto add = [&](std::string content, bool rendered, std::vector<BrokenRule> broken, bool of_template) {
       bases_.push_back({std::move(content), rendered, std::move(broken), of_template});
     };
-    // A text of which it is not known how it was made may have its BOS written out, as a template writes it.
+    // A text of unknown origin may contain its BOS, as written by a template.
     if (text || !template_) add(prompt_.text, prompt_.form == Prompt::Form::either, {}, false);
     const auto right = render(prompt_.system, prompt_.text, true);
     if (message && right) add(*right, true, {}, true);
@@ -275,7 +275,7 @@ class Checker {
       if (const auto without = render("", prompt_.text, true))
         add(*without, true, {{&entry(prompt_table, "template-system"), "the message that was given"}}, true);
     }
-    // What the template writes before the first turn of a user when no system message is given.
+    // The template's text before the user's first turn when no system message is given.
     if (const std::size_t at = right->find(prompt_.text); prompt_.system.empty() && at != std::string::npos) {
       if (const auto empty = render("", "", true)) {
         const std::size_t turn = right->rfind('\n', at >= 2 ? at - 2 : 0);
@@ -307,8 +307,8 @@ class Checker {
     auto tokens = tokenizer_.encode(text, {.add_special = add_special, .parse_special = parse_special});
     return tokens ? *tokens : Tokens();
   }
-  // As it should be: special tokens that the template wrote are parsed, and `plumb tokenize` and llama.cpp parse those that
-  // are written in a text too.
+  // The right encoding: special tokens that the template wrote are parsed. `plumb tokenize` and llama.cpp also parse those
+  // written in a text.
   [[nodiscard]] Tokens encode(const Base& base) const {
     return encode(base.text, !(base.rendered && writes_bos(base.text)), true);
   }
@@ -329,7 +329,7 @@ class Checker {
       other.text = std::move(changed);
       return encode(other);
     };
-    // The first that gives the run's tokens is the one.
+    // The first rule that gives the run's tokens is the broken one.
     const struct {
       const Hypothesis& broken;
       std::string detail;
@@ -372,7 +372,7 @@ class Checker {
     return tokens;
   }
 
-  // The text's tokens without the space that the tokenizer puts before it: encoded behind a newline, which is then removed.
+  // The text's tokens without the tokenizer's space in front: the text is encoded after a newline, which is then removed.
   [[nodiscard]] Tokens without_prefix(const Base& base) const {
     const Tokens head = encode("\n", true, true);
     const Tokens both = encode("\n" + base.text, true, true);
@@ -409,8 +409,7 @@ class Checker {
 
   TokenCheck found(const Base& base, std::vector<BrokenRule> mistakes) {
     TokenCheck check;
-    // What the tokens should have been, if this is how they came to be: the text through the template, where it was meant
-    // so.
+    // The right tokens for this way of making them: with the template, where the prompt was meant for it.
     const auto right =
         std::find_if(bases_.begin(), bases_.end(), [](const Base& b) { return b.of_template && b.broken.empty(); });
     if (base.of_template && right != bases_.end()) expected_ = encode(*right);
@@ -426,7 +425,7 @@ class Checker {
 
   TokenCheck unexplained() {
     TokenCheck check;
-    // A text that a trace tells may be the tokens', put together again, whose spaces are not those that were encoded.
+    // A trace's text may be decoded from its tokens; its spaces may then differ from those that were encoded.
     const auto without_space = [](std::string text) {
       std::erase(text, ' ');
       return text;

@@ -1,5 +1,5 @@
-// Whether a run's tokens are those of its prompt, and if not, which rule of the tokenizer or the chat template explains
-// them.
+// Checks whether a run's tokens are those of its prompt. If not, finds the rule of the tokenizer or chat template that was
+// broken.
 #pragma once
 
 #include <optional>
@@ -16,7 +16,7 @@ namespace plumb::diagnose {
 
 struct Prompt {
   enum class Form : std::uint8_t {
-    text,     // goes to the model as it is written
+    text,     // goes to the model as it is
     message,  // a user's message, through the file's chat template
     either,   // not known
   };
@@ -34,16 +34,16 @@ struct BrokenRule {
 struct TokenCheck {
   bool follows = false;
   std::string evidence;            // a sentence
-  std::vector<BrokenRule> broken;  // all of them together give the run's tokens; empty: follows, or not explained
+  std::vector<BrokenRule> broken;  // together they give the run's tokens; empty: the tokens are right, or not explained
   bool spells = false;             // not explained, but the tokens' text is the prompt's
   bool used_template = false;      // the tokens are those of the file's chat template
 };
 
-// tokens: of the prompt. Errors: text that cannot be encoded.
+// tokens: the prompt's. Error: the text cannot be encoded.
 Result<TokenCheck> check_tokens(const text::Tokenizer& tokenizer, const std::optional<text::ChatTemplate>& chat_template,
                                 std::span<const text::TokenId> tokens, const Prompt& prompt);
 
-// The same where ids are given, not a text. special: empty where the file has no tokenizer.
+// The same for given ids instead of a text. special: empty if the file has no tokenizer.
 TokenCheck check_ids(const text::SpecialTokens& special, std::span<const text::TokenId> tokens,
                      std::span<const text::TokenId> due);
 

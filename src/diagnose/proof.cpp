@@ -9,7 +9,7 @@ namespace plumb::diagnose {
 
 namespace {
 
-// How far logits of one model in two arithmetics may be apart, relative to their size.
+// The largest relative difference between logits of one model in two arithmetics.
 constexpr double most_apart = 0.15;
 
 // The last value that the suspect shows, in the order of the ops.
@@ -21,7 +21,7 @@ std::optional<plan::ValueId> last_value(const Suspect& suspect) {
   return last;
 }
 
-// In how many rows both have their largest element at the same place.
+// The number of rows in which both have their largest element at the same place.
 std::size_t n_alike(std::span<const float> a, std::span<const float> b, std::size_t width) {
   std::size_t n = 0;
   for (std::size_t start = 0; start < a.size(); start += width) {

@@ -12,7 +12,7 @@ namespace plumb::diagnose {
 
 namespace {
 
-// How much of the suspect's values is kept decoded.
+// The most bytes of the suspect's values that are kept decoded.
 constexpr std::uint64_t kept_bytes = std::uint64_t{256} << 20;
 
 }  // namespace
@@ -42,7 +42,7 @@ Site::Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows)
   scene.cached = [this](std::uint64_t row) { return replay.cached_[rows[row]]; };
   const auto* attention = std::get_if<plan::Attention>(&op);
   if (attention == nullptr) return;
-  // Several threads read them: they are computed before.
+  // Keys and values are computed beforehand, since several threads will read them.
   const plan::KvWrite& write = in.kv_write(attention->layer);
   keys_ = in.value(write.k);
   values_ = in.value(write.v);
@@ -113,7 +113,7 @@ std::vector<plan::ValueId> Replay::reads(const plan::Op& op) const {
 }
 
 std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uint32_t> steps) const {
-  using Part = std::tuple<std::size_t, std::uint32_t, std::uint32_t>;  // an op, a step and how many of its last rows
+  using Part = std::tuple<std::size_t, std::uint32_t, std::uint32_t>;  // an op, a step, and a number of its last rows
   std::set<std::size_t> ops{op};
   std::set<Part> seen;
   std::vector<Part> open;
@@ -158,7 +158,8 @@ Values Replay::merged(plan::ValueId id, std::vector<float> computed) const {
   return std::make_shared<const std::vector<float>>(std::move(computed));
 }
 
-// Computes, in the order of the ops, a value and all that it depends on and that neither the suspect nor this has.
+// Computes, in the order of ops, a value and all values that it depends on, unless the suspect has them or they are
+// computed already.
 void Replay::require(plan::ValueId id) {
   const auto missing = [&](plan::ValueId v) { return !is_computed(v) && (suspect_ == nullptr || !suspect_->knows_all(v)); };
   std::set<std::size_t> ops;
@@ -219,7 +220,7 @@ std::vector<float> Replay::compute(std::size_t index) {
   const Site site(*this, index, rows_of(index));
   std::vector<float> y;
   const std::size_t width = plan_.value(*plan::output(op)).width;
-  // A mistake may read values that depend on its own op, such as an old one. They are then as they should be.
+  // A mistake may read values that depend on its own op, such as an old value. These are computed without the mistake.
   const bool committed = !busy_[index];
   const bool whole = committed && std::any_of(commits_.begin(), commits_.end(), [&](const Commit& commit) {
                        return commit.op == index && commit.rows.empty();

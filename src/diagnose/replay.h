@@ -1,12 +1,12 @@
-// A run recomputed by the reference's ops, of all steps at once: row r is the token at position r. Where a suspect's trace
-// has a value, the value is taken from there, so that every op is computed from the suspect's own inputs; what the trace
-// lacks is computed from the nearest values that it has. Without a suspect the run is as it should be.
+// Recomputes a run with the reference's ops, all steps at once: row r is the token at position r. Values come from the
+// suspect's trace where it has them, so that every op is computed from the suspect's own inputs. Missing values are
+// computed from the nearest ones that the trace has. Without a suspect this is the right run.
 //
-// Mistakes can be committed: another function of the same inputs in place of an op.
+// A mistake can be committed: another function of the same inputs in place of an op.
 //
-// Four things say what is computed from what. A reference::Scene is what an op may read, whoever keeps it. A Replay is a
-// whole run. A Site is one op of it at some rows. A Question (hypothesis.h) is an op at fault, with what the suspect made
-// of it.
+// Four classes describe computations. A reference::Scene is the data that an op may read, no matter who keeps it. A Replay
+// is a whole run. A Site is one op of a run at some rows. A Question (hypothesis.h) is an op at fault with the suspect's
+// output.
 #pragma once
 
 #include <cstdint>
@@ -30,10 +30,10 @@ using Values = std::shared_ptr<const std::vector<float>>;
 
 class Replay;
 
-// An op of a run at some of its rows: what the op, or a mistake in its place, is computed from.
+// An op of a run at some rows: the data from which the op, or a mistake in its place, is computed.
 class Site {
  public:
-  // rows: of the run, in any order. `in` outlives this.
+  // rows: of the run, in any order. `in` must outlive this.
   Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows);
   Site(const Site&) = delete;
   Site& operator=(const Site&) = delete;
@@ -41,22 +41,22 @@ class Site {
   Replay& replay;  // for other values of the run
   const std::size_t op_index;
   const plan::Op& op;
-  const std::vector<std::uint32_t> rows;  // which rows of the run
-  backends::reference::Scene scene;       // what the op reads in these rows
-  std::uint32_t column_stride = 1;        // of a Linear every so many-th output alone is computed, the others being NaN
+  const std::vector<std::uint32_t> rows;  // indices of rows of the run
+  backends::reference::Scene scene;       // the op's data for these rows
+  std::uint32_t column_stride = 1;        // a Linear computes only every column_stride-th output; the others are NaN
 
-  // The op as it should be, [rows, width].
+  // The right op's output, [rows, width].
   [[nodiscard]] std::vector<float> compute() const { return compute(op, scene); }
-  // Another op of the same output, or one that reads something else.
+  // The output of another op with the same output value.
   [[nodiscard]] std::vector<float> compute(const plan::Op& other) const { return compute(other, scene); }
   [[nodiscard]] std::vector<float> compute(const plan::Op& other, const backends::reference::Scene& from) const;
-  // Rows of any value of the run; `shift` rows before.
+  // The rows of any value of the run, taken `shift` rows earlier.
   [[nodiscard]] std::vector<float> value(plan::ValueId id, std::int64_t shift = 0) const;
 
  private:
   std::vector<backends::Row> rows_of_run_;
   std::map<std::uint32_t, Values> held_;  // by ValueId
-  Values keys_, values_;                  // that attention reads of its layer's cache
+  Values keys_, values_;                  // those of the layer's cache, for attention
 };
 
 // The op's output on the site's rows, [rows, width].
@@ -71,7 +71,7 @@ struct Commit {
 
 class Replay {
  public:
-  // All outlive this. suspect: null for a run of its own. logit_rows: the rows whose logits are wanted.
+  // All must outlive this. suspect: null for a run without a suspect. logit_rows: the rows whose logits are wanted.
   Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
          std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads);
 
@@ -81,30 +81,30 @@ class Replay {
   [[nodiscard]] const Suspect* suspect() const { return suspect_; }
   [[nodiscard]] std::uint32_t n_threads() const { return n_threads_; }
 
-  // A weight's numbers in the order of its buffer; the last one that was asked for is kept.
+  // A weight's numbers in the order of its buffer. The last requested weight is kept.
   [[nodiscard]] Values flat(const gguf::Tensor& tensor);
 
   void commit(Commit mistake) { commits_.push_back(std::move(mistake)); }
-  // A value, [n_rows, width]: the suspect's rows where it has them, the others computed.
+  // A value, [n_rows, width]: the suspect's rows where it has them; the others are computed.
   [[nodiscard]] Values value(plan::ValueId id);
-  // What the op makes of its inputs, mistakes included, for the rows that rows_of gives.
+  // The op's output from its inputs, committed mistakes included, for the rows of rows_of().
   [[nodiscard]] std::vector<float> compute(std::size_t op);
   [[nodiscard]] std::vector<std::uint32_t> rows_of(std::size_t op) const;
   // The op that makes a value.
   [[nodiscard]] std::size_t producer(plan::ValueId id) const { return producers_[id.index]; }
   // The op that writes a layer's cache.
   [[nodiscard]] const plan::KvWrite& kv_write(std::uint32_t layer) const;
-  // The values an op reads; for attention the keys and values of its layer too.
+  // The values that an op reads; for attention also the keys and values of its layer.
   [[nodiscard]] std::vector<plan::ValueId> reads(const plan::Op& op) const;
-  // The ops that an op's output in some steps is computed by, back to the values that the suspect knows; the op itself is
-  // the last. Attention is computed from the keys and values of all steps before, too.
+  // The ops that compute an op's output in some steps, back to the values that the suspect knows. The op itself is the
+  // last. Attention also needs the keys and values of all earlier steps.
   [[nodiscard]] std::vector<std::size_t> region(std::size_t op, std::span<const std::uint32_t> steps) const;
 
-  // The error that a value may have when an op reads it, in an arithmetic.
+  // The error that a value may have, in an arithmetic, when an op reads it.
   [[nodiscard]] InputError error(plan::ValueId id, const Arithmetic& arithmetic);
-  // compute() of a Linear without mistakes, with its sums, those of its input's error among them.
+  // compute() of a Linear without mistakes, and its sums, which include those of its input's error.
   [[nodiscard]] std::vector<float> product(std::size_t op, const Arithmetic& arithmetic, ProductSums& sums);
-  // Variance of what compute(op) or product() gave. `sums`: of Linear.
+  // The variance of y, the result of compute(op) or product(). `sums`: for a Linear.
   [[nodiscard]] std::vector<float> variance(std::size_t op, std::span<const float> y, const ProductSums& sums,
                                             const Arithmetic& arithmetic);
 
@@ -123,16 +123,16 @@ class Replay {
   std::uint32_t n_threads_;
   std::vector<std::size_t> producers_;    // by ValueId: the op that makes it
   std::vector<std::size_t> kv_writes_;    // by layer
-  std::vector<std::uint32_t> cached_;     // by row: positions its step can see
+  std::vector<std::uint32_t> cached_;     // by row: positions that its step can see
   std::vector<std::uint32_t> step_rows_;  // by step: how many rows it has
   std::vector<Values> computed_;          // by ValueId; null: not computed
-  std::map<std::uint32_t, Values> seen_;  // the suspect's values that were read lately, by ValueId
+  std::map<std::uint32_t, Values> seen_;  // the suspect's recently read values, by ValueId
   std::uint64_t seen_bytes_ = 0;
   Values flat_;
   const std::byte* flat_of_ = nullptr;
-  std::map<std::pair<std::uint32_t, const Arithmetic*>, std::vector<float>> variances_;  // of values not wholly known
+  std::map<std::pair<std::uint32_t, const Arithmetic*>, std::vector<float>> variances_;  // of values not completely known
   std::vector<Commit> commits_;
-  std::vector<bool> busy_;  // by op: whether a mistake in it is being made
+  std::vector<bool> busy_;  // by op: whether its mistake is being computed
   std::vector<std::uint32_t> made_while_busy_;
 };
 

@@ -28,7 +28,7 @@ std::string ranges(const std::vector<std::uint32_t>& numbers) {
   return text;
 }
 
-// Places of one role on one line: "attn_q_rope in layers 0-29".
+// Places with one line for each role: "attn_q_rope in layers 0-29".
 std::vector<std::string> place_lines(const std::vector<Place>& places) {
   struct Line {
     std::vector<std::uint32_t> layers;
@@ -92,7 +92,7 @@ std::string proof_sentence(const Proof& proof) {
   return figures;
 }
 
-// Lines of at most `width` characters, indented, of text that may be another's.
+// Wraps and indents a text to lines of at most `width` characters. The text may come from a file or another engine.
 std::string wrapped(std::string_view raw, std::size_t indent, std::size_t width = 110) {
   const std::string text = printable(raw);
   std::string result;
@@ -194,7 +194,7 @@ class Text {
     }
   }
 
-  // One line a role: how many ops, in which arithmetic, and the worst of them.
+  // One line for each role: the number of ops, their arithmetic, and the worst op.
   void ops() {
     if (report_.isolation.checks.empty()) return;
     struct Row {
@@ -239,13 +239,13 @@ class Text {
   std::string out_;
 };
 
-// JSON has no infinity: null stands for a ratio that is no number.
+// JSON has no infinity and no NaN: such a ratio becomes null.
 nlohmann::ordered_json number(double x) {
   if (!std::isfinite(x)) return nullptr;
   return x;
 }
 
-// To four digits: most of what a report of a long prompt is.
+// Rounds to four digits, since most of a long prompt's report are such numbers.
 double rounded(float x) { return std::isfinite(x) ? std::strtod(fmt::format("{:.4g}", x).c_str(), nullptr) : x; }
 
 nlohmann::ordered_json cause_json(const Hypothesis* hypothesis, const std::string& detail) {

@@ -1,4 +1,4 @@
-// What a diagnosis found, as data, and the same for people and for programs.
+// The report of a diagnosis: as data, as text for people, and as JSON for programs.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace plumb::diagnose {
 enum class Outcome : std::uint8_t { pass, fail, unknown };
 std::string_view name(Outcome outcome);
 
-// The stages of a run, in the order in which it passes them.
+// The stages of a run, in order.
 enum class Stage : std::uint8_t { file, tokens, chat_template, parameters, weights, ops, buffers, cache, sampling };
 std::string_view name(Stage stage);
 
@@ -26,16 +26,16 @@ struct StageResult {
   std::string evidence;  // a sentence
 };
 
-// A fault. The first of a report is the first in the order of execution.
+// A fault. A report's faults are in the order of execution.
 struct Fault {
   Stage stage = Stage::ops;
-  const Hypothesis* hypothesis = nullptr;  // null: the cause is not known
+  const Hypothesis* hypothesis = nullptr;  // null: unknown cause
   std::string detail;
   Confidence confidence = Confidence::low;
   std::string evidence;             // a sentence with figures
-  std::vector<Place> places;        // of Stage::ops
+  std::vector<Place> places;        // for Stage::ops
   std::vector<Cause> alternatives;  // causes that fit as well
-  std::vector<std::string> known;   // where the cause is not
+  std::vector<std::string> known;   // what is known about a fault without a cause
 };
 
 struct Report {
@@ -54,7 +54,8 @@ struct Report {
   double seconds = 0;
 
   [[nodiscard]] bool follows() const { return faults.empty(); }
-  // Checks of which rounding alone may be as large as the value: between them and what the trace shows lie many ops.
+  // The number of checks that prove nothing: rounding alone may be as large as the value, since many ops lie between the
+  // value and the trace's other values.
   [[nodiscard]] std::size_t n_untold() const;
 };
 

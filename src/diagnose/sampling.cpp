@@ -105,7 +105,7 @@ class Sampling {
       result.detail = fmt::format("the most likely token's id {:+d}", by(first));
       return;
     }
-    // The first token is no choice from a step before; one that stays the same would fit without being stale.
+    // The first token has no step before it. Equal choices in all steps would fit without being stale.
     const auto is_stale = [&](const Choice& c) {
       const std::uint32_t before = c.step == 0 ? c.row : suspect_.end(c.step - 1) - 1;
       const auto values = logits(before);
@@ -117,7 +117,7 @@ class Sampling {
       result.broken = &entry(sampling_table, "sampling-stale");
       return;
     }
-    // One choice alone would be no evidence: those after it have to show that the engine takes the most likely token.
+    // A single choice is no evidence: the later ones must show that the engine takes the most likely token.
     if (first.step != 0 || greedy + 1 != n || !is_no_chance(greedy)) return;
     for (std::uint32_t row = 0; row < first.row; ++row) {
       const auto values = logits(row);
@@ -128,7 +128,7 @@ class Sampling {
     }
   }
 
-  // Whether so many tokens would fit a rule by chance less often than once in ten thousand runs.
+  // Whether this many tokens would fit a rule by chance in less than one of ten thousand runs.
   [[nodiscard]] bool is_no_chance(std::size_t n) const {
     return static_cast<double>(n) * std::log10(static_cast<double>(vocab_)) >= 4;
   }

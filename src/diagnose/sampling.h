@@ -1,6 +1,6 @@
-// The sampling stage: whether the tokens chosen are those that the run's own logits make most likely. An engine may
-// sample, and a trace may hold tokens that were given to it: other tokens are no fault unless one mistake explains them
-// all.
+// The sampling stage: whether the chosen tokens are the most likely ones by the run's own logits. An engine may sample, and
+// a trace's tokens may have been given to the engine. Other tokens are therefore no fault, unless one mistake explains all
+// of them.
 #pragma once
 
 #include <string>

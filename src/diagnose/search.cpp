@@ -11,21 +11,22 @@ namespace plumb::diagnose {
 
 namespace {
 
-// A hypothesis fits where its error is within the allowance and at most this share of the right op's error, …
+// A hypothesis fits if its error is within the allowance and at most this share of the right op's error, …
 constexpr double most_residual = 0.5;
-// … or where it explains all but this share, whatever the allowance, …
+// … or if it explains all but this share, whatever the allowance, …
 constexpr double clear_residual = 0.02;
-// … or where it gives this share of the wrong elements, and no fewer than so many, to within rounding: mistakes differ in
-// what they do at the ends of rows and buffers. An element is wrong beyond most_single standard deviations.
+// … or if it gives this share of the wrong elements, and at least least_elements, to within rounding_sigmas standard
+// deviations: mistakes differ at the ends of rows and buffers. An element is wrong if it is off by more than most_single
+// standard deviations.
 constexpr double most_elements_share = 0.8, rounding_sigmas = 4;
 constexpr std::size_t least_elements = 32;
-// Another fits as well as the best if its residual is no larger than this many times the best's.
+// A hypothesis fits as well as the best one if its residual is at most this many times the best's.
 constexpr double as_well = 4;
-// Rows on which a hypothesis is tried first, and those on which it must hold.
+// The number of rows on which a hypothesis is tried first, and the number on which it must hold.
 constexpr std::size_t few_rows = 2, some_rows = 8;
-// Outputs of a product with many on which a hypothesis is tried before all others.
+// The number of outputs of a large product on which a hypothesis is tried first.
 constexpr std::size_t some_columns = 512;
-// Ops of a region that are each tried by themselves.
+// The most ops of a region that are tried one by one.
 constexpr std::size_t most_region = 40;
 
 // How well y explains the suspect's rows.
@@ -39,7 +40,7 @@ Cause measure(const Evidence& evidence, std::span<const std::uint32_t> rows, std
                                        : wrong / right;
   if (!std::isfinite(cause.residual)) cause.residual = infinity;
   cause.relative = wrong / std::max(rms(found), 1e-30);
-  // A mistake that makes results larger makes their rounding larger.
+  // A mistake that makes results larger makes their rounding errors larger.
   const double growth = rms(y) / std::max(rms(expected), 1e-30);
   if (growth > 1) {
     for (float& v : variance) v *= static_cast<float>(growth * growth);
@@ -62,18 +63,18 @@ bool fits(const Cause& cause) {
          (cause.explains_elements && cause.residual < 1);
 }
 
-// The best first, without those that are far behind it.
+// Sorts matches, the best first, and drops those that are much worse.
 std::vector<Match> sorted(std::vector<Match> matches) {
   std::stable_sort(matches.begin(), matches.end(), [](const Match& a, const Match& b) {
     if (a.explains_healthy != b.explains_healthy) return a.explains_healthy;
-    // Equally good ones stay in the catalogue's order, which goes from the specific to the general.
+    // Equally good matches stay in the catalogue's order, from specific to general.
     return a.cause.residual * as_well < b.cause.residual && b.cause.residual > 1e-3;
   });
   if (matches.empty()) return matches;
   const double best = std::min_element(matches.begin(), matches.end(), [](const Match& a, const Match& b) {
                         return a.cause.residual < b.cause.residual;
                       })->cause.residual;
-  // Where what was found is next to nothing, so is the difference to anything that is.
+  // If the suspect's values are nearly zero, the error of any nearly zero output is small.
   const bool is_near = std::any_of(matches.begin(), matches.end(), [](const Match& m) { return m.cause.relative < 0.01; });
   std::erase_if(matches, [&](const Match& m) {
     return m.cause.residual > std::max(best * as_well, 1e-4) || (is_near && m.cause.relative > 0.3);
@@ -140,7 +141,7 @@ std::vector<Match> Search::all(const Evidence& evidence) {
       std::vector<std::vector<Candidate>> of_ops;
       for (const std::size_t op : ops) of_ops.push_back(candidates(evidence, op, hypothesis));
       if (ops.size() > 1) {
-        // The same mistake in all layers of the region.
+        // Tries the same mistake in all layers of the region.
         for (std::size_t c = 0; c < of_ops.front().size(); ++c) {
           Mistakes mistakes;
           for (std::size_t i = 0; i < ops.size(); ++i) {
@@ -174,7 +175,7 @@ std::vector<Candidate> Search::candidates(const Evidence& evidence, std::size_t 
                                 .expected = expected});
 }
 
-// A candidate's output at the op at fault for some rows.
+// The faulty op's output for some rows, with a candidate's mistakes.
 std::vector<float> Search::output(const Evidence& evidence, const Mistakes& mistakes,
                                   const std::vector<std::uint32_t>& rows, std::uint32_t column_stride) {
   const std::size_t at = evidence.place.op;
@@ -202,15 +203,15 @@ bool Search::is_promising(const Evidence& evidence, const Mistakes& mistakes) {
     wrong += std::pow(double{found[i]} - y[i], 2);
     right += std::pow(double{found[i]} - expected[i], 2);
   }
-  // A fault in other columns than the sample's leaves nothing to tell by.
+  // If the fault is in other columns than the sample's, the sample shows nothing.
   return !(right > 0) || wrong < 2 * most_residual * most_residual * right;
 }
 
-// Tries one mistake in the ops given, on few rows and then on more.
+// Tries one mistake in the given ops, on few rows first and then on more.
 void Search::attempt(const Evidence& evidence, Mistakes mistakes, const Candidate& variant, const Hypothesis& hypothesis,
                      std::vector<Match>& matches) {
   const bool is_at_fault = mistakes.front().first == evidence.place.op;
-  // What was never written names no mistake but that: any that gives something small would fit.
+  // An output that was never written has only this mistake; any other that gives something small would fit too.
   if (is_at_fault && hypothesis.kind != Kind::buffer && is_all_zero(evidence)) return;
   const bool is_wide_product = variant.by_column && evidence.width > 2 * some_columns && mistakes.size() == 1 &&
                                is_at_fault && std::holds_alternative<plan::Linear>(plan_.ops[evidence.place.op]);

@@ -1,4 +1,4 @@
-// The search for causes: hypotheses of the catalogue tried on an op at fault.
+// The search for causes: tries the catalogue's hypotheses on an op at fault.
 #pragma once
 
 #include <chrono>
@@ -10,33 +10,33 @@
 
 namespace plumb::diagnose {
 
-// A hypothesis that explains what was found.
+// A hypothesis that explains the suspect's output.
 struct Match {
   Cause cause;
-  std::vector<std::pair<std::size_t, Mistake>> mistakes;  // by op: one, or the same in all layers of a region
+  std::vector<std::pair<std::size_t, Mistake>> mistakes;  // one op's, or the same mistake in all layers of a region
   bool explains_healthy = true;                           // the rows that are not at fault follow from it too
 };
 
-// Whether it leaves so little of the error that no other cause need be looked for.
+// Whether a match leaves so little of the error that no other cause is searched for.
 bool is_clear(const Match& match);
 
 class Search {
  public:
-  // `run` outlives this. The time begins now.
+  // `run` must outlive this. The time limit starts now.
   Search(CheckedRun& run, const SearchLimits& limits);
 
-  // What explains an op at fault, the best first. What explained an op before is tried first, and all others where none of
-  // that is clear.
+  // The explanations of an op at fault, the best first. Hypotheses that explained earlier ops are tried first, and all
+  // others if none of those is clear.
   std::vector<Match> matches(const Evidence& evidence);
   // All hypotheses on the op and, where inner values are missing, on the ops of its region.
   std::vector<Match> all(const Evidence& evidence);
   // One hypothesis on the op itself, in the order of its variants.
   std::vector<Match> these(const Evidence& evidence, const Hypothesis& hypothesis);
-  // Has a hypothesis tried first from now on.
+  // From now on, tries this hypothesis first.
   void remember(const Hypothesis& hypothesis);
 
   [[nodiscard]] bool is_out_of_time() const { return std::chrono::steady_clock::now() > end_; }
-  // Whether time ended before all was tried.
+  // Whether the time ended before all hypotheses were tried.
   [[nodiscard]] bool is_incomplete() const { return is_incomplete_; }
 
  private:
@@ -51,7 +51,7 @@ class Search {
   CheckedRun& run_;
   const plan::Plan& plan_;
   std::chrono::steady_clock::time_point end_;
-  std::vector<const Hypothesis*> known_;  // that explained something
+  std::vector<const Hypothesis*> known_;  // hypotheses that have explained an op
   bool is_incomplete_ = false;
 };
 

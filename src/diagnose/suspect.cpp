@@ -32,7 +32,7 @@ std::uint32_t prompt_length(const plan::Plan& plan, const trace::Trace& trace) {
   if (longest_whole > 0) return static_cast<std::uint32_t>(longest);
   const std::size_t n_tokens = trace.info().tokens.size();
   const std::uint32_t after = trace.n_steps() > 0 ? trace.n_steps() - 1 : 0;
-  // A trace of outputs alone has fewer rows than the prompt has tokens.
+  // A trace with only output rows has fewer rows than the prompt has tokens.
   return static_cast<std::uint32_t>(std::max<std::uint64_t>(longest, n_tokens > after ? n_tokens - after : 0));
 }
 
@@ -82,7 +82,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
     }
     const std::uint64_t width = plan.value(*id).width;
     const std::uint64_t most = suspect.end(value.step) - suspect.begin(value.step);
-    // Engines pad the vocabulary to a round number. The logits beyond the model's are left out.
+    // Engines may pad the vocabulary to a round number. Logits beyond the model's vocabulary are left out.
     const bool padded = *id == plan.logits && value.width > width && value.width < width + width / 4 + most_padding;
     if ((value.width != width && !padded) || value.rows > most) {
       const bool turned = value.rows == width && value.width <= most;
@@ -90,7 +90,7 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
                   most, width,
                   turned ? " (features last)" : ": the trace is of another model, or the name stands for another value");
     }
-    // A trace may show a step's last row only.
+    // A trace may have only the last row of a step.
     const bool may_drop = value.rows == 1 || id->index >= last_attention.index;
     if (value.rows < most && !may_drop) {
       return fail("'{}/{}' has {} rows for a step of {} tokens", value.step, value.name, value.rows, most);

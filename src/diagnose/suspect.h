@@ -1,5 +1,5 @@
-// A suspect's run: the values of a trace, bound to the Plan that the file asks for. Each value is one matrix of the rows of
-// all steps, in the order of positions: row r is the token at position r.
+// A suspect's run: the values of a trace, bound to the file's Plan. Each value is one matrix with the rows of all steps, in
+// the order of positions: row r is the token at position r.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace plumb::diagnose {
 
-// What a trace has of a value.
+// The part of a value that a trace has.
 struct Observed {
   std::vector<float> data;        // [n_rows, width]; NaN where not known
   std::vector<std::uint8_t> has;  // by row
@@ -23,13 +23,13 @@ struct Observed {
 
 class Suspect {
  public:
-  // `trace` and `plan` outlive this. Errors: no value that the Plan has; a shape that is not the Plan's, with the name;
-  // tokens that do not fit the steps; positions that do not count up from 0.
-  // n_prompt: how many tokens the prompt has; where it is not given, what the trace tells.
+  // `trace` and `plan` must outlive this. Errors: no value of the Plan; a value with another shape than the Plan's; tokens
+  // that do not fit the steps; positions that do not count up from 0. n_prompt: the number of the prompt's tokens; if not
+  // given, it follows from the trace.
   static Result<Suspect> bind(const plan::Plan& plan, const trace::Trace& trace,
                               std::optional<std::uint32_t> n_prompt = {});
-  // Other lengths that the prompt may have, the likeliest first. The rows that the trace has of step 0 may be all of the
-  // prompt, or its last ones.
+  // Other lengths that the prompt may have, the most likely first. The trace's rows of step 0 may be the whole prompt, or
+  // only its last rows.
   [[nodiscard]] std::vector<std::uint32_t> other_lengths() const;
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
@@ -45,12 +45,12 @@ class Suspect {
 
   [[nodiscard]] bool knows(plan::ValueId id) const { return !parts_[id.index].empty(); }
   [[nodiscard]] bool knows_all(plan::ValueId id) const { return knows_all_[id.index]; }
-  // How many of a step's last rows are known.
+  // The number of a step's last rows that are known.
   [[nodiscard]] std::uint32_t known_rows(plan::ValueId id, std::uint32_t step) const;
-  // The coarsest dtype in which the trace has a value that it knows.
+  // The coarsest dtype in which the trace has rows of a value.
   [[nodiscard]] trace::Dtype dtype(plan::ValueId id) const { return dtypes_[id.index]; }
   [[nodiscard]] std::optional<Observed> observe(plan::ValueId id) const;
-  // The rows whose logits the trace has; where it has none, the last of each step.
+  // The rows whose logits the trace has; if it has none, the last row of each step.
   [[nodiscard]] std::vector<std::uint32_t> logit_rows() const;
   // Names in the trace that the Plan does not have.
   [[nodiscard]] const std::vector<std::string>& unknown_names() const { return unknown_names_; }
@@ -61,7 +61,7 @@ class Suspect {
   const trace::Trace* trace_ = nullptr;
   std::vector<backends::Row> rows_;
   std::uint32_t n_prompt_ = 0, n_steps_ = 0;
-  std::uint32_t most_rows_ = 0;                          // of a value of step 0
+  std::uint32_t most_rows_ = 0;                          // the most rows of any value in step 0
   std::vector<std::vector<const trace::Value*>> parts_;  // by ValueId: what the trace has of it, by step
   std::vector<bool> knows_all_;                          // by ValueId
   std::vector<trace::Dtype> dtypes_;                     // by ValueId
