@@ -1,5 +1,5 @@
-// Every entry of the catalogue, committed in one op of a run, is found at that op, and its name is among the causes that
-// fit. The mistakes are the catalogue's own here; planted_test.cpp has mistakes by another hand.
+// Commits every mistake of the catalogue in one op of a run. It must be found at this op, and its name must be among the
+// causes that fit. These are the catalogue's own mistakes; planted_test.cpp has mistakes by another author.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -41,7 +41,7 @@ Subject golden(const std::string& name) {
   return {name, std::move(*model), nullptr, model::testing::read_golden(name).tokens};
 }
 
-// Rows whose output a mistake changes by more than a hundredth of what would be seen.
+// Whether a mistake changes the rows' output by more than a hundredth of its size.
 bool shows(const std::vector<float>& right, const std::vector<float>& wrong) {
   double difference = 0, size = 0;
   for (std::size_t i = 0; i < right.size(); ++i) {
@@ -55,7 +55,7 @@ bool shows(const std::vector<float>& right, const std::vector<float>& wrong) {
 
 class Catalogue : public ::testing::Test {
  protected:
-  // Commits the hypothesis' first variants that show, in a middle layer where there is one, and diagnoses.
+  // Commits the first variants of each hypothesis that show, in a middle layer if there is one, and diagnoses the run.
   void try_all(const Subject& subject) {
     const plan::Plan& plan = *subject.model.plan();
     const std::uint32_t n_prompt = static_cast<std::uint32_t>(subject.tokens.size()) - 2;
@@ -81,7 +81,7 @@ class Catalogue : public ::testing::Test {
           const std::vector<float> wrong = candidate.mistake(Site(healthy, op, all));
           ASSERT_EQ(wrong.size(), right->size()) << hypothesis.name;
           if (!shows(*right, wrong)) continue;
-          // An engine that keeps its embeddings in a shorter format is coarse, not wrong.
+          // An engine with embeddings in a shorter format is coarse, not wrong.
           if (candidate.detail == "to bfloat16" && std::holds_alternative<plan::Embed>(plan.ops[op])) continue;
           ++n_tried;
           diagnose_one(subject, hypothesis, candidate, op);
@@ -113,7 +113,7 @@ class Catalogue : public ::testing::Test {
     EXPECT_TRUE(names.contains(std::string(hypothesis.name))) << "named " << (names.empty() ? "nothing" : *names.begin());
     const Fault& first = report->faults.front();
     if (first.hypothesis != nullptr && first.hypothesis->name == hypothesis.name) ++n_first_;
-    if (!report->proof) {  // the end of the run is no numbers
+    if (!report->proof) {  // the run ends in NaN or infinities
       EXPECT_NE(first.confidence, Confidence::high);
       return;
     }

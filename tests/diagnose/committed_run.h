@@ -1,4 +1,4 @@
-// A run of a model by the reference, with mistakes of the catalogue committed, as a trace.
+// The trace of a reference run with mistakes of the catalogue.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -18,8 +18,8 @@
 
 namespace plumb::diagnose::testing {
 
-// Whether mistake i of a corpus is to be tried. PLUMB_CORPUS_SHARE=N tries every N-th alone, for builds that are slow; =N:K
-// of those the K-th, so that N processes try all.
+// Whether to try mistake i of a corpus. PLUMB_CORPUS_SHARE=N tries every N-th only, for slow builds. PLUMB_CORPUS_SHARE=N:K
+// tries the K-th of N shares, so that N processes try all.
 inline bool is_of_share(std::size_t i) {
   const char* const share = std::getenv("PLUMB_CORPUS_SHARE");
   if (share == nullptr) return true;
@@ -37,7 +37,7 @@ inline std::vector<backends::Row> rows_of(const std::vector<backends::TokenId>& 
   return rows;
 }
 
-// All values of a run, or those wanted, its tokens being given.
+// The values of a run over given tokens: all values, or those wanted.
 inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::vector<backends::TokenId>& tokens,
                                          std::uint32_t n_prompt, const std::vector<Commit>& mistakes,
                                          const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {},

@@ -1,4 +1,4 @@
-// Products of diagnosis are the reference's, and their sums those of the weights.
+// Diagnosis' products equal the reference's, and their sums are right.
 #include "diagnose/fast_product.h"
 
 #include <gtest/gtest.h>

@@ -17,7 +17,7 @@ namespace {
 double difference(const Floats& a, const Floats& b) {
   double error = 0, size = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(b[i])) continue;  // of an input that is no number, nothing else can be told
+    if (!std::isfinite(b[i])) continue;  // nothing is known about a result of NaN or infinite inputs
     const double d = double{a[i]} - b[i];
     if (!std::isfinite(d)) return 1;
     error += d * d;
@@ -33,7 +33,7 @@ Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t 
   Floats y(rows * out);
   for (std::size_t t = 0; t < rows; ++t) {
     for (std::size_t o = 0; o < out; ++o) {
-      // Several sums side by side, as engines have them: one alone waits for each addition.
+      // Several independent sums, as in real engines: a single sum would wait for each addition.
       std::array<float, 16> sums{};
       const float *a = &x[t * width], *b = &w[o * width];
       std::size_t i = 0;
@@ -207,7 +207,7 @@ Floats Engine::op(Op op, const std::string& name) {
   for (const Planted& p : planted_) {
     if (p.role != op.role || p.layer != op.layer || (op.step == 0 ? !p.prompt : !p.decode)) continue;
     Floats wrong = p.fault->make(*this, op);
-    if (wrong.size() != y.size()) continue;  // it cannot be made here
+    if (wrong.size() != y.size()) continue;  // the fault cannot be made here
     p.effect = std::max(p.effect, difference(wrong, y));
     is_wrong_ = is_wrong_ || wrong != y;
     y = std::move(wrong);

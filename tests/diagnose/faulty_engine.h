@@ -1,8 +1,8 @@
-// A second engine, for planting faults: written from the architecture's definition and from nothing of Plumb's but its file
-// reader and its decoders, so that a diagnosis is tried on mistakes that its own catalogue did not make.
+// A second engine, in which faults are planted. It is written from the architectures' definitions, and uses only Plumb's
+// file reader and decoders, so that diagnosis is tested with mistakes that its own catalogue did not make.
 //
-// It evaluates llama, qwen2, qwen3 and gpt2 files, the prompt in one pass and then token by token, in float32. A Plant
-// stands in for one op of a layer.
+// It runs llama, qwen2, qwen3 and gpt2 files in float32: the prompt in one pass, then token by token. A Plant replaces one
+// op of a layer.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,7 @@ struct Config {
   bool gpt2 = false;
 };
 
-// An op that is about to be computed. A fault changes any of this and computes it, or does without.
+// An op that is about to be computed. A fault may change any of these members and compute the op, or make its own result.
 struct Op {
   std::string role;  // "attn_q" of blk.3.attn_q
   std::size_t layer = 0;
@@ -45,7 +45,7 @@ struct Op {
   std::size_t position = 0;  // of the first row
   std::size_t rows = 0;
   Floats x;      // [rows, width]
-  Floats other;  // ffn_act: up, where there is a gate; attn_resid and output: the branch; embd: of positions
+  Floats other;  // ffn_act: up, if there is a gate; attn_resid and output: the branch; embd: the positions' rows
   Matrix w, bias;
   Config config;
   // attn_ctx: positions so far, this step's among them; a fault may put other numbers in
@@ -56,7 +56,7 @@ class Engine;
 
 struct Plant {
   std::string name;
-  std::vector<std::string> roles;  // ops it can be planted in
+  std::vector<std::string> roles;  // ops in which it can be planted
   std::function<Floats(const Engine&, Op)> make;
   std::set<std::string> causes;  // names that are right; empty: no name is
 };
@@ -66,24 +66,24 @@ struct Planted {
   std::string role;
   std::size_t layer = 0;
   bool prompt = true, decode = true;
-  mutable double effect = 0;  // largest difference to the right output, as a root mean square relative to its size
+  mutable double effect = 0;  // largest relative root mean square difference from the right output
 };
 
 class Engine {
  public:
   explicit Engine(const gguf::File& file);
-  // An engine of the same file that makes mistakes. `healthy` has run the tokens that this one will run, and outlives it:
-  // what comes before the first mistake is taken from there.
+  // An engine for the same file that makes mistakes. `healthy` must have run the same tokens, and must outlive this engine:
+  // values before the first mistake are taken from it.
   Engine(const Engine& healthy, std::vector<Planted> planted);
 
   // Runs tokens, the first n_prompt of them in one pass, and writes all values as a trace.
   void run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path);
 
-  // The op as it should be.
+  // The right op's output.
   [[nodiscard]] Floats plain(const Op& op) const;
   [[nodiscard]] bool has_weight(const std::string& name) const { return weights_->contains(name); }
   [[nodiscard]] const Matrix& weight(const std::string& name) const { return weights_->at(name); }
-  // A value of this step, or of one before it; empty: it is not there.
+  // A value of this step or of an earlier one; empty if there is none.
   [[nodiscard]] Floats value(const std::string& name, std::uint32_t step) const;
   [[nodiscard]] const std::pair<Floats, Floats>& cache(std::size_t layer) const { return cache_.at(layer); }
   [[nodiscard]] const std::vector<std::int32_t>& tokens() const { return tokens_; }
@@ -104,11 +104,11 @@ class Engine {
   std::map<std::size_t, std::pair<Floats, Floats>> cache_;
 };
 
-// Products of the ops' parts, for faults to build on.
+// The parts of ops, from which faults are built.
 Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t width);
 
 const std::vector<Plant>& faults();
-// Of what GPT-2 alone has.
+// Faults in the parts that only GPT-2 has.
 const std::vector<Plant>& gpt2_faults();
 
 }  // namespace plumb::diagnose::planted

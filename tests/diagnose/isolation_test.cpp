@@ -1,4 +1,4 @@
-// What healthy arithmetic is allowed.
+// The allowances for healthy arithmetic.
 #include "diagnose/isolation.h"
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@ float to_bfloat16(float x) {
   return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
 }
 
-// Attention as an engine computes it whose cache is of bfloat16.
+// Attention of an engine with a bfloat16 cache.
 std::vector<float> with_bfloat16_cache(const Site& site) {
   backends::reference::Scene scene = site.scene;
   scene.n_threads = 1;

@@ -1,10 +1,10 @@
-// Faults by another hand than the catalogue's (faults/), planted in another engine than the reference
-// (faulty_engine.cpp): each has to be located at its op and layer, named right in 95 cases of 100, and never wrong with
-// high confidence. And runs without faults: none may be accused.
+// Faults by another author than the catalogue's (faults/), planted in another engine than the reference
+// (faulty_engine.cpp). Each must be located at its op and layer, named right in 95 of 100 cases, and never named wrong with
+// high confidence. Runs without faults must not be accused.
 //
 // CI tries each fault in one model, at an op, a layer and a step that vary from fault to fault. PLUMB_FULL_CORPUS=models
-// tries each in all models; PLUMB_FULL_CORPUS=1 in all models, at the first, a middle and the last layer, in the prompt and
-// after it. PLUMB_FAULT=TEXT tries the faults whose names contain it.
+// tries each fault in all models. PLUMB_FULL_CORPUS=1 tries it in all models at the first, a middle and the last layer, in
+// the prompt and after it. PLUMB_FAULT=TEXT tries the faults whose names contain TEXT.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -75,7 +75,7 @@ bool is_wanted(std::size_t fault) {
 
 bool whole_corpus() { return corpus() == "1"; }
 
-// Differences below this are no fault that would be noticed.
+// A fault with a smaller effect would not be noticed.
 constexpr double least_effect = 1e-4;
 
 class PlantedFaults : public ::testing::Test {
@@ -92,7 +92,7 @@ class PlantedFaults : public ::testing::Test {
     engine.run(subject.tokens, subject.n_prompt, path());
     return diagnosis(subject);
   }
-  // Of the trace that the last run left.
+  // Diagnoses the trace of the last run.
   Report diagnosis(const Subject& subject) {
     const auto trace = trace::Trace::open(path());
     EXPECT_TRUE(trace.has_value()) << trace.error().message;
@@ -101,7 +101,7 @@ class PlantedFaults : public ::testing::Test {
     return std::move(*report);
   }
 
-  // Behind an infinity or what is no number, of the run that was made last, anything follows.
+  // The last layer of the last run without NaN and infinities; behind these anything follows.
   [[nodiscard]] std::size_t last_layer_of_numbers(std::size_t n_layers) const {
     const auto trace = trace::Trace::open(path());
     for (const trace::Value& value : trace->values()) {
@@ -174,7 +174,7 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
       }
       const std::size_t first = whole_corpus() ? 0 : turn * 7;
       bool ran = false;
-      std::set<std::pair<std::size_t, bool>> done;  // of the whole corpus: one op each for a layer and a phase
+      std::set<std::pair<std::size_t, bool>> done;  // for the whole corpus: one op for each layer and phase
       for (std::size_t i = 0; i < cases.size(); ++i) {
         const Planted& planted = cases[(first + i) % cases.size()];
         if (done.contains({planted.layer, planted.prompt})) continue;
@@ -208,7 +208,7 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
   }
 }
 
-// Each at every op, layer and step that it can be planted in.
+// Tries each fault at every op, layer and step in which it can be planted.
 TEST_F(PlantedFaults, OfGpt2AreLocatedAndNamed) {
   Subject subject = golden("gpt2");
   subject.healthy = std::make_shared<Engine>(subject.model.file());
@@ -255,7 +255,7 @@ TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
     for (const Planted& p : engine.planted()) {
       const bool behind_layers = value_of(p) == p.role && p.role != "token_embd";
       if ((behind_layers ? n_layers - 1 : p.layer) > last || p.effect < least_effect) continue;
-      // What looks like another arithmetic, and half of the layers are no better: docs/diagnosis.md, "What it cannot see".
+      // The fault looks like another arithmetic, and half of the layers have it: docs/diagnosis.md, "What it cannot see".
       const auto n_alike = std::count_if(engine.planted().begin(), engine.planted().end(),
                                          [&](const Planted& other) { return other.role == p.role; });
       const bool looks_like_rounding = std::any_of(p.fault->causes.begin(), p.fault->causes.end(),

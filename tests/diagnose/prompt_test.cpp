@@ -1,4 +1,4 @@
-// Every rule of the way from a prompt to its tokens, broken as an engine breaks it, is named.
+// Every rule on the way from a prompt to its tokens, broken as engines break it, is named.
 #include "diagnose/prompt.h"
 
 #include <gmock/gmock.h>
@@ -40,7 +40,7 @@ class PromptRules : public ::testing::Test {
     return *canary_->tokenizer.encode(text, {.add_special = !has_bos, .parse_special = true});
   }
 
-  // Names of the rules that explain the tokens, comma between them; "unknown" and "follows".
+  // The names of the rules that explain the tokens, with commas between them; or "unknown", or "follows".
   std::string named(const Tokens& tokens, const std::string& text, Prompt::Form form = Prompt::Form::text) const {
     return named(tokens, {.text = text, .system = {}, .form = form}, false);
   }
@@ -101,7 +101,7 @@ TEST_F(PromptRules, OfWhiteSpaceAreNamedWithWhatChanged) {
 }
 
 TEST_F(PromptRules, OfTheSpaceBeforeATextAreNamed) {
-  // Behind a newline no space is put before a text.
+  // After a newline the tokenizer puts no space before a text.
   const Tokens head = encode("\n"), both = encode("\nupper cat");
   Tokens bare{*canary_->tokenizer.special().bos};
   bare.insert(bare.end(), both.begin() + static_cast<std::ptrdiff_t>(head.size()), both.end());
@@ -109,7 +109,7 @@ TEST_F(PromptRules, OfTheSpaceBeforeATextAreNamed) {
   EXPECT_EQ(named(encode(" upper cat"), "upper cat"), "tokens-space-prefix-added");
 }
 
-// By a vocabulary with merges, which the canary's hardly has.
+// With a vocabulary that has merges; the canary's hardly has any.
 TEST(PromptPieces, AreNamedByTheirRule) {
   const auto loaded = text::samples::load(text::samples::byte_pairs());
   ASSERT_TRUE(loaded.tokenizer) << loaded.tokenizer.error().message;
@@ -132,7 +132,7 @@ TEST(PromptPieces, AreNamedByTheirRule) {
             "tokens-special-as-text ()");
 }
 
-// Families of templates as their makers write them, for one message; {0} is the system's, {1} the user's.
+// The families' templates as published, for one turn; {0} is the system's message, {1} the user's.
 TEST_F(PromptRules, OfOtherTemplatesAreNamedWithTheirFamily) {
   const struct {
     const char *name, *with_system, *without;
@@ -204,7 +204,7 @@ TEST_F(PromptRules, OfLengthAreNamedWhereNoOtherIs) {
   Tokens behind = right;
   behind.erase(behind.begin() + 1, behind.begin() + 6);
   EXPECT_EQ(named(behind, text_), "tokens-cut");
-  // Not what is missing, but why.
+  // The report names the reason, not only the missing tokens.
   EXPECT_EQ(named(rendered("upper cat", false), "upper cat", Prompt::Form::message), "template-generation-prompt");
 }
 

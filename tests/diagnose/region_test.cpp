@@ -1,4 +1,4 @@
-// Faults among values that the trace lacks.
+// Faults between values that the trace lacks.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 namespace plumb::diagnose {
 namespace {
 
-// Half of ffn_up is never written, which a sum in ffn_down that stops short would come to, too.
+// Half of ffn_up is never written. A sum in ffn_down that ends early would have the same effect.
 TEST(Regions, ThatHideTheFaultAllowNoHighConfidence) {
   const auto model = model::Model::load(*gguf::File::open(model::testing::golden_path("qwen2", ".gguf")));
   ASSERT_TRUE(model.has_value());
@@ -46,7 +46,7 @@ TEST(Regions, ThatHideTheFaultAllowNoHighConfidence) {
       EXPECT_EQ(fault.places[0].value, "blk.1.ffn_up");
       ASSERT_NE(fault.hypothesis, nullptr);
       EXPECT_EQ(fault.hypothesis->name, "buffer-partly-written");
-      EXPECT_EQ(fault.confidence, Confidence::medium);  // it says what was found
+      EXPECT_EQ(fault.confidence, Confidence::medium);  // the cause only says what was found
     }
   }
 }

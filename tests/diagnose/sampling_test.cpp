@@ -1,4 +1,4 @@
-// Tokens chosen by rules that engines get wrong, and by none: a mistake is named where it explains every token.
+// Tokens chosen by wrong rules, and by no rule: a mistake is named if it explains every token.
 #include "diagnose/sampling.h"
 
 #include <gmock/gmock.h>
@@ -83,7 +83,7 @@ TEST_F(Sampling, BesideTheMostLikelyTokenIsNamed) {
 }
 
 TEST_F(Sampling, FromTheStepBeforeIsNamed) {
-  // Tokens that differ from step to step, so that those of the step before are not the right ones too.
+  // Tokens differ from step to step, so that the step before does not have the right token too.
   const SamplingCheck check = after(6, [](const auto& rows) { return best(rows[rows.size() - 2]); });
   EXPECT_EQ(named(check), "sampling-stale");
 }

@@ -1,4 +1,4 @@
-// Attention and its cache: scores, mask, softmax, and what lies in which slot.
+// Attention and its cache: scores, mask, softmax, and the slots of the cache.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -11,7 +11,7 @@ namespace plumb::diagnose::planted {
 
 namespace {
 
-// Attention with its parts open: which scores, from which positions, made to which weights.
+// Attention with parts that faults replace: scores, visible positions, and weights.
 struct Attention {
   std::function<std::size_t(std::size_t h, const Config& c)> kv = [](std::size_t h, const Config& c) {
     return h / (c.n_heads / c.n_kv_heads);

@@ -1,4 +1,4 @@
-// Memory: what an op left, or did not leave, in its output.
+// Memory: mistakes in what an op writes to its output.
 #include <algorithm>
 #include <limits>
 

@@ -1,5 +1,5 @@
-// Mistakes in what GPT-2 alone has: learned positions, layer norms with a bias, an activation without a gate, q, k and v in
-// one tensor.
+// Mistakes in the parts that only GPT-2 has: learned positions, layer norms with a bias, an activation without a gate, and
+// q, k and v in one tensor.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ Make activation(double (*f)(double x)) {
   };
 }
 
-// Rows whose mean is kept, over the root of their mean square or of their variance.
+// Rows from which the mean is not subtracted, divided by the root of their mean square or of their variance.
 Make norm(bool of_variance) {
   return [of_variance](const Engine&, const Op& op) {
     const std::size_t n = op.w.data.size();

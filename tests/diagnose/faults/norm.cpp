@@ -1,4 +1,4 @@
-// Norms: eps, weight, what is averaged.
+// Norms: wrong eps, weight or mean.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace {
 
 const Names norms{"attn_norm", "ffn_norm", "output_norm"};
 
-// Rows of a norm, given its mean square.
+// The rows of a norm, computed from the row's mean square.
 Make norm(double (*value)(double x, double w, double mean_square, double mean, double n, double eps)) {
   return [value](const Engine&, const Op& op) {
     Floats y(op.x.size());

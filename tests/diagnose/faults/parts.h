@@ -1,4 +1,4 @@
-// What the files of planted faults share. There is one file a family, as the catalogue has.
+// Shared by the files of planted faults. Each family of the catalogue has a file.
 #pragma once
 
 #include <functional>
@@ -14,17 +14,17 @@ namespace plumb::diagnose::planted {
 using Names = std::vector<std::string>;
 using Causes = std::set<std::string>;
 using Make = std::function<Floats(const Engine&, Op)>;
-// Adds a fault to the corpus: its name, the ops that it can be planted in, how it is made, and the causes that are right.
+// Adds a fault to the corpus: its name, the ops in which it can be planted, how to make it, and the causes that are right.
 using Add = std::function<void(std::string name, Names roles, Make make, Causes causes)>;
 
 extern const Names products, any;
 
-// The op, and then something done to each element, or to the whole.
+// The right op, after which each element, or the whole, is changed.
 Make each(float (*change)(float));
 Make then(std::function<void(Floats& y, std::size_t width, const Op& op)> change);
-// The op with its parameters or inputs changed.
+// The op with changed parameters or inputs.
 Make with(std::function<void(const Engine&, Op&)> change);
-// The op with other numbers for its weight; none: it cannot be made there.
+// The op with other numbers as its weight. If there are none, the fault cannot be made in this op.
 Make weights(std::function<Floats(const Op&)> read);
 
 // "blk.3.attn_q"

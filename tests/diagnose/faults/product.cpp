@@ -1,4 +1,4 @@
-// Products: the weight read otherwise, a part of the sum, another input, the bias.
+// Products: the weight read in another way, a part of the sum, another input, the bias.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -131,7 +131,7 @@ void add_quantization_faults(const Add& add) {
   add("Q4_K's scale as bfloat16", products, q4_k({.bf16_scale = true}), {"quant-scale-type"});
   add("Q4_K's scale of the block after", products, q4_k({.next_scale = true}), {"quant-neighbour-scale"});
   add("8 taken from Q4_K's numbers", products, q4_k({.offset = true}), {"quant-offset"});
-  // The canary's rows are one block, half of which is half of the inputs.
+  // The canary's rows are a single block, so half of a block is half of the inputs.
   add("half of each Q4_K block decoded", products, q4_k({.half = true}), {"quant-part-decoded", "product-part-of-sum"});
   add("Q6_K's high bits left out", products, q6_k({.no_high = true}), {"quant-high-bits"});
   add("Q6_K's high bits in another order", products, q6_k({.high_swapped = true}), {"quant-high-bits"});

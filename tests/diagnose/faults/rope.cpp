@@ -12,7 +12,7 @@ namespace {
 
 const Names rotations{"attn_q_rope", "attn_k_rope"};
 
-// Rotation with its parts open.
+// Rotation with parts that faults replace.
 struct Rotation {
   std::function<double(std::size_t position, std::size_t t, std::size_t head, const Op& op)> at =
       [](std::size_t position, std::size_t, std::size_t, const Op&) { return static_cast<double>(position); };
@@ -92,7 +92,7 @@ void add_rope_faults(const Add& add) {
     r.frequency = of;
     return rotation(std::move(r));
   };
-  // Which is the square root of the base.
+  // This equals a base of sqrt(theta).
   add("i/d for 2i/d", rotations, frequency([](double i, double n, double theta) { return std::pow(theta, -i / n); }),
       {"rope-exponent", "rope-theta"});
   add("(i+1) for i", rotations,

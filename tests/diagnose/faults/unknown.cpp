@@ -1,4 +1,4 @@
-// What no catalogue has.
+// Faults that are in no catalogue.
 #include <algorithm>
 #include <cmath>
 
