@@ -120,9 +120,9 @@ struct BlockQ6_K {
   Half d;
 };
 
-// w = d * (q - 1), q in 0..2: ternary weights (a q of 3 is read as it stands).
+// w = d * (q - 1), q in 0..2: ternary weights. (A q of 3 is decoded by the same formula.)
 struct BlockTQ2_0 {
-  std::array<std::uint8_t, 64> qs;  // as Q2_K's
+  std::array<std::uint8_t, 64> qs;  // as in Q2_K
   Half d;
 };
 

@@ -1,5 +1,5 @@
 // Q2_K to Q6_K: super-blocks of 256 weights in groups of 16 or 32. A group's scale (and min) is a small integer times the
-// binary16 scale (and min) of the super-block. TQ2_0 has that scale alone.
+// binary16 scale (and min) of the super-block. TQ2_0 has only this scale.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -14,7 +14,7 @@ namespace plumb::model::testing {
 
 inline const std::vector<std::string> golden_cases{
     "llama", "llama-rope-factors", "llama-linear", "llama-yarn", "llama-bias", "mistral", "smollm2",
-    "qwen2", "qwen2-tied",         "qwen3", "gpt2"};
+    "qwen2", "qwen2-tied",         "qwen3",        "gpt2"};
 
 inline std::string golden_path(const std::string& name, const std::string& extension) {
   return std::string(PLUMB_TEST_DATA) + "/model/" + name + extension;

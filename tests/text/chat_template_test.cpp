@@ -1,5 +1,5 @@
-// Chat templates against what Python's jinja2 makes of them, set up as transformers does it (goldens by
-// tools/make_template_goldens.py), and the bounds that an untrusted template meets.
+// Chat templates against Python's jinja2, set up as in transformers (goldens by tools/make_template_goldens.py), and the
+// limits of untrusted templates.
 #include "text/chat_template.h"
 #include "text/unicode/utf8.h"
 
@@ -143,7 +143,7 @@ std::string times(std::size_t count, std::string_view text) {
 // A tenth of the usual steps and a quarter of the memory: under the sanitizers, the usual ones take a minute.
 constexpr TemplateLimits quick{.max_steps = 1'000'000, .max_output_bytes = 32u << 20, .max_memory_bytes = 64u << 20};
 
-// Templates that would take for ever, or all memory, or the whole stack.
+// Templates that would never end, or use all memory or the whole stack.
 std::vector<Unbounded> unbounded() {
   const char* const steps = "more than 1000000 steps";
   const char* const memory = "more than 67108864 bytes of memory";
@@ -220,7 +220,7 @@ TEST_P(TemplateBounds, EndWithAnErrorInGoodTime) {
   const auto taken = std::chrono::steady_clock::now() - begin;
   ASSERT_FALSE(text.has_value()) << text->substr(0, 200);
   EXPECT_THAT(text.error().message, HasSubstr(GetParam().message));
-  // A release build needs less than 2 s for each under the usual limits; what is caught here is what never ends.
+  // A release build needs less than 2 s for each with the usual limits. This test only catches templates that never end.
   EXPECT_LT(taken, std::chrono::seconds(60));
 }
 
@@ -305,7 +305,7 @@ rc::Gen<Json> any_json(int depth) {
                                      [](const auto& entries) { return Json(entries); }));
 }
 
-// Text is put through as it is, whatever it holds: nothing of it is read as a template.
+// The text of messages stays as it is, whatever it contains: no part of it is read as a template.
 RC_GTEST_PROP(ChatTemplateProperty, TextOfMessagesIsNeverRead, ()) {
   const std::string content = *rc::gen::map(any_text(), [](std::string text) {
     for (char& c : text) c = static_cast<char>(c & 0x7f);
@@ -326,7 +326,7 @@ RC_GTEST_PROP(ChatTemplateProperty, ToJsonGivesTheValueBack, ()) {
   }
 }
 
-// A string written as a literal, taken to pieces and put together again, is itself.
+// A string written as a literal, cut into pieces and joined again, is unchanged.
 RC_GTEST_PROP(ChatTemplateProperty, PiecesOfTextMakeTheText, ()) {
   std::u32string points = *rc::gen::container<std::u32string>(
       rc::gen::map(rc::gen::oneOf(rc::gen::inRange(0, 0x300), rc::gen::inRange(0x1f300, 0x1f700)),
@@ -348,7 +348,7 @@ RC_GTEST_PROP(ChatTemplateProperty, PiecesOfTextMakeTheText, ()) {
   }
 }
 
-// Whatever the source is, there is a text or an error that says where; and the same once more.
+// Any source gives a text, or an error that says where it is; a second run gives the same.
 RC_GTEST_PROP(ChatTemplateProperty, AnySourceEndsWell, ()) {
   const std::string source = *rc::gen::map(
       rc::gen::container<std::vector<std::string>>(rc::gen::oneOf(
@@ -373,7 +373,7 @@ RC_GTEST_PROP(ChatTemplateProperty, AnySourceEndsWell, ()) {
   }
 }
 
-// What transformers' _alias_reasoning_fields makes of the same messages.
+// Compares with transformers' _alias_reasoning_fields on the same messages.
 TEST(RenderChat, AMessageHasItsReasoningUnderAllNames) {
   const auto chat_template = ChatTemplate::parse(
       "{% for m in messages %}{{ m | tojson }}\n{% endfor %}{{ [tools, documents, add_generation_prompt, bos_token] }}");

@@ -1,4 +1,4 @@
-// Slices against their definition for all bounds, and the order that sorting leaves equal keys in.
+// Slices against their definition for all bounds, and the order of equal keys after sorting.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -25,8 +25,8 @@ std::string rendered(std::string_view source, const Json& variables) {
 
 using Bound = std::optional<int>;
 
-// Python's [start:stop:step], said in another way: walk from one end to the other, keep what lies between the bounds, and
-// of that every |step|-th from the first on.
+// Python's [start:stop:step], defined in another way: walk from one end to the other, keep the elements between the bounds,
+// and of these take every |step|-th from the first on.
 std::vector<std::size_t> sliced(int length, Bound start, Bound stop, Bound step) {
   const int stride = step.value_or(1);
   const auto from_start = [&](int bound) { return bound < 0 ? bound + length : bound; };
@@ -85,7 +85,7 @@ TEST(TemplateSlices, AreThoseOfPythonForAllBounds) {
   }
 }
 
-// JSON may hold integers that templates only pass on.
+// JSON may have large integers that templates only pass on.
 TEST(TemplateIntegers, OfJsonBeyond64BitsAreShownAndNotComputedWith) {
   const Json variables{{"n", 18446744073709551615u}};
   EXPECT_EQ(
@@ -102,7 +102,7 @@ TEST(TemplateIntegers, OfJsonBeyond64BitsAreShownAndNotComputedWith) {
   }
 }
 
-// Many entries of few keys, which differ by case: enough that a sort that is not stable shows it.
+// Many entries with few keys, which differ only in case: enough for an unstable sort to show.
 struct Entry {
   std::string key;
   int number;

@@ -30,8 +30,7 @@ std::vector<std::string> split(const PreTokenizer& pre_tokenizer, std::string_vi
   return pieces;
 }
 
-// tests/data/text/tokenizer_splits.tsv: name, text in hexadecimal, and the lengths of the pieces that llama.cpp makes of
-// it.
+// tests/data/text/tokenizer_splits.tsv: a name, a text in hexadecimal, and the lengths of llama.cpp's pieces.
 TEST(PreTokenizer, SplitsAsLlamaCppDoes) {
   std::ifstream in(std::string(PLUMB_TEST_DATA) + "/text/tokenizer_splits.tsv");
   ASSERT_TRUE(in);
@@ -75,7 +74,7 @@ TEST(PreTokenizer, LettersThatAreNewInUnicodeAreLetters) {
   EXPECT_EQ(split(*gpt2, "a\u180eb"), (std::vector<std::string>{"a", "\u180e", "b"}));
 }
 
-// The definition: look at all neighbours, merge the first of the lowest order, and begin again.
+// The definition: of all pairs of neighbours, merge the first with the lowest order, and begin again.
 template <class Find>
 void merge_plainly(std::vector<Symbol>& symbols, const Find& find) {
   for (;;) {
