@@ -316,6 +316,12 @@ void attentions(Table& table) {
              .spikes = spikes});
       }
     }
+    // The same for the first token of a tile.
+    for (const std::uint32_t window : {2U, 64U, 129U}) {
+      for (const std::uint32_t begin : around({127})) {
+        add({.n_heads = 2, .n_kv_heads = 1, .steps = {begin + window - 1, 6}, .window = window, .type = type});
+      }
+    }
     // Caps and sinks, with and without windows.
     for (const float cap : {0.0F, 1.5F, 30.0F}) {
       for (const bool sinks : {false, true}) {
