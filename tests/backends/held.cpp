@@ -18,7 +18,7 @@ namespace plumb::backends {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(PLUMB_SANITIZED)
 constexpr double of_time = 0.05;
 #else
 constexpr double of_time = 1;

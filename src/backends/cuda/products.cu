@@ -51,8 +51,8 @@ __device__ __forceinline__ float dot_group(const unsigned char* row, unsigned gr
   return dot_group(F::unpack(row, group), x);
 }
 
-// In some formats two groups have their bits in the same bytes: pair i of a row is the groups first(i) and first(i) + apart.
-// A lane takes both, and loads their bytes once. apart = 0: the format has no such pairs.
+// Of formats with pairs of groups (formats.h) a lane takes a pair at a time: groups first(i) and first(i) + apart of a row are
+// its pair i. apart = 0: the format has no pairs.
 template <class F>
 struct Pairs {
   static constexpr unsigned apart = 0;
@@ -67,7 +67,7 @@ struct Pairs<q5_k_format> : Pairs<q4_k_format> {};
 template <>
 struct Pairs<q6_k_format> {
   static constexpr unsigned apart = 2;
-  static __device__ unsigned first(unsigned i) { return 8 * (i >> 2) + 4 * ((i >> 1) & 1u) + (i & 1u); }
+  static __device__ unsigned first(unsigned i) { return 4 * (i >> 1) + (i & 1u); }
 };
 
 // The product of a block, and the block's number within it: the blocks of each product follow those of the one before.
@@ -193,13 +193,13 @@ __global__ void __launch_bounds__(32 * product_warps) multiply_staged(const __gr
     const unsigned base = chunk * chunk_groups;
     const unsigned char* from = buffers + chunk % n_stages * (rows * chunk_bytes);
     if constexpr (Pairs<F>::apart != 0) {
-      const unsigned a = Pairs<F>::first(lane), b = a + Pairs<F>::apart;
-      if (base + b < n_groups) {
-        const RoundedGroup x_a = load_group(rounded, base + a, n_groups), x_b = load_group(rounded, base + b, n_groups);
+      const unsigned a = base + Pairs<F>::first(lane), b = a + Pairs<F>::apart;
+      if (b < n_groups) {
+        const RoundedGroup x_a = load_group(rounded, a, n_groups), x_b = load_group(rounded, b, n_groups);
 #pragma unroll
         for (unsigned r = 0; r < rows; ++r) {
-          const unsigned char* row = from + r * chunk_bytes;
-          sums[r] += dot_group<F>(row, a, x_a) + dot_group<F>(row, b, x_b);
+          const auto loaded = F::load(from + r * chunk_bytes, lane);
+          sums[r] += dot_group(F::part(loaded, 0), x_a) + dot_group(F::part(loaded, 1), x_b);
         }
       }
     } else {

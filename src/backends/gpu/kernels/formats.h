@@ -246,54 +246,98 @@ INLINE Group affine_group(uint4 header, uint i) {
   const uint min = i < 4 ? b & 63u : ((c >> 4) & 15u) | ((b >> 2) & 0x30u);
   return scaled_group(low_half(header.x) * float(scale), high_half(header.x) * float(min));
 }
+// Two groups of each of the next three formats have their bits in the same bytes. load(row, pair) reads the bytes of a pair
+// of groups, and part() makes its first or second group of them: a kernel that needs both reads them once.
 struct q4_k_format {
-  static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
-    DEVICE const uchar* block = row + 144 * (group >> 3);
-    const uint in_block = group & 7u;
-    Group g = affine_group(*(DEVICE const uint4*)block, in_block);
-    load_words_at_16(block + 16 + 32 * (in_block >> 1), g.words);
-    for (uint k = 0; k < 8; ++k) g.words[k] = (g.words[k] >> (4 * (in_block & 1u))) & 0x0f0f0f0fu;
+  struct Loaded {
+    uint4 header;
+    uint words[8];
+    uint in_block;  // of the first group
+  };
+  static INLINE_MEMBER Loaded load(DEVICE const uchar* row, uint pair) {
+    DEVICE const uchar* block = row + 144 * (pair >> 2);
+    Loaded l;
+    l.header = *(DEVICE const uint4*)block;
+    l.in_block = 2 * (pair & 3u);
+    load_words_at_16(block + 16 + 32 * (pair & 3u), l.words);
+    return l;
+  }
+  static INLINE_MEMBER Group part(THREAD const Loaded& l, uint i) {
+    Group g = affine_group(l.header, l.in_block + i);
+    for (uint k = 0; k < 8; ++k) g.words[k] = (l.words[k] >> (4 * i)) & 0x0f0f0f0fu;
     return g;
+  }
+  static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
+    const Loaded l = load(row, group >> 1);
+    return part(l, group & 1u);
   }
 };
 struct q5_k_format {
-  static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
-    DEVICE const uchar* block = row + 176 * (group >> 3);
-    const uint in_block = group & 7u;
-    Group g = affine_group(*(DEVICE const uint4*)block, in_block);
-    uint highs[8];
-    load_words_at_16(block + 48 + 32 * (in_block >> 1), g.words);
-    load_words_at_16(block + 16, highs);
+  struct Loaded {
+    uint4 header;
+    uint lows[8], highs[8];
+    uint in_block;  // of the first group
+  };
+  static INLINE_MEMBER Loaded load(DEVICE const uchar* row, uint pair) {
+    DEVICE const uchar* block = row + 176 * (pair >> 2);
+    Loaded l;
+    l.header = *(DEVICE const uint4*)block;
+    l.in_block = 2 * (pair & 3u);
+    load_words_at_16(block + 48 + 32 * (pair & 3u), l.lows);
+    load_words_at_16(block + 16, l.highs);
+    return l;
+  }
+  static INLINE_MEMBER Group part(THREAD const Loaded& l, uint i) {
+    Group g = affine_group(l.header, l.in_block + i);
     for (uint k = 0; k < 8; ++k) {
-      const uint low = (g.words[k] >> (4 * (in_block & 1u))) & 0x0f0f0f0fu;
-      g.words[k] = low | (((highs[k] >> in_block) & 0x01010101u) << 4);
+      const uint high = (l.highs[k] >> (l.in_block + i)) & 0x01010101u;
+      g.words[k] = ((l.lows[k] >> (4 * i)) & 0x0f0f0f0fu) | (high << 4);
     }
     return g;
   }
-};
-struct q6_k_format {
   static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
-    DEVICE const uchar* block = row + 210 * (group >> 3);
-    const uint in_block = group & 7u;
-    const float d = load_half(block + 208);
+    const Loaded l = load(row, group >> 1);
+    return part(l, group & 1u);
+  }
+};
+// A run has 128 weights in 64 bytes: groups 0 and 1 are the low nibbles, groups 2 and 3 the high ones. Groups 0 and 2, and
+// 1 and 3, are pairs.
+struct q6_k_format {
+  struct Loaded {
+    float d;
+    uint scales[2];
+    uint lows[8], highs[8];
+    uint in_run;  // of the first group: 0 or 1
+  };
+  static INLINE_MEMBER Loaded load(DEVICE const uchar* row, uint pair) {
+    DEVICE const uchar* block = row + 210 * (pair >> 2);
+    const uint run = (pair >> 1) & 1u;
+    Loaded l;
+    l.in_run = pair & 1u;
+    l.d = load_half(block + 208);
+    l.scales[0] = load_u16(block + 192 + 2 * (4 * run + l.in_run));
+    l.scales[1] = load_u16(block + 192 + 2 * (4 * run + l.in_run + 2));
+    LOAD_WORDS_AT_2(block + 64 * run + 32 * l.in_run, 8, l.lows);
+    LOAD_WORDS_AT_2(block + 128 + 32 * run, 8, l.highs);
+    return l;
+  }
+  static INLINE_MEMBER Group part(THREAD const Loaded& l, uint i) {
     Group g;
-    const uint scales = load_u16(block + 192 + 2 * in_block);
+    const uint scales = i == 0 ? l.scales[0] : l.scales[1];
     for (uint k = 0; k < 2; ++k) {
-      g.scale[k] = d * float(signed_byte(scales, k));
+      g.scale[k] = l.d * float(signed_byte(scales, k));
       g.min[k] = 0.0f;
     }
-    // A run has 128 weights in 64 bytes: groups 0 and 1 are the low nibbles, groups 2 and 3 the high ones.
-    const uint run = in_block >> 2;
-    const uint in_run = in_block & 3u;
-    uint lows[8], highs[8];
-    LOAD_WORDS_AT_2(block + 64 * run + 32 * (in_run & 1u), 8, lows);
-    LOAD_WORDS_AT_2(block + 128 + 32 * run, 8, highs);
     for (uint k = 0; k < 8; ++k) {
-      const uint low = (lows[k] >> (4 * (in_run >> 1))) & 0x0f0f0f0fu;
-      const uint high = (highs[k] >> (2 * in_run)) & 0x03030303u;
+      const uint low = (l.lows[k] >> (4 * i)) & 0x0f0f0f0fu;
+      const uint high = (l.highs[k] >> (2 * (l.in_run + 2 * i))) & 0x03030303u;
       g.words[k] = less(low | (high << 4), 0x20202020u);
     }
     return g;
+  }
+  static INLINE_MEMBER Group unpack(DEVICE const uchar* row, uint group) {
+    const Loaded l = load(row, 2 * (group >> 2) + (group & 1u));
+    return part(l, (group >> 1) & 1u);
   }
 };
 struct tq2_0_format {
