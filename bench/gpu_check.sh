@@ -22,7 +22,7 @@ if [ -x "$bin/backends_tests" ]; then
   empty=$(mktemp -d)
   trap 'rm -rf "$empty"' EXIT
   for version in 12 13; do cc -shared -x c /dev/null -o "$empty/libcublasLt.so.$version"; done
-  step 'op tests' "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1
+  step 'op tests' "$bin/backends_tests" --gtest_filter='*cuda:*cuda_tuned' --gtest_brief=1
   for tool in memcheck racecheck initcheck synccheck; do
     command -v compute-sanitizer >/dev/null || break
     libraries=${LD_LIBRARY_PATH:-}
@@ -30,7 +30,7 @@ if [ -x "$bin/backends_tests" ]; then
     # therefore stands before the real one here, and prompts run on the shared kernels.
     [ $tool != initcheck ] || libraries=$empty:$libraries
     step "compute-sanitizer $tool, op tests" env LD_LIBRARY_PATH="$libraries" compute-sanitizer --tool "$tool" --print-limit 3 \
-      --error-exitcode 1 "$bin/backends_tests" --gtest_filter='*/cuda' --gtest_brief=1
+      --error-exitcode 1 "$bin/backends_tests" --gtest_filter='*cuda:*cuda_tuned' --gtest_brief=1
     for kernels in '' --shared-kernels; do
       step "compute-sanitizer $tool $kernels" env LD_LIBRARY_PATH="$libraries" compute-sanitizer --tool "$tool" --print-limit 3 --error-exitcode 1 \
         "$bin/plumb" run canary -p 1 --temp 0 --backend cuda $kernels
