@@ -71,6 +71,27 @@ TEST(Rotary, TheReferencesYarnIsThatOfTransformers) {
   }
 }
 
+// transformers has no such setting: at 0 all pairs are interpolated, in between both implementations must agree.
+TEST(Rotary, YarnsExtrapolationIsMixedIn) {
+  for (const YarnCase& yarn : yarn_cases()) {
+    for (const float mix : {0.0f, 0.5f}) {
+      plan::Rope rope = rope_of(yarn);
+      rope.yarn->extrapolation_mix = mix;
+      plan::Plan plan;
+      plan.ops.emplace_back(rope);
+      const std::vector<double> found = rotations_of(plan, {}).angles[0].frequency;
+      const reference::Rotation reference = reference::rotation_at(rope, {}, 1);
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        const double interpolated =
+            std::pow(double{yarn.theta}, -2.0 * static_cast<double>(i) / yarn.n_rot) / double{yarn.factor};
+        const double expected = mix == 0 ? interpolated : std::atan2(reference.sine[i], reference.cosine[i]);
+        EXPECT_NEAR(found[i], expected, 3e-7 * expected) << i << ", mix " << mix;
+        if (mix == 0) EXPECT_NEAR(std::atan2(reference.sine[i], reference.cosine[i]), interpolated, 3e-7 * interpolated);
+      }
+    }
+  }
+}
+
 TEST(Rotary, EqualAnglesAreOneTable) {
   plan::Rope rope{.head_dim = 8, .n_rot = 4, .theta = 100};
   plan::Plan plan;

@@ -107,6 +107,26 @@ const std::vector<Damage>& damages() {
   return all;
 }
 
+// The limit is on all arrays together. The second array's strings are never read: their count alone is too many.
+TEST(Limits, StringsOfAllArraysCountTogether) {
+  RawFile file;
+  file.text("GGUF")
+      .number("version", std::uint32_t{3})
+      .number("n_tensors", std::uint64_t{0})
+      .number("n_keys", std::uint64_t{2});
+  const auto array = [&](const std::string& key, std::uint64_t count) {
+    file.string(key, key).number(key + ".type", std::uint32_t{9}).number(key + ".element", std::uint32_t{8});
+    file.number(key + ".count", count);
+  };
+  array("few", 1);
+  file.string("few.0", "x");
+  array("many", max_indexed);
+  file.bytes.resize(file.bytes.size() + max_indexed * sizeof(std::uint64_t));
+  const auto opened = File::from_memory(file.bytes, "large.gguf");
+  ASSERT_FALSE(opened);
+  EXPECT_THAT(opened.error().message, HasSubstr("the strings and arrays in arrays of a file may be"));
+}
+
 class DamagedFile : public ::testing::TestWithParam<Damage> {};
 
 TEST_P(DamagedFile, IsRefusedWithItemAndByte) {

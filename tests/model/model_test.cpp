@@ -226,6 +226,14 @@ TEST(ModelTest, OddValuesAreNamed) {
               HasSubstr("llama.rope.scaling.yarn_beta_fast"));
 }
 
+TEST(ModelTest, YarnsMagnitudeIsTheProductOfBothKeys) {
+  Edited file("llama-yarn");
+  file.set("llama.rope.scaling.attn_factor", 1.25f).set("llama.rope.scaling.yarn_attn_factor", 1.5f);
+  const auto model = file.load();
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_EQ(model->parameters().rope.yarn->attention_factor, 1.875f);
+}
+
 TEST(ModelTest, NeutralValuesOfForeignKeysAreHarmless) {
   Edited file("llama");
   file.set("llama.expert_count", 0u)

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -81,6 +82,19 @@ INSTANTIATE_TEST_SUITE_P(Shapes, SynthModelTest,
                            return std::string(std::get<0>(instance.param)) + "_" +
                                   std::string(name(std::get<1>(instance.param)));
                          });
+
+TEST_F(SynthTest, RotaryFactorsSlowTheSlowComponents) {
+  Preset preset = tiny("llama");
+  preset.rope_factors = Preset::RopeFactors{.factor = 8, .original_context = 64};
+  ASSERT_TRUE(synthesize(preset, FileType::f16, 1, path_));
+  const auto file = gguf::File::open(path_).value();
+  const gguf::Tensor* tensor = file.tensor("rope_freqs.weight");
+  ASSERT_NE(tensor, nullptr);
+  std::vector<float> divisors(tensor->n_elements());
+  std::memcpy(divisors.data(), tensor->data.data(), divisors.size() * sizeof(float));
+  EXPECT_EQ(divisors.front(), 1) << "turns ten times in the original context";
+  EXPECT_FLOAT_EQ(divisors.back(), 8) << "turns less than once";
+}
 
 TEST_F(SynthTest, SameSeedSameFile) {
   ASSERT_TRUE(synthesize(tiny("llama"), FileType::q8_0, 1, path_));

@@ -126,6 +126,15 @@ TEST(Plan, EachRuleNamesItsOp) {
   }
 }
 
+TEST(Plan, KeysAndValuesFitTheCache) {
+  for (const bool k_is_wide : {true, false}) {
+    Fixture f;
+    const ValueId narrow = f.builder.linear("narrow", f.x, f.builder.matrix(tensor("w", {8, 4})));
+    f.builder.kv_write(0, k_is_wide ? f.x : narrow, k_is_wide ? narrow : f.x);
+    EXPECT_THAT(f.message(), HasSubstr("'token_embd' has width 8, the cache holds n_kv_heads * head_dim = 4"));
+  }
+}
+
 TEST(Plan, LogitsMustHaveOutputRows) {
   Fixture f;
   const ValueId logits = f.builder.linear("logits", f.x, f.table);

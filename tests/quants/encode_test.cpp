@@ -217,5 +217,23 @@ TEST(Quality, NoWorseThanLlamaCpp) {
   }
 }
 
+// The scale of a super-block's scales is a binary16, which is coarse below 2^-14. Rounding it down would clip the largest
+// group: its weights would be off by several of their steps.
+TEST(Encode, TinyWeightsAreNotClipped) {
+  const auto largest_error = [](std::string_view name, float n_steps) {
+    const float step = 63 * 1.4f * 0x1p-24f;  // of the largest group: the scale lies between two numbers of binary16
+    std::vector<float> x(256);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = step * n_steps * (static_cast<float>(i % 32) / 31) * (i < 32 ? 1.0f : 0.5f);
+    }
+    const std::vector<float> y = round_trip(*find(name), x);
+    float largest = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) largest = std::max(largest, std::fabs(y[i] - x[i]));
+    return largest / step;
+  };
+  EXPECT_LT(largest_error("Q4_K", 15), 1);
+  EXPECT_LT(largest_error("Q5_K", 31), 1);
+}
+
 }  // namespace
 }  // namespace plumb::quants

@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string rendered(std::string_view source, const Json& variables) {
+std::string printed(std::string_view source, const Json& variables) {
   const auto parsed = ChatTemplate::parse(source);
   if (!parsed) return parsed.error().message;
   const auto text = parsed->render(variables);
@@ -70,7 +70,7 @@ TEST(TemplateSlices, AreThoseOfPythonForAllBounds) {
          {"items", "items | join", "range(items | length) | list", "ascii", "range(ascii | length)"}) {
       SCOPED_TRACE(fmt::format("{} of {}", sequence, length));
       const std::string shown =
-          rendered(fmt::format("{{% set s = {} %}}{{% for c in cases %}}{{% for x in s[c[0]:c[1]:c[2]] %}}"
+          printed(fmt::format("{{% set s = {} %}}{{% for c in cases %}}{{% for x in s[c[0]:c[1]:c[2]] %}}"
                                "{{{{ items[x] if x is number else items[ascii.index(x)] if x in ascii else x }}}}"
                                "{{% endfor %}}|{{% endfor %}}",
                                sequence),
@@ -89,14 +89,14 @@ TEST(TemplateSlices, AreThoseOfPythonForAllBounds) {
 TEST(TemplateIntegers, OfJsonBeyond64BitsAreShownAndNotComputedWith) {
   const Json variables{{"n", 18446744073709551615u}};
   EXPECT_EQ(
-      rendered("{{ n }} {{ [n] }} {{ {'n': n} | tojson }} {{ n | int }} {{ n is integer }} {{ n is number }} {{ n == n }} "
+      printed("{{ n }} {{ [n] }} {{ {'n': n} | tojson }} {{ n | int }} {{ n is integer }} {{ n is number }} {{ n == n }} "
                "{{ n | string | length }} {{ n | abs }} {{ n is string }} {{ 'y' if n else 'n' }} {{ {n: 1}[n] }} {{ n | "
                "float }}",
                variables),
       "18446744073709551615 [18446744073709551615] {\"n\": 18446744073709551615} 18446744073709551615 True True True 20 "
       "18446744073709551615 False y 1 1.8446744073709552e+19");
   for (const char* use : {"n + 1", "-n", "n < 1", "1 < n", "[n, 1] | sort", "'%d' % n", "range(n)", "n % 2", "'a' * n"}) {
-    EXPECT_EQ(rendered(fmt::format("{{{{ {} }}}}", use), variables),
+    EXPECT_EQ(printed(fmt::format("{{{{ {} }}}}", use), variables),
               "chat template, line 1: an integer beyond 64 bits is not supported")
         << use;
   }
@@ -152,7 +152,7 @@ TEST(TemplateSorting, LeavesEqualKeysInTheirOrder) {
   };
   const std::vector<Entry> ascending = insert_sorted(std::less<>());
   const std::vector<Entry> descending = insert_sorted(std::greater<>());
-  const auto shown = [&](const std::string& filter) { return rendered(filter, variables); };
+  const auto shown = [&](const std::string& filter) { return printed(filter, variables); };
   EXPECT_EQ(shown("{% for e in entries | sort(attribute='k') %}{{ e.n }},{% endfor %}"), numbers_of(ascending));
   EXPECT_EQ(shown("{% for e in entries | sort(attribute='k', reverse=true) %}{{ e.n }},{% endfor %}"),
             numbers_of(descending));
@@ -170,12 +170,12 @@ TEST(TemplateSorting, AGroupIsNamedByItsFirstMember) {
     const auto first = std::ranges::find_if(entries, [&](const Entry& e) { return lower(e.key)[0] == letter; });
     if (first != entries.end()) expected += first->key;
   }
-  EXPECT_EQ(rendered("{% for g in entries | groupby('k') %}{{ g.grouper }}{% endfor %}", variables_of(entries)), expected);
+  EXPECT_EQ(printed("{% for g in entries | groupby('k') %}{{ g.grouper }}{% endfor %}", variables_of(entries)), expected);
 }
 
 TEST(TemplateSorting, TheFirstOfEqualsIsTheLeastAndTheGreatest) {
   const Json variables{{"names", {"b", "A", "a", "B"}}};
-  EXPECT_EQ(rendered("{{ names | min }}{{ names | max }}{{ names | unique | join }}", variables), "AbbA");
+  EXPECT_EQ(printed("{{ names | min }}{{ names | max }}{{ names | unique | join }}", variables), "AbbA");
 }
 
 }  // namespace

@@ -187,6 +187,18 @@ TEST_F(Traces, OfWhichTheEndIsMissingAreRefused) {
   for (std::size_t n = 0; n < whole.size(); ++n) EXPECT_FALSE(Trace::parse(whole.first(n))) << n << " of " << whole.size();
 }
 
+TEST_F(Traces, BracketsInTextAreNoNesting) {
+  const Info info{.engine = "some engine", .prompt = R"(say "[[[[[[" and \"{{{{{{)", .tokens = {1}};
+  auto writer = Writer::create(path, info, 1);
+  ASSERT_TRUE(writer) << writer.error().message;
+  const std::vector<float> a{1};
+  ASSERT_TRUE(writer->add(0, "a", 1, 1, a));
+  ASSERT_TRUE(writer->finish(info));
+  const auto trace = Trace::open(path);
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_EQ(trace->info().prompt, info.prompt);
+}
+
 TEST_F(Traces, ThatNoReaderTakesAreNotBegun) {
   const auto writer = Writer::create(path, {.tokens = {1}}, 1'000'000);
   ASSERT_FALSE(writer);
