@@ -86,7 +86,9 @@ TEST(Rotary, YarnsExtrapolationIsMixedIn) {
             std::pow(double{yarn.theta}, -2.0 * static_cast<double>(i) / yarn.n_rot) / double{yarn.factor};
         const double expected = mix == 0 ? interpolated : std::atan2(reference.sine[i], reference.cosine[i]);
         EXPECT_NEAR(found[i], expected, 3e-7 * expected) << i << ", mix " << mix;
-        if (mix == 0) EXPECT_NEAR(std::atan2(reference.sine[i], reference.cosine[i]), interpolated, 3e-7 * interpolated);
+        if (mix == 0) {
+          EXPECT_NEAR(std::atan2(reference.sine[i], reference.cosine[i]), interpolated, 3e-7 * interpolated);
+        }
       }
     }
   }

@@ -22,7 +22,9 @@ TEST(Utf8, EveryCodePointButSurrogatesIsWellFormed) {
     const bool is_character = c <= 0x10ffff && (c < 0xd800 || c > 0xdfff);
     const std::size_t length = length_at(text, 0);
     ASSERT_EQ(length, is_character ? text.size() : 0) << std::hex << static_cast<std::uint32_t>(c);
-    if (length > 0) ASSERT_EQ(code_point(text, 0, length), c);
+    if (length > 0) {
+      ASSERT_EQ(code_point(text, 0, length), c);
+    }
   }
 }
 
