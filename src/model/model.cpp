@@ -18,15 +18,8 @@ std::vector<std::string_view> architecture_names() {
 }
 
 std::string_view name(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::none:
-      return "none";
-    case RopeScaling::linear:
-      return "linear";
-    case RopeScaling::yarn:
-      return "yarn";
-  }
-  return "unknown";
+  if (scaling == RopeScaling::none) return "none";
+  return scaling == RopeScaling::linear ? "linear" : "yarn";
 }
 
 Result<Model> Model::load(gguf::File file) {

@@ -482,6 +482,32 @@ TEST_P(CpuKernels, RotationsOfBothPairings) {
   }
 }
 
+struct Attended {
+  std::vector<float> largest, total, context;
+};
+// Rows of q against one block of keys and values; row r sees positions first[r] to last[r].
+Attended attend(const KernelTable& table, const std::vector<float>& q, std::size_t stride, const void* k, const void* v,
+                bool f16, const std::vector<std::uint32_t>& first, const std::vector<std::uint32_t>& last) {
+  const std::size_t n_rows = first.size();
+  Attended result{std::vector<float>(n_rows), std::vector<float>(n_rows), std::vector<float>(n_rows * stride)};
+  const AlignedBuffer scratch(sizeof(float) * (n_rows * kv_block + 2 * kv_block * stride));
+  AttendBlock job{};
+  job.q = q.data();
+  job.n_rows = n_rows;
+  job.head_stride = stride;
+  job.k = k;
+  job.v = v;
+  job.f16 = f16;
+  job.first = first.data();
+  job.last = last.data();
+  job.largest = result.largest.data();
+  job.total = result.total.data();
+  job.context = result.context.data();
+  job.scratch = scratch.bytes.get();
+  table.attend(job);
+  return result;
+}
+
 TEST_P(CpuKernels, AttentionOverABlockOfTheCache) {
   for (const bool f16 : {false, true}) {
     for (const std::size_t stride : {16u, 64u, 80u}) {
@@ -505,22 +531,9 @@ TEST_P(CpuKernels, AttentionOverABlockOfTheCache) {
           first[r] = r % 3 == 0 ? 0 : static_cast<std::uint32_t>(random() % (kv_block + 1));
         }
         last[0] = 100;
-        std::vector<float> largest(n_rows), total(n_rows), context(n_rows * stride);
-        const AlignedBuffer scratch(sizeof(float) * (n_rows * kv_block + 2 * kv_block * stride));
-        AttendBlock job{};
-        job.q = q.data();
-        job.n_rows = n_rows;
-        job.head_stride = stride;
-        job.k = f16 ? static_cast<const void*>(k16.data()) : k.data();
-        job.v = f16 ? static_cast<const void*>(v16.data()) : v.data();
-        job.f16 = f16;
-        job.first = first.data();
-        job.last = last.data();
-        job.largest = largest.data();
-        job.total = total.data();
-        job.context = context.data();
-        job.scratch = scratch.bytes.get();
-        table.attend(job);
+        const auto [largest, total, context] =
+            attend(table, q, stride, f16 ? static_cast<const void*>(k16.data()) : k.data(),
+                   f16 ? static_cast<const void*>(v16.data()) : v.data(), f16, first, last);
         for (std::size_t r = 0; r < n_rows; ++r) {
           if (first[r] >= last[r]) {
             ASSERT_EQ(total[r], 0.0f);
@@ -580,22 +593,9 @@ TEST_P(CpuKernels, AttentionSeesNothingOutsideItsWindow) {
           std::transform(k.begin(), k.end(), k16.begin(), f32_to_f16);
           std::transform(v.begin(), v.end(), v16.begin(), f32_to_f16);
           const std::vector<float> q(n_rows * stride, 0.1f);
-          std::vector<float> largest(n_rows), total(n_rows), context(n_rows * stride);
-          const AlignedBuffer scratch(sizeof(float) * (n_rows * kv_block + 2 * kv_block * stride));
-          AttendBlock job{};
-          job.q = q.data();
-          job.n_rows = n_rows;
-          job.head_stride = stride;
-          job.k = f16 ? static_cast<const void*>(k16.data()) : k.data();
-          job.v = f16 ? static_cast<const void*>(v16.data()) : v.data();
-          job.f16 = f16;
-          job.first = firsts.data();
-          job.last = lasts.data();
-          job.largest = largest.data();
-          job.total = total.data();
-          job.context = context.data();
-          job.scratch = scratch.bytes.get();
-          table.attend(job);
+          const auto [largest, total, context] =
+              attend(table, q, stride, f16 ? static_cast<const void*>(k16.data()) : k.data(),
+                     f16 ? static_cast<const void*>(v16.data()) : v.data(), f16, firsts, lasts);
           for (std::size_t r = 0; r + (n_rows > 1 ? 1 : 0) < n_rows; ++r) {
             if (first >= last) {
               ASSERT_EQ(total[r], 0.0f);

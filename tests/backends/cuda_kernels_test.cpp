@@ -281,6 +281,17 @@ std::vector<quants::Format> formats_where(Predicate predicate) {
   return found;
 }
 
+// Two products of one format with the same input.
+cuda::Products two_products(const quants::FormatInfo& info, unsigned n_in, bool gated) {
+  cuda::Products p;
+  p.n_products = 2;
+  p.format = static_cast<unsigned>(info.format);
+  p.n_in = n_in;
+  p.row_bytes = static_cast<unsigned>(info.row_bytes(n_in));
+  p.gated = gated;
+  return p;
+}
+
 class CudaProducts : public testing::TestWithParam<quants::Format> {};
 
 // Rows of one block; of an odd number of blocks, which begin at multiples of 2 bytes; of less and more than the 64 groups
@@ -297,12 +308,7 @@ TEST_P(CudaProducts, AreSumsOfProducts) {
       const std::vector<unsigned> n_outs = gated ? std::vector<unsigned>{21, 21} : std::vector<unsigned>{37, 1};
       SCOPED_TRACE(std::string(info.name) + ", " + std::to_string(n_in) + (gated ? " inputs, gated" : " inputs"));
       OnDevice device;
-      cuda::Products p;
-      p.n_products = 2;
-      p.format = static_cast<unsigned>(info.format);
-      p.n_in = n_in;
-      p.row_bytes = static_cast<unsigned>(info.row_bytes(n_in));
-      p.gated = gated;
+      cuda::Products p = two_products(info, n_in, gated);
       std::vector<float> x(n_in);
       for (float& v : x) v = normal(random);
       std::vector<std::vector<float>> weights, biases, residuals;
@@ -395,12 +401,7 @@ TEST_P(CudaFloatProducts, AreSumsOfProducts) {
         for (float& v : x) v = normal(random);
         for (float& v : norm) v = normal(random);
         OnDevice device;
-        cuda::Products p;
-        p.n_products = 2;
-        p.format = static_cast<unsigned>(info.format);
-        p.n_in = n_in;
-        p.row_bytes = static_cast<unsigned>(info.row_bytes(n_in));
-        p.gated = gated;
+        cuda::Products p = two_products(info, n_in, gated);
         std::vector<std::vector<float>> weights, biases;
         std::vector<std::size_t> y_at;
         for (unsigned k = 0; k < 2; ++k) {

@@ -134,23 +134,29 @@ void expect_same(const std::vector<Candidate>& actual, const std::vector<Candida
   }
 }
 
+// The distribution of a sampler that has accepted some tokens, held to the definition.
+auto held_distribution(Sampler& sampler, const SamplerSettings& settings, const std::vector<float>& logits) {
+  const int vocab = static_cast<int>(logits.size());
+  const auto accepted = *rc::gen::container<std::vector<TokenId>>(rc::gen::inRange(0, vocab));
+  for (const TokenId token : accepted) sampler.accept(token);
+  bool sure = true;
+  const auto expected = by_definition(settings, logits, accepted, sure);
+  RC_PRE(sure);
+  auto distribution = sampler.distribution(logits);
+  RC_ASSERT(distribution.has_value());
+  expect_same(*distribution, expected);
+  return *std::move(distribution);
+}
+
 RC_GTEST_PROP(Sampler, agrees_with_the_definition_for_all_settings_at_once, ()) {
   const auto vocab = *rc::gen::inRange<std::size_t>(1, 400);
   const auto logits = random_logits(vocab);
   const auto settings = random_settings(vocab);
-  const auto accepted = *rc::gen::container<std::vector<TokenId>>(rc::gen::inRange(0, static_cast<int>(vocab)));
   auto sampler = make(settings, vocab);
-  for (const TokenId token : accepted) sampler.accept(token);
-
-  bool sure = true;
-  const auto expected = by_definition(settings, logits, accepted, sure);
-  RC_PRE(sure);
-  const auto distribution = sampler.distribution(logits);
-  RC_ASSERT(distribution.has_value());
-  expect_same(*distribution, expected);
+  const auto distribution = held_distribution(sampler, settings, logits);
 
   // The draw goes by cumulative weight in order of ids.
-  auto by_id = *distribution;
+  auto by_id = distribution;
   std::sort(by_id.begin(), by_id.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   const double u = uniform(settings.seed, 0);
   double cumulative = 0;
@@ -174,15 +180,8 @@ void check_alone(void (*change)(SamplerSettings&, int n)) {
   const auto logits = random_logits(static_cast<std::size_t>(n));
   auto settings = plain();
   change(settings, n);
-  const auto accepted = *rc::gen::container<std::vector<TokenId>>(rc::gen::inRange(0, n));
   auto sampler = make(settings, logits.size());
-  for (const TokenId token : accepted) sampler.accept(token);
-  bool sure = true;
-  const auto expected = by_definition(settings, logits, accepted, sure);
-  RC_PRE(sure);
-  const auto distribution = sampler.distribution(logits);
-  RC_ASSERT(distribution.has_value());
-  expect_same(*distribution, expected);
+  held_distribution(sampler, settings, logits);
 }
 
 RC_GTEST_PROP(Sampler, temperature_alone, ()) {

@@ -71,10 +71,10 @@ TEST(TemplateSlices, AreThoseOfPythonForAllBounds) {
       SCOPED_TRACE(fmt::format("{} of {}", sequence, length));
       const std::string shown =
           printed(fmt::format("{{% set s = {} %}}{{% for c in cases %}}{{% for x in s[c[0]:c[1]:c[2]] %}}"
-                               "{{{{ items[x] if x is number else items[ascii.index(x)] if x in ascii else x }}}}"
-                               "{{% endfor %}}|{{% endfor %}}",
-                               sequence),
-                   variables);
+                              "{{{{ items[x] if x is number else items[ascii.index(x)] if x in ascii else x }}}}"
+                              "{{% endfor %}}|{{% endfor %}}",
+                              sequence),
+                  variables);
       std::vector<std::string> actual;
       for (std::size_t begin = 0, end = 0; (end = shown.find('|', begin)) != std::string::npos; begin = end + 1) {
         actual.push_back(shown.substr(begin, end - begin));
@@ -90,9 +90,9 @@ TEST(TemplateIntegers, OfJsonBeyond64BitsAreShownAndNotComputedWith) {
   const Json variables{{"n", 18446744073709551615u}};
   EXPECT_EQ(
       printed("{{ n }} {{ [n] }} {{ {'n': n} | tojson }} {{ n | int }} {{ n is integer }} {{ n is number }} {{ n == n }} "
-               "{{ n | string | length }} {{ n | abs }} {{ n is string }} {{ 'y' if n else 'n' }} {{ {n: 1}[n] }} {{ n | "
-               "float }}",
-               variables),
+              "{{ n | string | length }} {{ n | abs }} {{ n is string }} {{ 'y' if n else 'n' }} {{ {n: 1}[n] }} {{ n | "
+              "float }}",
+              variables),
       "18446744073709551615 [18446744073709551615] {\"n\": 18446744073709551615} 18446744073709551615 True True True 20 "
       "18446744073709551615 False y 1 1.8446744073709552e+19");
   for (const char* use : {"n + 1", "-n", "n < 1", "1 < n", "[n, 1] | sort", "'%d' % n", "range(n)", "n % 2", "'a' * n"}) {
@@ -176,6 +176,17 @@ TEST(TemplateSorting, AGroupIsNamedByItsFirstMember) {
 TEST(TemplateSorting, TheFirstOfEqualsIsTheLeastAndTheGreatest) {
   const Json variables{{"names", {"b", "A", "a", "B"}}};
   EXPECT_EQ(printed("{{ names | min }}{{ names | max }}{{ names | unique | join }}", variables), "AbbA");
+}
+
+// As Python's round(): to even where two tens are equally near.
+TEST(TemplateNumbers, RoundToTens) {
+  EXPECT_EQ(printed("{{ 25 | round(-1) }} {{ 35 | round(-1) }} {{ 26 | round(-1) }}", Json::object()), "20 40 30");
+}
+
+// loop.last has to look one element ahead; loop.length counts that one, too.
+TEST(TemplateLoops, LengthCountsTheElementAhead) {
+  EXPECT_EQ(printed("{% for x in 'abc' | map('upper') %}{{ loop.last }}{{ loop.length }} {% endfor %}", Json::object()),
+            "False3 False3 True3 ");
 }
 
 }  // namespace

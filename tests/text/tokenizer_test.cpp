@@ -95,6 +95,7 @@ TEST(SentencePiece, MergesByScoreAndThenFromTheLeft) {
   EXPECT_THAT(pieces(*t.tokenizer, "aaa"), ElementsAre("▁", "aa", "a"));
   EXPECT_THAT(pieces(*t.tokenizer, "abc"), ElementsAre("▁", "ab", "c"));
   EXPECT_THAT(pieces(*t.tokenizer, "1ababab"), ElementsAre("▁", "1", "abab", "ab"));
+  EXPECT_THAT(pieces(*t.tokenizer, "   1"), ElementsAre("▁▁▁▁", "1")) << "the vocabulary's longest token";
 }
 
 TEST(SentencePiece, SpellsWhatIsNoTokenInBytes) {

@@ -142,6 +142,8 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"2"}})", "'version' is '2'");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1"}})", "'tokens' is no JSON list");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1,-2]"}})", "item 1");
+  refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1,4294967297]"}})", "item 1");
+  refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1]","positions":"[4294967297]"}})", "item 0");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1]","positions":"[1,2]"}})", "2 items");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"7"}})", "no JSON object");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"{\"a\":[1]}"}})",
