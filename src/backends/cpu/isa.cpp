@@ -62,7 +62,7 @@ Operand operand(quants::Format format) {
 #define PLUMB_FORMAT(id, type, NAME, family, writing) \
   case quants::Format::id:                            \
     return family;
-    PLUMB_FORMATS(PLUMB_FORMAT)
+    PLUMB_FORMATS(PLUMB_FORMAT)  // NOLINT(bugprone-branch-clone): the formats of a family
 #undef PLUMB_FORMAT
   }
   return Operand::f32;

@@ -101,7 +101,7 @@ struct AttendBlock {
 
 enum class ActivationKind : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
 
-#define PLUMB_FORMAT(...) +1
+#define PLUMB_FORMAT(...) +1  // NOLINT(bugprone-macro-parentheses): a sum
 inline constexpr std::size_t n_formats = PLUMB_FORMATS(PLUMB_FORMAT);
 #undef PLUMB_FORMAT
 
