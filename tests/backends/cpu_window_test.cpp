@@ -1,7 +1,9 @@
 // Sliding windows that begin at a block's edge of the KV cache, and one before and after it. Values outside the window are
 // 30,000 and their keys fit the query better than those inside, so that one which leaks in is seen, whatever the tolerance.
+// The oldest value inside differs from the others, so that its loss is seen.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <vector>
 
 #include "backends/cpu/cpu.h"
@@ -14,21 +16,23 @@ namespace {
 constexpr std::uint32_t head_dim = 16;
 constexpr std::uint32_t window = 5;
 constexpr TokenId outside = 0;
-constexpr TokenId inside = 1;
+constexpr TokenId oldest = 1;  // of those inside
+constexpr TokenId inside = 2;
+constexpr std::size_t n_tokens = 3;
 
 // Attention alone: queries, keys and values are rows of tables, by token.
 class Attending {
  public:
   Attending() {
     plan::Builder builder({1, 1, head_dim});
-    const auto table = [&](const char* name, std::uint64_t width, float outside_value, float inside_value) {
-      std::vector<float>& values = data_.emplace_back(2 * width, outside_value);
-      std::fill(values.begin() + static_cast<std::ptrdiff_t>(width), values.end(), inside_value);
-      return builder.matrix(tensor(name, width, 2, values));
+    const auto table = [&](const char* name, std::uint64_t width, std::array<float, n_tokens> by_token) {
+      std::vector<float>& values = data_.emplace_back();
+      for (const float value : by_token) values.insert(values.end(), width, value);
+      return builder.matrix(tensor(name, width, n_tokens, values));
     };
-    const auto q = builder.embed("q", table("q.weight", std::uint64_t{2} * head_dim, 1, 1));
-    const auto k = builder.embed("k", table("k.weight", head_dim, 2, 1));
-    const auto v = builder.embed("v", table("v.weight", head_dim, 30000, 1));
+    const auto q = builder.embed("q", table("q.weight", std::uint64_t{2} * head_dim, {1, 1, 1}));
+    const auto k = builder.embed("k", table("k.weight", head_dim, {2, 1, 1}));
+    const auto v = builder.embed("v", table("v.weight", head_dim, {30000, 6, 1}));
     builder.kv_write(0, k, v);
     plan::Attention attention;
     attention.n_heads = 2;
@@ -37,12 +41,12 @@ class Attending {
     attention.scale = 0.1f;
     attention.window = window;
     const auto context = builder.attention("ctx", q, attention);
-    std::vector<float>& output = data_.emplace_back(2 * 2 * head_dim, 0.0f);
+    std::vector<float>& output = data_.emplace_back(n_tokens * 2 * head_dim, 0.0f);
     output[0] = output[head_dim] = 0.5f;  // of each head, half
-    auto made =
-        builder.finish(builder.linear("logits", context, builder.matrix(tensor("output.weight", 2 * head_dim, 2, output)),
-                                      {}, plan::Rows::outputs),
-                       512);
+    auto made = builder.finish(
+        builder.linear("logits", context, builder.matrix(tensor("output.weight", 2 * head_dim, n_tokens, output)), {},
+                       plan::Rows::outputs),
+        512);
     EXPECT_TRUE(made) << (made ? "" : made.error().message);
     plan = std::make_shared<plan::Plan>(std::move(*made));
   }
@@ -75,7 +79,8 @@ TEST_P(CpuWindow, BeginsAtOrBesideABlocksEdge) {
         for (const KvType type : {KvType::f32, KvType::f16}) {
           SCOPED_TRACE(fmt::format("window from {}, {} tokens in the last step", first, last_step));
           std::vector<TokenId> tokens(first, outside);
-          tokens.insert(tokens.end(), window, inside);
+          tokens.push_back(oldest);
+          tokens.insert(tokens.end(), window - 1, inside);
           const auto executor = std::move(*make_cpu(GetParam())->load(model.plan, {.n_threads = 2}));
           const auto cache = std::move(*executor->new_cache(400, type));
           const std::span<const TokenId> all(tokens);
@@ -85,7 +90,7 @@ TEST_P(CpuWindow, BeginsAtOrBesideABlocksEdge) {
           }
           const auto logits = executor->run({cache.get(), all.last(n), Outputs::last});
           ASSERT_TRUE(logits) << (logits ? "" : logits.error().message);
-          EXPECT_NEAR((*logits)[0], 1.0f, 1e-5f);
+          EXPECT_NEAR((*logits)[0], 2.0f, 1e-5f);  // the mean of 6, 1, 1, 1, 1
         }
       }
     }
