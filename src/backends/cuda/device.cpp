@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <map>
+#include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "backends/cuda/cuda.h"
@@ -26,16 +28,23 @@ using gpu::View;
 constexpr double gib = 1024.0 * 1024 * 1024;
 constexpr std::size_t staging_bytes = std::size_t{8} << 20;
 
+// The stream in which a device queues all its work. Memory may outlive the device, so it shares the stream.
+using Stream = std::shared_ptr<std::remove_pointer_t<cudaStream_t>>;
+
 class CudaMemory final : public gpu::Memory {
  public:
-  CudaMemory(std::byte* data, std::uint64_t size) : Memory(size), data_(data) {}
+  CudaMemory(std::byte* data, std::uint64_t size, Stream stream) : Memory(size), data_(data), stream_(std::move(stream)) {}
   CudaMemory(const CudaMemory&) = delete;
   CudaMemory& operator=(const CudaMemory&) = delete;
-  ~CudaMemory() override { cudaFree(data_); }
+  ~CudaMemory() override {
+    cudaStreamSynchronize(stream_.get());  // cudaFree may wait, but does not promise to
+    cudaFree(data_);
+  }
   [[nodiscard]] std::byte* data() const { return data_; }
 
  private:
   std::byte* data_;
+  Stream stream_;
 };
 
 std::byte* address(const View& view) {
@@ -49,16 +58,18 @@ class CudaDevice final : public gpu::Device {
   CudaDevice& operator=(const CudaDevice&) = delete;
   ~CudaDevice() override {
     forget_recordings();
-    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-    tuning_.reset();
-    if (staging_ != nullptr) cudaFreeHost(staging_);
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    if (stream_) cudaStreamSynchronize(stream_.get());
+    cudaFreeHost(staging_);
   }
 
   Result<void> start() {
     PLUMB_TRY(description_, describe_cuda_device());
-    PLUMB_CHECK(check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"));
-    PLUMB_CHECK(check(cudaMallocHost(&staging_, staging_bytes), "cudaMallocHost"));
+    cudaStream_t stream = nullptr;
+    PLUMB_CHECK(check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate"));
+    stream_ = Stream(stream, cudaStreamDestroy);
+    void* staging = nullptr;
+    PLUMB_CHECK(check(cudaMallocHost(&staging, staging_bytes), "cudaMallocHost"));
+    staging_ = static_cast<std::byte*>(staging);
     auto cublas = CublasLt::open();
     if (!cublas) description_ += "; prompts are slow: " + cublas.error().message;
     tuning_ = make_tuning(*this, address, cublas ? std::move(*cublas) : nullptr);
@@ -82,17 +93,24 @@ class CudaDevice final : public gpu::Device {
           what, static_cast<double>(bytes) / gib, static_cast<double>(free) / gib, static_cast<double>(total) / gib);
     }
     PLUMB_CHECK(check(error, "cudaMalloc"));
-    return std::make_unique<CudaMemory>(static_cast<std::byte*>(data), bytes);
+    return std::make_unique<CudaMemory>(static_cast<std::byte*>(data), bytes, stream_);
   }
+  // Small copies go through pinned memory, where uploads stay until the next wait. Large ones are waited for.
   Result<void> upload(const View& to, std::span<const std::byte> from) override {
-    return check(cudaMemcpyAsync(address(to), from.data(), from.size(), cudaMemcpyHostToDevice, stream_), "an upload");
+    if (from.size() > staging_bytes) {
+      PLUMB_CHECK(copy(address(to), from.data(), from.size(), cudaMemcpyHostToDevice));
+      return wait();
+    }
+    if (from.size() > staging_bytes - n_staged_) PLUMB_CHECK(wait());
+    std::byte* staged = staging_ + n_staged_;
+    std::memcpy(staged, from.data(), from.size());
+    n_staged_ += from.size();
+    return copy(address(to), staged, from.size(), cudaMemcpyHostToDevice);
   }
   Result<void> download(const View& from, std::span<std::byte> to) override {
     const bool staged = to.size() <= staging_bytes;
-    PLUMB_CHECK(
-        check(cudaMemcpyAsync(staged ? staging_ : to.data(), address(from), to.size(), cudaMemcpyDeviceToHost, stream_),
-              "a download"));
-    PLUMB_CHECK(check(cudaStreamSynchronize(stream_), "waiting for the GPU"));
+    PLUMB_CHECK(copy(staged ? staging_ : to.data(), address(from), to.size(), cudaMemcpyDeviceToHost));
+    PLUMB_CHECK(wait());
     if (staged) std::memcpy(to.data(), staging_, to.size());
     return {};
   }
@@ -104,10 +122,10 @@ class CudaDevice final : public gpu::Device {
       PLUMB_TRY(cudaGraphExec_t graph, record(launches));
       found = graphs_.emplace(tag, graph).first;
     }
-    return check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
+    return check(cudaGraphLaunch(found->second, stream_.get()), "cudaGraphLaunch");
   }
   void forget_recordings() override {
-    if (!graphs_.empty()) cudaStreamSynchronize(stream_);
+    if (!graphs_.empty()) cudaStreamSynchronize(stream_.get());
     for (const auto& [tag, graph] : graphs_) cudaGraphExecDestroy(graph);
     graphs_.clear();
   }
@@ -121,7 +139,7 @@ class CudaDevice final : public gpu::Device {
   Result<void> enqueue(std::span<const Launch> launches) {
     for (const Launch& launch : launches) {
       if (launch.native) {
-        PLUMB_CHECK(static_cast<const TunedLaunch&>(*launch.native).run(stream_));
+        PLUMB_CHECK(static_cast<const TunedLaunch&>(*launch.native).run(stream_.get()));
         continue;
       }
       std::vector<std::byte*> pointers;
@@ -133,29 +151,39 @@ class CudaDevice final : public gpu::Device {
       const gpu::KernelInfo& info = gpu::kernel_infos()[static_cast<std::size_t>(launch.kernel)];
       const auto id = static_cast<unsigned>(launch.kernel);
       PLUMB_CHECK(check(cudaLaunchKernel(shared_kernel(id), dim3(launch.grid[0], launch.grid[1], launch.grid[2]),
-                                         dim3(info.threads), arguments.data(), 0, stream_),
+                                         dim3(info.threads), arguments.data(), 0, stream_.get()),
                         info.name));
     }
     return {};
   }
 
   Result<cudaGraphExec_t> record(std::span<const Launch> launches) {
-    PLUMB_CHECK(check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));
+    PLUMB_CHECK(check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));
     const Result<void> queued = enqueue(launches);
     cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
+    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
+    const std::shared_ptr<std::remove_pointer_t<cudaGraph_t>> owner(graph, cudaGraphDestroy);
     PLUMB_CHECK(queued);
     PLUMB_CHECK(check(ended, "cudaStreamEndCapture"));
     cudaGraphExec_t executable = nullptr;
-    const cudaError_t made = cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    PLUMB_CHECK(check(made, "cudaGraphInstantiate"));
+    PLUMB_CHECK(check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"));
     return executable;
   }
 
+  Result<void> copy(std::byte* to, const std::byte* from, std::size_t bytes, cudaMemcpyKind kind) {
+    return check(cudaMemcpyAsync(to, from, bytes, kind, stream_.get()),
+                 kind == cudaMemcpyHostToDevice ? "an upload" : "a download");
+  }
+  Result<void> wait() {
+    PLUMB_CHECK(check(cudaStreamSynchronize(stream_.get()), "waiting for the GPU"));
+    n_staged_ = 0;
+    return {};
+  }
+
   std::string description_;
-  cudaStream_t stream_ = nullptr;
-  void* staging_ = nullptr;  // pinned
+  Stream stream_;
+  std::byte* staging_ = nullptr;  // pinned
+  std::size_t n_staged_ = 0;      // bytes of it that queued uploads read
   std::unique_ptr<Tuning> tuning_;
   std::map<std::uint64_t, cudaGraphExec_t> graphs_;  // by tag
 };

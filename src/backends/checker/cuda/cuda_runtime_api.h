@@ -50,16 +50,27 @@ std::uint16_t float_to_half(float x);
 // after another.
 #define __shared__ static
 
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorUnknown };
-using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorUnknown };
+using cudaStream_t = struct CUstream_st*;
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid value" : "a fault";
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid value";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    default:
+      return "a fault";
+  }
 }
 
 struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+
+#include "host_api.h"
 
 // A vector is read and written by a single access, so that its alignment can be checked.
 template <class T>
