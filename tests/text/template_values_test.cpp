@@ -178,11 +178,6 @@ TEST(TemplateSorting, TheFirstOfEqualsIsTheLeastAndTheGreatest) {
   EXPECT_EQ(printed("{{ names | min }}{{ names | max }}{{ names | unique | join }}", variables), "AbbA");
 }
 
-// As Python's round(): to even where two tens are equally near.
-TEST(TemplateNumbers, RoundToTens) {
-  EXPECT_EQ(printed("{{ 25 | round(-1) }} {{ 35 | round(-1) }} {{ 26 | round(-1) }}", Json::object()), "20 40 30");
-}
-
 // loop.last has to look one element ahead; loop.length counts that one, too.
 TEST(TemplateLoops, LengthCountsTheElementAhead) {
   EXPECT_EQ(printed("{% for x in 'abc' | map('upper') %}{{ loop.last }}{{ loop.length }} {% endfor %}", Json::object()),

@@ -27,8 +27,8 @@ bool is_internal(std::string_view name) { return name.size() > 4 && name.starts_
 
 // Methods that would change the object: the immutable sandbox denies them.
 bool is_mutator(const Value& object, std::string_view name) {
-  static constexpr std::string_view of_lists[] = {"append", "clear", "pop",    "reverse",
-                                                  "insert", "sort",  "extend", "remove"};
+  static constexpr std::string_view of_lists[] = {"append", "clear",  "extend",  "insert",
+                                                  "pop",    "remove", "reverse", "sort"};
   static constexpr std::string_view of_dicts[] = {"clear", "pop", "popitem", "setdefault", "update"};
   if (object.is(Kind::list)) return std::ranges::find(of_lists, name) != std::end(of_lists);
   return object.is(Kind::dict) && std::ranges::find(of_dicts, name) != std::end(of_dicts);
@@ -43,7 +43,8 @@ std::optional<Value> python_attribute(Runtime& runtime, const Value& object, std
     case Kind::loop:
       return object.loop().attribute(runtime, object, name);
     case Kind::callable:
-      return object.callable().attribute(runtime, name);
+      if (!object.callable().shown_as.starts_with("<Macro")) break;
+      raise("the attribute {} of a macro is not supported", quoted(name));
     case Kind::tuple:
       if (object.name().empty()) break;
       if (name == "grouper") return object.items()[0];

@@ -42,6 +42,7 @@ bool equal_entries(Runtime& runtime, const Dict& left, const Dict& right) {
   return true;
 }
 
+// Whether left < right or, with `or_equal`, left <= right. The symbol is for messages; with > and >= the sides are swapped.
 bool ordered(Runtime& runtime, const Value& left, const Value& right, const char* symbol, bool or_equal) {
   runtime.budget.step();
   if (left.is_number() && right.is_number()) {
@@ -143,13 +144,7 @@ bool equal(Runtime& runtime, const Value& left, const Value& right) {
   }
 }
 
-bool less(Runtime& runtime, const Value& left, const Value& right, const char* symbol) {
-  return ordered(runtime, left, right, symbol, false);
-}
-
-bool less_or_equal(Runtime& runtime, const Value& left, const Value& right, const char* symbol) {
-  return ordered(runtime, left, right, symbol, true);
-}
+bool less(Runtime& runtime, const Value& left, const Value& right) { return ordered(runtime, left, right, "<", false); }
 
 bool contains(Runtime& runtime, const Value& container, const Value& item) {
   if (container.is_string()) {
@@ -163,6 +158,28 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
   while (const auto entry = iterator->next(runtime)) {
     runtime.budget.step();
     if (equal(runtime, *entry, item)) return true;
+  }
+  return false;
+}
+
+bool compare(Runtime& runtime, Comparison comparison, const Value& left, const Value& right) {
+  switch (comparison) {
+    case Comparison::equal:
+      return equal(runtime, left, right);
+    case Comparison::unequal:
+      return !equal(runtime, left, right);
+    case Comparison::less:
+      return ordered(runtime, left, right, "<", false);
+    case Comparison::less_or_equal:
+      return ordered(runtime, left, right, "<=", true);
+    case Comparison::greater:
+      return ordered(runtime, right, left, ">", false);
+    case Comparison::greater_or_equal:
+      return ordered(runtime, right, left, ">=", true);
+    case Comparison::in:
+      return contains(runtime, right, left);
+    case Comparison::not_in:
+      return !contains(runtime, right, left);
   }
   return false;
 }

@@ -3,13 +3,11 @@
 
 #include <string_view>
 
-#include "text/jinja/value.h"
+#include "text/jinja/call.h"
 
 namespace plumb::text::jinja {
 
-using Filter = Value (*)(Runtime&, const Value& subject, Arguments& arguments);
-Filter find_filter(std::string_view name);  // null where there is none
-// Fails with the error that no filter has this name.
-[[noreturn]] void fail_filter(std::string_view name);
+// Fails if no filter has this name.
+const Builtin& find_filter(std::string_view name);
 
 }  // namespace plumb::text::jinja

@@ -1,4 +1,5 @@
-// printf-style formatting ('%5.2f' % x) and str.format.
+// printf-style formatting ('%5.2f' % x) and str.format: of Python's two small languages, the part with widths, precisions,
+// and the types s, d and f. The rest fails with an error that names it.
 #pragma once
 
 #include <string>

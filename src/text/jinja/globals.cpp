@@ -12,10 +12,9 @@ namespace plumb::text::jinja {
 
 namespace {
 
-Value make_range(Runtime& runtime, Arguments& arguments) {
+Value make_range(Runtime& runtime, const Value&, Parameters& given) {
   constexpr std::int64_t most_elements = 100'000;           // as in Jinja's sandbox
   constexpr std::int64_t farthest = std::int64_t{1} << 62;  // so that differences fit 64 bits
-  const Parameters given("range", arguments, {"", "", ""}, 1);
   const std::int64_t start = given.has(1) ? given.integer(0, 0) : 0;
   const std::int64_t stop = given.integer(given.has(1) ? 1 : 0, 0);
   const std::int64_t step = given.integer(2, 1);
@@ -63,10 +62,12 @@ std::vector<Dict::Entry> dict_entries(Runtime& runtime, Arguments& arguments) {
   return entries;
 }
 
-Value make_dict(Runtime& runtime, Arguments& arguments) { return runtime.dict(dict_entries(runtime, arguments)); }
+Value make_dict(Runtime& runtime, const Value&, Parameters& given) {
+  return runtime.dict(dict_entries(runtime, given.all()));
+}
 
-Value make_namespace(Runtime& runtime, Arguments& arguments) {
-  const Value attributes = runtime.dict(dict_entries(runtime, arguments));
+Value make_namespace(Runtime& runtime, const Value&, Parameters& given) {
+  const Value attributes = runtime.dict(dict_entries(runtime, given.all()));
   Value space = runtime.name_space();
   for (const auto& [key, value] : attributes.dict().entries) {
     if (!key.is_string()) raise("the names of a namespace are strings, not {}", type_name(key));
@@ -76,60 +77,10 @@ Value make_namespace(Runtime& runtime, Arguments& arguments) {
   return space;
 }
 
-class Cycler : public Callable {
- public:
-  Cycler(Budget& budget, std::uint32_t depth, Value items)
-      : Callable(budget, depth, "<Cycler>"), items_(std::move(items)) {}
-  Value call(Runtime&, Arguments&) override { raise("'Cycler' object is not callable"); }
-  std::optional<Value> attribute(Runtime& runtime, std::string_view name) override {
-    if (name == "current") return items_.items()[position_];
-    if (name == "items") return items_;
-    if (name == "pos") return Value::integer(static_cast<std::int64_t>(position_));
-    if (name == "next" || name == "reset") {
-      const bool moves = name == "next";
-      return runtime.callable(name, [self = self_.lock(), moves](Runtime&, Arguments&) {
-        Value now = self->items_.items()[self->position_];
-        self->position_ = moves ? (self->position_ + 1) % self->items_.items().size() : 0;
-        return moves ? now : Value();
-      });
-    }
-    return std::nullopt;
-  }
-  static Value make(Runtime& runtime, Arguments& arguments) {
-    if (arguments.positional.empty()) raise("at least one item has to be provided");
-    Value items = runtime.tuple(std::move(arguments.positional));
-    const std::uint32_t depth = items.depth() + 1;
-    auto cycler = runtime.make<Cycler>(depth, std::move(items));
-    cycler->self_ = cycler;
-    return {Kind::callable, std::move(cycler)};
-  }
+Value raise_exception(Runtime& runtime, const Value&, Parameters& given) { raise("{}", str(runtime, given[0])); }
 
- private:
-  const Value items_;
-  std::size_t position_ = 0;
-  std::weak_ptr<Cycler> self_;
-};
-
-Value make_joiner(Runtime& runtime, Arguments& arguments) {
-  const Parameters given("joiner", arguments, {"sep"});
-  Value separator = given.has(0) ? given[0] : runtime.string(", ");
-  return runtime.callable("joiner", [separator, used = false](Runtime& now, Arguments& none) mutable {
-    const Parameters nothing("joiner", none, {});
-    if (used) return separator;
-    used = true;
-    return now.string("");
-  });
-}
-
-Value raise_exception(Runtime& runtime, Arguments& arguments) {
-  const Parameters given("raise_exception", arguments, {"message"}, 1);
-  raise("{}", str(runtime, given[0]));
-}
-
-Value strftime_now(Runtime& runtime, Arguments& arguments) {
-  const Parameters given("strftime_now", arguments, {"format"}, 1);
-  if (!given[0].is_string()) raise("strftime() argument 1 must be str, not {}", type_name(given[0]));
-  const std::string& wanted = given[0].text();
+Value strftime_now(Runtime& runtime, const Value&, Parameters& given) {
+  const std::string& wanted = given.text(0);
   constexpr std::size_t longest_format = 4096;
   if (wanted.size() > longest_format) raise("strftime_now: the format is longer than {} bytes", longest_format);
   if (wanted.find('\0') != std::string::npos) raise("embedded null character");
@@ -156,16 +107,10 @@ Value strftime_now(Runtime& runtime, Arguments& arguments) {
   return runtime.string(unicode::repaired(std::string_view(shown).substr(1, size - 1)));
 }
 
-Value lipsum(Runtime&, Arguments&) { raise("lipsum() makes random text, which a chat template must not"); }
-
-struct GlobalFunction {
-  std::string_view name;
-  Value (*function)(Runtime&, Arguments&);
-};
-
-constexpr GlobalFunction globals[] = {
-    {"range", make_range},   {"dict", make_dict}, {"namespace", make_namespace},        {"cycler", Cycler::make},
-    {"joiner", make_joiner}, {"lipsum", lipsum},  {"raise_exception", raise_exception}, {"strftime_now", strftime_now},
+constexpr Builtin globals[] = {
+    {"range", make_range, {"", "", ""}, 1},        {"dict", make_dict, {"*"}},
+    {"namespace", make_namespace, {"*"}},          {"raise_exception", raise_exception, {"message"}, 1},
+    {"strftime_now", strftime_now, {"format"}, 1},
 };
 
 }  // namespace
@@ -179,10 +124,12 @@ void check_namespace_name(std::string_view name) {
 }
 
 std::optional<Value> global(Runtime& runtime, std::string_view name) {
-  for (const GlobalFunction& entry : globals) {
-    if (entry.name == name) return runtime.callable(name, entry.function);
-  }
-  return std::nullopt;
+  if (name == "cycler" || name == "joiner" || name == "lipsum") raise("the function '{}' is not supported", name);
+  const Builtin* found = find_builtin(globals, name);
+  if (found == nullptr) return std::nullopt;
+  return runtime.callable(fmt::format("<function {}>", name), 0, [found](Runtime& running, Arguments& arguments) {
+    return invoke(running, *found, Value(), arguments);
+  });
 }
 
 }  // namespace plumb::text::jinja

@@ -1,4 +1,4 @@
-// The global functions: range, dict, namespace, cycler, joiner, raise_exception, strftime_now.
+// The global functions: range, dict, namespace, raise_exception, strftime_now.
 #pragma once
 
 #include <optional>
@@ -8,7 +8,7 @@
 
 namespace plumb::text::jinja {
 
-// The global of that name.
+// The global of that name. Fails for one that Jinja has and Plumb does not.
 std::optional<Value> global(Runtime& runtime, std::string_view name);
 
 // Fails for the names that transformers forbids.

@@ -95,104 +95,62 @@ class Interpreter {
     }
   }
 
-  // A macro, or the body of a call block, as a callable value.
-  class MacroCallable final : public Callable {
-   public:
-    MacroCallable(Budget& budget, Interpreter& interpreter, std::string name, const Signature& signature, const Body& body,
-                  ScopePtr scope)
-        : Callable(budget, 0, "<Macro " + (name.empty() ? "anonymous" : jinja::quoted(name)) + ">"),
-          interpreter_(interpreter),
-          name_(std::move(name)),
-          signature_(signature),
-          body_(body),
-          scope_(std::move(scope)) {}
-
-    std::optional<Value> attribute(Runtime& runtime, std::string_view wanted) override {
-      if (wanted == "name") return name_.empty() ? Value() : runtime.string(name_);
-      if (wanted == "arguments") {
-        std::vector<Value> names;
-        for (const std::string& parameter : signature_.names) names.push_back(runtime.string(parameter));
-        return runtime.tuple(std::move(names));
-      }
-      if (wanted == "catch_kwargs") return Value::boolean(signature_.implicit.kwargs);
-      if (wanted == "catch_varargs") return Value::boolean(signature_.implicit.varargs);
-      if (wanted == "caller") return Value::boolean(signature_.implicit.caller);
-      return std::nullopt;
-    }
-
-    Value call(Runtime& runtime, Arguments& arguments) override {
-      const DepthGuard guard(runtime);
-      const auto scope = std::make_shared<Scope>(scope_);
-      bind(runtime, arguments, scope);
-      TextBuilder out(runtime.budget);
-      interpreter_.run(body_, scope, out);
-      return runtime.string(out.take());
-    }
-
-   private:
-    static std::optional<Value> take_named(Runtime& runtime, Arguments& arguments, std::string_view wanted) {
-      runtime.budget.step(arguments.named.size() / 8 + 1);
-      const auto found = std::find_if(arguments.named.begin(), arguments.named.end(),
-                                      [&](const auto& entry) { return entry.first == wanted; });
-      if (found == arguments.named.end()) return std::nullopt;
-      Value value = std::move(found->second);
-      arguments.named.erase(found);
-      return value;
-    }
-
-    void bind(Runtime& runtime, Arguments& arguments, const ScopePtr& scope) {
-      const std::size_t n = signature_.names.size();
-      for (std::size_t i = 0; i < n; ++i) {
-        const std::string& parameter = signature_.names[i];
-        if (i < arguments.positional.size()) {
-          scope->set(parameter, arguments.positional[i]);
-        } else if (auto named = take_named(runtime, arguments, parameter)) {
-          scope->set(parameter, std::move(*named));
-        } else if (i + signature_.defaults.size() >= n) {
-          scope->set(parameter, interpreter_.evaluate(signature_.defaults[i + signature_.defaults.size() - n], scope));
-        } else {
-          scope->set(parameter, runtime.undefined(fmt::format("parameter {} was not provided", jinja::quoted(parameter))));
-        }
-      }
-      const bool names_caller =
-          std::find(signature_.names.begin(), signature_.names.end(), "caller") != signature_.names.end();
-      if (signature_.implicit.caller && !names_caller) {
-        auto caller = take_named(runtime, arguments, "caller");
-        scope->set("caller", caller ? std::move(*caller) : runtime.undefined("No caller defined"));
-      }
-      if (signature_.implicit.kwargs) {
-        std::vector<Dict::Entry> rest;
-        for (auto& [key, value] : arguments.named) rest.emplace_back(runtime.string(key), std::move(value));
-        scope->set("kwargs", runtime.dict(std::move(rest)));
-      } else if (!arguments.named.empty()) {
-        if (arguments.named.front().first == "caller") {
-          raise("macro {} was invoked with two values for the special caller argument. This is most likely a bug.",
-                jinja::quoted(name_));
-        }
-        raise("macro {} takes no keyword argument {}", jinja::quoted(name_), jinja::quoted(arguments.named.front().first));
-      }
-      if (signature_.implicit.varargs) {
-        std::vector<Value> rest;
-        for (std::size_t i = n; i < arguments.positional.size(); ++i) rest.push_back(arguments.positional[i]);
-        scope->set("varargs", runtime.tuple(std::move(rest)));
-      } else if (arguments.positional.size() > n) {
-        raise("macro {} takes not more than {} argument(s)", jinja::quoted(name_), n);
-      }
-    }
-
-    Interpreter& interpreter_;
-    const std::string name_;
-    const Signature& signature_;
-    const Body& body_;
-    const ScopePtr scope_;
-  };
-
  private:
-  // A macro keeps its scope, and the scope may contain the macro. The end of the run empties it, which breaks the cycle.
-  Value make_macro(std::string name, const Signature& signature, const Body& body, const ScopePtr& scope) {
-    runtime_.budget.take(sizeof(Scope) + sizeof(MacroCallable));
+  static std::optional<Value> take_named(Runtime& runtime, Arguments& arguments, std::string_view wanted) {
+    runtime.budget.step(arguments.named.size() / 8 + 1);
+    const auto found = std::ranges::find(arguments.named, wanted, &std::pair<std::string, Value>::first);
+    if (found == arguments.named.end()) return std::nullopt;
+    Value value = std::move(found->second);
+    arguments.named.erase(found);
+    return value;
+  }
+
+  // Sets a macro's parameters, and the names that its body reads without declaring them.
+  void bind(const std::string& macro, const Signature& signature, Arguments& arguments, const ScopePtr& scope) {
+    const auto& [implicit, names, defaults] = signature;
+    const std::size_t n = names.size();
+    for (std::size_t i = 0; i < n; ++i) {
+      if (i < arguments.positional.size()) {
+        scope->set(names[i], arguments.positional[i]);
+      } else if (auto named = take_named(runtime_, arguments, names[i])) {
+        scope->set(names[i], std::move(*named));
+      } else if (i + defaults.size() >= n) {
+        scope->set(names[i], evaluate(defaults[i + defaults.size() - n], scope));
+      } else {
+        scope->set(names[i], runtime_.undefined(fmt::format("parameter {} was not provided", jinja::quoted(names[i]))));
+      }
+    }
+    if (implicit.caller && std::ranges::find(names, "caller") == names.end()) {
+      auto caller = take_named(runtime_, arguments, "caller");
+      scope->set("caller", caller ? std::move(*caller) : runtime_.undefined("No caller defined"));
+    }
+    if (implicit.kwargs) {
+      std::vector<Dict::Entry> rest;
+      for (auto& [key, value] : arguments.named) rest.emplace_back(runtime_.string(key), std::move(value));
+      scope->set("kwargs", runtime_.dict(std::move(rest)));
+    } else if (!arguments.named.empty()) {
+      raise("macro {} takes no keyword argument {}", jinja::quoted(macro), jinja::quoted(arguments.named.front().first));
+    }
+    if (implicit.varargs) {
+      std::vector<Value> rest;
+      for (std::size_t i = n; i < arguments.positional.size(); ++i) rest.push_back(arguments.positional[i]);
+      scope->set("varargs", runtime_.tuple(std::move(rest)));
+    } else if (arguments.positional.size() > n) {
+      raise("macro {} takes not more than {} argument(s)", jinja::quoted(macro), n);
+    }
+  }
+
+  // A macro, or the body of a call block, as a callable value. It keeps its scope, and the scope may contain it. The end of
+  // the run empties the scope, which breaks the cycle.
+  Value make_macro(const std::string& name, const Signature& signature, const Body& body, const ScopePtr& scope) {
+    runtime_.budget.take(sizeof(Scope));
     runtime_.keep(scope, [scope = scope.get()] { scope->clear(); });
-    return Value(Kind::callable, runtime_.make<MacroCallable>(*this, std::move(name), signature, body, scope));
+    return runtime_.callable("<Macro " + (name.empty() ? "anonymous" : jinja::quoted(name)) + ">", 0,
+                             [this, name, &signature, &body, scope](Runtime&, Arguments& arguments) {
+                               const auto inner = std::make_shared<Scope>(scope);
+                               bind(name, signature, arguments, inner);
+                               return rendered(body, inner);
+                             });
   }
 
   void assign(const Target& target, Value value, const ScopePtr& scope) {
@@ -283,7 +241,7 @@ class Interpreter {
 
   Value rendered(const Body& body, const ScopePtr& scope) {
     TextBuilder text(runtime_.budget);
-    run(body, std::make_shared<Scope>(scope), text);
+    run(body, scope, text);
     return runtime_.string(text.take());
   }
 
@@ -295,7 +253,7 @@ class Interpreter {
   }
 
   Flow execute(const SetBlock& block, const ScopePtr& scope, TextBuilder&) {
-    Value text = rendered(block.body, scope);
+    Value text = rendered(block.body, std::make_shared<Scope>(scope));
     assign(block.target, block.filter ? filtered(block.filter, text, scope) : std::move(text), scope);
     return Flow::next;
   }
@@ -321,12 +279,8 @@ class Interpreter {
   }
 
   Flow execute(const FilterBlock& block, const ScopePtr& scope, TextBuilder& out) {
-    append_string(out, filtered(block.filter, rendered(block.body, scope), scope));
+    append_string(out, filtered(block.filter, rendered(block.body, std::make_shared<Scope>(scope)), scope));
     return Flow::next;
-  }
-
-  Flow execute(const Block& block, const ScopePtr& scope, TextBuilder& out) {
-    return run(block.body, std::make_shared<Scope>(block.scoped ? scope : root_), out);
   }
 
   Flow execute(const With& with, const ScopePtr& scope, TextBuilder& out) {
@@ -430,10 +384,9 @@ class Interpreter {
   }
 
   Value apply_filter(const FilterCall& node, const Value& subject, const ScopePtr& scope) {
-    const Filter filter = find_filter(node.name);
-    if (filter == nullptr) fail_filter(node.name);
+    const Builtin& filter = find_filter(node.name);
     Arguments arguments = evaluate(node.arguments, scope);
-    return filter(runtime_, subject, arguments);
+    return invoke(runtime_, filter, subject, arguments);
   }
 
   Value value_of(const FilterCall& node, const ScopePtr& scope) {
@@ -441,11 +394,10 @@ class Interpreter {
   }
 
   Value value_of(const TestCall& node, const ScopePtr& scope) {
-    const Test test = find_test(node.name);
-    if (test == nullptr) fail_test(node.name);
+    const Builtin& test = find_test(node.name);
     const Value subject = evaluate(node.subject, scope);
     Arguments arguments = evaluate(node.arguments, scope);
-    return Value::boolean(test(runtime_, subject, arguments) != node.negated);
+    return Value::boolean(invoke(runtime_, test, subject, arguments).as_boolean() != node.negated);
   }
 
   Value value_of(const Arithmetic& node, const ScopePtr& scope) {
@@ -463,38 +415,11 @@ class Interpreter {
     return runtime_.string(text.take());
   }
 
-  bool compare(Comparison comparison, const Value& left, const Value& right) {
-    switch (comparison) {
-      case Comparison::equal:
-        return equal(runtime_, left, right);
-      case Comparison::unequal:
-        return !equal(runtime_, left, right);
-      case Comparison::in:
-        return contains(runtime_, right, left);
-      case Comparison::not_in:
-        return !contains(runtime_, right, left);
-      default:
-        break;
-    }
-    if (left.is_undefined()) fail_undefined(left);
-    if (right.is_undefined()) fail_undefined(right);
-    switch (comparison) {
-      case Comparison::less:
-        return less(runtime_, left, right, "<");
-      case Comparison::less_or_equal:
-        return less_or_equal(runtime_, left, right, "<=");
-      case Comparison::greater:
-        return less(runtime_, right, left, ">");
-      default:
-        return less_or_equal(runtime_, right, left, ">=");
-    }
-  }
-
   Value value_of(const Compare& node, const ScopePtr& scope) {
     Value left = evaluate(node.first, scope);
     for (const auto& [comparison, operand] : node.rest) {
       Value right = evaluate(operand, scope);
-      if (!compare(comparison, left, right)) return Value::boolean(false);
+      if (!compare(runtime_, comparison, left, right)) return Value::boolean(false);
       left = std::move(right);
     }
     return Value::boolean(true);

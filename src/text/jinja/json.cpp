@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 
-#include "text/jinja/call.h"
 #include "text/jinja/compare.h"
 #include "text/jinja/iterate.h"
 #include "text/jinja/number.h"
@@ -84,37 +83,38 @@ class JsonWriter {
   }
 
  private:
+  // A value that may be a key too; empty for others.
+  std::optional<std::string> scalar(const Value& value) {
+    switch (value.kind()) {
+      case Kind::none:
+        return "null";
+      case Kind::boolean:
+        return value.as_boolean() ? "true" : "false";
+      case Kind::integer:
+      case Kind::large:
+        return repr(runtime_, value);
+      case Kind::real:
+        if (std::isnan(value.as_real())) return "NaN";
+        if (std::isinf(value.as_real())) return value.as_real() < 0 ? "-Infinity" : "Infinity";
+        return real_to_string(value.as_real());
+      default:
+        return std::nullopt;
+    }
+  }
+
   void write(const Value& value) {
     const DepthGuard guard(runtime_);
     runtime_.budget.step();
-    switch (value.kind()) {
-      case Kind::none:
-        out_.append("null");
-        return;
-      case Kind::boolean:
-        out_.append(value.as_boolean() ? "true" : "false");
-        return;
-      case Kind::integer:
-      case Kind::large:
-        out_.append(repr(runtime_, value));
-        return;
-      case Kind::real:
-        out_.append(number(value.as_real()));
-        return;
-      case Kind::string:
-        write_string(value.text());
-        return;
-      case Kind::list:
-      case Kind::tuple: {
-        const auto& items = value.items();
-        write_group('[', ']', items.size(), [&](std::size_t i) { write(items[i]); });
-        return;
-      }
-      case Kind::dict:
-        write_dict(value.dict());
-        return;
-      default:
-        raise("Object of type {} is not JSON serializable", type_name(value));
+    if (const auto text = scalar(value)) {
+      out_.append(*text);
+    } else if (value.is_string()) {
+      write_string(value.text());
+    } else if (value.is_sequence()) {
+      write_group('[', ']', value.items().size(), [&](std::size_t i) { write(value.items()[i]); });
+    } else if (value.is(Kind::dict)) {
+      write_dict(value.dict());
+    } else {
+      raise("Object of type {} is not JSON serializable", type_name(value));
     }
   }
 
@@ -155,75 +155,13 @@ class JsonWriter {
     for (std::size_t i = 0; i < level_; ++i) out_.append(*indent_);
   }
 
-  static std::string number(double value) {
-    if (std::isnan(value)) return "NaN";
-    if (std::isinf(value)) return value < 0 ? "-Infinity" : "Infinity";
-    return real_to_string(value);
-  }
-
   void write_key(const Value& key) {
-    switch (key.kind()) {
-      case Kind::string:
-        write_string(key.text());
-        return;
-      case Kind::none:
-        write_string("null");
-        return;
-      case Kind::boolean:
-        write_string(key.as_boolean() ? "true" : "false");
-        return;
-      case Kind::integer:
-        write_string(repr(runtime_, key));
-        return;
-      case Kind::real:
-        write_string(number(key.as_real()));
-        return;
-      default:
-        raise("keys must be str, int, float, bool or None, not {}", type_name(key));
-    }
+    const auto text = scalar(key);
+    if (!text && !key.is_string()) raise("keys must be str, int, float, bool or None, not {}", type_name(key));
+    write_string(text ? *text : key.text());
   }
 
-  void write_string(std::string_view text) {
-    std::string shown = "\"";
-    for (std::size_t at = 0; at < text.size();) {
-      const std::size_t begin = at;
-      const char32_t c = unicode::next(text, at);
-      switch (c) {
-        case U'"':
-          shown += "\\\"";
-          break;
-        case U'\\':
-          shown += "\\\\";
-          break;
-        case U'\n':
-          shown += "\\n";
-          break;
-        case U'\r':
-          shown += "\\r";
-          break;
-        case U'\t':
-          shown += "\\t";
-          break;
-        case U'\f':
-          shown += "\\f";
-          break;
-        case U'\b':
-          shown += "\\b";
-          break;
-        default:
-          if (c < 0x20 || (ascii_ && c >= 0x7F && c < 0x10000)) {
-            shown += fmt::format("\\u{:04x}", static_cast<std::uint32_t>(c));
-          } else if (ascii_ && c >= 0x10000) {
-            const auto high = static_cast<std::uint32_t>(c) - 0x10000u;
-            shown += fmt::format("\\u{:04x}\\u{:04x}", 0xD800u + (high >> 10), 0xDC00u + (high & 0x3FFu));
-          } else {
-            shown.append(text, begin, at - begin);
-          }
-      }
-    }
-    shown += '"';
-    out_.append(shown);
-  }
+  void write_string(const std::string& text) { out_.append(nlohmann::json(text).dump(-1, ' ', ascii_)); }
 
   Runtime& runtime_;
   TextBuilder out_;
@@ -237,9 +175,8 @@ class JsonWriter {
 
 }  // namespace
 
-std::string to_json(Runtime& runtime, const Value& value, Arguments& options) {
-  const Parameters parameters("tojson", options, {"ensure_ascii", "indent", "separators", "sort_keys"});
-  return JsonWriter(runtime, parameters).run(value);
+std::string to_json(Runtime& runtime, const Value& value, const Parameters& options) {
+  return JsonWriter(runtime, options).run(value);
 }
 
 }  // namespace plumb::text::jinja

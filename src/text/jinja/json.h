@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "text/jinja/call.h"
 #include "text/jinja/value.h"
 
 namespace plumb::text::jinja {
@@ -11,6 +12,7 @@ namespace plumb::text::jinja {
 // Bytes that are not UTF-8 become U+FFFD.
 Value from_json(Runtime& runtime, const nlohmann::ordered_json& json);
 
-std::string to_json(Runtime& runtime, const Value& value, Arguments& options);
+// Options: ensure_ascii, indent, separators, sort_keys.
+std::string to_json(Runtime& runtime, const Value& value, const Parameters& options);
 
 }  // namespace plumb::text::jinja

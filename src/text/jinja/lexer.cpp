@@ -2,21 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <utility>
 
 #include "text/jinja/budget.h"
 #include "text/jinja/show.h"
 #include "text/jinja/strings.h"
-#include "text/unicode/characters.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::text::jinja {
 
 namespace {
 
-bool starts_name(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (static_cast<unsigned char>(c) & 0x80u) != 0;
-}
+bool starts_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
 // Turns all line ends into '\n', and drops one at the end of the text.
 std::string normalized(std::string_view source) {
@@ -75,24 +73,12 @@ class Lexer {
 
   // The text before a tag, without the white space that the tag's sign or lstrip_blocks removes.
   [[nodiscard]] std::string_view before_tag(std::string_view text, char sign, bool lstrip) const {
-    if (sign == '-') {
-      while (!text.empty() && unicode_space_end(text)) {
-      }
-      return text;
-    }
+    if (sign == '-') return stripped(text, Side::right);
     if (sign == '+' || !lstrip) return text;
     const std::size_t line_start = text.rfind('\n') + 1;
     const std::string_view indent = text.substr(line_start);
     if ((line_start > 0 || line_starting_) && trimmed(indent).empty()) return text.substr(0, line_start);
     return text;
-  }
-
-  // Drops one whitespace character at the end of `text`, if there is one.
-  static bool unicode_space_end(std::string_view& text) {
-    std::size_t end = text.size();
-    if (!unicode::is_space(unicode::previous(text, end))) return false;
-    text.remove_suffix(text.size() - end);
-    return true;
   }
 
   void add_text(std::string_view text) {
@@ -106,13 +92,8 @@ class Lexer {
   }
 
   void skip_spaces() {
-    std::size_t n = 0;
-    while (at_ + n < source_.size()) {
-      std::size_t end = at_ + n;
-      if (!unicode::is_space(unicode::next(source_, end))) break;
-      n = end - at_;
-    }
-    advance(n);
+    const std::string_view rest = std::string_view(source_).substr(at_);
+    advance(rest.size() - stripped(rest, Side::left).size());
   }
 
   // Reads the closing delimiter, with its sign and the white space that it removes. Returns false if it is not here.
@@ -208,13 +189,6 @@ class Lexer {
     std::size_t n = 1;
     while (at_ + n < source_.size() && (starts_name(source_[at_ + n]) || is_digit(source_[at_ + n]))) ++n;
     push(TokenKind::name, n);
-    const std::string& name = tokens_.back().text;
-    for (std::size_t i = 0; i < name.size();) {
-      const bool first = i == 0;
-      const char32_t c = unicode::next(name, i);
-      const bool fits = c == U'_' || unicode::is_letter(c) || (!first && (unicode::is_decimal(c) || unicode::is_mark(c)));
-      if (!fits) throw Failure{"Invalid character in identifier", line_};
-    }
   }
 
   void push(TokenKind kind, std::size_t n) {
@@ -222,20 +196,17 @@ class Lexer {
     advance(n);
   }
 
-  // The number of digits from `from` on, with single underscores between them.
+  // The number of digits from `from` on.
   [[nodiscard]] std::size_t digits(std::size_t from) const {
-    const auto is_digit_at = [&](std::size_t i) { return i < source_.size() && is_digit(source_[i]); };
     std::size_t n = 0;
-    while (is_digit_at(from + n) || (n > 0 && source_.substr(from + n, 1) == "_" && is_digit_at(from + n + 1))) ++n;
+    while (from + n < source_.size() && is_digit(source_[from + n])) ++n;
     return n;
   }
 
   void number() {
     TokenKind kind = TokenKind::integer;
     std::size_t n = digits(at_);
-    if (at("0x") || at("0X") || at("0o") || at("0O") || at("0b") || at("0B")) {
-      n = std::min(source_.find_first_not_of("0123456789abcdefABCDEF_", at_ + 2), source_.size()) - at_;
-    } else if (!follows_dot()) {
+    if (!follows_dot()) {
       if (source_.substr(at_ + n, 1) == "." && digits(at_ + n + 1) > 0) {
         kind = TokenKind::real;
         n += 1 + digits(at_ + n + 1);
@@ -250,7 +221,10 @@ class Lexer {
       }
     }
     push(kind, n);
-    std::erase(tokens_.back().text, '_');
+    const char after = at_ < source_.size() ? source_[at_] : '\0';
+    if (after == '_' || (tokens_.back().text == "0" && std::string_view("xXoObB").find(after) != std::string_view::npos)) {
+      throw Failure{"numbers with underscores or in another base than 10 are not supported", line_};
+    }
   }
 
   // "a.0.1" is two subscripts and no number with a fraction.
@@ -281,15 +255,10 @@ class Lexer {
         result += meanings[known];
       } else if (c == 'x' || c == 'u' || c == 'U') {
         const std::size_t width = c == 'x' ? 2 : c == 'u' ? 4 : 8;
-        append_code_point(result, text.substr(i + 1, width), width, 16);
+        append_code_point(result, text.substr(i + 1, width), width);
         i += width;
-      } else if (c == 'N') {
-        throw Failure{"escapes that name a character, '\\N{...}', are not supported; write the character itself", line_};
-      } else if (c >= '0' && c <= '7') {
-        std::size_t width = 1;
-        while (width < 3 && i + width < text.size() && text[i + width] >= '0' && text[i + width] <= '7') ++width;
-        append_code_point(result, text.substr(i, width), width, 8);
-        i += width - 1;
+      } else if (c == 'N' || is_digit(c)) {
+        throw Failure{fmt::format("the escape '\\{}' is not supported; write the character itself", c), line_};
       } else if (c != '\n') {
         result += '\\';
         result += c;
@@ -298,17 +267,11 @@ class Lexer {
     return result;
   }
 
-  void append_code_point(std::string& out, std::string_view spelled, std::size_t width, unsigned base) const {
-    char32_t code = 0;
-    for (const char c : spelled) {
-      const char lower = static_cast<char>(c | 0x20);
-      const unsigned value = is_digit(c)                    ? static_cast<unsigned>(c - '0')
-                             : lower >= 'a' && lower <= 'f' ? static_cast<unsigned>(lower - 'a' + 10)
-                                                            : 99;
-      if (value >= base) throw Failure{"a string has a truncated escape", line_};
-      code = code * base + value;
-    }
-    if (spelled.size() != width) throw Failure{"a string has a truncated escape", line_};
+  void append_code_point(std::string& out, std::string_view spelled, std::size_t width) const {
+    std::uint32_t code = 0;
+    const char* const past = spelled.data() + spelled.size();
+    const auto [end, error] = std::from_chars(spelled.data(), past, code, 16);
+    if (spelled.size() != width || end != past) throw Failure{"a string has a truncated escape", line_};
     if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) code = 0xfffd;
     unicode::append(out, code);
   }

@@ -16,8 +16,8 @@ enum class TokenKind : std::uint8_t {
   block_begin,  // {%
   block_end,
   name,
-  string,   // escapes resolved
-  integer,  // spelling without '_'
+  string,  // escapes resolved
+  integer,
   real,
   op,   // operators and punctuation
   end,  // of the template

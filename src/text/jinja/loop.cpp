@@ -61,14 +61,14 @@ std::optional<Value> Loop::attribute(Runtime& runtime, const Value& self, std::s
   if (name == "previtem") return index0_ == 0 ? runtime.undefined("there is no previous item") : previous_;
   if (name == "nextitem") return peek(runtime) ? *after_ : runtime.undefined("there is no next item");
   if (name == "cycle") {
-    return runtime.callable("cycle", [self](Runtime&, Arguments& arguments) {
+    return runtime.callable("<function cycle>", self.depth(), [self](Runtime&, Arguments& arguments) {
       if (arguments.positional.empty()) raise("no items for cycling given");
       const auto index = static_cast<std::size_t>(self.loop().index0());
       return arguments.positional[index % arguments.positional.size()];
     });
   }
   if (name == "changed") {
-    return runtime.callable("changed", [self](Runtime& now, Arguments& arguments) {
+    return runtime.callable("<function changed>", self.depth(), [self](Runtime& now, Arguments& arguments) {
       return Value::boolean(self.loop().changed(now, std::move(arguments.positional)));
     });
   }

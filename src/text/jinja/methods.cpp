@@ -17,34 +17,6 @@ namespace plumb::text::jinja {
 
 namespace {
 
-using Method = Value (*)(Runtime&, const Value& self, Arguments&);
-
-struct Entry {
-  std::string_view name;
-  Method method;
-};
-
-// A method together with its object.
-class BoundMethod : public Callable {
- public:
-  BoundMethod(Budget& budget, Value self, const Entry& entry)
-      : Callable(budget, self.depth() + 1, fmt::format("<built-in method {}>", entry.name)),
-        self_(std::move(self)),
-        method_(entry.method) {}
-  Value call(Runtime& runtime, Arguments& arguments) override { return method_(runtime, self_, arguments); }
-
- private:
-  const Value self_;
-  const Method method_;
-};
-
-const std::string& string_argument(const Parameters& given, std::size_t index, const char* function) {
-  if (given[index].is_undefined() || !given[index].is_string()) {
-    raise("{}() argument {} must be str, not {}", function, index + 1, type_name(given[index]));
-  }
-  return given[index].text();
-}
-
 // A bound of a search; negative bounds count from the end.
 std::int64_t bound(const Parameters& given, std::size_t index, std::int64_t size, std::int64_t otherwise) {
   if (given.or_none(index).is_none()) return otherwise;
@@ -65,14 +37,11 @@ std::optional<std::string_view> window(const Value& self, const Parameters& give
 }
 
 template <Side side>
-Value strip(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("strip", arguments, {""});
+Value strip(Runtime& runtime, const Value& self, Parameters& given) {
   runtime.budget.work(self.text().size());
-  const Value characters = given.or_none(0);
-  if (characters.is_none()) return runtime.string(stripped(self.text(), side));
-  if (!characters.is_string()) raise("strip arg must be None or str, not {}", type_name(characters));
-  if (characters.text().empty()) return self;
-  const std::u32string drop = unicode::decode(characters.text());
+  if (given.or_none(0).is_none()) return runtime.string(stripped(self.text(), side));
+  if (given.text(0).empty()) return self;
+  const std::u32string drop = unicode::decode(given.text(0));
   runtime.budget.work(drop.size() * self.text().size());
   return runtime.string(stripped(self.text(), side, drop));
 }
@@ -114,14 +83,12 @@ Value split_at_space(Runtime& runtime, std::string_view text, std::int64_t most)
 }
 
 template <bool from_right>
-Value split(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("split", arguments, {"sep", "maxsplit"});
+Value split(Runtime& runtime, const Value& self, Parameters& given) {
   std::string_view text = self.text();
   runtime.budget.work(text.size() * 8);
   std::int64_t most = given.integer(1, -1);
   if (given.or_none(0).is_none()) return split_at_space<from_right>(runtime, text, most);
-  if (!given[0].is_string()) raise("must be str or None, not {}", type_name(given[0]));
-  const std::string& separator = given[0].text();
+  const std::string& separator = given.text(0);
   if (separator.empty()) raise("empty separator");
   Pieces pieces(runtime);
   for (; most != 0; --most) {
@@ -139,15 +106,13 @@ Value split(Runtime& runtime, const Value& self, Arguments& arguments) {
   return pieces.take(from_right);
 }
 
-Value splitlines(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("splitlines", arguments, {"keepends"});
+Value splitlines(Runtime& runtime, const Value& self, Parameters& given) {
   Pieces pieces(runtime);
   for (const std::string_view line : lines_of(runtime, self.text(), given.flag(runtime, 0, false))) pieces.add(line);
   return pieces.take();
 }
 
-Value join(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("join", arguments, {""}, 1);
+Value join(Runtime& runtime, const Value& self, Parameters& given) {
   if (!is_iterable(given[0])) raise("can only join an iterable");
   TextBuilder out(runtime.budget);
   std::size_t index = 0;
@@ -163,21 +128,18 @@ Value join(Runtime& runtime, const Value& self, Arguments& arguments) {
   return runtime.string(out.take());
 }
 
-Value replace(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("replace", arguments, {"", "", ""}, 2);
-  const std::string& old = string_argument(given, 0, "replace");
-  const std::string& fresh = string_argument(given, 1, "replace");
+Value replace(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& old = given.text(0);
+  const std::string& fresh = given.text(1);
   return runtime.string(replaced(runtime, self.text(), old, fresh, given.integer(2, -1)));
 }
 
 template <bool at_end>
-Value starts_or_ends(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const char* name = at_end ? "endswith" : "startswith";
-  const Parameters given(name, arguments, {"", "", ""}, 1);
+Value starts_or_ends(Runtime& runtime, const Value& self, Parameters& given) {
   const auto part = window(self, given);
   for (const Value& candidate : given[0].is(Kind::tuple) ? given[0].items() : std::vector<Value>{given[0]}) {
     if (!candidate.is_string()) {
-      raise("{} first arg must be str or a tuple of str, not {}", name, type_name(candidate));
+      raise("{} first arg must be str or a tuple of str, not {}", given.function(), type_name(candidate));
     }
     runtime.budget.work(candidate.text().size());
     if (part && (at_end ? part->ends_with(candidate.text()) : part->starts_with(candidate.text()))) {
@@ -189,9 +151,8 @@ Value starts_or_ends(Runtime& runtime, const Value& self, Arguments& arguments) 
 
 // find, rfind, index, rindex
 template <bool from_right, bool must_find>
-Value find(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given(must_find ? "index" : "find", arguments, {"", "", ""}, 1);
-  const std::string& wanted = string_argument(given, 0, must_find ? "index" : "find");
+Value find(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& wanted = given.text(0);
   runtime.budget.work(self.text().size());
   if (const auto part = window(self, given)) {
     const std::size_t found = from_right ? find_last(runtime, *part, wanted) : find_first(runtime, *part, wanted);
@@ -204,9 +165,8 @@ Value find(Runtime& runtime, const Value& self, Arguments& arguments) {
   return Value::integer(-1);
 }
 
-Value count(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("count", arguments, {"", "", ""}, 1);
-  const std::string& wanted = string_argument(given, 0, "count");
+Value count(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& wanted = given.text(0);
   runtime.budget.work(self.text().size());
   const auto part = window(self, given);
   if (!part) return Value::integer(0);
@@ -219,8 +179,7 @@ Value count(Runtime& runtime, const Value& self, Arguments& arguments) {
 }
 
 template <std::string (*function)(std::string_view)>
-Value mapped(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("this method", arguments, {});
+Value mapped(Runtime& runtime, const Value& self, Parameters&) {
   runtime.budget.expect(self.text().size() * 3);
   runtime.budget.work(self.text().size() * 8);
   return runtime.string(function(self.text()));
@@ -228,8 +187,7 @@ Value mapped(Runtime& runtime, const Value& self, Arguments& arguments) {
 
 // Whether all characters have one of the properties, and there is one.
 template <bool (*... properties)(char32_t)>
-Value all_have(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("this method", arguments, {});
+Value all_have(Runtime& runtime, const Value& self, Parameters&) {
   const std::string& text = self.text();
   runtime.budget.work(text.size() * 8);
   for (std::size_t at = 0; at < text.size();) {
@@ -239,60 +197,49 @@ Value all_have(Runtime& runtime, const Value& self, Arguments& arguments) {
   return Value::boolean(!text.empty());
 }
 
-Value isascii(Runtime&, const Value& self, Arguments& arguments) {
-  const Parameters given("isascii", arguments, {});
+// Whether at least one letter has the wanted case, and none has the other.
+template <bool (*wanted)(char32_t), bool (*other)(char32_t)>
+Value is_of_case(Runtime& runtime, const Value& self, Parameters&) {
+  const std::string& text = self.text();
+  runtime.budget.work(text.size() * 8);
+  bool any = false;
+  for (std::size_t at = 0; at < text.size();) {
+    const char32_t c = unicode::next(text, at);
+    if (other(c) || unicode::is_title(c)) return Value::boolean(false);
+    any = any || wanted(c);
+  }
+  return Value::boolean(any);
+}
+
+Value isascii(Runtime&, const Value& self, Parameters&) {
   return Value::boolean(self.string().length == self.text().size());
 }
 
-template <bool (*holds)(Runtime&, std::string_view)>
-Value is_of_case(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("this method", arguments, {});
-  return Value::boolean(holds(runtime, self.text()));
+template <Align align>
+Value justify(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string fill = given.has(1) ? given.text(1) : " ";
+  if (unicode::count(fill) != 1) raise("The fill character must be exactly one character long");
+  return runtime.string(padded(runtime, self.text(), align, given.integer(0, 0), fill));
 }
 
-enum class Justify : std::uint8_t { left, right, center };
-
-template <Justify how>
-Value justify(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("this method", arguments, {"", ""}, 1);
-  const std::int64_t width = index_value(given[0], "width");
-  std::string fill = " ";
-  if (given.has(1)) {
-    fill = string_argument(given, 1, "this method");
-    if (given[1].string().length != 1) raise("The fill character must be exactly one character long");
-  }
-  if (how == Justify::center) return runtime.string(centered(runtime, self.string(), width, fill));
-  const std::string padding = repeated_text(runtime, fill, width - static_cast<std::int64_t>(self.string().length));
-  return runtime.string(how == Justify::left ? self.text() + padding : padding + self.text());
+Value zfill(Runtime& runtime, const Value& self, Parameters& given) {
+  return runtime.string(zero_filled(runtime, self.text(), given.integer(0, 0)));
 }
 
-Value zfill(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("zfill", arguments, {""}, 1);
-  const std::int64_t width = index_value(given[0], "width");
-  const std::string zeros = repeated_text(runtime, "0", width - static_cast<std::int64_t>(self.string().length));
+Value removeprefix(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& prefix = given.text(0);
+  return self.text().starts_with(prefix) ? runtime.string(self.text().substr(prefix.size())) : self;
+}
+
+Value removesuffix(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& suffix = given.text(0);
   const std::string& text = self.text();
-  const std::size_t sign = !text.empty() && (text[0] == '+' || text[0] == '-') ? 1 : 0;
-  return runtime.string(text.substr(0, sign) + zeros + text.substr(sign));
-}
-
-Value removeprefix(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("removeprefix", arguments, {""}, 1);
-  const std::string& prefix = string_argument(given, 0, "removeprefix");
-  if (!self.text().starts_with(prefix)) return self;
-  return runtime.string(self.text().substr(prefix.size()));
-}
-
-Value removesuffix(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("removesuffix", arguments, {""}, 1);
-  const std::string& suffix = string_argument(given, 0, "removesuffix");
-  if (!self.text().ends_with(suffix)) return self;
-  return runtime.string(self.text().substr(0, self.text().size() - suffix.size()));
+  return text.ends_with(suffix) ? runtime.string(text.substr(0, text.size() - suffix.size())) : self;
 }
 
 template <bool from_right>
-Value partition(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("partition", arguments, {""}, 1);
-  const std::string& separator = string_argument(given, 0, "partition");
+Value partition(Runtime& runtime, const Value& self, Parameters& given) {
+  const std::string& separator = given.text(0);
   if (separator.empty()) raise("empty separator");
   const std::string& text = self.text();
   const std::size_t found = from_right ? find_last(runtime, text, separator) : find_first(runtime, text, separator);
@@ -304,32 +251,32 @@ Value partition(Runtime& runtime, const Value& self, Arguments& arguments) {
       {runtime.string(text.substr(0, found)), given[0], runtime.string(text.substr(found + separator.size()))});
 }
 
-Value format(Runtime& runtime, const Value& self, Arguments& arguments) {
-  return runtime.string(brace_format(runtime, self.text(), arguments));
+Value format(Runtime& runtime, const Value& self, Parameters& given) {
+  return runtime.string(brace_format(runtime, self.text(), given.all()));
 }
 
-constexpr Entry string_methods[] = {
-    {"strip", strip<Side::both>},
-    {"lstrip", strip<Side::left>},
-    {"rstrip", strip<Side::right>},
-    {"split", split<false>},
-    {"rsplit", split<true>},
-    {"splitlines", splitlines},
-    {"join", join},
-    {"replace", replace},
-    {"startswith", starts_or_ends<false>},
-    {"endswith", starts_or_ends<true>},
+constexpr Builtin string_methods[] = {
+    {"strip", strip<Side::both>, {""}},
+    {"lstrip", strip<Side::left>, {""}},
+    {"rstrip", strip<Side::right>, {""}},
+    {"split", split<false>, {"sep", "maxsplit"}},
+    {"rsplit", split<true>, {"sep", "maxsplit"}},
+    {"splitlines", splitlines, {"keepends"}},
+    {"join", join, {""}, 1},
+    {"replace", replace, {"", "", ""}, 2},
+    {"startswith", starts_or_ends<false>, {"", "", ""}, 1},
+    {"endswith", starts_or_ends<true>, {"", "", ""}, 1},
     {"upper", mapped<unicode::upper>},
     {"lower", mapped<unicode::lower>},
     {"title", mapped<unicode::title>},
     {"capitalize", mapped<unicode::capitalize>},
     {"swapcase", mapped<unicode::swapcase>},
-    {"find", find<false, false>},
-    {"rfind", find<true, false>},
-    {"index", find<false, true>},
-    {"rindex", find<true, true>},
-    {"count", count},
-    {"format", format},
+    {"find", find<false, false>, {"", "", ""}, 1},
+    {"rfind", find<true, false>, {"", "", ""}, 1},
+    {"index", find<false, true>, {"", "", ""}, 1},
+    {"rindex", find<true, true>, {"", "", ""}, 1},
+    {"count", count, {"", "", ""}, 1},
+    {"format", format, {"*"}},
     {"isalpha", all_have<unicode::is_letter>},
     {"isdigit", all_have<unicode::is_decimal>},
     {"isdecimal", all_have<unicode::is_decimal>},
@@ -337,70 +284,62 @@ constexpr Entry string_methods[] = {
     {"isalnum", all_have<unicode::is_letter, unicode::is_number>},
     {"isspace", all_have<unicode::is_space>},
     {"isascii", isascii},
-    {"islower", is_of_case<is_lower_text>},
-    {"isupper", is_of_case<is_upper_text>},
-    {"center", justify<Justify::center>},
-    {"ljust", justify<Justify::left>},
-    {"rjust", justify<Justify::right>},
-    {"zfill", zfill},
-    {"removeprefix", removeprefix},
-    {"removesuffix", removesuffix},
-    {"partition", partition<false>},
-    {"rpartition", partition<true>},
+    {"islower", is_of_case<unicode::is_lower, unicode::is_upper>},
+    {"isupper", is_of_case<unicode::is_upper, unicode::is_lower>},
+    {"center", justify<Align::center>, {"", ""}, 1},
+    {"ljust", justify<Align::left>, {"", ""}, 1},
+    {"rjust", justify<Align::right>, {"", ""}, 1},
+    {"zfill", zfill, {""}, 1},
+    {"removeprefix", removeprefix, {""}, 1},
+    {"removesuffix", removesuffix, {""}, 1},
+    {"partition", partition<false>, {""}, 1},
+    {"rpartition", partition<true>, {""}, 1},
 };
 
-Value sequence_count(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("count", arguments, {""}, 1);
-  std::int64_t total = 0;
-  for (const Value& entry : to_vector(runtime, self)) {
-    runtime.budget.step();
-    if (equal(runtime, entry, given[0])) ++total;
-  }
+Value sequence_count(Runtime& runtime, const Value& self, Parameters& given) {
+  const auto total =
+      std::ranges::count_if(to_vector(runtime, self), [&](const Value& entry) { return equal(runtime, entry, given[0]); });
   return Value::integer(total);
 }
 
-Value sequence_index(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("index", arguments, {"", "", ""}, 1);
-  const std::vector<Value> items = to_vector(runtime, self);
-  const auto size = static_cast<std::int64_t>(items.size());
-  const std::int64_t stop = std::min(bound(given, 2, size, size), size);
-  for (std::int64_t i = bound(given, 1, size, 0); i < stop; ++i) {
-    runtime.budget.step();
-    if (equal(runtime, items[static_cast<std::size_t>(i)], given[0])) return Value::integer(i);
+Value sequence_index(Runtime& runtime, const Value& self, Parameters& given) {
+  std::int64_t index = 0;
+  for (const Value& entry : to_vector(runtime, self)) {
+    if (equal(runtime, entry, given[0])) return Value::integer(index);
+    ++index;
   }
   raise("{} is not in {}", repr(runtime, given[0]), type_name(self));
 }
 
-Value copy(Runtime&, const Value& self, Arguments& arguments) {
-  const Parameters given("copy", arguments, {});
-  return self;
-}
+Value copy(Runtime&, const Value& self, Parameters&) { return self; }
 
-constexpr Entry list_methods[] = {{"count", sequence_count}, {"index", sequence_index}, {"copy", copy}};
-constexpr Entry tuple_methods[] = {{"count", sequence_count}, {"index", sequence_index}};
+// A list cannot change, so its copy is itself.
+constexpr Builtin list_methods[] = {{"count", sequence_count, {""}, 1}, {"index", sequence_index, {""}, 1}, {"copy", copy}};
+constexpr std::span tuple_methods(list_methods, 2);
 
 enum class Part : std::uint8_t { keys, values, items };
 
 template <Part part>
-Value view(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("this method", arguments, {});
-  constexpr const char* names[] = {"dict_keys", "dict_values", "dict_items"};
+Value view(Runtime& runtime, const Value& self, Parameters& given) {
   std::vector<Value> items;
   for (const auto& [key, value] : self.dict().entries) {
     runtime.budget.step();
     items.push_back(part == Part::keys ? key : part == Part::values ? value : runtime.tuple({key, value}));
   }
-  return runtime.sequence(Kind::view, std::move(items), names[static_cast<std::size_t>(part)]);
+  return runtime.sequence(Kind::view, std::move(items), fmt::format("dict_{}", given.function()));
 }
 
-Value get(Runtime& runtime, const Value& self, Arguments& arguments) {
-  const Parameters given("get", arguments, {"", ""}, 1);
+Value get(Runtime& runtime, const Value& self, Parameters& given) {
   const Value* found = self.dict().find(runtime, given[0]);
   return found == nullptr ? given.or_none(1) : *found;
 }
 
-constexpr Entry dict_methods[] = {
-    {"items", view<Part::items>}, {"keys", view<Part::keys>}, {"values", view<Part::values>}, {"get", get}, {"copy", copy},
+constexpr Builtin dict_methods[] = {
+    {"items", view<Part::items>},
+    {"keys", view<Part::keys>},
+    {"values", view<Part::values>},
+    {"get", get, {"", ""}, 1},
+    {"copy", copy},
 };
 
 // Python's other methods.
@@ -410,7 +349,7 @@ constexpr std::string_view unsupported_of_numbers[] = {"as_integer_ratio", "bit_
                                                        "denominator",      "hex",       "imag",       "is_integer",
                                                        "numerator",        "real"};
 
-std::span<const Entry> methods_of(const Value& object) {
+std::span<const Builtin> methods_of(const Value& object) {
   switch (object.kind()) {
     case Kind::string:
       return string_methods;
@@ -429,8 +368,10 @@ std::span<const Entry> methods_of(const Value& object) {
 }  // namespace
 
 std::optional<Value> method(Runtime& runtime, const Value& object, std::string_view name) {
-  for (const Entry& entry : methods_of(object)) {
-    if (entry.name == name) return Value(Kind::callable, runtime.make<BoundMethod>(object, entry));
+  if (const Builtin* found = find_builtin(methods_of(object), name)) {
+    return runtime.callable(
+        fmt::format("<built-in method {}>", name), object.depth(),
+        [object, found](Runtime& running, Arguments& arguments) { return invoke(running, *found, object, arguments); });
   }
   const auto is_among = [&](std::span<const std::string_view> names) {
     return std::ranges::find(names, name) != names.end();
@@ -440,6 +381,11 @@ std::optional<Value> method(Runtime& runtime, const Value& object, std::string_v
     raise("{} of '{}' is not supported", jinja::quoted(name), type_name(object));
   }
   return std::nullopt;
+}
+
+Value call_method(Runtime& runtime, const Value& object, std::string_view name, std::vector<Value> positional) {
+  Arguments arguments{std::move(positional), {}};
+  return invoke(runtime, *find_builtin(methods_of(object), name), object, arguments);
 }
 
 }  // namespace plumb::text::jinja

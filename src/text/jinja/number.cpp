@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
+#include <cstdlib>
 
 #include "text/jinja/format.h"
 #include "text/jinja/show.h"
@@ -39,24 +39,13 @@ std::int64_t raised(std::int64_t base, std::int64_t exponent) {
   return result;
 }
 
-double floor_divide_real(double left, double right, double& remainder) {
-  remainder = std::fmod(left, right);
-  double quotient = (left - remainder) / right;
-  if (remainder != 0.0) {
-    if ((right < 0) != (remainder < 0)) {
-      remainder += right;
-      quotient -= 1.0;
-    }
-  } else {
-    remainder = std::copysign(0.0, right);
-  }
-  if (quotient == 0.0) return std::copysign(0.0, left / right);
-  const double whole = std::floor(quotient);
-  return quotient - whole > 0.5 ? whole + 1.0 : whole;
+double modulo(double left, double right) {
+  const double remainder = std::fmod(left, right);
+  if (remainder == 0.0) return std::copysign(0.0, right);
+  return (right < 0) != (remainder < 0) ? remainder + right : remainder;
 }
 
 double real_arithmetic(Operator op, double left, double right) {
-  double remainder = 0.0;
   switch (op) {
     case Operator::add:
       return left + right;
@@ -69,11 +58,10 @@ double real_arithmetic(Operator op, double left, double right) {
       return left / right;
     case Operator::floor_divide:
       if (right == 0.0) raise("float floor division by zero");
-      return floor_divide_real(left, right, remainder);
+      return std::round((left - modulo(left, right)) / right);
     case Operator::modulo:
       if (right == 0.0) raise("float modulo");
-      floor_divide_real(left, right, remainder);
-      return remainder;
+      return modulo(left, right);
     case Operator::power:
       break;
   }
@@ -143,18 +131,11 @@ Value concatenated(Runtime& runtime, const Value& left, const Value& right) {
   return runtime.sequence(left.kind(), std::move(items));
 }
 
-// Removes surrounding white space, single underscores between letters or digits, and a plus sign.
-std::string plain_number(std::string_view text) {
+// The whole text as a number for std::from_chars, which takes no plus sign and does not skip white space.
+std::string_view plain_number(std::string_view text) {
   text = trimmed(text);
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
-  const auto is_plain = [&](std::size_t i) {
-    return i < text.size() && (std::isalnum(static_cast<unsigned char>(text[i])) != 0);
-  };
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (!(text[i] == '_' && i > 0 && is_plain(i - 1) && is_plain(i + 1))) out += text[i];
-  }
-  return out;
+  return text;
 }
 
 }  // namespace
@@ -215,42 +196,24 @@ Value positive(const Value& value) {
   raise("bad operand type for unary +: '{}'", type_name(value));
 }
 
-std::optional<std::int64_t> parse_integer(std::string_view text, int base) {
-  const std::string plain = plain_number(text);
-  std::string_view digits = plain;
-  const bool is_negative = digits.starts_with('-');
-  if (is_negative) digits.remove_prefix(1);
-  int marked = 10;
-  if (digits.size() > 1 && digits[0] == '0') {
-    const char mark = static_cast<char>(digits[1] | 0x20);
-    marked = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 10;
-  }
-  if (marked != 10 && (base == 0 || base == marked)) digits.remove_prefix(2);
-  if (base == 0) base = marked;
-  if (digits.empty() || digits[0] == '-') return std::nullopt;
-  const std::string whole = (is_negative ? "-" : "") + std::string(digits);
+std::optional<std::int64_t> parse_integer(std::string_view text) {
+  text = plain_number(text);
+  const char* const past = text.data() + text.size();
   std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(whole.data(), whole.data() + whole.size(), value, base);
-  if (end != whole.data() + whole.size() || error == std::errc::invalid_argument) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), past, value);
+  if (end != past || error == std::errc::invalid_argument) return std::nullopt;
   if (error == std::errc::result_out_of_range) fail_too_large();
   return value;
 }
 
 std::optional<double> parse_real(std::string_view text) {
-  const std::string plain = plain_number(text);
-  if (plain.empty() || plain.find('(') != std::string::npos) return std::nullopt;
+  text = plain_number(text);
+  const char* const past = text.data() + text.size();
   double value = 0.0;
-  const auto [end, error] = std::from_chars(plain.data(), plain.data() + plain.size(), value);
-  if (end != plain.data() + plain.size() || error == std::errc::invalid_argument) return std::nullopt;
-  if (error == std::errc::result_out_of_range) {
-    // The number is out of range at either end; the exponent's sign says at which.
-    const std::size_t mark = plain.find_first_of("eE");
-    const std::size_t first = plain.find_first_not_of('-');
-    const bool tiny = mark != std::string::npos ? plain[mark + 1] == '-' : plain[first] == '0' || plain[first] == '.';
-    value = tiny ? 0.0 : std::numeric_limits<double>::infinity();
-    if (plain[0] == '-') value = -value;
-  }
-  return value;
+  const auto [end, error] = std::from_chars(text.data(), past, value);
+  if (end != past || error == std::errc::invalid_argument) return std::nullopt;
+  // Out of range at either end: strtod tells infinity from zero.
+  return error == std::errc::result_out_of_range ? std::strtod(std::string(text).c_str(), nullptr) : value;
 }
 
 }  // namespace plumb::text::jinja

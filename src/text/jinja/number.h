@@ -21,8 +21,8 @@ Value positive(const Value& value);
 double to_double(const Value& value);                                 // of a number
 std::int64_t to_integer(double value);                                // towards zero; fails where it does not fit
 std::int64_t index_value(const Value& value, std::string_view what);  // of an integer
-// int(text, base) and float(text), with ASCII digits; empty where Python raises ValueError.
-std::optional<std::int64_t> parse_integer(std::string_view text, int base);
+// int(text) and float(text), with ASCII digits and no underscores; empty where Python raises ValueError.
+std::optional<std::int64_t> parse_integer(std::string_view text);
 std::optional<double> parse_real(std::string_view text);
 
 }  // namespace plumb::text::jinja

@@ -3,13 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <initializer_list>
-#include <set>
 #include <utility>
 
-#include "text/jinja/filters.h"
 #include "text/jinja/lexer.h"
 #include "text/jinja/number.h"
-#include "text/jinja/tests.h"
 
 namespace plumb::text::jinja {
 
@@ -42,7 +39,6 @@ class Parser {
 
   Body run() {
     Body body = parse_body({});
-    if (!unknown_.empty()) throw unknown_.front();
     if (here().kind != TokenKind::end) fail_here("unexpected " + shown(here()));
     return body;
   }
@@ -110,6 +106,16 @@ class Parser {
     body.push_back(std::make_unique<Statement>(Statement{line, std::move(node)}));
   }
 
+  // Parses items with commas between them, up to the closing bracket. A comma may follow the last one.
+  template <class ParseItem>
+  void parse_items(std::string_view close, const ParseItem& parse_item) {
+    while (!here().is_op(close)) {
+      parse_item();
+      if (!skip_op(",")) break;
+    }
+    expect_op(close);
+  }
+
   // Parses statements up to a block tag with one of these names. The name is then the current token.
   Body parse_body(std::initializer_list<std::string_view> ends) {
     const Depth depth(*this);
@@ -123,9 +129,7 @@ class Parser {
           break;
         case TokenKind::variable_begin: {
           take();
-          ExpressionPtr value = parse_tuple();
-          if (!value) fail_here("expected an expression, got " + shown(here()));
-          add(body, token.line, Print{std::move(value)});
+          add(body, token.line, Print{expect_tuple()});
           expect(TokenKind::variable_end, "'}}'");
           break;
         }
@@ -148,9 +152,7 @@ class Parser {
 
   // Parses a body and its end tag.
   Body parse_body_until(std::string_view end) {
-    const bool optional = std::exchange(optional_, false);
     Body body = parse_body({end});
-    optional_ = optional;
     take();
     end_block();
     return body;
@@ -167,24 +169,6 @@ class Parser {
     implicit_.kwargs |= around.kwargs;
     implicit_.caller |= around.caller;
     return body;
-  }
-
-  void parse_block(Body& body, std::uint32_t line) {
-    const std::string name = expect_name();
-    if (!blocks_.insert(name).second) throw Failure{fmt::format("block '{}' defined twice", name), line};
-    Block block;
-    block.scoped = skip_name("scoped");
-    if (skip_name("required")) throw Failure{fmt::format("Required block '{}' not found", name), line};
-    open_body();
-    const std::uint32_t loops = std::exchange(loops_, 0);
-    const bool optional = std::exchange(optional_, false);
-    block.body = parse_body({"endblock"});
-    optional_ = optional;
-    loops_ = loops;
-    take();
-    skip_name(name);
-    end_block();
-    add(body, line, std::move(block));
   }
 
   void parse_statement(Body& body) {
@@ -237,20 +221,9 @@ class Parser {
       end_block();
       return add(body, tag.line, Jump{name == "continue"});
     }
-    if (name == "block") return parse_block(body, tag.line);
-    if (name == "print") {
-      bool first = true;
-      while (here().kind != TokenKind::block_end) {
-        if (!first) expect_op(",");
-        first = false;
-        add(body, tag.line, Print{parse_expression()});
-      }
-      return end_block();
+    for (const std::string_view other : {"extends", "include", "import", "from", "block", "autoescape", "print"}) {
+      if (name == other) throw Failure{fmt::format("the tag '{}' is not supported", name), tag.line};
     }
-    if (name == "extends" || name == "include" || name == "import" || name == "from") {
-      throw Failure{fmt::format("the tag '{}' needs other templates, which a chat template does not have", name), tag.line};
-    }
-    if (name == "autoescape") throw Failure{"the tag 'autoescape' is not supported", tag.line};
     throw Failure{fmt::format("unknown tag '{}'", name), tag.line};
   }
 
@@ -258,12 +231,10 @@ class Parser {
     For loop;
     loop.target = parse_target(false);
     if (!skip_name("in")) fail_here("expected 'in', got " + shown(here()));
-    loop.iterable = parse_tuple(false, false, true);
-    if (!loop.iterable) fail_here("expected an expression, got " + shown(here()));
+    loop.iterable = expect_tuple(false, true);
     if (skip_name("if")) loop.condition = parse_expression();
     loop.recursive = skip_name("recursive");
     open_body();
-    const bool optional = std::exchange(optional_, false);
     ++loops_;
     loop.body = parse_body({"endfor", "else"});
     --loops_;
@@ -272,17 +243,14 @@ class Parser {
       loop.otherwise = parse_body({"endfor"});
       take();
     }
-    optional_ = optional;
     end_block();
     add(body, line, std::move(loop));
   }
 
   void parse_if(Body& body, std::uint32_t line) {
     If branch;
-    const bool optional = std::exchange(optional_, true);
     for (;;) {
-      ExpressionPtr condition = parse_tuple(false);
-      if (!condition) fail_here("expected an expression, got " + shown(here()));
+      ExpressionPtr condition = expect_tuple(false);
       open_body();
       branch.branches.emplace_back(std::move(condition), parse_body({"endif", "elif", "else"}));
       const std::string end = take().text;
@@ -293,7 +261,6 @@ class Parser {
         take();
       }
       end_block();
-      optional_ = optional;
       return add(body, line, std::move(branch));
     }
   }
@@ -301,8 +268,7 @@ class Parser {
   void parse_set(Body& body, std::uint32_t line) {
     Target target = parse_target(true);
     if (skip_op("=")) {
-      ExpressionPtr value = parse_tuple();
-      if (!value) fail_here("expected an expression, got " + shown(here()));
+      ExpressionPtr value = expect_tuple();
       end_block();
       return add(body, line, Set{std::move(target), std::move(value)});
     }
@@ -316,16 +282,14 @@ class Parser {
   Signature parse_signature() {
     Signature signature;
     expect_op("(");
-    while (!here().is_op(")")) {
-      if (!signature.names.empty()) expect_op(",");
+    parse_items(")", [&] {
       signature.names.push_back(expect_name());
       if (skip_op("=")) {
         signature.defaults.push_back(parse_expression());
       } else if (!signature.defaults.empty()) {
         fail_here("a parameter without a default follows one with a default");
       }
-    }
-    expect_op(")");
+    });
     return signature;
   }
 
@@ -368,8 +332,8 @@ class Parser {
            (of_loop && token.is_name("recursive"));
   }
 
-  // Parses expressions with commas between them: a tuple. One expression without a comma is itself; none is null.
-  ExpressionPtr parse_tuple(bool with_conditional = true, bool parenthesized = false, bool of_loop = false) {
+  // Parses expressions with commas between them: a tuple. One expression without a comma is itself.
+  ExpressionPtr parse_tuple(bool with_conditional = true, bool of_loop = false) {
     const std::uint32_t line = here().line;
     ListOf tuple{.items = {}, .tuple = true};
     bool has_comma = false;
@@ -379,20 +343,23 @@ class Parser {
       has_comma = true;
     }
     if (!has_comma && tuple.items.size() == 1) return std::move(tuple.items[0]);
-    if (tuple.items.empty() && !parenthesized) return nullptr;
     return make(line, std::move(tuple));
+  }
+
+  // The same without brackets around it, where at least one expression is needed.
+  ExpressionPtr expect_tuple(bool with_conditional = true, bool of_loop = false) {
+    if (ends_tuple(of_loop)) fail_here("expected an expression, got " + shown(here()));
+    return parse_tuple(with_conditional, of_loop);
   }
 
   ExpressionPtr parse_conditional() {
     const Depth depth(*this);
     const std::uint32_t line = here().line;
-    const std::size_t unknown = unknown_.size();
     ExpressionPtr value = parse_or();
     while (skip_name("if")) {
       Conditional conditional{.condition = parse_or(), .then = std::move(value), .otherwise = nullptr};
       if (skip_name("else")) conditional.otherwise = parse_conditional();
       value = make(line, std::move(conditional));
-      unknown_.resize(unknown);
     }
     return value;
   }
@@ -499,12 +466,11 @@ class Parser {
 
   ExpressionPtr parse_integer(const Token& token) {
     try {
-      if (const auto value = jinja::parse_integer(token.text, 0)) return make(token.line, Constant{*value});
+      return make(token.line, Constant{jinja::parse_integer(token.text).value()});
     } catch (Failure& failure) {
       failure.line = token.line;
       throw;
     }
-    throw Failure{fmt::format("'{}' is no integer", token.text), token.line};
   }
 
   ExpressionPtr parse_primary() {
@@ -528,40 +494,29 @@ class Parser {
       case TokenKind::integer:
         take();
         return parse_integer(token);
-      case TokenKind::real: {
+      case TokenKind::real:
         take();
-        const auto value = parse_real(token.text);
-        if (!value) throw Failure{fmt::format("'{}' is no number", token.text), token.line};
-        return make(token.line, Constant{*value});
-      }
+        return make(token.line, Constant{parse_real(token.text).value()});
       default:
         break;
     }
     if (skip_op("(")) {
-      ExpressionPtr value = parse_tuple(true, true);
+      ExpressionPtr value = parse_tuple();
       expect_op(")");
       return value;
     }
     if (skip_op("[")) {
       ListOf list;
-      while (!here().is_op("]")) {
-        if (!list.items.empty()) expect_op(",");
-        if (here().is_op("]")) break;
-        list.items.push_back(parse_expression());
-      }
-      expect_op("]");
+      parse_items("]", [&] { list.items.push_back(parse_expression()); });
       return make(token.line, std::move(list));
     }
     if (skip_op("{")) {
       DictOf dict;
-      while (!here().is_op("}")) {
-        if (!dict.items.empty()) expect_op(",");
-        if (here().is_op("}")) break;
+      parse_items("}", [&] {
         ExpressionPtr key = parse_expression();
         expect_op(":");
         dict.items.emplace_back(std::move(key), parse_expression());
-      }
-      expect_op("}");
+      });
       return make(token.line, std::move(dict));
     }
     fail_here("expected an expression, got " + shown(here()));
@@ -596,16 +551,6 @@ class Parser {
   ExpressionPtr parse_subscript(ExpressionPtr object, std::uint32_t line) {
     ExpressionPtr start;
     if (!here().is_op(":")) start = parse_expression();
-    if (here().is_op(",")) {
-      ListOf key{.items = {}, .tuple = true};
-      key.items.push_back(std::move(start));
-      while (skip_op(",")) {
-        if (here().is_op("]")) break;
-        key.items.push_back(parse_expression());
-      }
-      expect_op("]");
-      return make(line, Subscript{std::move(object), make(line, std::move(key))});
-    }
     if (!here().is_op(":")) {
       expect_op("]");
       return make(line, Subscript{std::move(object), std::move(start)});
@@ -621,48 +566,24 @@ class Parser {
   CallArguments parse_arguments() {
     CallArguments arguments;
     expect_op("(");
-    bool first = true;
-    while (!here().is_op(")")) {
-      if (!first) {
-        expect_op(",");
-        if (here().is_op(")")) break;
-      }
-      first = false;
+    parse_items(")", [&] {
+      const bool spread = arguments.spread || arguments.named_spread;
       if (skip_op("**")) {
         if (arguments.named_spread) fail_here("invalid syntax for function call expression");
         arguments.named_spread = parse_expression();
       } else if (skip_op("*")) {
-        if (arguments.spread || arguments.named_spread) fail_here("invalid syntax for function call expression");
+        if (spread) fail_here("invalid syntax for function call expression");
         arguments.spread = parse_expression();
       } else if (here().kind == TokenKind::name && after().is_op("=")) {
         std::string name = take().text;
         take();
         arguments.named.emplace_back(std::move(name), parse_expression());
       } else {
-        if (arguments.spread || arguments.named_spread || !arguments.named.empty()) {
-          fail_here("invalid syntax for function call expression");
-        }
+        if (spread || !arguments.named.empty()) fail_here("invalid syntax for function call expression");
         arguments.positional.push_back(parse_expression());
       }
-    }
-    expect_op(")");
+    });
     return arguments;
-  }
-
-  // A filter or test that does not exist is an error of the template, unless it is inside an {% if %} and may never run.
-  void note_unknown(void (*fail)(std::string_view), const std::string& name, std::uint32_t line) {
-    if (optional_) return;
-    try {
-      fail(name);
-    } catch (const Failure& failure) {
-      unknown_.push_back({failure.message, line});
-    }
-  }
-
-  std::string parse_dotted_name() {
-    std::string name = expect_name();
-    while (skip_op(".")) name += "." + expect_name();
-    return name;
   }
 
   // Parses "|f(x)|g" after the subject. `inline_first`: the first filter has no '|' (a filter block).
@@ -671,9 +592,8 @@ class Parser {
       if (!inline_first) take();
       inline_first = false;
       const std::uint32_t line = here().line;
-      FilterCall filter{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}};
+      FilterCall filter{.subject = std::move(subject), .name = expect_name(), .arguments = {}};
       if (here().is_op("(")) filter.arguments = parse_arguments();
-      if (find_filter(filter.name) == nullptr) note_unknown(fail_filter, filter.name, line);
       subject = make(line, std::move(filter));
     }
     return subject;
@@ -697,8 +617,7 @@ class Parser {
   ExpressionPtr parse_test(ExpressionPtr subject) {
     const std::uint32_t line = take().line;
     const bool negated = skip_name("not");
-    TestCall test{.subject = std::move(subject), .name = parse_dotted_name(), .arguments = {}, .negated = negated};
-    if (find_test(test.name) == nullptr) note_unknown(fail_test, test.name, line);
+    TestCall test{.subject = std::move(subject), .name = expect_name(), .arguments = {}, .negated = negated};
     const Token& next = here();
     const bool is_word = next.kind == TokenKind::name;
     if (next.is_op("(")) {
@@ -717,10 +636,7 @@ class Parser {
   std::size_t at_ = 0;
   std::uint32_t depth_ = 0;
   std::uint32_t loops_ = 0;
-  ImplicitNames implicit_;        // names that the macro's body has read so far
-  bool optional_ = false;         // inside an {% if %}
-  std::vector<Failure> unknown_;  // filters and tests that do not exist
-  std::set<std::string> blocks_;
+  ImplicitNames implicit_;  // names that the macro's body has read so far
 };
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "text/jinja/show.h"
 
-#include <charconv>
 #include <cmath>
 
 #include "text/jinja/loop.h"
@@ -10,68 +9,19 @@
 namespace plumb::text::jinja {
 
 std::string type_name(const Value& value) {
-  switch (value.kind()) {
-    case Kind::undefined:
-      return "Undefined";
-    case Kind::none:
-      return "NoneType";
-    case Kind::boolean:
-      return "bool";
-    case Kind::integer:
-    case Kind::large:
-      return "int";
-    case Kind::real:
-      return "float";
-    case Kind::string:
-      return "str";
-    case Kind::list:
-      return "list";
-    case Kind::tuple:
-      return "tuple";
-    case Kind::range:
-      return "range";
-    case Kind::view:
-      return value.name();
-    case Kind::dict:
-      return "dict";
-    case Kind::iterator:
-      return "generator";
-    case Kind::name_space:
-      return "Namespace";
-    case Kind::callable:
-      return "function";
-    case Kind::loop:
-      return "LoopContext";
-  }
-  return "object";
+  if (value.is(Kind::view)) return value.name();
+  // By kind.
+  constexpr const char* names[] = {"Undefined", "NoneType",  "bool",     "int",        "int",  "float",
+                                   "str",       "list",      "tuple",    "range",      "view", "dict",
+                                   "generator", "Namespace", "function", "LoopContext"};
+  return names[static_cast<std::size_t>(value.kind())];
 }
 
 std::string real_to_string(double value) {
   if (std::isnan(value)) return "nan";
-  if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
-  // The shortest digits that give the same number when read. Python uses exponents from 1e16 on and below 1e-4.
-  char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
-  const std::string_view all(buffer, static_cast<std::size_t>(end - buffer));
-  const std::size_t mark = all.find('e');
-  int exponent = 0;
-  const char* exponent_begin = all.data() + mark + (all[mark + 1] == '+' ? 2 : 1);
-  std::from_chars(exponent_begin, end, exponent);
-  std::string out;
-  std::string digits;
-  for (const char c : all.substr(0, mark)) {
-    if (c == '-') out += c;
-    if (c >= '0' && c <= '9') digits += c;
-  }
-  if (exponent < -4 || exponent >= 16) {
-    out += digits[0];
-    if (digits.size() > 1) out += '.' + digits.substr(1);
-    return out + fmt::format("e{}{:02}", exponent < 0 ? '-' : '+', std::abs(exponent));
-  }
-  if (exponent < 0) return out + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-  const auto point = static_cast<std::size_t>(exponent) + 1;
-  if (digits.size() <= point) return out + digits + std::string(point - digits.size(), '0') + ".0";
-  return out + digits.substr(0, point) + '.' + digits.substr(point);
+  // Both fmt and Python show the shortest digits that give the same number, and use exponents at the same sizes.
+  std::string shown = fmt::format("{}", value);
+  return std::isinf(value) || shown.find_first_of(".e") != std::string::npos ? shown : shown + ".0";
 }
 
 std::string quoted(std::string_view text) {

@@ -1,5 +1,6 @@
 #include "text/jinja/strings.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "text/unicode/characters.h"
@@ -59,13 +60,18 @@ std::string repeated_text(Runtime& runtime, std::string_view unit, std::int64_t 
   return out;
 }
 
-std::string centered(Runtime& runtime, const String& text, std::int64_t width, std::string_view fill) {
-  const std::int64_t length = static_cast<std::int64_t>(text.length);
-  if (width <= length) return text.text;
-  const std::int64_t missing = width - length;
+std::string padded(Runtime& runtime, const std::string& text, Align align, std::int64_t width, std::string_view fill) {
+  const std::int64_t missing = std::max<std::int64_t>(0, width - static_cast<std::int64_t>(unicode::count(text)));
   // If an odd number is missing, the extra one goes left only if the width is odd too: CPython's rule.
-  const std::int64_t left = missing / 2 + (missing & width & 1);
-  return repeated_text(runtime, fill, left) + text.text + repeated_text(runtime, fill, missing - left);
+  const std::int64_t before = missing / 2 + (missing & width & 1);
+  const std::int64_t left = align == Align::left ? 0 : align == Align::right ? missing : before;
+  return repeated_text(runtime, fill, left) + text + repeated_text(runtime, fill, missing - left);
+}
+
+std::string zero_filled(Runtime& runtime, const std::string& number, std::int64_t width) {
+  const std::size_t sign = number.starts_with('+') || number.starts_with('-') ? 1 : 0;
+  const std::int64_t rest = std::max<std::int64_t>(width, 1) - static_cast<std::int64_t>(sign);
+  return number.substr(0, sign) + padded(runtime, number.substr(sign), Align::right, rest, "0");
 }
 
 std::vector<std::string_view> lines_of(Runtime& runtime, std::string_view text, bool keep_ends) {
@@ -106,30 +112,6 @@ std::string_view stripped(std::string_view text, Side side, std::u32string_view 
   for (std::size_t after = 0; has(Side::left) && begin < end && goes(unicode::next(text, after));) begin = after;
   for (std::size_t before = end; has(Side::right) && end > begin && goes(unicode::previous(text, before));) end = before;
   return text.substr(begin, end - begin);
-}
-
-namespace {
-
-// Whether at least one letter has the wanted case, and none has the other.
-bool is_of_case(Runtime& runtime, std::string_view text, bool (*wanted)(char32_t), bool (*other)(char32_t)) {
-  runtime.budget.work(text.size() * 8);
-  bool any = false;
-  for (std::size_t at = 0; at < text.size();) {
-    const char32_t c = unicode::next(text, at);
-    if (other(c) || unicode::is_title(c)) return false;
-    any = any || wanted(c);
-  }
-  return any;
-}
-
-}  // namespace
-
-bool is_lower_text(Runtime& runtime, std::string_view text) {
-  return is_of_case(runtime, text, unicode::is_lower, unicode::is_upper);
-}
-
-bool is_upper_text(Runtime& runtime, std::string_view text) {
-  return is_of_case(runtime, text, unicode::is_upper, unicode::is_lower);
 }
 
 }  // namespace plumb::text::jinja

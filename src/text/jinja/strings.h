@@ -20,7 +20,11 @@ std::size_t find_last(Runtime& runtime, std::string_view text, std::string_view 
 std::string replaced(Runtime& runtime, std::string_view text, std::string_view old, std::string_view fresh,
                      std::int64_t most);
 std::string repeated_text(Runtime& runtime, std::string_view unit, std::int64_t times);  // none for times below 1
-std::string centered(Runtime& runtime, const String& text, std::int64_t width, std::string_view fill);
+enum class Align : std::uint8_t { left, right, center };
+// The text with `fill` at the sides up to a width, in characters.
+std::string padded(Runtime& runtime, const std::string& text, Align align, std::int64_t width, std::string_view fill = " ");
+// The number with zeros after its sign up to a width.
+std::string zero_filled(Runtime& runtime, const std::string& number, std::int64_t width);
 std::vector<std::string_view> lines_of(Runtime& runtime, std::string_view text, bool keep_ends);
 
 // Writes HTML's five special characters as entities. A text that is marked as HTML stays as it is.
@@ -30,8 +34,5 @@ enum class Side : std::uint8_t { left = 1, right = 2, both = 3 };
 // The text without the characters of `drop` at these sides, or without white space if `drop` is empty.
 std::string_view stripped(std::string_view text, Side side, std::u32string_view drop = {});
 inline std::string_view trimmed(std::string_view text) { return stripped(text, Side::both); }
-
-bool is_lower_text(Runtime& runtime, std::string_view text);
-bool is_upper_text(Runtime& runtime, std::string_view text);
 
 }  // namespace plumb::text::jinja

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "text/jinja/compare.h"
 #include "text/jinja/number.h"
 
 namespace plumb::text::jinja {
@@ -70,7 +71,6 @@ struct Arithmetic {
 struct Concatenation {
   std::vector<ExpressionPtr> items;
 };
-enum class Comparison : std::uint8_t { equal, unequal, less, less_or_equal, greater, greater_or_equal, in, not_in };
 // a < b < c: every neighbouring pair holds.
 struct Compare {
   ExpressionPtr first;
@@ -160,12 +160,6 @@ struct With {
   std::vector<std::pair<Target, ExpressionPtr>> variables;
   Body body;
 };
-// A named part of a template. No other template can replace it here, so it is rendered in place. It sees the template's
-// variables; it sees those of a loop around it only if it is `scoped`.
-struct Block {
-  Body body;
-  bool scoped = false;
-};
 // The assistant's text, rendered in place. (Training marks these parts.)
 struct Generation {
   Signature signature;
@@ -177,7 +171,7 @@ struct Jump {
 
 struct Statement {
   std::uint32_t line = 0;
-  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Block, Generation, Jump> node;
+  std::variant<Text, Print, For, If, Set, SetBlock, Macro, CallBlock, FilterBlock, With, Generation, Jump> node;
 };
 
 }  // namespace plumb::text::jinja

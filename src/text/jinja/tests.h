@@ -3,13 +3,11 @@
 
 #include <string_view>
 
-#include "text/jinja/value.h"
+#include "text/jinja/call.h"
 
 namespace plumb::text::jinja {
 
-using Test = bool (*)(Runtime&, const Value& subject, Arguments& arguments);
-Test find_test(std::string_view name);  // null where there is none
-// Fails with the error that no test has this name.
-[[noreturn]] void fail_test(std::string_view name);
+// Fails if no test has this name. A test gives a boolean.
+const Builtin& find_test(std::string_view name);
 
 }  // namespace plumb::text::jinja

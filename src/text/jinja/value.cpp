@@ -22,17 +22,6 @@ std::uint32_t depth_above(const std::vector<Dict::Entry>& entries) {
   return depth + 1;
 }
 
-class Function : public Callable {
- public:
-  using Body = std::function<Value(Runtime&, Arguments&)>;
-  Function(Budget& budget, std::string_view name, Body body)
-      : Callable(budget, 0, fmt::format("<function {}>", name)), body_(std::move(body)) {}
-  Value call(Runtime& runtime, Arguments& arguments) override { return body_(runtime, arguments); }
-
- private:
-  Body body_;
-};
-
 }  // namespace
 
 Object::Object(Budget& budget, std::size_t bytes, std::uint32_t depth) : budget_(budget), bytes_(bytes), depth_(depth) {
@@ -79,7 +68,7 @@ const std::string& Value::name() const {
 const Dict& Value::dict() const { return static_cast<const Dict&>(*object_); }
 Namespace& Value::name_space() const { return static_cast<Namespace&>(*object_); }
 Iterator& Value::iterator() const { return static_cast<Iterator&>(*object_); }
-Callable& Value::callable() const { return static_cast<Callable&>(*object_); }
+const Callable& Value::callable() const { return static_cast<const Callable&>(*object_); }
 Loop& Value::loop() const { return static_cast<Loop&>(*object_); }
 
 String::String(Budget& budget, std::string content, bool is_html)
@@ -183,8 +172,8 @@ Value Runtime::iterator(std::uint32_t above, Iterator::Body body) {
   return {Kind::iterator, make<Iterator>(above + 1, std::move(body))};
 }
 
-Value Runtime::callable(std::string_view name, std::function<Value(Runtime&, Arguments&)> function) {
-  return {Kind::callable, make<Function>(name, std::move(function))};
+Value Runtime::callable(std::string shown, std::uint32_t above, Callable::Body body) {
+  return {Kind::callable, make<Callable>(above + 1, std::move(shown), std::move(body))};
 }
 
 void Runtime::keep(std::shared_ptr<void> owner, std::function<void()> release) {

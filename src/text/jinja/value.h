@@ -68,7 +68,7 @@ struct String;
 struct Dict;
 struct Namespace;
 class Iterator;
-class Callable;
+struct Callable;
 class Loop;
 
 class Value {
@@ -100,7 +100,7 @@ class Value {
   const Dict& dict() const;
   Namespace& name_space() const;
   Iterator& iterator() const;
-  Callable& callable() const;
+  const Callable& callable() const;
   Loop& loop() const;
 
   const std::shared_ptr<Object>& object() const { return object_; }
@@ -181,13 +181,12 @@ struct Arguments {
   std::vector<std::pair<std::string, Value>> named;
 };
 
-class Callable : public Object {
- public:
-  Callable(Budget& budget, std::uint32_t depth, std::string shown)
-      : Object(budget, sizeof(Callable) + shown.size(), depth), shown_as(std::move(shown)) {}
-  virtual Value call(Runtime& runtime, Arguments& arguments) = 0;
-  virtual std::optional<Value> attribute(Runtime&, std::string_view) { return std::nullopt; }
+struct Callable : Object {
+  using Body = std::function<Value(Runtime&, Arguments&)>;
+  Callable(Budget& budget, std::uint32_t depth, std::string shown, Body body)
+      : Object(budget, sizeof(Callable) + shown.size(), depth), shown_as(std::move(shown)), call(std::move(body)) {}
   const std::string shown_as;
+  const Body call;
 };
 
 // Counts the C++ recursion that a template causes, and fails before the stack overflows.
@@ -224,7 +223,8 @@ class Runtime {
   Value undefined(std::string message);
   Value name_space();
   Value iterator(std::uint32_t depth, Iterator::Body body);
-  Value callable(std::string_view name, std::function<Value(Runtime&, Arguments&)> function);
+  // `depth`: of the deepest value that the body keeps.
+  Value callable(std::string shown, std::uint32_t depth, Callable::Body body);
   template <class T, class... Args>
   std::shared_ptr<T> make(Args&&... args) {
     return std::make_shared<T>(budget, std::forward<Args>(args)...);
