@@ -425,9 +425,11 @@ Value truncate(Runtime& runtime, const Value& subject, Parameters& given) {
   const auto end_length = static_cast<std::int64_t>(end.string().length);
   if (most < end_length) raise("expected length >= {}, got {}", end_length, most);
   if (leeway < 0) raise("expected leeway >= 0, got {}", leeway);
-  if (!subject.is_string()) raise("truncate: expected a string, not {}", type_name(subject));
-  const auto size = static_cast<std::int64_t>(subject.string().length);
+  const auto known = length(runtime, subject);
+  if (!known) raise("object of type '{}' has no len()", type_name(subject));
+  const auto size = static_cast<std::int64_t>(*known);
   if (size <= most || size - most <= leeway) return subject;
+  if (!subject.is_string()) raise("truncate: expected a string, not {}", type_name(subject));
   runtime.budget.work(subject.text().size());
   std::string kept = subject.text().substr(0, unicode::offset(subject.text(), static_cast<std::size_t>(most - end_length)));
   if (!given.flag(runtime, 1, false)) kept.resize(std::min(kept.rfind(' '), kept.size()));
