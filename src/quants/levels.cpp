@@ -8,7 +8,10 @@ namespace {
 void decode_levels(const std::uint8_t* qs, const std::array<std::int8_t, 16>& levels, float d, float* values) {
   std::array<float, 16> scaled;
   for (std::size_t q = 0; q < 16; ++q) scaled[q] = d * static_cast<float>(levels[q]);
-  for (std::size_t j = 0; j < 32; ++j) values[j] = scaled[(qs[j % 16] >> (j / 16 * 4)) & 0x0f];
+  for (std::size_t j = 0; j < 16; ++j) {
+    values[j] = scaled[qs[j] & 0x0f];
+    values[j + 16] = scaled[qs[j] >> 4];
+  }
 }
 
 }  // namespace
