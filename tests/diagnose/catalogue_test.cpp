@@ -141,6 +141,54 @@ TEST_F(Catalogue, EntriesForOtherFormats) {
   std::printf("%zu mistakes, %zu named first\n", n_, n_first_);
 }
 
+// The details of the candidates of each hypothesis for the op with this output, in a run in which nothing is wrong.
+std::multimap<std::string_view, std::string> candidates_for(const Subject& subject, std::string_view output) {
+  std::multimap<std::string_view, std::string> found;
+  const plan::Plan& plan = *subject.model.plan();
+  const auto rows = testing::rows_of(subject.tokens, static_cast<std::uint32_t>(subject.tokens.size()) - 2);
+  std::vector<std::uint32_t> all(rows.size());
+  std::iota(all.begin(), all.end(), 0u);
+  Replay healthy(subject.model, rows, nullptr, all, 1);
+  for (std::size_t op = 0; op < plan.ops.size(); ++op) {
+    const auto out = plan::output(plan.ops[op]);
+    if (!out || plan.value(*out).name != output) continue;
+    const Values right = healthy.value(*out);
+    const Question question{
+        .op = plan.ops[op], .op_index = op, .replay = healthy, .rows = all, .found = *right, .expected = *right};
+    for (const Hypothesis& hypothesis : catalogue()) {
+      if (hypothesis.candidates == nullptr) continue;
+      for (const Candidate& candidate : hypothesis.candidates(question)) found.emplace(hypothesis.name, candidate.detail);
+    }
+  }
+  EXPECT_FALSE(found.empty()) << "no op has the output " << output;
+  return found;
+}
+
+TEST(CatalogueCandidates, AreOfThePartsThatTheOpHas) {
+  const Subject gpt2 = golden("gpt2"), qwen3 = golden("qwen3");
+  const auto expect = [](const Subject& subject, std::string_view output, const std::set<std::string_view>& with,
+                         const std::set<std::string_view>& without) {
+    const auto found = candidates_for(subject, output);
+    for (const std::string_view name : with) EXPECT_TRUE(found.contains(name)) << output << ": " << name;
+    for (const std::string_view name : without) EXPECT_FALSE(found.contains(name)) << output << ": " << name;
+  };
+  const std::set<std::string_view> of_up{"gate-up-exchanged", "activation-on-product", "gate-or-up-missing",
+                                         "gate-up-interleaved"};
+  expect(qwen3, "blk.0.ffn_act", of_up, {});
+  expect(gpt2, "blk.0.ffn_act", {"activation-other"}, of_up);
+  for (const auto& [name, detail] : candidates_for(gpt2, "blk.0.ffn_act")) {
+    EXPECT_FALSE(detail.starts_with("up clamped") || detail.starts_with("gate clamped")) << detail;
+  }
+  const std::set<std::string_view> of_layer_norms{"norm-mean-kept", "norm-bias-missing", "norm-other-bias"};
+  expect(qwen3, "blk.0.attn_norm", {"norm-eps"}, of_layer_norms);
+  expect(gpt2, "blk.0.attn_norm", of_layer_norms, {});
+  const std::set<std::string_view> of_positions{"position-off-by-one", "position-of-step"};
+  expect(gpt2, "token_embd", {"embedding-row-off-by-one"}, of_positions);
+  expect(gpt2, "position_embd", of_positions, {"embedding-row-off-by-one"});
+  expect(gpt2, "embd", {"position-missing"}, {"branch-missing"});
+  expect(gpt2, "blk.0.attn_resid", {"branch-missing"}, {"position-missing"});
+}
+
 TEST(CatalogueText, NamesAreUniqueAndEntriesWhole) {
   std::set<std::string_view> names;
   for (const Hypothesis& h : catalogue()) {

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -60,6 +61,14 @@ TEST_P(Golden, DecodesBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, Golden, testing::ValuesIn(formats().begin(), formats().end()), name_of);
+
+TEST(Goldens, AreAllOfFormatsInTheList) {
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(PLUMB_TEST_DATA) + "/quants")) {
+    const std::string file = entry.path().filename();
+    const std::string name = file.substr(0, file.find('.'));
+    EXPECT_NE(find(std::string_view(name)), nullptr) << file << ": format_list.h has no row for " << name;
+  }
+}
 
 class EncodeGolden : public testing::TestWithParam<const char*> {};
 
