@@ -256,6 +256,7 @@ TEST(ChatTemplate, ErrorsNameLineAndCause) {
       {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}\n{{ m() }}", "chat template, line 2: division by zero"},
       {"\n{{ '\\N{BULLET}' }}", "chat template, line 2: the escape '\\N' is not supported"},
       {"{{ '\\101' }}", "chat template, line 1: the escape '\\1' is not supported"},
+      {"{{ größe }}", "chat template, line 1: unexpected char 'ö'"},
       {"{{ 0x1F }}", "chat template, line 1: numbers with underscores or in another base than 10 are not supported"},
       {"{{ 1_000 }}", "chat template, line 1: numbers with underscores or in another base than 10 are not supported"},
       {"{{ '1f' | int(base=16) }}", "chat template, line 1: another base than 10 of the filter 'int' is not supported"},

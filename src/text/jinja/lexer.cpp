@@ -294,7 +294,8 @@ class Lexer {
       push(TokenKind::op, candidate.size());
       return;
     }
-    throw Failure{fmt::format("unexpected char {}", jinja::quoted(std::string_view(source_).substr(at_, 1))), line_};
+    throw Failure{fmt::format("unexpected char {}", jinja::quoted(source_.substr(at_, unicode::width(source_[at_])))),
+                  line_};
   }
 
   std::string source_;

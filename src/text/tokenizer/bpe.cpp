@@ -90,7 +90,7 @@ class Bpe final : public Encoder {
   }
 
   std::string spell(TokenId token) const override {
-    const std::string_view piece = vocabulary_.pieces[static_cast<std::size_t>(token)];
+    const std::string_view piece = vocabulary_.piece(token);
     if (vocabulary_.is(token, attribute_byte))
       if (const auto byte = vocabulary_.hex_byte(token)) return std::string(1, static_cast<char>(*byte));
     if (rules_.spaces_as_blocks) return unblock_spaces(piece);

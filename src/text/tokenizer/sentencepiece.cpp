@@ -56,7 +56,7 @@ class SentencePiece final : public Encoder {
   std::string spell(TokenId token) const override {
     if (vocabulary_.is(token, attribute_byte))
       if (const auto byte = vocabulary_.hex_byte(token)) return std::string(1, static_cast<char>(*byte));
-    return unblock_spaces(vocabulary_.pieces[static_cast<std::size_t>(token)]);
+    return unblock_spaces(vocabulary_.piece(token));
   }
 
   bool adds_space() const override { return vocabulary_.add_space_prefix; }

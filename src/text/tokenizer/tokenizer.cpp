@@ -37,14 +37,16 @@ std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_v
       present.push_back(token);
     });
   }
-  const auto piece = [&](TokenId token) { return vocabulary.pieces[static_cast<std::size_t>(token)]; };
   std::sort(present.begin(), present.end(), [&](TokenId a, TokenId b) {
-    return piece(a).size() != piece(b).size() ? piece(a).size() > piece(b).size() : a < b;
+    return vocabulary.piece(a).size() != vocabulary.piece(b).size()
+               ? vocabulary.piece(a).size() > vocabulary.piece(b).size()
+               : a < b;
   });
 
   std::vector<Fragment> fragments;
   if (!text.empty()) fragments.push_back({text});
   for (const TokenId token : present) {
+    const std::string_view piece = vocabulary.piece(token);
     std::vector<Fragment> cut;
     const auto push_text = [&](std::string_view part) {
       if (!part.empty()) cut.push_back({part});
@@ -55,9 +57,9 @@ std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_v
         continue;
       }
       std::string_view rest = fragment.text;
-      for (std::size_t at = rest.find(piece(token)); at != std::string_view::npos; at = rest.find(piece(token))) {
+      for (std::size_t at = rest.find(piece); at != std::string_view::npos; at = rest.find(piece)) {
         std::string_view left = rest.substr(0, at);
-        rest.remove_prefix(at + piece(token).size());
+        rest.remove_prefix(at + piece.size());
         if (vocabulary.is(token, attribute_lstrip))
           while (!left.empty() && is_ascii_space(left.back())) left.remove_suffix(1);
         if (vocabulary.is(token, attribute_rstrip))
@@ -117,9 +119,8 @@ struct Tokenizer::State {
   [[nodiscard]] std::string spell(TokenId token, bool with_special) const {
     if (!valid(token)) return {};
     if (vocabulary.is(token, attribute_control | attribute_unknown))
-      return with_special ? std::string(vocabulary.pieces[static_cast<std::size_t>(token)]) : std::string();
-    if (vocabulary.is(token, attribute_user_defined))
-      return std::string(vocabulary.pieces[static_cast<std::size_t>(token)]);
+      return with_special ? std::string(vocabulary.piece(token)) : std::string();
+    if (vocabulary.is(token, attribute_user_defined)) return std::string(vocabulary.piece(token));
     return encoder->spell(token);
   }
 };
@@ -187,7 +188,7 @@ std::string Tokenizer::token_text(TokenId token, bool special) const { return st
 std::uint32_t Tokenizer::size() const { return state_->vocabulary.size(); }
 
 std::string_view Tokenizer::piece(TokenId token) const {
-  return state_->valid(token) ? state_->vocabulary.pieces[static_cast<std::size_t>(token)] : std::string_view();
+  return state_->valid(token) ? state_->vocabulary.piece(token) : std::string_view();
 }
 
 TokenType Tokenizer::type(TokenId token) const {

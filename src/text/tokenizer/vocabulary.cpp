@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <limits>
 
@@ -95,22 +96,7 @@ Result<std::optional<TokenId>> special_id(const gguf::File& file, const std::str
 }
 
 std::uint8_t attribute_of(std::int32_t type) {
-  switch (type) {
-    case 1:
-      return attribute_normal;
-    case 2:
-      return attribute_unknown;
-    case 3:
-      return attribute_control;
-    case 4:
-      return attribute_user_defined;
-    case 5:
-      return attribute_unused;
-    case 6:
-      return attribute_byte;
-    default:
-      return 0;
-  }
+  return type >= 1 && type <= 6 ? static_cast<std::uint8_t>(1u << (type - 1)) : std::uint8_t{0};
 }
 
 class Loader {
@@ -213,7 +199,11 @@ class Loader {
     return {};
   }
 
-  void add_attribute(TokenId token, std::uint8_t attribute) { v_.attributes[static_cast<std::size_t>(token)] |= attribute; }
+  std::uint8_t& attributes_of(TokenId token) { return v_.attributes[static_cast<std::size_t>(token)]; }
+
+  void add_attribute(std::string_view piece, std::uint8_t attribute) {
+    if (const auto token = v_.find(piece)) attributes_of(*token) |= attribute;
+  }
 
   Result<void> find_roles() {
     std::array<std::optional<TokenId>, 8> ids;
@@ -225,7 +215,7 @@ class Loader {
       }
       for (std::size_t i = 0; i < r.pieces.size() && !ids[role]; ++i) {
         ids[role] = v_.find(r.pieces[i]);
-        if (ids[role]) add_attribute(*ids[role], attribute_control);
+        if (ids[role]) attributes_of(*ids[role]) |= attribute_control;
       }
       if (r.ends_generation && ids[role]) v_.end_of_generation.push_back(*ids[role]);
     }
@@ -237,18 +227,16 @@ class Loader {
 
   void remove_end(TokenId token, std::uint8_t attribute) {
     std::erase(v_.end_of_generation, token);
-    v_.attributes[static_cast<std::size_t>(token)] = attribute;
+    attributes_of(token) = attribute;
   }
 
   void collect_ends() {
     for (const std::string_view piece : end_pieces) {
-      const auto token = v_.find(piece);
-      if (!token) continue;
-      v_.end_of_generation.push_back(*token);
-      add_attribute(*token, attribute_control);
+      if (const auto token = v_.find(piece)) v_.end_of_generation.push_back(*token);
+      add_attribute(piece, attribute_control);
     }
     for (const std::string_view piece : {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
-      if (const auto token = v_.find(piece)) v_.attributes[static_cast<std::size_t>(*token)] = attribute_user_defined;
+      if (const auto token = v_.find(piece)) attributes_of(*token) = attribute_user_defined;
 
     // In the "harmony" format and in Solar's, <|end|> closes a message, but the answer continues.
     const auto has = [this](std::string_view piece) { return v_.find(piece).has_value(); };
@@ -280,18 +268,15 @@ class Loader {
 
     if (contains(pre, "jina-v2-de") || contains(pre, "jina-v2-es") || contains(pre, "jina-v2-code") ||
         contains(architecture, "nomic-bert-moe") || contains(architecture, "jina-bert-v3")) {
-      if (const auto mask = v_.find("<mask>")) add_attribute(*mask, attribute_lstrip);
+      add_attribute("<mask>", attribute_lstrip);
     } else if (contains(name, "phi-3") || contains(name, "phi3")) {
       for (std::uint8_t& a : v_.attributes)
         if (a & (attribute_control | attribute_user_defined | attribute_unknown)) a |= attribute_rstrip;
-      if (const auto eos = v_.find("</s>")) add_attribute(*eos, attribute_rstrip);
+      add_attribute("</s>", attribute_rstrip);
       for (const std::string_view piece : {"<unk>", "<s>", "<|endoftext|>"})
-        if (const auto token = v_.find(piece)) {
-          std::uint8_t& a = v_.attributes[static_cast<std::size_t>(*token)];
-          a = static_cast<std::uint8_t>(a & ~attribute_rstrip);
-        }
+        if (const auto token = v_.find(piece)) attributes_of(*token) &= static_cast<std::uint8_t>(~attribute_rstrip);
     } else if (contains(name, "modern-bert")) {
-      if (const auto mask = v_.find("[MASK]")) add_attribute(*mask, attribute_lstrip);
+      add_attribute("[MASK]", attribute_lstrip);
     }
   }
 
@@ -305,15 +290,11 @@ class Loader {
 std::string hex_piece(unsigned char byte) { return fmt::format("<0x{:02X}>", byte); }
 
 std::optional<unsigned char> Vocabulary::hex_byte(TokenId token) const {
-  const std::string_view piece = pieces[static_cast<std::size_t>(token)];
-  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return std::nullopt;
-  unsigned value = 0;
-  for (const char c : piece.substr(3, 2)) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit && !(c >= 'A' && c <= 'F')) return std::nullopt;
-    value = value * 16 + static_cast<unsigned>(digit ? c - '0' : c - 'A' + 10);
-  }
-  return static_cast<unsigned char>(value);
+  const std::string_view text = piece(token);
+  unsigned char value = 0;
+  // Comparing with the byte's own piece leaves out lower case and all other spellings.
+  std::from_chars(text.data() + std::min<std::size_t>(text.size(), 3), text.data() + text.size(), value, 16);
+  return text == hex_piece(value) ? std::optional(value) : std::nullopt;
 }
 
 Result<std::optional<std::string_view>> optional_string(const gguf::File& file, std::string_view key) {

@@ -18,8 +18,8 @@ namespace plumb::text {
 
 enum class Model : std::uint8_t { sentencepiece, bpe, wordpiece };
 
-// A token's attributes. It may have several: a "normal" token of the file is also control if llama.cpp knows it as an end
-// of turn.
+// A token's attributes; the first six are the types of tokenizer.ggml.token_type. It may have several: a "normal" token of
+// the file is also control if llama.cpp knows it as an end of turn.
 enum Attribute : std::uint8_t {
   attribute_normal = 1,
   attribute_unknown = 2,
@@ -56,6 +56,7 @@ struct Vocabulary {
     const auto found = index.find(piece, [this](std::uint32_t i) { return pieces[i]; });
     return found ? std::optional(static_cast<TokenId>(*found)) : std::nullopt;
   }
+  [[nodiscard]] std::string_view piece(TokenId token) const { return pieces[static_cast<std::size_t>(token)]; }
   [[nodiscard]] bool is(TokenId token, unsigned attribute) const {
     return (attributes[static_cast<std::size_t>(token)] & attribute) != 0;
   }

@@ -74,9 +74,7 @@ class WordPiece final : public Encoder {
     return {};
   }
 
-  std::string spell(TokenId token) const override {
-    return unblock_spaces(vocabulary_.pieces[static_cast<std::size_t>(token)]);
-  }
+  std::string spell(TokenId token) const override { return unblock_spaces(vocabulary_.piece(token)); }
 
   bool adds_space() const override { return true; }
 
