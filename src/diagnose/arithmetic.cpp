@@ -57,44 +57,37 @@ double derivative(plan::Activation activation, double x) {
   return 1;
 }
 
-class Variance {
- public:
-  Variance(const Scene& scene, std::span<const float> y, const std::function<InputError(plan::ValueId)>& error,
-           const std::function<std::pair<InputError, InputError>(std::uint32_t)>& cache_error, const ProductSums& sums,
-           const Arithmetic& arithmetic)
-      : scene_(scene),
-        plan_(*scene.plan),
-        y_(y),
-        error_(error),
-        cache_error_(cache_error),
-        sums_(sums),
-        a_(arithmetic),
-        out_(y.size(), 0.0f) {}
+struct Variance {
+  const Scene& scene;
+  std::span<const float> y;
+  const InputErrors& errors;
+  const ProductSums& sums;
+  const Arithmetic& engine;
+  const plan::Plan& plan = *scene.plan;
+  std::vector<float> out = std::vector<float>(y.size(), 0.0f);
 
   std::vector<float> of(const plan::Op& op) {
     std::visit([&](const auto& o) { add(o); }, op);
-    for (std::size_t i = 0; i < out_.size(); ++i) {
-      out_[i] += static_cast<float>(uniform(unit_f32 * y_[i]) + rounded(a_.store, y_[i]));
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] += static_cast<float>(uniform(unit_f32 * y[i]) + rounded(engine.store, y[i]));
     }
-    return std::move(out_);
+    return std::move(out);
   }
 
- private:
   void add(const plan::Embed&) {
-    for (std::size_t i = 0; i < out_.size(); ++i)
-      out_[i] = static_cast<float>(square(4 * unit_f32 * y_[i]) + rounded(a_.operand, y_[i]));
+    each([&](std::size_t i) { return square(4 * unit_f32 * y[i]) + rounded(engine.operand, y[i]); });
   }
 
   void add(const plan::Norm& op) {
-    const std::vector<float> weight = scene_.vector(op.weight);
-    const std::vector<float> bias = op.bias ? scene_.vector(*op.bias) : std::vector<float>(weight.size());
+    const std::vector<float> weight = scene.vector(op.weight);
+    const std::vector<float> bias = op.bias ? scene.vector(*op.bias) : std::vector<float>(weight.size());
     const bool is_layer = op.kind == plan::NormKind::layer;
     const std::size_t n = weight.size();
-    const auto x = scene_.value(op.x);
-    const InputError error = error_(op.x);
+    const auto x = scene.value(op.x);
+    const InputError error = errors.of(op.x);
     // A sum of n squares in float32, added one after the other. The result is rounded before and after the weight's factor.
     const double of_sum = square(unit_f32) * (function_units + static_cast<double>(n) / 8);
-    for (std::size_t start = 0; start < out_.size(); start += n) {
+    for (std::size_t start = 0; start < out.size(); start += n) {
       double mean = 0, squares = 0, variance = 0, common = 0, of_mean = 0;
       for (std::size_t i = start; is_layer && i < start + n; ++i) {
         mean += x[i] / static_cast<double>(n);
@@ -107,61 +100,61 @@ class Variance {
       }
       // The sum of squares overflows in float32: engines give 0, infinity or no number.
       if (squares * static_cast<double>(n) > double{std::numeric_limits<float>::max()}) {
-        std::fill_n(out_.begin() + static_cast<std::ptrdiff_t>(start), n, std::numeric_limits<float>::infinity());
+        std::fill_n(out.begin() + static_cast<std::ptrdiff_t>(start), n, std::numeric_limits<float>::infinity());
         continue;
       }
       const double scale = 1 / std::sqrt(variance + op.eps);
       common *= square(square(scale) / static_cast<double>(n));
-      double relative = of_sum + uniform(a_.store);
+      double relative = of_sum + uniform(engine.store);
       if (is_layer) {
         of_mean += of_sum * squares;
         // An engine may compute the variance as the mean of squares minus the square of the mean.
         relative += of_sum * square(squares * square(scale));
       }
       for (std::size_t i = start; i < start + n; ++i) {
-        const double before_bias = y_[i] - bias[i - start];
-        out_[i] = static_cast<float>(square(scale * weight[i - start]) * (error.at(i, x[i]) + of_mean) +
-                                     square(before_bias) * (common + relative) +
-                                     (op.bias ? uniform(unit_f32 * before_bias) : 0.0));
+        const double before_bias = y[i] - bias[i - start];
+        out[i] = static_cast<float>(square(scale * weight[i - start]) * (error.at(i, x[i]) + of_mean) +
+                                    square(before_bias) * (common + relative) +
+                                    (op.bias ? uniform(unit_f32 * before_bias) : 0.0));
       }
     }
   }
 
   void add(const plan::Linear& op) {
-    const double n = static_cast<double>(plan_.weight(op.weight).in());
-    const InputError error = error_(op.x);
-    const double of_squares = 2 * uniform(a_.operand) + square(a_.sum) * n + uniform(error.rounding);
-    for (std::size_t i = 0; i < out_.size(); ++i) {
-      double v = of_squares * sums_.squares[i];
-      if (a_.activations > 0 && !sums_.blocks.empty()) {
-        v += sums_.blocks[i] / square(a_.activations) + uniform(unit_f16) * sums_.squares[i] / square(a_.activations);
+    const double n = static_cast<double>(plan.weight(op.weight).in());
+    const InputError error = errors.of(op.x);
+    const double of_squares = 2 * uniform(engine.operand) + square(engine.sum) * n + uniform(error.rounding);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      double v = of_squares * sums.squares[i];
+      if (engine.activations > 0 && !sums.blocks.empty()) {
+        v += sums.blocks[i] / square(engine.activations) + uniform(unit_f16) * sums.squares[i] / square(engine.activations);
       }
-      if (!sums_.inputs.empty()) v += sums_.inputs[i];
+      if (!sums.inputs.empty()) v += sums.inputs[i];
       // Terms of one sign add up to more than independent terms. The same holds for the sum's prefixes, each of which is
       // rounded.
-      v += square(y_[i]) * (square(a_.sum) * n / 9 + uniform(a_.drift));
-      out_[i] = static_cast<float>(v);
+      v += square(y[i]) * (square(engine.sum) * n / 9 + uniform(engine.drift));
+      out[i] = static_cast<float>(v);
     }
   }
 
   void add(const plan::Rope& op) {
-    const auto x = scene_.value(op.x);
-    const InputError error = error_(op.x);
-    const std::vector<float> factors = op.factors ? scene_.vector(*op.factors) : std::vector<float>();
-    const std::size_t width = plan_.value(op.x).width;
+    const auto x = scene.value(op.x);
+    const InputError error = errors.of(op.x);
+    const std::vector<float> factors = op.factors ? scene.vector(*op.factors) : std::vector<float>();
+    const std::size_t width = plan.value(op.x).width;
     const bool adjacent = op.pairing == plan::RopePairing::adjacent;
-    for (std::size_t t = 0; t < scene_.rows.size(); ++t) {
+    for (std::size_t t = 0; t < scene.rows.size(); ++t) {
       for (std::size_t head = t * width; head < (t + 1) * width; head += op.head_dim) {
-        for (std::size_t i = head + op.n_rot; i < head + op.head_dim; ++i) out_[i] = static_cast<float>(error.at(i, x[i]));
+        for (std::size_t i = head + op.n_rot; i < head + op.head_dim; ++i) out[i] = static_cast<float>(error.at(i, x[i]));
         for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
           const std::size_t a = head + (adjacent ? 2 * i : i), b = head + (adjacent ? 2 * i + 1 : i + op.n_rot / 2);
-          const double angle = scene_.rows[t].position * std::pow(double{op.theta}, -2.0 * i / op.n_rot);
+          const double angle = scene.rows[t].position * std::pow(double{op.theta}, -2.0 * i / op.n_rot);
           // Frequencies are often computed by repeated multiplication, which rounds i times.
           const double of_angle = square(unit_f32 * angle) * (4 + i) + square(fast_sine);
           const double size = square(x[a]) + square(x[b]);
-          const double both = size * (of_angle + square(2 * unit_f32) + 2 * uniform(a_.store)) +
+          const double both = size * (of_angle + square(2 * unit_f32) + 2 * uniform(engine.store)) +
                               std::max(error.at(a, x[a]), error.at(b, x[b]));
-          out_[a] = out_[b] = static_cast<float>(both);
+          out[a] = out[b] = static_cast<float>(both);
         }
       }
     }
@@ -169,9 +162,14 @@ class Variance {
 
   void add(const plan::KvWrite&) {}
 
+  template <class Of>
+  void each(Of of) {
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(of(i));
+  }
+
   // The variance of rounding a head to 8 bits. Caches round keys and values so, and engines the queries for such keys.
   [[nodiscard]] double block_step(std::span<const float> head) const {
-    if (!a_.eight_bit_cache) return 0;
+    if (!engine.eight_bit_cache) return 0;
     double largest = 0;
     for (const float x : head) largest = std::max(largest, std::abs(double{x}));
     return square(largest / 127) / 12;
@@ -196,7 +194,7 @@ class Variance {
         const double step = block_step({x + c, op.head_dim});
         for (std::size_t i = c; i < c + op.head_dim; ++i) {
           result.variance[s * width + i] =
-              error.at(s * width + i, x[i]) + rounded(std::max(a_.cache, a_.operand), x[i]) + step;
+              error.at(s * width + i, x[i]) + rounded(std::max(engine.cache, engine.operand), x[i]) + step;
           if (!std::isfinite(x[i])) result.first_bad[i] = std::min(result.first_bad[i], s);
         }
       }
@@ -208,7 +206,7 @@ class Variance {
   // rounding errors add up instead of averaging out. The result gives one position of its group for each position.
   [[nodiscard]] std::vector<std::uint32_t> rounded_alike(const std::vector<const float*>& rows, std::size_t column,
                                                          std::size_t n, const InputError& error) const {
-    const double unit = std::max({a_.cache, a_.operand, error.rounding, a_.eight_bit_cache ? 1.0 / 254 : 0.0});
+    const double unit = std::max({engine.cache, engine.operand, error.rounding, engine.eight_bit_cache ? 1.0 / 254 : 0.0});
     std::vector<std::uint32_t> order(rows.size()), result(rows.size());
     std::iota(order.begin(), order.end(), 0u);
     result = order;
@@ -228,20 +226,20 @@ class Variance {
 
   void add(const plan::Attention& op) {
     using namespace backends::reference;
-    const AttentionRule rule = attention_rule(op, scene_);
-    const auto q = scene_.value(op.q);
-    const InputError q_error = error_(op.q);
-    const auto [k_error, v_error] = cache_error_(op.layer);
+    const AttentionRule rule = attention_rule(op, scene);
+    const auto q = scene.value(op.q);
+    const InputError q_error = errors.of(op.q);
+    const auto [k_error, v_error] = errors.of_cache(op.layer);
     std::uint32_t n_cached = 0;
-    for (std::size_t t = 0; t < scene_.rows.size(); ++t) n_cached = std::max(n_cached, scene_.cached(t));
+    for (std::size_t t = 0; t < scene.rows.size(); ++t) n_cached = std::max(n_cached, scene.cached(t));
     // There is one sequence, so a position's key is the same for all rows.
-    const Cached keys = cached(op, n_cached, k_error, [&](std::uint32_t s) { return scene_.key(op.layer, 0, s); });
+    const Cached keys = cached(op, n_cached, k_error, [&](std::uint32_t s) { return scene.key(op.layer, 0, s); });
     const Cached values =
-        cached(op, n_cached, v_error, [&](std::uint32_t s) { return scene_.cached_value(op.layer, 0, s); });
+        cached(op, n_cached, v_error, [&](std::uint32_t s) { return scene.cached_value(op.layer, 0, s); });
     std::vector<std::vector<std::uint32_t>> alike;  // by head of the values, then position
     for (std::size_t kv = 0; kv < op.n_kv_heads; ++kv)
       alike.push_back(rounded_alike(values.rows, kv * op.head_dim, op.head_dim, v_error));
-    in_parts(op.n_heads, scene_.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
+    in_parts(op.n_heads, scene.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
       for (auto h = static_cast<std::uint32_t>(begin); h < end; ++h)
         add_head(op, rule, h, q, q_error, keys, values, alike[rule.kv_head(h)]);
     });
@@ -251,14 +249,14 @@ class Variance {
                 std::span<const float> q, const InputError& q_error, const Cached& keys, const Cached& values,
                 const std::vector<std::uint32_t>& alike) {
     const std::size_t d = op.head_dim, width = op.n_kv_heads * d, kv = rule.kv_head(h) * d;
-    const double operands = uniform(a_.operand);  // for queries; Cached::variance includes it for keys
+    const double operands = uniform(engine.operand);  // for queries; Cached::variance includes it for keys
     const std::uint32_t first_bad_key = *std::min_element(keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv),
                                                           keys.first_bad.begin() + static_cast<std::ptrdiff_t>(kv + d));
     std::vector<std::uint32_t> seen;
     std::vector<double> p, of_score, x_squared(d), of_x(d), sum(d), together(values.rows.size());
-    for (std::size_t t = 0; t < scene_.rows.size(); ++t) {
+    for (std::size_t t = 0; t < scene.rows.size(); ++t) {
       seen.clear();
-      for (std::uint32_t s = 0; s < scene_.cached(t); ++s) {
+      for (std::uint32_t s = 0; s < scene.cached(t); ++s) {
         if (rule.sees(t, s)) seen.push_back(s);
       }
       if (seen.empty()) continue;
@@ -287,14 +285,14 @@ class Variance {
           score = op.soft_cap * std::tanh(score / op.soft_cap);
         }
         p.push_back(score);
-        const double of_dot = squares * (operands + square(a_.sum) * static_cast<double>(d)) + inputs;
+        const double of_dot = squares * (operands + square(engine.sum) * static_cast<double>(d)) + inputs;
         of_score.push_back(square(slope * op.scale) * of_dot + square(2 * unit_f32) * (square(score) + function_units) +
-                           uniform(a_.store * score));
+                           uniform(engine.store * score));
       }
       rule.weigh(h, p);
       const double n = static_cast<double>(p.size());
       const double of_weight =
-          uniform(a_.operand) + uniform(a_.store) + square(a_.sum) * n + square(unit_f32) * function_units;
+          uniform(engine.operand) + uniform(engine.store) + square(engine.sum) * n + square(unit_f32) * function_units;
       std::fill(sum.begin(), sum.end(), 0.0);
       for (const std::uint32_t s : seen) together[alike[s]] = 0;
       for (std::size_t j = 0; j < seen.size(); ++j) together[alike[seen[j]]] += p[j];
@@ -305,95 +303,87 @@ class Variance {
         const double of_group = p[j] * together[alike[seen[j]]];  // over a group, these add up to the square of its sum
         for (std::size_t i = 0; i < d; ++i) {
           const double v = value[i];
-          sum[i] += share * (square(v - y_[at + i]) * spread + square(v) * of_weight) + of_group * of_value[i];
+          sum[i] += share * (square(v - y[at + i]) * spread + square(v) * of_weight) + of_group * of_value[i];
         }
       }
       // A NaN or infinity at a masked position may still spoil the sum: some engines multiply it by a weight of 0, or add
       // the mask to its score.
       for (std::size_t i = 0; i < d; ++i) {
-        const bool is_bad = std::min(first_bad_key, values.first_bad[kv + i]) < scene_.cached(t);
-        out_[at + i] = is_bad ? std::numeric_limits<float>::infinity() : static_cast<float>(sum[i]);
+        const bool is_bad = std::min(first_bad_key, values.first_bad[kv + i]) < scene.cached(t);
+        out[at + i] = is_bad ? std::numeric_limits<float>::infinity() : static_cast<float>(sum[i]);
       }
     }
   }
 
   void add(const plan::Activate& op) {
-    const auto gate = scene_.value(op.gate), up = op.up ? scene_.value(*op.up) : gate;
-    const InputError gate_error = error_(op.gate), up_error = op.up ? error_(*op.up) : gate_error;
-    for (std::size_t i = 0; i < out_.size(); ++i) {
+    const auto gate = scene.value(op.gate), up = op.up ? scene.value(*op.up) : gate;
+    const InputError gate_error = errors.of(op.gate), up_error = op.up ? errors.of(*op.up) : gate_error;
+    for (std::size_t i = 0; i < out.size(); ++i) {
       const double g = gate[i], u = op.up ? up[i] : 1;
       const double function =
-          square(y_[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(a_.store));
+          square(y[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(engine.store));
       const double absolute = square(unit_f32 * u * g);
       // The second order of the error, which matters where the function is flat. Its curvature is at most 1/2, and the
       // errors of both inputs are multiplied.
       const double g_variance = gate_error.at(i, g), u_variance = op.up ? up_error.at(i, u) : 0;
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;
-      out_[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
-                                   square(backends::reference::activate(op.activation, g)) * u_variance + function +
-                                   absolute + second);
+      out[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
+                                  square(backends::reference::activate(op.activation, g)) * u_variance + function +
+                                  absolute + second);
     }
   }
 
   void add(const plan::Add& op) {
-    const auto a = scene_.value(op.a), b = scene_.value(op.b);
-    const InputError a_error = error_(op.a), b_error = error_(op.b);
-    for (std::size_t i = 0; i < out_.size(); ++i) {
-      out_[i] =
+    const auto a = scene.value(op.a), b = scene.value(op.b);
+    const InputError a_error = errors.of(op.a), b_error = errors.of(op.b);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] =
           static_cast<float>(a_error.at(i, a[i]) + b_error.at(i, b[i]) + square(unit_f32) * (square(a[i]) + square(b[i])));
     }
   }
 
   void add(const plan::SoftCap& op) {
-    const auto x = scene_.value(op.x);
-    const InputError error = error_(op.x);
-    for (std::size_t i = 0; i < out_.size(); ++i) {
-      const double slope = 1 - square(y_[i] / op.cap);
-      out_[i] = static_cast<float>(square(slope) * error.at(i, x[i]) + square(function_units * unit_f32 * y_[i]));
-    }
+    const auto x = scene.value(op.x);
+    const InputError error = errors.of(op.x);
+    each([&](std::size_t i) {
+      const double slope = 1 - square(y[i] / op.cap);
+      return square(slope) * error.at(i, x[i]) + square(function_units * unit_f32 * y[i]);
+    });
   }
 
   void add(const plan::TopK&) {}
 
   void add(const plan::ExpertWeights&) {
-    for (std::size_t i = 0; i < out_.size(); ++i) out_[i] = static_cast<float>(square(function_units * unit_f32 * y_[i]));
+    each([&](std::size_t i) { return square(function_units * unit_f32 * y[i]); });
   }
 
   // A Linear has ProductSums; here the row's root mean square stands in for them.
   void add(const plan::ExpertLinear& op) {
-    const std::size_t width = plan_.value(op.out).width;
-    const double relative = uniform(a_.operand) * 2 + square(a_.sum) * static_cast<double>(plan_.weight(op.weight).in()) +
-                            (a_.activations > 0 ? square(1 / (64 * a_.activations)) : 0);
-    for (std::size_t start = 0; start < out_.size(); start += width) {
+    const std::size_t width = plan.value(op.out).width;
+    const double relative = uniform(engine.operand) * 2 +
+                            square(engine.sum) * static_cast<double>(plan.weight(op.weight).in()) +
+                            (engine.activations > 0 ? square(1 / (64 * engine.activations)) : 0);
+    for (std::size_t start = 0; start < out.size(); start += width) {
       double mean = 0;
-      for (std::size_t i = start; i < start + width; ++i) mean += square(y_[i]) / static_cast<double>(width);
-      for (std::size_t i = start; i < start + width; ++i) out_[i] = static_cast<float>(relative * mean);
+      for (std::size_t i = start; i < start + width; ++i) mean += square(y[i]) / static_cast<double>(width);
+      for (std::size_t i = start; i < start + width; ++i) out[i] = static_cast<float>(relative * mean);
     }
   }
 
   void add(const plan::ExpertSum& op) {
-    const auto x = scene_.value(op.x), w = scene_.value(op.weights);
-    const InputError x_error = error_(op.x), w_error = error_(op.weights);
-    const std::size_t k = plan_.value(op.weights).width, width = plan_.value(op.out).width;
-    for (std::size_t i = 0; i < out_.size(); ++i) {
+    const auto x = scene.value(op.x), w = scene.value(op.weights);
+    const InputError x_error = errors.of(op.x), w_error = errors.of(op.weights);
+    const std::size_t k = plan.value(op.weights).width, width = plan.value(op.out).width;
+    for (std::size_t i = 0; i < out.size(); ++i) {
       double v = 0;
       for (std::size_t j = 0; j < k; ++j) {
         const std::size_t r = i / width, at = (r * k + j) * width + i % width;
         v += square(w[r * k + j]) * (x_error.at(at, x[at]) + square(unit_f32 * 2 * x[at])) +
              square(x[at]) * w_error.at(r * k + j, w[r * k + j]);
       }
-      out_[i] = static_cast<float>(v);
+      out[i] = static_cast<float>(v);
     }
   }
-
-  const Scene& scene_;
-  const plan::Plan& plan_;
-  std::span<const float> y_;
-  const std::function<InputError(plan::ValueId)>& error_;
-  const std::function<std::pair<InputError, InputError>(std::uint32_t)>& cache_error_;
-  const ProductSums& sums_;
-  const Arithmetic& a_;
-  std::vector<float> out_;
 };
 
 }  // namespace
@@ -404,11 +394,9 @@ double InputError::at(std::size_t i, double x) const {
   return (variance.empty() ? 0.0 : double{variance[i]}) + uniform(std::max(rounding * std::abs(x), least));
 }
 
-std::vector<float> variance(const plan::Op& op, const Scene& scene, std::span<const float> y,
-                            const std::function<InputError(plan::ValueId)>& error,
-                            const std::function<std::pair<InputError, InputError>(std::uint32_t layer)>& cache_error,
+std::vector<float> variance(const plan::Op& op, const Scene& scene, std::span<const float> y, const InputErrors& errors,
                             const ProductSums& sums, const Arithmetic& arithmetic) {
-  return Variance(scene, y, error, cache_error, sums, arithmetic).of(op);
+  return Variance{scene, y, errors, sums, arithmetic}.of(op);
 }
 
 double rounding_of(trace::Dtype dtype) {

@@ -47,12 +47,15 @@ struct InputError {
   [[nodiscard]] double at(std::size_t i, double x) const;
 };
 
-// The variance of every element of the op's output y, [rows, width]. `error` gives the errors of its inputs. `cache_error`
-// gives those of a layer's cached keys and values, by position. `sums` is for Linear.
+// The errors of an op's inputs, and those of a layer's cached keys and values, by position.
+struct InputErrors {
+  std::function<InputError(plan::ValueId)> of;
+  std::function<std::pair<InputError, InputError>(std::uint32_t layer)> of_cache;
+};
+
+// The variance of every element of the op's output y, [rows, width]. `sums` is for Linear.
 std::vector<float> variance(const plan::Op& op, const backends::reference::Scene& scene, std::span<const float> y,
-                            const std::function<InputError(plan::ValueId)>& error,
-                            const std::function<std::pair<InputError, InputError>(std::uint32_t layer)>& cache_error,
-                            const ProductSums& sums, const Arithmetic& arithmetic);
+                            const InputErrors& errors, const ProductSums& sums, const Arithmetic& arithmetic);
 
 // Unit roundoff of a trace's dtype, and half its least positive number; both are 0 for float32.
 double rounding_of(trace::Dtype dtype);

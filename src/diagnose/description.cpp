@@ -128,14 +128,8 @@ class Description {
       const plan::Value& value = plan.values[i];
       if (value.width != evidence_.width || !run_.suspect.knows_all({i}) || value.name == evidence_.place.value) continue;
       const std::vector<float> other = gather(*run_.replay.value({i}), evidence_.width, rows);
-      double xy = 0, xx = 0, yy = 0;
-      for (std::size_t k = 0; k < other.size(); ++k) {
-        if (!std::isfinite(found[k])) return;
-        xy += double{found[k]} * other[k];
-        xx += double{found[k]} * found[k];
-        yy += double{other[k]} * other[k];
-      }
-      const double r = std::abs(xy) / std::sqrt(std::max(xx * yy, 1e-60));
+      if (!std::all_of(found.begin(), found.end(), [](float v) { return std::isfinite(v); })) return;
+      const double r = std::abs(dot(found, other)) / std::sqrt(std::max(squares(found) * squares(other), 1e-60));
       if (r <= largest) continue;
       largest = r;
       best = fmt::format("it goes with {} (correlation {:.4f})", value.name, r);

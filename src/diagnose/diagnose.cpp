@@ -26,13 +26,8 @@ constexpr std::uint32_t least_context = 4096;
 // The time to try other lengths of the prompt than the most likely one.
 constexpr std::chrono::seconds most_for_lengths{5};
 
-StageResult file_stage(const trace::Info& info, const Settings& settings) {
-  if (info.model_sha256.empty() || settings.file_sha256.empty()) {
-    return {Stage::file, Outcome::unknown, "the trace does not say from which bytes it was made"};
-  }
-  return {Stage::file, Outcome::pass,
-          fmt::format("the trace is of this file (SHA-256 {}…)", settings.file_sha256.substr(0, 12))};
-}
+// The outcome of a stage of which it is known whether it fails or passes; neither: unknown.
+Outcome outcome_of(bool fails, bool passes) { return fails ? Outcome::fail : passes ? Outcome::pass : Outcome::unknown; }
 
 class Diagnosis {
  public:
@@ -57,7 +52,10 @@ class Diagnosis {
     PLUMB_TRY(const std::unique_ptr<CheckedRun> checked, check_ops(std::move(suspect)));
     const Suspect& run = checked->suspect;
     describe(run);
-    report_.stages.push_back(file_stage(info, settings_));
+    const bool is_compared = !info.model_sha256.empty() && !settings_.file_sha256.empty();
+    stage(Stage::file, outcome_of(false, is_compared),
+          is_compared ? fmt::format("the trace is of this file (SHA-256 {}…)", settings_.file_sha256.substr(0, 12))
+                      : "the trace does not say from which bytes it was made");
     PLUMB_CHECK(tokens(run));
     const Explanation explanation = explain(*checked, settings_.limits);
     report_.isolation = std::move(checked->isolation);
@@ -111,19 +109,22 @@ class Diagnosis {
     }
   }
 
+  void stage(Stage stage, Outcome outcome, std::string evidence) {
+    report_.stages.push_back({stage, outcome, std::move(evidence)});
+  }
+
   Result<void> tokens(const Suspect& suspect) {
-    const auto unknown = [&](std::string_view why) {
-      report_.stages.push_back({Stage::tokens, Outcome::unknown, std::string(why)});
-      report_.stages.push_back({Stage::chat_template, Outcome::unknown, std::string(why)});
+    const auto unknown = [&](const std::string& why) {
+      for (const Stage which : {Stage::tokens, Stage::chat_template}) stage(which, Outcome::unknown, why);
     };
     std::vector<text::TokenId> tokens;
     for (std::uint32_t r = 0; r < suspect.end(0); ++r) tokens.push_back(suspect.rows()[r].token);
+    const auto tokenizer = text::Tokenizer::load(model_.file());
     if (!settings_.tokens.empty()) {
-      const auto tokenizer = text::Tokenizer::load(model_.file());
       const TokenCheck check =
           check_ids(tokenizer ? tokenizer->special() : text::SpecialTokens(), tokens, settings_.tokens);
-      report_.stages.push_back({Stage::tokens, check.follows ? Outcome::pass : Outcome::fail, check.evidence});
-      report_.stages.push_back({Stage::chat_template, Outcome::unknown, "token ids were given, no text"});
+      stage(Stage::tokens, outcome_of(!check.follows, true), check.evidence);
+      stage(Stage::chat_template, Outcome::unknown, "token ids were given, no text");
       token_faults(check, !check.follows, "with this mistake those given are the run's exactly");
       return {};
     }
@@ -134,39 +135,29 @@ class Diagnosis {
       unknown("the trace does not say what its prompt was; -p gives it");
       return {};
     }
-    const auto tokenizer = text::Tokenizer::load(model_.file());
     if (!tokenizer) {
       unknown(tokenizer.error().message);
       return {};
     }
     std::optional<text::ChatTemplate> chat_template;
-    if (model_.file().find("tokenizer.chat_template") != nullptr) {
-      const auto source = model_.file().get_string("tokenizer.chat_template");
-      if (source) {
-        if (auto parsed = text::ChatTemplate::parse(*source)) chat_template = std::move(*parsed);
-      }
+    if (const auto source = model_.file().get_string("tokenizer.chat_template")) {
+      if (auto parsed = text::ChatTemplate::parse(*source)) chat_template = std::move(*parsed);
     }
     PLUMB_TRY(const TokenCheck check, check_tokens(*tokenizer, chat_template, tokens, *prompt));
-    const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(),
-                                             [](const BrokenRule& r) { return r.hypothesis->kind == Kind::chat_template; });
+    const auto is_of_template = [](const BrokenRule& r) { return r.hypothesis->kind == Kind::chat_template; };
+    const bool template_broken = std::any_of(check.broken.begin(), check.broken.end(), is_of_template);
     const bool tokens_broken =
         check.broken.size() > (template_broken ? 1u : 0u) || (!check.follows && check.broken.empty() && !check.spells);
-    report_.stages.push_back({Stage::tokens,
-                              tokens_broken  ? Outcome::fail
-                              : check.spells ? Outcome::unknown
-                                             : Outcome::pass,
-                              tokens_broken || check.follows || check.spells
-                                  ? check.evidence
-                                  : "the tokens are those of the text that the engine's template made"});
-    report_.stages.push_back({Stage::chat_template,
-                              template_broken ? Outcome::fail
-                              : check.follows ? Outcome::pass
-                                              : Outcome::unknown,
-                              template_broken       ? check.evidence
-                              : check.used_template ? "the prompt is what the file's chat template makes"
-                              : check.follows       ? "the prompt went to the model as it is written"
-                              : check.spells        ? check.evidence
-                                                    : "the tokens differ before it can be told"});
+    stage(Stage::tokens, outcome_of(tokens_broken, !check.spells),
+          tokens_broken || check.follows || check.spells
+              ? check.evidence
+              : "the tokens are those of the text that the engine's template made");
+    stage(Stage::chat_template, outcome_of(template_broken, check.follows),
+          template_broken       ? check.evidence
+          : check.used_template ? "the prompt is what the file's chat template makes"
+          : check.follows       ? "the prompt went to the model as it is written"
+          : check.spells        ? check.evidence
+                                : "the tokens differ before it can be told");
     token_faults(check, tokens_broken, "with this mistake the file's tokenizer gives the run's tokens exactly");
     return {};
   }
@@ -203,22 +194,15 @@ class Diagnosis {
       if (check.tells) ++n_checked;
       all = all && check.tells && !check.at_fault;
     }
-    std::string evidence;
-    if (!shown.empty()) {
-      evidence = fmt::format("{}", fmt::join(shown, "; "));
-    } else {
-      evidence = trace_.info().parameters.empty()
-                     ? "the engine does not state them"
-                     : fmt::format("{} that the engine states are the file's", declared.agree.size());
-      if (n_checked > 0 && all)
-        evidence += "; norms, rotations and attentions follow with the file's eps, base, heads, scale and window";
-    }
+    std::string evidence = !shown.empty() ? fmt::format("{}", fmt::join(shown, "; "))
+                           : trace_.info().parameters.empty()
+                               ? "the engine does not state them"
+                               : fmt::format("{} that the engine states are the file's", declared.agree.size());
+    const bool all_follow = n_checked > 0 && all;
+    if (shown.empty() && all_follow)
+      evidence += "; norms, rotations and attentions follow with the file's eps, base, heads, scale and window";
     if (!declared.unknown.empty()) evidence += fmt::format("; not compared: {}", fmt::join(declared.unknown, ", "));
-    report_.stages.push_back({Stage::parameters,
-                              !shown.empty()         ? Outcome::fail
-                              : n_checked > 0 && all ? Outcome::pass
-                                                     : Outcome::unknown,
-                              evidence});
+    stage(Stage::parameters, outcome_of(!shown.empty(), all_follow), evidence);
     if (declared.differ.empty()) return;
     const bool seen = shown.size() > declared.differ.size();
     report_.faults.insert(
@@ -288,49 +272,35 @@ class Diagnosis {
       }
     }
     const bool weights_named = has_fault_of(Kind::weight);
-    report_.stages.push_back(
-        {Stage::weights,
-         weights_named                                  ? Outcome::fail
-         : !products.empty() && faulty_products.empty() ? Outcome::pass
-                                                        : Outcome::unknown,
-         weights_named      ? "a weight is not read as the file has it"
-         : products.empty() ? "the trace shows no product"
-         : faulty_products.empty()
-             ? fmt::format("{} products follow from the file's weights", products.size())
-             : fmt::format("{} of {} products do not follow, and nothing shows that it is their weights",
-                           faulty_products.size(), products.size())});
+    stage(Stage::weights, outcome_of(weights_named, !products.empty() && faulty_products.empty()),
+          weights_named      ? "a weight is not read as the file has it"
+          : products.empty() ? "the trace shows no product"
+          : faulty_products.empty()
+              ? fmt::format("{} products follow from the file's weights", products.size())
+              : fmt::format("{} of {} products do not follow, and nothing shows that it is their weights",
+                            faulty_products.size(), products.size()));
     std::size_t n_outputs = 0;
     for (const plan::Op& op : plan_.ops) n_outputs += plan::output(op) ? 1 : 0;
     const std::size_t n_untold = report_.n_untold();
-    report_.stages.push_back(
-        {Stage::ops,
-         !faulty.empty() ? Outcome::fail
-         : n_untold > 0  ? Outcome::unknown
-                         : Outcome::pass,
-         fmt::format("{} of {} ops were recomputed from their own inputs{}; {} do{} not follow", ops.size(), n_outputs,
-                     ops.size() < n_outputs ? " (the others as part of those, where the trace lacks values)" : "",
-                     faulty.size(), faulty.size() == 1 ? "es" : "") +
-             (n_untold == 0 ? ""
-                            : fmt::format("; {} of {} checks span so many ops that rounding may be as large as the value",
-                                          n_untold, report_.isolation.checks.size()))});
+    stage(Stage::ops, outcome_of(!faulty.empty(), n_untold == 0),
+          fmt::format("{} of {} ops were recomputed from their own inputs{}; {} do{} not follow", ops.size(), n_outputs,
+                      ops.size() < n_outputs ? " (the others as part of those, where the trace lacks values)" : "",
+                      faulty.size(), faulty.size() == 1 ? "es" : "") +
+              (n_untold == 0 ? ""
+                             : fmt::format("; {} of {} checks span so many ops that rounding may be as large as the value",
+                                           n_untold, report_.isolation.checks.size())));
     const bool buffers = has_fault_of(Kind::buffer);
-    report_.stages.push_back(
-        {Stage::buffers, buffers ? Outcome::fail : Outcome::unknown,
-         buffers ? "an op's output is not what it wrote"
-                 : "a trace does not show memory; --backend diagnoses a backend of Plumb in memory full of NaN too"});
-    const bool cache = has_fault_of(Kind::cache);
-    report_.stages.push_back(
-        {Stage::cache,
-         cache || faulty_decode_attention > 0 ? Outcome::fail
-         : decode_attention > 0               ? Outcome::pass
-                                              : Outcome::unknown,
-         decode_attention == 0 ? "the trace shows no attention after the prompt's pass"
-         : faulty_decode_attention == 0
-             ? fmt::format("attention after the prompt's pass follows from the keys and values of all {} steps before and "
-                           "their own",
-                           suspect.n_steps())
-             : fmt::format("{} of {} attentions after the prompt's pass do not follow from the keys and values written",
-                           faulty_decode_attention, decode_attention)});
+    stage(Stage::buffers, outcome_of(buffers, false),
+          buffers ? "an op's output is not what it wrote"
+                  : "a trace does not show memory; --backend diagnoses a backend of Plumb in memory full of NaN too");
+    stage(Stage::cache, outcome_of(has_fault_of(Kind::cache) || faulty_decode_attention > 0, decode_attention > 0),
+          decode_attention == 0 ? "the trace shows no attention after the prompt's pass"
+          : faulty_decode_attention == 0
+              ? fmt::format("attention after the prompt's pass follows from the keys and values of all {} steps before and "
+                            "their own",
+                            suspect.n_steps())
+              : fmt::format("{} of {} attentions after the prompt's pass do not follow from the keys and values written",
+                            faulty_decode_attention, decode_attention));
   }
 
   void sampling(const Suspect& suspect) {

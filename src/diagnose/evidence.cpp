@@ -13,7 +13,7 @@ std::vector<float> Evidence::part(const std::vector<float>& of, std::span<const 
 }
 
 double Evidence::ratio(std::span<const std::uint32_t> rows, std::span<const float> y) const {
-  return misfit(part(found, rows), y, part(variance, rows), width, factor).ratio;
+  return misfit({part(found, rows), y, part(variance, rows), width}, factor);
 }
 
 std::string value_of(const plan::Plan& plan, std::size_t op) {
@@ -58,8 +58,8 @@ Evidence evidence_of(CheckedRun& run, std::size_t op, const std::vector<std::siz
     const std::vector<std::uint32_t> all = rows_of(check);
     // A check that is not at fault, only examined more closely, keeps its description.
     if (check.at_fault) {
-      describe(check, evidence.part(evidence.found, all), evidence.part(evidence.expected, all),
-               evidence.part(evidence.variance, all), evidence.width);
+      describe(check, {evidence.part(evidence.found, all), evidence.part(evidence.expected, all),
+                       evidence.part(evidence.variance, all), evidence.width});
       check.allowed_rms *= evidence.factor;
     }
     for (const std::uint32_t row : all) {

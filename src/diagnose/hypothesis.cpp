@@ -10,6 +10,8 @@
 #include <numeric>
 #include <utility>
 
+#include "diagnose/numbers.h"
+
 namespace plumb::diagnose {
 
 std::span<const Hypothesis> catalogue() {
@@ -35,6 +37,19 @@ void Candidates::afterwards(std::string detail, std::function<void(const Site&, 
     std::vector<float> y = site.compute();
     change(site, y);
     return y;
+  });
+}
+
+void Candidates::with_each(std::string detail, std::function<float(float)> of) {
+  afterwards(std::move(detail), [of = std::move(of)](const Site&, std::vector<float>& y) {
+    std::transform(y.begin(), y.end(), y.begin(), of);
+  });
+}
+
+void Candidates::with_elements(std::string detail, std::function<float(std::uint32_t, std::size_t, float)> of) {
+  afterwards(std::move(detail), [of = std::move(of)](const Site& site, std::vector<float>& y) {
+    const std::size_t width = y.size() / site.rows.size();
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = of(site.rows[i / width], i % width, y[i]);
   });
 }
 
@@ -67,6 +82,20 @@ void Candidates::reading(std::string detail, std::function<void(const Site&, bac
 void Candidates::with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows) {
   reading(std::move(detail), [weight, rows = std::move(rows)](const Site& site, backends::reference::Scene& scene) {
     scene.weight = [&](plan::WeightId id) { return id == weight ? rows : site.scene.weight(id); };
+  });
+}
+
+void Candidates::with_changed_weight(std::string detail, plan::WeightId weight,
+                                     std::function<void(std::span<float>)> change) {
+  reading(std::move(detail), [weight, change = std::move(change)](const Site& site, backends::reference::Scene& scene) {
+    scene.weight = [&](plan::WeightId id) -> backends::reference::RowSource {
+      const backends::reference::RowSource rows = site.scene.weight(id);
+      if (id != weight) return rows;
+      return [rows, &change](std::uint64_t row, std::span<float> decoded) {
+        rows(row, decoded);
+        change(decoded);
+      };
+    };
   });
 }
 
@@ -130,13 +159,6 @@ void Candidates::also_in_columns(std::size_t first, std::size_t last, std::size_
   }
 }
 
-StepRows step_of(std::span<const backends::Row> rows, std::uint32_t row) {
-  StepRows step{row, row + 1};
-  while (step.begin > 0 && rows[step.begin - 1].sequence == rows[row].sequence) --step.begin;
-  while (step.end < rows.size() && rows[step.end].sequence == rows[row].sequence) ++step.end;
-  return step;
-}
-
 std::optional<std::uint32_t> layer_of(std::string_view value) {
   constexpr std::string_view prefix = "blk.";
   if (!value.starts_with(prefix)) return std::nullopt;
@@ -150,22 +172,17 @@ std::optional<double> fitted(const Question& q, double low, double high, const s
   constexpr int n_grid = 200, n_refined = 50;
   constexpr double most_left = 0.2;  // of the right op's error
   if (q.found.empty() || q.rows.empty()) return std::nullopt;
-  const std::size_t width = q.width();
-  const std::size_t places[] = {q.rows.size() / 2, q.rows.size() - 1};
+  const auto n_rows = static_cast<std::uint32_t>(q.rows.size());
+  const std::uint32_t places[] = {n_rows / 2, n_rows - 1};
+  const std::vector<float> found = gather(q.found, q.width(), places);
   const Site site(q.replay, q.op_index, {q.rows[places[0]], q.rows[places[1]]});
   const auto distance = [&](const std::vector<float>& y) {
-    double sum = 0;
-    for (std::size_t r = 0; r < 2; ++r) {
-      for (std::size_t i = 0; i < width; ++i) {
-        const double d = double{q.found[places[r] * width + i]} - y[r * width + i];
-        sum += d * d;
-      }
-    }
-    return std::isfinite(sum) ? sum : std::numeric_limits<double>::infinity();
+    const double sum = squared_distance(found, y);
+    return std::isfinite(sum) ? sum : infinity;
   };
   const auto error = [&](double log) { return distance(site.compute(op_with(std::exp(log)))); };
   const double step = (std::log(high) - std::log(low)) / n_grid;
-  double best = std::log(low), least = std::numeric_limits<double>::infinity();
+  double best = std::log(low), least = infinity;
   for (int i = 0; i <= n_grid; ++i) {
     const double at = std::log(low) + i * step, e = error(at);
     if (e < least) {
@@ -198,10 +215,12 @@ std::optional<double> fitted(const Question& q, double low, double high, const s
   return std::exp(at_c < at_d ? c : d);
 }
 
-std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected) {
+std::vector<std::int64_t> likely_shifts(const Question& question, bool of_last) {
   constexpr std::size_t n_compared = 6, most = 4;
-  const std::size_t n = expected.size();
-  if (n <= 2 * n_compared) return {};
+  const std::size_t n = question.width();
+  if (!question.has_both() || n <= 2 * n_compared) return {};
+  const auto row = [&](std::span<const float> of) { return of_last ? of.last(n) : of.first(n); };
+  const auto found = row(question.found), expected = row(question.expected);
   std::vector<std::size_t> largest(n);
   std::iota(largest.begin(), largest.end(), std::size_t{0});
   std::partial_sort(largest.begin(), largest.begin() + n_compared, largest.end(),

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "diagnose/replay.h"
@@ -131,12 +132,20 @@ std::span<const Hypothesis> precision();
 // Collects the candidates of a hypothesis.
 class Candidates {
  public:
-  void add(Candidate candidate) { all_.push_back(std::move(candidate)); }
   void add(std::string detail, Mistake mistake) { all_.push_back({std::move(detail), std::move(mistake)}); }
   // The op with other parameters.
   void changed(plan::Op op, std::string detail = "");
+  // The op with another value of one parameter.
+  template <class Op, class T>
+  void with(Op op, T Op::*parameter, std::type_identity_t<T> value, std::string detail = "") {
+    op.*parameter = std::move(value);
+    changed(std::move(op), std::move(detail));
+  }
   // The right op, whose output, [rows, width], is then changed.
   void afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);
+  // The right op, each element of whose output is then another: of(right), or of(row of the run, column, right).
+  void with_each(std::string detail, std::function<float(float right)> of);
+  void with_elements(std::string detail, std::function<float(std::uint32_t row, std::size_t column, float right)> of);
   // The right op, but column c of the output is the right column from[c].
   void with_columns(std::string detail, std::vector<std::size_t> from);
   // The same: column c is the right column c + by, wrapping around in a row of n.
@@ -146,6 +155,8 @@ class Candidates {
                bool by_column = true);
   // The op with one weight read in another way.
   void with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
+  // The op with one weight whose rows are changed after they were read.
+  void with_changed_weight(std::string detail, plan::WeightId weight, std::function<void(std::span<float> row)> change);
   // The op with another tensor for a weight, for each tensor of the plan that `fits`.
   void with_other_weights(const Question& q, plan::WeightId weight, const std::function<bool(const plan::Weight&)>& fits);
   // The op with another value, possibly changed, as one of its inputs.
@@ -167,6 +178,12 @@ class Candidates {
   std::vector<Candidate> all_;
 };
 
+// The class of a pointer to a member.
+template <class T, class Op>
+Op class_of_member(T Op::*);
+template <auto member>
+using class_of = decltype(class_of_member(member));
+
 // For Hypothesis::candidates: of<f> calls f(question, candidates), or f(question, part, candidates) if the op has such a
 // part. `part` is an op of one kind, or a class whose in(question) finds it.
 inline std::vector<Candidate> collected(const Question& q, void (*f)(const Question&, Candidates&)) {
@@ -186,15 +203,33 @@ std::vector<Candidate> collected(const Question& q, void (*f)(const Question&, c
 }
 template <auto f>
 std::vector<Candidate> of(const Question& q) {
-  return collected(q, f);
+  return collected(q, +f);
+}
+// Hypotheses of any family: an optional parameter is left out; another value of the run is an operand.
+template <auto parameter>
+void without(const Question&, const class_of<parameter>& op, Candidates& out) {
+  if (op.*parameter) out.with(op, parameter, std::nullopt);
+}
+template <auto operand>
+void other_operand(const Question& q, const class_of<operand>& op, Candidates& out) {
+  out.with_other_values(q, op.*operand);
 }
 
 // The value of a parameter, between `low` and `high` (both positive), with which the op comes nearest to the suspect's
 // output. None if the right op comes about as near.
 std::optional<double> fitted(const Question& q, double low, double high, const std::function<plan::Op(double)>& op_with);
+template <class Op>
+std::optional<double> fitted(const Question& q, const Op& op, float Op::*parameter, double low, double high) {
+  return fitted(q, low, high, [&](double value) {
+    Op other = op;
+    other.*parameter = static_cast<float>(value);
+    return plan::Op(other);
+  });
+}
 
-// The shifts that may turn the right row into the found one, judged by its largest elements. Few, or none.
-std::vector<std::int64_t> likely_shifts(std::span<const float> found, std::span<const float> expected);
+// The shifts that may turn the right first row into the found one, or the last, judged by its largest elements. Few, or
+// none.
+std::vector<std::int64_t> likely_shifts(const Question& question, bool of_last = false);
 
 // Whether a guess at the op's output, [rows, width], is near the suspect's; true if the suspect's is not known. A guess
 // made from the right output is cheap, and saves computing the op for variants that do not fit.
@@ -209,12 +244,6 @@ bool resembles_changed(const Question& question, Change change) {
 
 // Whether the infinite elements of each found row are the largest of the right one, with the right signs.
 bool is_overflow(const Question& question);
-
-// The rows of one step: [begin, end).
-struct StepRows {
-  std::uint32_t begin = 0, end = 0;
-};
-StepRows step_of(std::span<const backends::Row> rows, std::uint32_t row);
 
 // "attn_q" for "blk.3.attn_q"; other names are unchanged.
 std::string_view role(std::string_view value);

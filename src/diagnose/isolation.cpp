@@ -24,12 +24,6 @@ double most_rms_of(std::size_t n_rows) {
   return most_rms * (1 + 1.0 / static_cast<double>(std::max<std::size_t>(1, n_rows)));
 }
 
-// An op's output on the rows of one step that the trace has: the suspect's, and the expected one.
-struct Compared {
-  std::span<const float> found, expected, variance;
-  std::size_t width = 0;
-};
-
 bool agree_beyond_numbers(float found, float expected) {
   return (std::isnan(found) && std::isnan(expected)) || found == expected;
 }
@@ -143,87 +137,72 @@ class Isolator {
     return v;
   }
 
-  // Calls use(compared, first row, number of rows) for each step's rows that the trace has, which are the step's last ones.
-  template <class Use>
-  void of_step(std::size_t op, const Computed& c, std::uint32_t step, std::span<const float> variance, const Use& use) {
-    const std::size_t width = plan_.value(*plan::output(plan_.ops[op])).width;
-    std::uint32_t first = suspect_.end(step);
-    while (first > suspect_.begin(step) && c.observed.has[first - 1] != 0) --first;
-    const std::uint32_t n = suspect_.end(step) - first;
-    if (n == 0) return;
-    const auto at = std::find(c.rows.begin(), c.rows.end(), first);
-    const std::size_t place = static_cast<std::size_t>(at - c.rows.begin()) * width;
-    use(Compared{.found = std::span(c.observed.data).subspan(first * width, n * width),
-                 .expected = std::span(c.expected).subspan(place, n * width),
-                 .variance = variance.empty() ? variance : variance.subspan(place, n * width),
-                 .width = width},
-        first, n);
+  // The rows of a check.
+  [[nodiscard]] Compared rows_of(const Check& check, const Computed& c, std::span<const float> variance = {}) const {
+    const std::size_t width = plan_.value(*plan::output(plan_.ops[check.op])).width;
+    const auto place = std::find(c.rows.begin(), c.rows.end(), check.first_row) - c.rows.begin();
+    const auto part = [&](std::span<const float> of, std::size_t row) {
+      return of.empty() ? of : of.subspan(row * width, check.n_rows * width);
+    };
+    const auto computed_row = static_cast<std::size_t>(place);
+    return {part(c.observed.data, check.first_row), part(c.expected, computed_row), part(variance, computed_row), width};
+  }
+
+  // Whether the results of an op may have been stored as in an arithmetic.
+  [[nodiscard]] bool may_be_stored(std::size_t op, std::size_t arithmetic, const Compared& rows, trace::Dtype dtype) const {
+    const double store = arithmetics()[arithmetic].store;
+    return store == 0 || (is_stored(op, arithmetic) && fits(rows.found, store, dtype));
   }
 
   void check(std::size_t op) {
     Computed c = computed(op, arithmetics()[0]);
+    const trace::Dtype dtype = c.observed.dtype;
+    const std::size_t n_arithmetics = arithmetics().size();
     const std::size_t first_check = result_.checks.size();
     std::vector<double> factors;  // by check
     std::vector<bool> is_long;    // by check
     for (std::uint32_t step = 0; step < suspect_.n_steps(); ++step) {
-      of_step(op, c, step, {}, [&](const Compared& part, std::uint32_t first, std::uint32_t n) {
-        Check check{.op = op, .step = step, .first_row = first, .n_rows = n};
-        measure(part, check);
-        check.arithmetic = infinity_of_arithmetics;
-        std::size_t stored_as = 0;
-        for (std::size_t a = 0; a < arithmetics().size(); ++a) {
-          const double store = arithmetics()[a].store;
-          if (store > 0 && is_stored(op, a) && fits(part.found, store, c.observed.dtype)) stored_as = a;
-        }
-        stored_as_.push_back(stored_as);
-        result_.checks.push_back(std::move(check));
-        const std::vector<std::size_t> region = replay_.region(op, std::span(&step, 1));
-        result_.group_of.push_back(group(op, step == 0, roles_of(region)));
-        factors.push_back(allowance_.factor * region_factor(replay_, region));
-        is_long.push_back(region.size() > few_ops);
-      });
+      const std::uint32_t n = suspect_.known_rows(*plan::output(plan_.ops[op]), step);
+      if (n == 0) continue;
+      Check& check = result_.checks.emplace_back(Check{.op = op, .step = step, .n_rows = n, .arithmetic = n_arithmetics});
+      check.first_row = suspect_.end(step) - n;
+      const Compared rows = rows_of(check, c);
+      measure(rows, check);
+      stored_as_.push_back(0);
+      for (std::size_t a = 0; a < n_arithmetics; ++a) {
+        if (arithmetics()[a].store > 0 && may_be_stored(op, a, rows, dtype)) stored_as_.back() = a;
+      }
+      const std::vector<std::size_t> region = replay_.region(op, std::span(&step, 1));
+      result_.group_of.push_back(group(op, step == 0, roles_of(region)));
+      factors.push_back(allowance_.factor * region_factor(replay_, region));
+      is_long.push_back(region.size() > few_ops);
     }
+    const auto checks = std::span(result_.checks).subspan(first_check);
     // Tries arithmetics from fine to coarse until every step is allowed. A step keeps the first arithmetic that allows it.
     const std::size_t finest_of_long = finest_of_long_regions();
-    for (std::size_t a = 0; a < arithmetics().size(); ++a) {
-      bool all = true;
+    bool all = false;
+    for (std::size_t a = 0; a < n_arithmetics && !all; ++a) {
+      all = true;
       std::vector<float> v;
-      for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
-        Check& check = result_.checks[i];
-        if (check.arithmetic != infinity_of_arithmetics) continue;
-        if (is_long[i - first_check] && a < finest_of_long) {
-          check.ratios.push_back(infinity);
-          all = false;
-          continue;
-        }
-        of_step(op, c, check.step, {}, [&](const Compared& part, std::uint32_t, std::uint32_t) {
-          const double store = arithmetics()[a].store;
-          if (store > 0 && (!is_stored(op, a) || !fits(part.found, store, c.observed.dtype))) {
-            check.ratios.push_back(infinity);
-            all = false;
-            return;
-          }
+      for (std::size_t i = 0; i < checks.size(); ++i) {
+        Check& check = checks[i];
+        if (check.arithmetic < a) continue;
+        check.ratios.push_back(infinity);
+        if ((!is_long[i] || a >= finest_of_long) && may_be_stored(op, a, rows_of(check, c), dtype)) {
           if (v.empty()) v = variance(op, c, a);
-          of_step(op, c, check.step, v, [&](const Compared& judged, std::uint32_t, std::uint32_t) {
-            describe(check, judged.found, judged.expected, judged.variance, judged.width);
-            check.ratios.push_back(
-                misfit(judged.found, judged.expected, judged.variance, judged.width, factors[i - first_check]).ratio);
-          });
-          if (check.ratios.back() <= 1) {
-            check.arithmetic = a;
-          } else {
-            all = false;
-          }
-        });
+          const Compared rows = rows_of(check, c, v);
+          describe(check, rows);
+          check.ratios.back() = misfit(rows, factors[i]);
+        }
+        if (check.ratios.back() <= 1) check.arithmetic = a;
+        all = all && check.arithmetic == a;
       }
-      if (all) break;
     }
-    for (std::size_t i = first_check; i < result_.checks.size(); ++i) {
-      Check& check = result_.checks[i];
-      check.allowed_rms *= factors[i - first_check];
+    for (std::size_t i = 0; i < checks.size(); ++i) {
+      Check& check = checks[i];
+      check.allowed_rms *= factors[i];
       check.tells = !(check.allowed_rms > check.rms_expected / 3);
-      check.arithmetic = std::min(check.arithmetic, arithmetics().size());
-      if (is_long[i - first_check] && check.step == 0) of_long_regions_.push_back(check.arithmetic);
+      if (is_long[i] && check.step == 0) of_long_regions_.push_back(check.arithmetic);
     }
   }
 
@@ -391,7 +370,6 @@ class Isolator {
 
   // A region with more than few_ops ops is long. The first regions_tried of them are tried in all arithmetics.
   static constexpr std::size_t few_ops = 4, regions_tried = 3;
-  static constexpr std::size_t infinity_of_arithmetics = ~std::size_t{0};
   // An op that needs a coarser arithmetic than others of its kind is at fault if its ratio in their arithmetic is above
   // this.
   static constexpr double outlier = 2, outlier_of_regions = 2.5;
@@ -433,8 +411,8 @@ double region_factor(const Replay& replay, std::span<const std::size_t> region) 
   return of_regions * static_cast<double>(std::max<std::size_t>(1, layers.size()));
 }
 
-void describe(Check& check, std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              std::size_t width) {
+void describe(Check& check, const Compared& rows) {
+  const auto& [found, expected, variance, width] = rows;
   double largest = -1, allowed = 0;
   check.histogram = {};
   check.row_ratio.assign(check.n_rows, 0);
@@ -460,27 +438,24 @@ void describe(Check& check, std::span<const float> found, std::span<const float>
       most_rms_of(check.n_rows) * std::sqrt(allowed / static_cast<double>(std::max<std::size_t>(1, found.size())));
 }
 
-Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              std::size_t width, double factor) {
-  double squares = 0, largest = 0, error = 0;
+double misfit(const Compared& rows, double factor) {
+  const auto& [found, expected, variance, width] = rows;
+  double squares = 0, largest = 0;
   Deviations deviations(expected, variance, width);
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (!std::isfinite(variance[i])) continue;
     const double difference = double{found[i]} - expected[i];
     if (!std::isfinite(difference)) {
       if (agree_beyond_numbers(found[i], expected[i])) continue;
-      return {.ratio = infinity, .rms_error = infinity};
+      return infinity;
     }
     if (difference == 0) continue;
     const double z = std::pow(difference / deviations[i], 2);
     squares += z;
     largest = std::max(largest, z);
-    error += difference * difference;
   }
   const double n = static_cast<double>(std::max<std::size_t>(1, found.size()));
-  return {.ratio = std::max(std::sqrt(squares / n) / most_rms_of(found.size() / width), std::sqrt(largest) / most_single) /
-                   factor,
-          .rms_error = std::sqrt(error / n)};
+  return std::max(std::sqrt(squares / n) / most_rms_of(found.size() / width), std::sqrt(largest) / most_single) / factor;
 }
 
 void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype) {

@@ -77,19 +77,18 @@ struct Isolation {
   std::vector<std::size_t> group_of;  // by check
 };
 
-// Fills in a check's details for the report: the worst element, the histogram, the allowance. The spans have the check's
-// rows.
-void describe(Check& check, std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              std::size_t width);
-
-// error / allowance of found against expected, [n_rows, width]; 1 is the most that is allowed. An element that should be
-// finite and is not makes it infinite. Where the variance is infinite, anything is allowed.
-struct Misfit {
-  double ratio = 0;
-  double rms_error = 0;
+// The found and the expected rows of an op's output, [n_rows, width], and the variance of the expected ones.
+struct Compared {
+  std::span<const float> found, expected, variance;
+  std::size_t width = 0;
 };
-Misfit misfit(std::span<const float> found, std::span<const float> expected, std::span<const float> variance,
-              std::size_t width, double allowance_factor = 1);
+
+// Fills in a check's details for the report, from its rows: the worst element, the histogram, the allowance.
+void describe(Check& check, const Compared& rows);
+
+// error / allowance; 1 is the most that is allowed. An element that should be finite and is not makes it infinite. Where
+// the variance is infinite, anything is allowed.
+double misfit(const Compared& rows, double allowance_factor = 1);
 
 // Adds the variance of rounding y to a trace's dtype.
 void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype);

@@ -1,20 +1,22 @@
 #include "diagnose/numbers.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace plumb::diagnose {
 
 namespace {
 
-void copy_row(std::span<const float> from, std::size_t at, std::span<float> to, std::size_t place, std::size_t width) {
-  std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(at * width), width,
-              to.begin() + static_cast<std::ptrdiff_t>(place * width));
-}
-
 double root_of_mean(double sum, std::size_t n) { return std::sqrt(sum / static_cast<double>(std::max<std::size_t>(1, n))); }
 
 }  // namespace
+
+void copy_row(std::span<const float> from, std::size_t at, std::span<float> to, std::size_t place, std::size_t width) {
+  std::copy_n(&from[at * width], width, &to[place * width]);
+}
 
 std::vector<float> gather(std::span<const float> data, std::size_t width, std::span<const std::uint32_t> rows) {
   std::vector<float> out(rows.size() * width);
@@ -37,6 +39,18 @@ std::vector<std::uint32_t> sample(std::span<const std::uint32_t> all, std::size_
   return result;
 }
 
+double dot(std::span<const float> a, std::span<const float> b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * b[i];
+  return sum;
+}
+
+double squared_distance(std::span<const float> a, std::span<const float> b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(double{a[i]} - b[i], 2);
+  return sum;
+}
+
 double rms(std::span<const float> a) {
   double sum = 0;
   for (const float v : a) sum += std::isfinite(v) ? double{v} * v : 0;
@@ -52,5 +66,13 @@ double rms_difference(std::span<const float> a, std::span<const float> b) {
   }
   return root_of_mean(sum, a.size());
 }
+
+double median(std::vector<double> of) {
+  const auto middle = of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2);
+  std::nth_element(of.begin(), middle, of.end());
+  return *middle;
+}
+
+double to_digits(double x, int n) { return std::strtod(fmt::format("{:.{}g}", x, n).c_str(), nullptr); }
 
 }  // namespace plumb::diagnose

@@ -16,6 +16,7 @@
 #include "base/half.h"
 #include "base/machine.h"
 #include "base/system_error.h"
+#include "diagnose/numbers.h"
 #include "diagnose/replay.h"
 
 namespace plumb::diagnose {
@@ -45,17 +46,14 @@ TokenId most_likely(std::span<const float> logits) {
 
 // |a - b| / |b|, as root mean squares.
 double distance(std::span<const float> a, std::span<const float> b) {
-  double error = 0, size = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    error += std::pow(double{a[i]} - b[i], 2);
-    size += std::pow(double{b[i]}, 2);
-  }
-  return std::sqrt(error / std::max(size, 1e-60));
+  return std::sqrt(squared_distance(a, b) / std::max(squares(b), 1e-60));
 }
+
+float to_half(float v) { return f16_to_f32(f32_to_f16(v)); }
 
 std::vector<float> to_halves(std::span<const float> values) {
   std::vector<float> result(values.size());
-  std::transform(values.begin(), values.end(), result.begin(), [](float v) { return f16_to_f32(f32_to_f16(v)); });
+  std::transform(values.begin(), values.end(), result.begin(), to_half);
   return result;
 }
 
@@ -72,7 +70,7 @@ std::vector<float> from_halves(const Site& site) {
   scene.weight = [&](plan::WeightId id) -> RowSource {
     return [rows = site.scene.weight(id)](std::uint64_t row, std::span<float> out) {
       rows(row, out);
-      for (float& v : out) v = f16_to_f32(f32_to_f16(v));
+      std::transform(out.begin(), out.end(), out.begin(), to_half);
     };
   };
   std::map<const float*, std::vector<float>> cached;  // by the row's address
@@ -295,9 +293,8 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
     return options.wanted ? options.wanted(name) : !backends::is_probs_name(name);
   };
   const plan::Plan& plan = *engine.model().plan();
-  std::size_t a_step = 0;
+  std::size_t a_step = 0, n_probs = 0;  // values
   for (const plan::Value& value : plan.values) a_step += wanted(value.name) ? 1 : 0;
-  std::size_t n_probs = 0;
   for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(backends::probs_name(i)) ? 1 : 0;
   a_step += n_probs;
   if (prompt.size() > executor.max_batch() && n_probs > 0) {

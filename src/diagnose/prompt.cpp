@@ -83,6 +83,9 @@ The template adds one by itself, or it was given and lost.
 give the template all messages)"},
 };
 
+// The broken rule of that name in prompt_table.
+consteval const Hypothesis* rule(std::string_view name) { return &entry(prompt_table, name); }
+
 // Chat templates of well-known families for one turn; {0} is the system's message, {1} the user's.
 struct Family {
   std::string_view name;
@@ -135,20 +138,15 @@ std::string latin1_as_utf8(std::string_view text) {
     if (byte < 0x80) {
       result += c;
     } else {
-      result += static_cast<char>(0xc0 | byte >> 6);
-      result += static_cast<char>(0x80 | (byte & 0x3f));
+      result += {static_cast<char>(0xc0 | byte >> 6), static_cast<char>(0x80 | (byte & 0x3f))};
     }
   }
   return result;
 }
 
-std::string collapsed(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == ' ' && !result.empty() && result.back() == ' ') continue;
-    result += c;
-  }
-  return result;
+std::string collapsed(std::string text) {
+  text.erase(std::unique(text.begin(), text.end(), [](char a, char b) { return a == ' ' && b == ' '; }), text.end());
+  return text;
 }
 
 // A text to encode, and the rules that were broken to make it.
@@ -161,30 +159,26 @@ struct Base {
 
 // The broken rule that explains the ids without the text, if there is one.
 std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& tokens, const text::SpecialTokens& special) {
-  const auto rule = [](const Hypothesis& broken, std::string detail = "") {
-    return BrokenRule{&broken, std::move(detail)};
-  };
   if (special.bos) {
     const bool has = !right.empty() && right.front() == *special.bos;
     if (has && std::equal(right.begin() + 1, right.end(), tokens.begin(), tokens.end()))
-      return rule(entry(prompt_table, "tokens-bos-missing"));
+      return BrokenRule{rule("tokens-bos-missing")};
     Tokens more = right;
     more.insert(more.begin(), *special.bos);
-    if (more == tokens)
-      return rule(has ? entry(prompt_table, "tokens-bos-doubled") : entry(prompt_table, "tokens-bos-added"));
+    if (more == tokens) return BrokenRule{has ? rule("tokens-bos-doubled") : rule("tokens-bos-added")};
   }
   if (special.eos) {
     Tokens more = right;
     more.push_back(*special.eos);
-    if (more == tokens) return rule(entry(prompt_table, "tokens-eos-added"));
+    if (more == tokens) return BrokenRule{rule("tokens-eos-added")};
   }
   for (const TokenId by : {1, -1, 3, -3}) {
     const auto is_shifted = [by](TokenId due, TokenId has) { return std::int64_t{due} + by == has; };
     if (std::equal(right.begin(), right.end(), tokens.begin(), tokens.end(), is_shifted))
-      return rule(entry(prompt_table, "tokens-id-offset"), fmt::format("ids {:+d}", by));
+      return BrokenRule{rule("tokens-id-offset"), fmt::format("ids {:+d}", by)};
   }
   if (tokens != right && std::equal(right.rbegin(), right.rend(), tokens.begin(), tokens.end()))
-    return rule(entry(prompt_table, "tokens-reversed"));
+    return BrokenRule{rule("tokens-reversed")};
   return std::nullopt;
 }
 
@@ -192,14 +186,14 @@ std::optional<BrokenRule> broken_in_ids(const Tokens& right, const Tokens& token
 std::optional<BrokenRule> cut(const Tokens& right, const Tokens& tokens) {
   if (tokens.size() >= right.size() || tokens.size() < 2) return std::nullopt;
   const std::size_t n = right.size() - tokens.size();
-  const auto rule = [](std::string detail) { return BrokenRule{&entry(prompt_table, "tokens-cut"), std::move(detail)}; };
-  if (std::equal(tokens.begin(), tokens.end(), right.begin()))
-    return rule(fmt::format("the last {} of {} tokens are missing", n, right.size()));
-  if (std::equal(tokens.rbegin(), tokens.rend(), right.rbegin()))
-    return rule(fmt::format("the first {} of {} tokens are missing", n, right.size()));
+  const auto missing = [&](fmt::format_string<const std::size_t&, std::size_t> which) {
+    return BrokenRule{rule("tokens-cut"), fmt::format(which, n, right.size())};
+  };
+  if (std::equal(tokens.begin(), tokens.end(), right.begin())) return missing("the last {} of {} tokens are missing");
+  if (std::equal(tokens.rbegin(), tokens.rend(), right.rbegin())) return missing("the first {} of {} tokens are missing");
   // As with a context that is too short: the first token stays, the next ones are dropped.
   if (tokens.front() == right.front() && std::equal(tokens.rbegin(), tokens.rend() - 1, right.rbegin()))
-    return rule(fmt::format("{} of {} tokens behind the first are missing", n, right.size()));
+    return missing("{} of {} tokens behind the first are missing");
   return std::nullopt;
 }
 
@@ -252,7 +246,7 @@ class Checker {
     input.add_generation_prompt = generation_prompt;
     input.bos_token = special_text(tokenizer_.special().bos);
     input.eos_token = special_text(tokenizer_.special().eos);
-    auto text = text::render_chat(*template_, input);
+    const auto text = text::render_chat(*template_, input);
     return text ? std::optional(*text) : std::nullopt;
   }
 
@@ -265,23 +259,22 @@ class Checker {
     if (text || !template_) add(prompt_.text, prompt_.form == Prompt::Form::either, {}, false);
     const auto right = render(prompt_.system, prompt_.text, true);
     if (message && right) add(*right, true, {}, true);
-    if (!text && template_) add(prompt_.text, false, {{&entry(prompt_table, "template-missing"), ""}}, false);
-    if (!message && right) add(*right, true, {{&entry(prompt_table, "template-applied"), ""}}, true);
+    if (!text && template_) add(prompt_.text, false, {{rule("template-missing"), ""}}, false);
+    if (!message && right) add(*right, true, {{rule("template-applied"), ""}}, true);
     if (!right) return;
     if (const auto without = render(prompt_.system, prompt_.text, false); without && *without != *right) {
-      add(*without, true, {{&entry(prompt_table, "template-generation-prompt"), ""}}, true);
+      add(*without, true, {{rule("template-generation-prompt"), ""}}, true);
     }
     if (!prompt_.system.empty()) {
       if (const auto without = render("", prompt_.text, true))
-        add(*without, true, {{&entry(prompt_table, "template-system"), "the message that was given"}}, true);
+        add(*without, true, {{rule("template-system"), "the message that was given"}}, true);
     }
     // The template's text before the user's first turn when no system message is given.
     if (const std::size_t at = right->find(prompt_.text); prompt_.system.empty() && at != std::string::npos) {
       if (const auto empty = render("", "", true)) {
         const std::size_t turn = right->rfind('\n', at >= 2 ? at - 2 : 0);
         if (turn != std::string::npos && turn > 0) {
-          add(right->substr(turn + 1), true, {{&entry(prompt_table, "template-system"), "the one that the template adds"}},
-              true);
+          add(right->substr(turn + 1), true, {{rule("template-system"), "the one that the template adds"}}, true);
         }
       }
     }
@@ -291,10 +284,10 @@ class Checker {
       std::string content = replaced(std::string(form), "{0}", prompt_.system);
       content = replaced(std::move(content), "{1}", prompt_.text);
       if (content == *right) continue;
-      add(content, true, {{&entry(prompt_table, "template-other"), fmt::format("{}'s", family.name)}}, true);
+      const BrokenRule broken{rule("template-other"), fmt::format("{}'s", family.name)};
       const std::string bos = special_text(tokenizer_.special().bos);
-      if (!bos.empty())
-        add(bos + content, true, {{&entry(prompt_table, "template-other"), fmt::format("{}'s", family.name)}}, true);
+      add(content, true, {broken}, true);
+      if (!bos.empty()) add(bos + content, true, {broken}, true);
     }
   }
 
@@ -331,33 +324,31 @@ class Checker {
     };
     // The first rule that gives the run's tokens is the broken one.
     const struct {
-      const Hypothesis& broken;
+      const Hypothesis* broken;
       std::string detail;
       Tokens tokens;
     } changes[] = {
-        {entry(prompt_table, "tokens-special-as-text"), "", encode(text, !(base.rendered && writes_bos(text)), false)},
-        {entry(prompt_table, "tokens-newline-as-space"), "'\\n' is read as ' '", as(replaced(text, "\n", " "))},
-        {entry(prompt_table, "tokens-newline-as-space"), "'\\n' is read as '\xe2\x96\x81'",
-         as(replaced(text, "\n", "\xe2\x96\x81"))},
-        {entry(prompt_table, "tokens-newline-as-space"), "the newline's token is that of a space",
-         newline_token_as_space(right)},
-        {entry(prompt_table, "tokens-newline-dropped"), "", as(replaced(text, "\n", ""))},
-        {entry(prompt_table, "tokens-space-prefix-added"), "", as(" " + text)},
-        {entry(prompt_table, "tokens-space-prefix-missing"), "", without_prefix(base)},
-        {entry(prompt_table, "tokens-white-space"), "trimmed at both ends", as(trimmed(text))},
-        {entry(prompt_table, "tokens-white-space"), "runs of spaces became one", as(collapsed(text))},
-        {entry(prompt_table, "tokens-white-space"), "tabs became spaces", as(replaced(text, "\t", " "))},
-        {entry(prompt_table, "tokens-white-space"), "newlines became CR LF", as(replaced(text, "\n", "\r\n"))},
-        {entry(prompt_table, "tokens-case"), "in small letters", as(lower(text))},
-        {entry(prompt_table, "tokens-white-space"), "a newline was put at the end", as(text + "\n")},
-        {entry(prompt_table, "tokens-white-space"), "the newline at the end is missing",
+        {rule("tokens-special-as-text"), "", encode(text, !(base.rendered && writes_bos(text)), false)},
+        {rule("tokens-newline-as-space"), "'\\n' is read as ' '", as(replaced(text, "\n", " "))},
+        {rule("tokens-newline-as-space"), "'\\n' is read as '\xe2\x96\x81'", as(replaced(text, "\n", "\xe2\x96\x81"))},
+        {rule("tokens-newline-as-space"), "the newline's token is that of a space", newline_token_as_space(right)},
+        {rule("tokens-newline-dropped"), "", as(replaced(text, "\n", ""))},
+        {rule("tokens-space-prefix-added"), "", as(" " + text)},
+        {rule("tokens-space-prefix-missing"), "", without_prefix(base)},
+        {rule("tokens-white-space"), "trimmed at both ends", as(trimmed(text))},
+        {rule("tokens-white-space"), "runs of spaces became one", as(collapsed(text))},
+        {rule("tokens-white-space"), "tabs became spaces", as(replaced(text, "\t", " "))},
+        {rule("tokens-white-space"), "newlines became CR LF", as(replaced(text, "\n", "\r\n"))},
+        {rule("tokens-case"), "in small letters", as(lower(text))},
+        {rule("tokens-white-space"), "a newline was put at the end", as(text + "\n")},
+        {rule("tokens-white-space"), "the newline at the end is missing",
          text.ends_with('\n') ? as(text.substr(0, text.size() - 1)) : Tokens()},
-        {entry(prompt_table, "tokens-newline-as-text"), "", as(replaced(text, "\n", "\\n"))},
-        {entry(prompt_table, "tokens-encoded-twice"), "", as(latin1_as_utf8(text))},
-        {entry(prompt_table, "tokens-by-character"), "", by_character(base)},
+        {rule("tokens-newline-as-text"), "", as(replaced(text, "\n", "\\n"))},
+        {rule("tokens-encoded-twice"), "", as(latin1_as_utf8(text))},
+        {rule("tokens-by-character"), "", by_character(base)},
     };
     for (const auto& [broken, detail, tokens] : changes) {
-      if (tokens == tokens_) return found(base, {{&broken, detail}});
+      if (tokens == tokens_) return found(base, {{broken, detail}});
     }
     return std::nullopt;
   }

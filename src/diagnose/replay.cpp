@@ -58,18 +58,40 @@ std::vector<float> Site::compute(const plan::Op& other, const backends::referenc
   return backends::reference::compute(other, from);
 }
 
-std::vector<float> Site::value(plan::ValueId id, std::int64_t shift) const {
+std::vector<float> Site::value_on(plan::ValueId id, const OtherRow& other) const {
   const std::size_t width = replay.plan().value(id).width;
   const Values all = replay.value(id);
   std::vector<float> out(rows.size() * width, 0.0f);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const std::int64_t from = std::int64_t{rows[i]} - shift;
-    if (from < 0 || from >= static_cast<std::int64_t>(replay.rows().size())) continue;
-    std::copy_n(all->begin() + from * static_cast<std::int64_t>(width), width,
-                out.begin() + static_cast<std::ptrdiff_t>(i * width));
+    const std::int64_t from = other(rows[i]);
+    if (from >= 0 && from < std::ssize(replay.rows())) copy_row(*all, static_cast<std::size_t>(from), out, i, width);
   }
   return out;
 }
+
+std::vector<float> Site::compute_on(const OtherRow& other) const {
+  std::map<std::uint32_t, std::size_t> wanted;  // each row once, in order, and its place among them
+  for (const std::uint32_t row : rows) {
+    if (const std::int64_t from = other(row); from >= 0 && from < std::ssize(replay.rows()))
+      wanted.emplace(static_cast<std::uint32_t>(from), 0);
+  }
+  const std::size_t width = scene.plan->value(*plan::output(op)).width;
+  std::vector<float> y(rows.size() * width, 0.0f);
+  if (wanted.empty()) return y;
+  std::vector<std::uint32_t> others;
+  for (auto& [row, place] : wanted) {
+    place = others.size();
+    others.push_back(row);
+  }
+  const std::vector<float> right = Site(replay, op_index, others).compute();
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto from = wanted.find(static_cast<std::uint32_t>(other(rows[i])));
+    if (from != wanted.end()) copy_row(right, from->second, y, i, width);
+  }
+  return y;
+}
+
+StepRows Site::step(std::size_t i) const { return replay.step_of(rows[i]); }
 
 Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
                std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads)
@@ -137,7 +159,7 @@ std::vector<std::size_t> Replay::region(std::size_t op, std::span<const std::uin
     if (const auto* attention = std::get_if<plan::Attention>(&plan_.ops[next])) {
       const plan::KvWrite& write = kv_write(attention->layer);
       for (const plan::ValueId id : {write.k, write.v}) {
-        if (suspect_ != nullptr && suspect_->knows_all(id)) continue;
+        if (is_shown(id)) continue;
         for (std::uint32_t before = 0; before <= step; ++before) follow(id, before, rows_in(before));
       }
     }
@@ -150,27 +172,27 @@ Values Replay::merged(plan::ValueId id, std::vector<float> computed) const {
     const auto observed = suspect_->observe(id);
     const std::size_t width = plan_.value(id).width;
     for (std::size_t row = 0; row < rows_.size(); ++row) {
-      if (observed->has[row] == 0) continue;
-      std::copy_n(observed->data.begin() + static_cast<std::ptrdiff_t>(row * width), width,
-                  computed.begin() + static_cast<std::ptrdiff_t>(row * width));
+      if (observed->has[row] != 0) copy_row(observed->data, row, computed, row, width);
     }
   }
   return std::make_shared<const std::vector<float>>(std::move(computed));
 }
 
-// Computes, in the order of ops, a value and all values that it depends on, unless the suspect has them or they are
-// computed already.
-void Replay::require(plan::ValueId id) {
-  const auto missing = [&](plan::ValueId v) { return !is_computed(v) && (suspect_ == nullptr || !suspect_->knows_all(v)); };
+std::set<std::size_t> Replay::makers(plan::ValueId id, const std::function<bool(plan::ValueId)>& has) const {
   std::set<std::size_t> ops;
   std::vector<plan::ValueId> open{id};
   while (!open.empty()) {
     const plan::ValueId next = open.back();
     open.pop_back();
-    if (!missing(next) || !ops.insert(producer(next)).second) continue;
+    if (has(next) || is_shown(next) || !ops.insert(producer(next)).second) continue;
     for (const plan::ValueId input : reads(plan_.ops[producer(next)])) open.push_back(input);
   }
-  for (const std::size_t op : ops) {
+  return ops;
+}
+
+// Computes a value and all values that it depends on, unless the suspect has them or they are computed already.
+void Replay::require(plan::ValueId id) {
+  for (const std::size_t op : makers(id, [&](plan::ValueId v) { return is_computed(v); })) {
     const plan::ValueId out = *plan::output(plan_.ops[op]);
     std::vector<float> y = compute(op);
     computed_[out.index] = merged(out, scatter(std::move(y), plan_.value(out).width, rows_of(op), rows_.size()));
@@ -180,7 +202,7 @@ void Replay::require(plan::ValueId id) {
 
 Values Replay::value(plan::ValueId id) {
   if (is_computed(id)) return computed_[id.index];
-  if (suspect_ != nullptr && suspect_->knows_all(id)) {
+  if (is_shown(id)) {
     Values& seen = seen_[id.index];
     if (seen) return seen;
     Values result = std::make_shared<const std::vector<float>>(suspect_->observe(id)->data);
@@ -238,16 +260,14 @@ std::vector<float> Replay::compute(std::size_t index) {
       continue;
     }
     for (std::size_t i = 0; i < site.rows.size(); ++i) {
-      if (!commit.rows[site.rows[i]]) continue;
-      std::copy_n(wrong.begin() + static_cast<std::ptrdiff_t>(i * width), width,
-                  y.begin() + static_cast<std::ptrdiff_t>(i * width));
+      if (commit.rows[site.rows[i]]) copy_row(wrong, i, y, i, width);
     }
   }
   return y;
 }
 
 InputError Replay::error(plan::ValueId id, const Arithmetic& arithmetic) {
-  if (suspect_ != nullptr && suspect_->knows_all(id)) {
+  if (is_shown(id)) {
     const trace::Dtype dtype = suspect_->dtype(id);
     return {.variance = {}, .rounding = rounding_of(dtype), .least = least_of(dtype)};
   }
@@ -256,24 +276,11 @@ InputError Replay::error(plan::ValueId id, const Arithmetic& arithmetic) {
 
 const std::vector<float>& Replay::variance_of(plan::ValueId id, const Arithmetic& arithmetic) {
   const auto has = [&](plan::ValueId v) { return variances_.contains({v.index, &arithmetic}); };
-  std::set<std::size_t> ops;
-  std::vector<plan::ValueId> open{id};
-  while (!open.empty()) {
-    const plan::ValueId next = open.back();
-    open.pop_back();
-    if ((suspect_ != nullptr && suspect_->knows_all(next)) || has(next) || !ops.insert(producer(next)).second) continue;
-    for (const plan::ValueId input : reads(plan_.ops[producer(next)])) open.push_back(input);
-  }
-  for (const std::size_t op : ops) {
+  for (const std::size_t op : makers(id, has)) {
     const plan::ValueId out = *plan::output(plan_.ops[op]);
     ProductSums sums;
-    std::vector<float> v;
-    if (std::holds_alternative<plan::Linear>(plan_.ops[op])) {
-      const std::vector<float> y = product(op, arithmetic, sums);
-      v = variance(op, y, sums, arithmetic);
-    } else {
-      v = variance(op, *value(out), sums, arithmetic);
-    }
+    const bool is_product = std::holds_alternative<plan::Linear>(plan_.ops[op]);
+    std::vector<float> v = variance(op, is_product ? product(op, arithmetic, sums) : *value(out), sums, arithmetic);
     if (suspect_ != nullptr && suspect_->knows(out)) {
       const auto observed = suspect_->observe(out);
       const InputError rounding{
@@ -292,7 +299,7 @@ std::vector<float> Replay::product(std::size_t index, const Arithmetic& arithmet
   const auto& op = std::get<plan::Linear>(plan_.ops[index]);
   const Site site(*this, index, rows_of(index));
   std::vector<float> of_x;
-  if (suspect_ == nullptr || !suspect_->knows_all(op.x)) {
+  if (!is_shown(op.x)) {
     of_x = gather(variance_of(op.x, arithmetic), plan_.value(op.x).width, site.rows);
   }
   return diagnose::product(op, site.scene, of_x, sums);
@@ -301,13 +308,14 @@ std::vector<float> Replay::product(std::size_t index, const Arithmetic& arithmet
 std::vector<float> Replay::variance(std::size_t index, std::span<const float> y, const ProductSums& sums,
                                     const Arithmetic& arithmetic) {
   const Site site(*this, index, rows_of(index));
-  return diagnose::variance(
-      site.op, site.scene, y, [&](plan::ValueId id) { return error(id, arithmetic); },
-      [&](std::uint32_t layer) {
-        const plan::KvWrite& write = kv_write(layer);
-        return std::pair(error(write.k, arithmetic), error(write.v, arithmetic));
-      },
-      sums, arithmetic);
+  return diagnose::variance(site.op, site.scene, y,
+                            {.of = [&](plan::ValueId id) { return error(id, arithmetic); },
+                             .of_cache =
+                                 [&](std::uint32_t layer) {
+                                   const plan::KvWrite& write = kv_write(layer);
+                                   return std::pair(error(write.k, arithmetic), error(write.v, arithmetic));
+                                 }},
+                            sums, arithmetic);
 }
 
 }  // namespace plumb::diagnose

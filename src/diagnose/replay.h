@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,6 +30,14 @@ namespace plumb::diagnose {
 using Values = std::shared_ptr<const std::vector<float>>;
 
 class Replay;
+
+// The rows of one step: [begin, end).
+struct StepRows {
+  std::uint32_t begin = 0, end = 0;
+};
+
+// For each row of a run, another row; there may be none of that number.
+using OtherRow = std::function<std::int64_t(std::uint32_t row)>;
 
 // An op of a run at some rows: the data from which the op, or a mistake in its place, is computed.
 class Site {
@@ -50,8 +59,15 @@ class Site {
   // The output of another op with the same output value.
   [[nodiscard]] std::vector<float> compute(const plan::Op& other) const { return compute(other, scene); }
   [[nodiscard]] std::vector<float> compute(const plan::Op& other, const backends::reference::Scene& from) const;
-  // The rows of any value of the run, taken `shift` rows earlier.
-  [[nodiscard]] std::vector<float> value(plan::ValueId id, std::int64_t shift = 0) const;
+  // The op's output, and any value of the run, on other rows than the site's; zero where the run has no such row.
+  [[nodiscard]] std::vector<float> compute_on(const OtherRow& other) const;
+  [[nodiscard]] std::vector<float> value_on(plan::ValueId id, const OtherRow& other) const;
+  // Any value of the run on the site's rows, or on those `shift` rows earlier.
+  [[nodiscard]] std::vector<float> value(plan::ValueId id, std::int64_t shift = 0) const {
+    return value_on(id, [shift](std::uint32_t row) { return std::int64_t{row} - shift; });
+  }
+  // The step of the i-th row.
+  [[nodiscard]] StepRows step(std::size_t i) const;
 
  private:
   std::vector<backends::Row> rows_of_run_;
@@ -80,6 +96,10 @@ class Replay {
   [[nodiscard]] std::span<const backends::Row> rows() const { return rows_; }
   [[nodiscard]] const Suspect* suspect() const { return suspect_; }
   [[nodiscard]] std::uint32_t n_threads() const { return n_threads_; }
+  [[nodiscard]] StepRows step_of(std::uint32_t row) const {
+    return {cached_[row] - step_rows_[rows_[row].sequence], cached_[row]};
+  }
+  [[nodiscard]] std::uint32_t n_prompt() const { return step_of(0).end; }
 
   // A weight's numbers in the order of its buffer. The last requested weight is kept.
   [[nodiscard]] Values flat(const gguf::Tensor& tensor);
@@ -111,6 +131,9 @@ class Replay {
  private:
   friend class Site;
   [[nodiscard]] bool is_computed(plan::ValueId id) const { return computed_[id.index] != nullptr; }
+  [[nodiscard]] bool is_shown(plan::ValueId id) const { return suspect_ != nullptr && suspect_->knows_all(id); }
+  // The ops, in their order, that make a value and all values that it depends on, as far back as those that `has` accepts.
+  [[nodiscard]] std::set<std::size_t> makers(plan::ValueId id, const std::function<bool(plan::ValueId)>& has) const;
   void require(plan::ValueId id);
   Values merged(plan::ValueId id, std::vector<float> computed) const;
   const std::vector<float>& variance_of(plan::ValueId id, const Arithmetic& arithmetic);

@@ -4,26 +4,26 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <map>
+#include <iterator>
 #include <set>
 #include <string_view>
 
 #include "base/printable.h"
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose {
 
 namespace {
 
 // "0, 1, 2, 5" as "0-2, 5".
-std::string ranges(const std::vector<std::uint32_t>& numbers) {
+std::string ranges(const std::set<std::uint32_t>& numbers) {
   std::string text;
-  for (std::size_t i = 0; i < numbers.size();) {
-    std::size_t end = i;
-    while (end + 1 < numbers.size() && numbers[end + 1] == numbers[end] + 1) ++end;
+  for (auto first = numbers.begin(); first != numbers.end();) {
+    auto last = first, next = std::next(first);
+    for (; next != numbers.end() && *next == *last + 1; ++next) last = next;
     if (!text.empty()) text += ", ";
-    text += end == i ? fmt::format("{}", numbers[i]) : fmt::format("{}-{}", numbers[i], numbers[end]);
-    i = end + 1;
+    text += last == first ? fmt::format("{}", *first) : fmt::format("{}-{}", *first, *last);
+    first = next;
   }
   return text;
 }
@@ -31,35 +31,27 @@ std::string ranges(const std::vector<std::uint32_t>& numbers) {
 // Places with one line for each role: "attn_q_rope in layers 0-29".
 std::vector<std::string> place_lines(const std::vector<Place>& places) {
   struct Line {
-    std::vector<std::uint32_t> layers;
-    std::set<std::uint32_t> steps;
-    std::string detail;
+    std::set<std::uint32_t> layers, steps;
     std::vector<std::string> region;
   };
-  std::vector<std::pair<std::string, Line>> lines;
+  nlohmann::ordered_map<std::string, Line> lines;  // by role
   for (const Place& place : places) {
-    const std::string key(role(place.value));
-    auto at = std::find_if(lines.begin(), lines.end(), [&](const auto& l) { return l.first == key; });
-    if (at == lines.end()) {
-      lines.emplace_back(key, Line{});
-      at = lines.end() - 1;
-      at->second.region = place.region;
-    }
-    if (place.layer) at->second.layers.push_back(*place.layer);
-    at->second.steps.insert(place.steps.begin(), place.steps.end());
+    Line& line = lines[std::string(role(place.value))];
+    if (line.steps.empty()) line.region = place.region;
+    if (place.layer) line.layers.insert(*place.layer);
+    line.steps.insert(place.steps.begin(), place.steps.end());
   }
   std::vector<std::string> result;
   for (auto& [key, line] : lines) {
-    std::sort(line.layers.begin(), line.layers.end());
-    line.layers.erase(std::unique(line.layers.begin(), line.layers.end()), line.layers.end());
-    std::string text = line.layers.size() == 1 ? fmt::format("blk.{}.{}", line.layers[0], key)
-                       : line.layers.empty()   ? key
-                                               : fmt::format("blk.{{{}}}.{}", ranges(line.layers), key);
-    const std::vector<std::uint32_t> steps(line.steps.begin(), line.steps.end());
-    const bool prompt = !steps.empty() && steps[0] == 0;
-    text += prompt && steps.size() == 1 ? ", in the prompt's pass"
-            : prompt ? fmt::format(", in the prompt's pass and steps {}", ranges({steps.begin() + 1, steps.end()}))
-                     : fmt::format(", in steps {} after the prompt", ranges(steps));
+    std::string text = line.layers.empty()       ? key
+                       : line.layers.size() == 1 ? fmt::format("blk.{}.{}", *line.layers.begin(), key)
+                                                 : fmt::format("blk.{{{}}}.{}", ranges(line.layers), key);
+    if (line.steps.erase(0) == 0) {
+      text += fmt::format(", in steps {} after the prompt", ranges(line.steps));
+    } else {
+      text += ", in the prompt's pass";
+      if (!line.steps.empty()) text += fmt::format(" and steps {}", ranges(line.steps));
+    }
     if (line.region.size() > 1) {
       text += fmt::format(" (or one of the {} ops before it whose values the trace lacks: {}{})", line.region.size() - 1,
                           line.region.front(),
@@ -84,24 +76,22 @@ std::string proof_sentence(const Proof& proof) {
   switch (proof.outcome) {
     case Proof::Outcome::reproduced:
       return fmt::format("{} gives what the engine gave: {}", so, figures);
-    case Proof::Outcome::too_small_to_tell:
-      return "the effect at the end of the run is too small to tell: " + figures;
     case Proof::Outcome::not_reproduced:
       return fmt::format("{} does not give what the engine gave: {}", so, figures);
+    case Proof::Outcome::too_small_to_tell:
+      break;
   }
-  return figures;
+  return "the effect at the end of the run is too small to tell: " + figures;
 }
 
 // Wraps and indents a text to lines of at most `width` characters. The text may come from a file or another engine.
 std::string wrapped(std::string_view raw, std::size_t indent, std::size_t width = 110) {
-  const std::string text = printable(raw);
   std::string result;
   std::size_t column = indent;
-  std::size_t at = 0;
-  while (at < text.size()) {
-    std::size_t end = text.find(' ', at);
-    if (end == std::string::npos) end = text.size();
-    const std::string_view word = std::string_view(text).substr(at, end - at);
+  const std::string text = printable(raw);
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find(' ', at), text.size());
+    const std::string word = text.substr(at, end - at);
     if (column > indent && column + word.size() + 1 > width) {
       result += '\n' + std::string(indent, ' ');
       column = indent;
@@ -146,25 +136,21 @@ class Text {
         printable(fmt::format("{} of {}, {} prompt token{} and {} step{} after them",
                               report_.engine.empty() ? "the run" : report_.engine, report_.model, report_.n_prompt,
                               report_.n_prompt == 1 ? "" : "s", report_.n_steps, report_.n_steps == 1 ? "" : "s"));
-    if (report_.follows() && report_.n_untold() > 0) {
-      out_ += fmt::format(
-          "{} {} of {} checks span so many ops whose values the trace lacks that rounding\nalone may be as large as the "
-          "value; a "
-          "trace with more values can tell.\n  {}\n",
-          bold(tinted("follows as far as the trace tells.", Outcome::unknown)), report_.n_untold(),
-          report_.isolation.checks.size(), run);
-      return;
+    const auto write = [&](Outcome outcome, std::string_view verdict, std::string_view meaning) {
+      out_ += fmt::format("{} {}{}\n", bold(tinted(verdict, outcome)), meaning, run);
+    };
+    const std::size_t n_faults = report_.faults.size(), n_untold = report_.n_untold();
+    if (n_faults > 0) {
+      write(Outcome::fail, n_faults == 1 ? "1 fault" : fmt::format("{} faults", n_faults), "");
+    } else if (n_untold == 0) {
+      write(Outcome::pass, "follows.", "Every op that the trace shows follows from its own inputs.\n  ");
+    } else {
+      write(
+          Outcome::unknown, "follows as far as the trace tells.",
+          fmt::format("{} of {} checks span so many ops whose values the trace lacks that rounding\nalone may be as large "
+                      "as the value; a trace with more values can tell.\n  ",
+                      n_untold, report_.isolation.checks.size()));
     }
-    if (report_.follows()) {
-      out_ += fmt::format("{} Every op that the trace shows follows from its own inputs.\n  {}\n",
-                          bold(tinted("follows.", Outcome::pass)), run);
-      return;
-    }
-    out_ +=
-        fmt::format("{} {}\n",
-                    bold(tinted(report_.faults.size() == 1 ? "1 fault" : fmt::format("{} faults", report_.faults.size()),
-                                Outcome::fail)),
-                    run);
   }
 
   void fault(std::size_t index, const Fault& fault) {
@@ -199,30 +185,23 @@ class Text {
     if (report_.isolation.checks.empty()) return;
     struct Row {
       std::size_t n = 0, n_faults = 0;
-      double worst = 0;
-      const Check* check = nullptr;
+      const Check* worst = nullptr;
       std::set<std::size_t> arithmetics;
     };
-    std::vector<std::pair<std::string, Row>> rows;
+    nlohmann::ordered_map<std::string, Row> rows;  // by role
     for (std::size_t i = 0; i < report_.isolation.checks.size(); ++i) {
       const Check& check = report_.isolation.checks[i];
-      const std::string key(role(report_.op_values[check.op]));
-      auto at = std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.first == key; });
-      if (at == rows.end()) at = rows.insert(rows.end(), {key, Row{}});
-      Row& row = at->second;
+      Row& row = rows[std::string(role(report_.op_values[check.op]))];
       ++row.n;
       if (check.at_fault) ++row.n_faults;
       row.arithmetics.insert(report_.isolation.groups[report_.isolation.group_of[i]].own);
-      if (row.check == nullptr || check.ratio > row.worst || std::isnan(check.ratio)) {
-        row.worst = check.ratio;
-        row.check = &check;
-      }
+      if (row.worst == nullptr || check.ratio > row.worst->ratio || std::isnan(check.ratio)) row.worst = &check;
     }
     out_ += "\nops (error / allowance: above 1 does not follow)\n";
     out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>10}{:>10}{:>10}  {}\n", "value", "checks", "faults", "worst at",
                         "error", "allowed", "ratio", "arithmetic");
     for (const auto& [key, row] : rows) {
-      const Check& check = *row.check;
+      const Check& check = *row.worst;
       const std::string ratio = std::isfinite(check.ratio) ? fmt::format("{:.3g}", check.ratio) : "no number";
       out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>10.2g}{:>10.2g}{:>10}  {}\n", key, row.n, row.n_faults,
                           fmt::format("{} step {}", report_.op_values[check.op], check.step), check.rms_error,
@@ -245,8 +224,18 @@ nlohmann::ordered_json number(double x) {
   return x;
 }
 
+std::string_view name(Proof::Outcome outcome) {
+  constexpr std::string_view names[] = {"reproduced", "too_small_to_tell", "not_reproduced"};
+  return names[static_cast<std::size_t>(outcome)];
+}
+
+nlohmann::ordered_json or_null(const std::optional<std::uint32_t>& x) {
+  if (!x) return nullptr;
+  return *x;
+}
+
 // Rounds to four digits, since most of a long prompt's report are such numbers.
-double rounded(float x) { return std::isfinite(x) ? std::strtod(fmt::format("{:.4g}", x).c_str(), nullptr) : x; }
+double rounded(float x) { return std::isfinite(x) ? to_digits(x, 4) : x; }
 
 nlohmann::ordered_json cause_json(const Hypothesis* hypothesis, const std::string& detail) {
   if (hypothesis == nullptr) return nullptr;
@@ -265,31 +254,14 @@ std::size_t Report::n_untold() const {
 }
 
 std::string_view name(Outcome outcome) {
-  return outcome == Outcome::pass ? "pass" : outcome == Outcome::fail ? "fail" : "unknown";
+  constexpr std::string_view names[] = {"pass", "fail", "unknown"};
+  return names[static_cast<std::size_t>(outcome)];
 }
 
 std::string_view name(Stage stage) {
-  switch (stage) {
-    case Stage::file:
-      return "file";
-    case Stage::tokens:
-      return "tokens";
-    case Stage::chat_template:
-      return "template";
-    case Stage::parameters:
-      return "parameters";
-    case Stage::weights:
-      return "weights";
-    case Stage::ops:
-      return "ops";
-    case Stage::buffers:
-      return "buffers";
-    case Stage::cache:
-      return "cache";
-    case Stage::sampling:
-      return "sampling";
-  }
-  return "";
+  constexpr std::string_view names[] = {"file", "tokens",  "template", "parameters", "weights",
+                                        "ops",  "buffers", "cache",    "sampling"};
+  return names[static_cast<std::size_t>(stage)];
 }
 
 std::string to_text(const Report& report, bool color) { return Text(report, color).run(); }
@@ -321,7 +293,7 @@ nlohmann::ordered_json to_json(const Report& report) {
     for (const Place& place : fault.places) {
       f["places"].push_back({{"value", place.value},
                              {"op", report.op_kinds[place.op]},
-                             {"layer", place.layer ? OrderedJson(*place.layer) : OrderedJson(nullptr)},
+                             {"layer", or_null(place.layer)},
                              {"steps", place.steps},
                              {"rows", place.rows},
                              {"region", place.region},
@@ -340,9 +312,7 @@ nlohmann::ordered_json to_json(const Report& report) {
   json["proof"] = nullptr;
   if (report.proof) {
     const Proof& p = *report.proof;
-    json["proof"] = {{"outcome", p.outcome == Proof::Outcome::reproduced          ? "reproduced"
-                                 : p.outcome == Proof::Outcome::too_small_to_tell ? "too_small_to_tell"
-                                                                                  : "not_reproduced"},
+    json["proof"] = {{"outcome", name(p.outcome)},
                      {"value", p.value},
                      {"error_with", number(p.error_with)},
                      {"error_without", number(p.error_without)},
@@ -372,10 +342,11 @@ nlohmann::ordered_json to_json(const Report& report) {
   for (std::size_t i = 0; i < report.isolation.checks.size(); ++i) {
     const Check& check = report.isolation.checks[i];
     const std::string& value = report.op_values[check.op];
-    const auto layer = layer_of(value);
+    OrderedJson row_ratio = OrderedJson::array();
+    for (const float r : check.row_ratio) row_ratio.push_back(number(rounded(r)));
     json["ops"].push_back({{"value", value},
                            {"op", report.op_kinds[check.op]},
-                           {"layer", layer ? OrderedJson(*layer) : OrderedJson(nullptr)},
+                           {"layer", or_null(layer_of(value))},
                            {"step", check.step},
                            {"rows", check.n_rows},
                            {"size", number(check.rms_expected)},
@@ -393,11 +364,7 @@ nlohmann::ordered_json to_json(const Report& report) {
                            {"tells", check.tells},
                            {"fault", check.at_fault},
                            {"histogram", check.histogram},
-                           {"row_ratio", [&] {
-                              OrderedJson rows = OrderedJson::array();
-                              for (const float r : check.row_ratio) rows.push_back(number(rounded(r)));
-                              return rows;
-                            }()}});
+                           {"row_ratio", std::move(row_ratio)}});
   }
   return json;
 }

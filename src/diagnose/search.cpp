@@ -45,7 +45,7 @@ Cause measure(const Evidence& evidence, std::span<const std::uint32_t> rows, std
   if (growth > 1) {
     for (float& v : variance) v *= static_cast<float>(growth * growth);
   }
-  cause.ratio = misfit(found, y, variance, evidence.width, evidence.factor).ratio;
+  cause.ratio = misfit({found, y, variance, evidence.width}, evidence.factor);
   std::size_t n_wrong = 0, n_explained = 0;
   for (std::size_t i = 0; i < found.size(); ++i) {
     const double sigma = std::sqrt(double{variance[i]}) * evidence.factor;

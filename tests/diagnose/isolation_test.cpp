@@ -47,7 +47,7 @@ double ratio_of(const std::vector<std::int32_t>& tokens) {
   const std::vector<float> expected = right.compute(op), found = wrong.compute(op);
   const Arithmetic arithmetic{.name = "a bfloat16 cache", .cache = unit_bf16};
   const std::vector<float> variance = right.variance(op, expected, {}, arithmetic);
-  return misfit(found, expected, variance, right.plan().value(out).width).ratio;
+  return misfit({found, expected, variance, right.plan().value(out).width});
 }
 
 TEST(Variance, AllowsACacheOfBfloat16AndNoMore) {

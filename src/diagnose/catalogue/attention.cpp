@@ -12,17 +12,10 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_attention {
 namespace {
 
 using backends::reference::AttentionRule;
 using backends::reference::Scene;
-
-double dot(const float* a, const float* b, std::size_t n) {
-  double sum = 0;
-  for (std::size_t i = 0; i < n; ++i) sum += double{a[i]} * b[i];
-  return sum;
-}
 
 // Attention in which a query head reads the key of one head and the value of another.
 void with_heads(Candidates& out, const plan::Attention& op, std::string detail,
@@ -41,7 +34,7 @@ void with_heads(Candidates& out, const plan::Attention& op, std::string detail,
         std::vector<std::uint32_t> seen;
         for (std::uint32_t s = 0; s < scene.cached(r); ++s) {
           if (!rule.sees(r, s)) continue;
-          const double score = dot(&queries[at], scene.key(op.layer, r, s) + key_head(h) * d, d) * op.scale;
+          const double score = dot(queries.subspan(at, d), {scene.key(op.layer, r, s) + key_head(h) * d, d}) * op.scale;
           weights.push_back(op.soft_cap > 0 ? op.soft_cap * std::tanh(score / op.soft_cap) : score);
           seen.push_back(s);
         }
@@ -96,9 +89,8 @@ void scale(const Question& q, const plan::Attention& op, Candidates& out) {
   const double d = op.head_dim;
   const auto add = [&](double value, std::string_view what) {
     if (std::abs(value / op.scale - 1) < 1e-3) return;
-    plan::Attention wrong = op;
-    wrong.scale = static_cast<float>(value);
-    out.changed(wrong, fmt::format("{} ({:.4g}) instead of {:.4g}", what, value, op.scale));
+    out.with(op, &plan::Attention::scale, static_cast<float>(value),
+             fmt::format("{} ({:.4g}) instead of {:.4g}", what, value, op.scale));
   };
   add(1, "no scale");
   add(op.scale * op.scale, "the scale squared");
@@ -109,35 +101,19 @@ void scale(const Question& q, const plan::Attention& op, Candidates& out) {
   add(1 / std::sqrt(static_cast<double>(op.n_heads)), "1 / sqrt(n_heads)");
   add(1 / std::sqrt(d / 2), "1 / sqrt(head_dim / 2)");
   add(std::sqrt(op.scale), "the scale's root");
-  const auto with = [op](double value) {
-    plan::Attention wrong = op;
-    wrong.scale = static_cast<float>(value);
-    return plan::Op(wrong);
-  };
   // ln 2 times the scale is what a softmax to the base 2 comes to, which has a name of its own.
-  const auto value = fitted(q, op.scale / 100.0, op.scale * 100.0, with);
+  const auto value = fitted(q, op, &plan::Attention::scale, op.scale / 100.0, op.scale * 100.0);
   if (value && std::abs(*value / op.scale / std::numbers::ln2 - 1) > 1e-3) add(*value, "another scale");
 }
 
-void mask_self(const Question&, const plan::Attention& op, Candidates& out) {
+// Attention with another mask: `sees` is given the right mask, the position of the row and that of the key.
+template <auto sees>
+void mask(const Question&, const plan::Attention& op, Candidates& out) {
   with_rule(out, op, "", [](const Site& site, AttentionRule& rule) {
     rule.sees = [right = rule.sees, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
-      return right(row, s) && s != rows[row].position;
+      return sees(right(row, s), rows[row].position, s);
     };
   });
-}
-
-void mask_next(const Question&, const plan::Attention& op, Candidates& out) {
-  with_rule(out, op, "", [](const Site& site, AttentionRule& rule) {
-    rule.sees = [right = rule.sees, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
-      return right(row, s) || s == rows[row].position + 1;
-    };
-  });
-}
-
-void mask_missing(const Question&, const plan::Attention& op, Candidates& out) {
-  with_rule(out, op, "",
-            [](const Site&, AttentionRule& rule) { rule.sees = [](std::uint64_t, std::uint32_t) { return true; }; });
 }
 
 // A mask that does not exclude: `masked` gives the scores of positions after the token, and they keep their share of the
@@ -190,21 +166,19 @@ void window(const Question& q, const plan::Attention& op, Candidates& out) {
   }
   for (const std::uint32_t size : sizes) {
     if (size == op.window) continue;
-    plan::Attention wrong = op;
-    wrong.window = size;
-    out.changed(wrong, size == 0        ? fmt::format("no window instead of {} positions", op.window)
-                       : op.window == 0 ? fmt::format("a window of {} positions; the file asks for none", size)
-                                        : fmt::format("a window of {} positions instead of {}", size, op.window));
+    out.with(op, &plan::Attention::window, size,
+             size == 0        ? fmt::format("no window instead of {} positions", op.window)
+             : op.window == 0 ? fmt::format("a window of {} positions; the file asks for none", size)
+                              : fmt::format("a window of {} positions instead of {}", size, op.window));
   }
 }
 
 void soft_cap(const Question&, const plan::Attention& op, Candidates& out) {
   for (const float cap : {0.0f, 1.0f, 2.0f, 5.0f, 10.0f, 15.0f, 20.0f, 25.0f, 30.0f, 50.0f, 100.0f}) {
     if (cap == op.soft_cap) continue;
-    plan::Attention wrong = op;
-    wrong.soft_cap = cap;
-    out.changed(wrong, cap == 0 ? fmt::format("scores are not capped at {:g}", op.soft_cap)
-                                : fmt::format("scores are capped at {:g}", cap));
+    out.with(op, &plan::Attention::soft_cap, cap,
+             cap == 0 ? fmt::format("scores are not capped at {:g}", op.soft_cap)
+                      : fmt::format("scores are capped at {:g}", cap));
   }
 }
 
@@ -224,57 +198,64 @@ void distance_bias(const Question&, const plan::Attention& op, Candidates& out) 
   biased("ALiBi's, with the wrong sign", -1);
 }
 
-void uniform_weights(const Question&, const plan::Attention& op, Candidates& out) {
-  with_rule(out, op, "", [](const Site&, AttentionRule& rule) {
-    rule.weigh = [](std::uint32_t, std::span<double> scores) {
-      std::fill(scores.begin(), scores.end(), 1.0 / static_cast<double>(scores.size()));
-    };
+// Attention whose weights follow from the scores of a row and head in another way.
+template <class Weigh>
+void with_weights(Candidates& out, const plan::Attention& op, std::string detail, Weigh weigh) {
+  with_rule(out, op, std::move(detail), [weigh](const Site&, AttentionRule& rule) {
+    rule.weigh = [weigh](std::uint32_t, std::span<double> scores) { weigh(scores); };
   });
 }
 
+void uniform_weights(const Question&, const plan::Attention& op, Candidates& out) {
+  with_weights(out, op, "", [](std::span<double> scores) {
+    std::fill(scores.begin(), scores.end(), 1.0 / static_cast<double>(scores.size()));
+  });
+}
+
+// Weights of(score), divided by their sum; `total` is added to the sum, which is at least `least`.
+template <class Of>
+void divide_by_sum(std::span<double> scores, Of of, double total = 0, double least = 0) {
+  for (double& s : scores) total += s = of(s);
+  for (double& s : scores) s /= std::max(total, least);
+}
+
 void softmax(const Question&, const plan::Attention& op, Candidates& out) {
-  const auto weighed = [&](std::string detail, auto weigh) {
-    with_rule(out, op, std::move(detail), [weigh](const Site&, AttentionRule& rule) { rule.weigh = weigh; });
-  };
-  weighed("scores are used as weights, without softmax", [](std::uint32_t, std::span<double>) {});
-  weighed("weights are not divided by their sum", [](std::uint32_t, std::span<double> scores) {
+  const auto weighed = [&](std::string detail, auto weigh) { with_weights(out, op, std::move(detail), weigh); };
+  weighed("scores are used as weights, without softmax", [](std::span<double>) {});
+  weighed("weights are not divided by their sum", [](std::span<double> scores) {
     const double largest = *std::max_element(scores.begin(), scores.end());
     for (double& s : scores) s = std::exp(s - largest);
   });
-  weighed("weights are exp(score), neither reduced by the largest nor divided by their sum",
-          [](std::uint32_t, std::span<double> scores) {
-            for (double& s : scores) s = std::exp(s);
-          });
-  weighed("weights are the positive scores, divided by their sum", [](std::uint32_t, std::span<double> scores) {
-    double total = 0;
-    for (double& s : scores) total += s = std::max(s, 0.0);
-    for (double& s : scores) s /= std::max(total, 1e-9);
+  weighed("weights are exp(score), neither reduced by the largest nor divided by their sum", [](std::span<double> scores) {
+    for (double& s : scores) s = std::exp(s);
   });
-  weighed("weights are sigmoids of the scores", [](std::uint32_t, std::span<double> scores) {
+  weighed("weights are the positive scores, divided by their sum", [](std::span<double> scores) {
+    divide_by_sum(
+        scores, [](double s) { return std::max(s, 0.0); }, 0, 1e-9);
+  });
+  weighed("weights are sigmoids of the scores", [](std::span<double> scores) {
     for (double& s : scores) s = 1 / (1 + std::exp(-s));
   });
-  weighed("the base is 2 instead of e", [](std::uint32_t, std::span<double> scores) {
+  weighed("the base is 2 instead of e", [](std::span<double> scores) {
     const double largest = *std::max_element(scores.begin(), scores.end());
-    double total = 0;
-    for (double& s : scores) total += s = std::exp2(s - largest);
-    for (double& s : scores) s /= total;
+    divide_by_sum(scores, [&](double s) { return std::exp2(s - largest); });
   });
   for (const std::size_t multiple : {1, 4, 8, 16, 32, 64, 128, 256}) {
     weighed(multiple == 1 ? "1 is added to the softmax's sum"
                           : fmt::format("keys of zeros, up to a multiple of {}, share the softmax", multiple),
-            [multiple](std::uint32_t, std::span<double> scores) {
+            [multiple](std::span<double> scores) {
               const std::size_t n = scores.size();
               const std::size_t n_zero = multiple == 1 ? 1 : (n + multiple - 1) / multiple * multiple - n;
               const double largest = std::max(0.0, *std::max_element(scores.begin(), scores.end()));
-              double total = static_cast<double>(n_zero) * std::exp(-largest);
-              for (double& s : scores) total += s = std::exp(s - largest);
-              for (double& s : scores) s /= total;
+              divide_by_sum(
+                  scores, [&](double s) { return std::exp(s - largest); },
+                  static_cast<double>(n_zero) * std::exp(-largest));
             });
   }
-  weighed("the largest weight is set to the largest score's place alone", [](std::uint32_t, std::span<double> scores) {
+  weighed("the largest weight is set to the largest score's place alone", [](std::span<double> scores) {
     const auto largest = std::max_element(scores.begin(), scores.end());
-    const auto at = static_cast<std::size_t>(largest - scores.begin());
-    for (std::size_t s = 0; s < scores.size(); ++s) scores[s] = s == at ? 1 : 0;
+    std::fill(scores.begin(), scores.end(), 0);
+    *largest = 1;
   });
 }
 
@@ -294,7 +275,7 @@ std::vector<float> attend_over(const Site& site, const plan::Attention& op, bool
       for (std::uint32_t s = 0; s < scene.cached(t); ++s) {
         if (!rule.sees(t, s)) continue;
         const float* key = scene.key(op.layer, t, s) + std::size_t{rule.kv_head(h)} * d;
-        const double score = dot(&queries[(t * heads + h) * d], key, d);
+        const double score = dot(queries.subspan((t * heads + h) * d, d), {key, d});
         weight[(t * heads + h) * n + s] = std::exp(std::min(score * op.scale, 700.0));
       }
     }
@@ -302,7 +283,7 @@ std::vector<float> attend_over(const Site& site, const plan::Attention& op, bool
   std::vector<float> y(site.rows.size() * heads * d, 0.0f);
   for (std::size_t r = 0; r < site.rows.size(); ++r) {
     const std::size_t t = site.rows[r];
-    const auto [begin, end] = step_of(site.replay.rows(), site.rows[r]);
+    const auto [begin, end] = site.step(r);
     for (std::uint32_t h = 0; h < heads; ++h) {
       for (std::uint32_t s = 0; s < scene.cached(t); ++s) {
         const double own = weight[(t * heads + h) * n + s];
@@ -329,27 +310,18 @@ void softmax_axis(const Question&, const plan::Attention& op, Candidates& out) {
 // exp in float32 or float16 of scores from which the largest is not subtracted.
 void overflow(const Question&, const plan::Attention& op, Candidates& out) {
   for (const double most : {3.4028234663852886e38, 65504.0}) {
-    with_rule(out, op, most > 1e6 ? "in float32, scores above 88" : "in float16, scores above 11",
-              [most](const Site&, AttentionRule& rule) {
-                rule.weigh = [most](std::uint32_t, std::span<double> scores) {
-                  double total = 0;
-                  for (double& s : scores) {
-                    s = std::exp(s);
-                    if (s > most) s = infinity;
-                    total += s;
-                  }
-                  if (total > most) total = infinity;
-                  for (double& s : scores) s /= total;
-                };
-              });
+    with_weights(out, op, most > 1e6 ? "in float32, scores above 88" : "in float16, scores above 11",
+                 [most](std::span<double> scores) {
+                   double total = 0;
+                   for (double& s : scores) {
+                     s = std::exp(s);
+                     if (s > most) s = infinity;
+                     total += s;
+                   }
+                   if (total > most) total = infinity;
+                   for (double& s : scores) s /= total;
+                 });
   }
-}
-
-void sinks(const Question&, const plan::Attention& op, Candidates& out) {
-  if (!op.sinks) return;
-  plan::Attention wrong = op;
-  wrong.sinks.reset();
-  out.changed(wrong);
 }
 
 // Other values as inputs: queries or keys from before the rotation, keys in place of values, and so on.
@@ -381,13 +353,18 @@ one offset for both: kv_head * head_dim)"},
     {"attention-scale", Kind::parameter, of<scale>, R"(scores are scaled by another factor
 q . k is multiplied by 1 / sqrt(head_dim) unless the file says otherwise; without it the softmax is all but one-hot, with it twice all but flat.
 multiply scores by attention.scale or 1 / sqrt(head_dim), once)"},
-    {"attention-mask-self", Kind::op, of<mask_self>, R"(a token does not attend to itself
+    {"attention-mask-self", Kind::op,
+     of<mask<[](bool right, std::uint32_t t, std::uint32_t s) { return right && s != t; }>>,
+     R"(a token does not attend to itself
 The mask ends one early (s < t), or attention runs before the token's key is in the cache.
 admit s <= t, and write the cache before attention)"},
-    {"attention-mask-next", Kind::op, of<mask_next>, R"(a token attends to the next one
+    {"attention-mask-next", Kind::op,
+     of<mask<[](bool right, std::uint32_t t, std::uint32_t s) { return right || s == t + 1; }>>,
+     R"(a token attends to the next one
 The mask ends one late (s <= t + 1).
 admit s <= t)"},
-    {"attention-mask-missing", Kind::op, of<mask_missing>, R"(there is no causal mask
+    {"attention-mask-missing", Kind::op, of<mask<[](bool, std::uint32_t, std::uint32_t) { return true; }>>,
+     R"(there is no causal mask
 Every token of the prompt sees all others; single steps after it are right.
 admit s <= t)"},
     {"attention-mask-zero", Kind::op, of<mask_zero>, R"(masked scores are 0 instead of -infinity
@@ -417,7 +394,7 @@ take the softmax over positions)"},
     {"attention-overflow", Kind::op, of<overflow>, R"(the softmax overflows
 exp of a large score is infinite, and infinite divided by infinite is no number; reduced by the largest score it cannot be.
 subtract the largest score before exp)"},
-    {"attention-sinks-ignored", Kind::parameter, of<sinks>, R"(attention sinks are left out
+    {"attention-sinks-ignored", Kind::parameter, of<without<&plan::Attention::sinks>>, R"(attention sinks are left out
 The learned sink of each head takes a share of the softmax (gpt-oss).
 add exp(sink) to the softmax's sum)"},
     {"attention-other-values", Kind::op, of<other_values>, R"(attention reads other queries, keys or values
@@ -426,8 +403,7 @@ rotate queries and keys; keys make scores, values the sum)"},
 };
 
 }  // namespace
-}  // namespace in_attention
 
-std::span<const Hypothesis> attention() { return in_attention::table; }
+std::span<const Hypothesis> attention() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -10,34 +10,14 @@
 #include <utility>
 
 #include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
-namespace in_buffer {
 namespace {
 
-// The op's output on other rows of the run; zero where there is no such row.
-std::vector<float> on_rows(const Site& site, const std::function<std::int64_t(std::uint32_t row)>& from) {
-  const auto n_rows = static_cast<std::int64_t>(site.replay.rows().size());
-  std::set<std::uint32_t> wanted;  // each row once, in order
-  for (const std::uint32_t row : site.rows) {
-    if (const std::int64_t other = from(row); other >= 0 && other < n_rows)
-      wanted.insert(static_cast<std::uint32_t>(other));
-  }
-  const std::size_t width = site.scene.plan->value(*plan::output(site.op)).width;
-  std::vector<float> y(site.rows.size() * width, 0.0f);
-  if (wanted.empty()) return y;
-  const std::vector<std::uint32_t> rows(wanted.begin(), wanted.end());
-  const std::vector<float> right = Site(site.replay, site.op_index, rows).compute();
-  for (std::size_t i = 0; i < site.rows.size(); ++i) {
-    const std::int64_t other = from(site.rows[i]);
-    if (other < 0 || other >= n_rows) continue;
-    const auto at = std::lower_bound(rows.begin(), rows.end(), static_cast<std::uint32_t>(other)) - rows.begin();
-    std::copy_n(right.begin() + at * static_cast<std::ptrdiff_t>(width), width,
-                y.begin() + static_cast<std::ptrdiff_t>(i * width));
-  }
-  return y;
-}
+// A share of a value's size, in squares, below which a difference is rounding.
+constexpr double rounding = 1e-4;
 
 // The right output of the row before the i-th faulty row; if that row is not at fault, the suspect's own.
 std::span<const float> row_before(const Question& q, const Values& own, std::size_t i) {
@@ -51,7 +31,7 @@ std::span<const float> row_before(const Question& q, const Values& own, std::siz
 // Whether all rows at fault are alone in their steps.
 bool is_decode_only(const Question& q) {
   return std::all_of(q.rows.begin(), q.rows.end(), [&](std::uint32_t row) {
-    const auto [begin, end] = step_of(q.replay.rows(), row);
+    const auto [begin, end] = q.replay.step_of(row);
     return end - begin == 1;
   });
 }
@@ -66,33 +46,28 @@ void zero(const Question& q, Candidates& out) {
 void stale(const Question& q, Candidates& out) {
   if (q.as<plan::Embed>() != nullptr) return;
   const plan::ValueId id = q.out();
-  const std::uint32_t n_prompt = step_of(q.replay.rows(), 0).end;
+  const std::uint32_t n_prompt = q.replay.n_prompt();
   // A buffer that only the prompt's pass has written: later steps read its first row, or its last.
   for (const bool last : {false, true}) {
-    out.afterwards(
-        last ? "the prompt's last row stays" : "the prompt's first row stays",
-        [id, left = last ? n_prompt - 1 : 0, n_prompt, width = q.width()](const Site& site, std::vector<float>& y) {
-          const Values all = site.replay.value(id);
-          for (std::size_t i = 0; i < site.rows.size(); ++i) {
-            if (site.rows[i] < n_prompt) continue;
-            std::copy_n(all->begin() + static_cast<std::ptrdiff_t>(left * width), width,
-                        y.begin() + static_cast<std::ptrdiff_t>(i * width));
-          }
-        });
+    out.afterwards(last ? "the prompt's last row stays" : "the prompt's first row stays",
+                   [id, left = last ? n_prompt - 1 : 0, n_prompt](const Site& site, std::vector<float>& y) {
+                     const Values all = site.replay.value(id);
+                     for (std::size_t i = 0; i < site.rows.size(); ++i) {
+                       if (site.rows[i] >= n_prompt) copy_row(*all, left, y, i, y.size() / site.rows.size());
+                     }
+                   });
   }
   // A buffer that is read before it is written: it has the values of the step before. After the prompt these are the last
   // row's.
   const Values own = q.replay.value(id);
   const bool resembles_old = !q.is_inner() && resembles_changed(q, [&](std::vector<float>& y) {
     for (std::size_t i = 0; i < q.rows.size(); ++i) {
-      if (q.rows[i] < n_prompt) continue;
-      const auto before = row_before(q, own, i);
-      std::copy(before.begin(), before.end(), y.begin() + static_cast<std::ptrdiff_t>(i * before.size()));
+      if (q.rows[i] >= n_prompt) copy_row(row_before(q, own, i), 0, y, i, q.width());
     }
   });
   if (resembles_old) {
     out.add("of the step before", [n_prompt](const Site& site) {
-      return on_rows(site, [&](std::uint32_t row) { return std::int64_t{row} - (row < n_prompt ? 0 : 1); });
+      return site.compute_on([&](std::uint32_t row) { return std::int64_t{row} - (row < n_prompt ? 0 : 1); });
     });
   }
   const std::string_view name = q.plan().value(id).name;
@@ -118,13 +93,11 @@ bool follows_from_found(const Question& q, plan::ValueId id) {
   double error = 0, size = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (std::find(q.rows.begin(), q.rows.end(), rows[i]) == q.rows.end()) continue;
-    for (std::size_t c = 0; c < width; ++c) {
-      const double k = (*known)[rows[i] * width + c];
-      error += std::pow(k - made[i * width + c], 2);
-      size += k * k;
-    }
+    const auto k = std::span(*known).subspan(rows[i] * width, width);
+    error += squared_distance(k, std::span(made).subspan(i * width, width));
+    size += squares(k);
   }
-  return error < 1e-4 * size;
+  return error < rounding * size;
 }
 
 // The values of the op's width that the suspect shows completely.
@@ -142,18 +115,16 @@ void aliased(const Question& q, Candidates& out) {
   // Only those that the suspect's output resembles: the search is over all values.
   const std::size_t width = q.width();
   for (const plan::ValueId id : alike(q)) {
-    for (const std::int64_t shift : {0, 1}) {
+    for (const std::uint32_t shift : {0, 1}) {
       const Values other = q.replay.value(id);
       double error = 0, size = 0;
       for (std::size_t r = 0; r < std::min<std::size_t>(q.rows.size(), 4); ++r) {
         if (q.rows[r] < shift) continue;
-        for (std::size_t c = 0; c < width; ++c) {
-          const double f = q.found[r * width + c], o = (*other)[(q.rows[r] - static_cast<std::size_t>(shift)) * width + c];
-          error += (f - o) * (f - o);
-          size += f * f;
-        }
+        const auto found = q.found.subspan(r * width, width);
+        error += squared_distance(found, std::span(*other).subspan((q.rows[r] - shift) * width, width));
+        size += squares(found);
       }
-      if (size == 0 || !(error < 1e-4 * size) || follows_from_found(q, id)) continue;
+      if (size == 0 || !(error < rounding * size) || follows_from_found(q, id)) continue;
       out.add(fmt::format("{}{}", q.plan().value(id).name, shift == 0 ? "" : " of the row before"),
               [id, shift](const Site& site) { return site.value(id, shift); });
     }
@@ -192,7 +163,7 @@ void not_cleared(const Question& q, Candidates& out) {
   });
   if (resembles_sum) {
     out.afterwards("the row before", [](const Site& site, std::vector<float>& y) {
-      const std::vector<float> before = on_rows(site, [](std::uint32_t row) { return std::int64_t{row} - 1; });
+      const std::vector<float> before = site.compute_on([](std::uint32_t row) { return std::int64_t{row} - 1; });
       for (std::size_t i = 0; i < y.size(); ++i) y[i] += before[i];
     });
   }
@@ -209,7 +180,7 @@ void shifted_rows(const Question& q, Candidates& out) {
   if (is_decode_only(q)) return;
   for (const std::int64_t by : {1, -1}) {
     out.add(by > 0 ? "row r holds what belongs to row r - 1" : "row r holds what belongs to row r + 1",
-            [by](const Site& site) { return on_rows(site, [by](std::uint32_t row) { return std::int64_t{row} - by; }); });
+            [by](const Site& site) { return site.compute_on([by](std::uint32_t row) { return std::int64_t{row} - by; }); });
   }
 }
 
@@ -228,21 +199,21 @@ void other_rows(const Question& q, Candidates& out) {
     const auto known = right.find(row);
     const auto other = known != right.end() ? known->second : std::span(*own).subspan(row * width, width);
     const auto found = q.found.subspan(i * width, width);
-    double error = 0, size = 0;
-    for (const float v : other) size += double{v} * v;
-    for (std::size_t c = 0; c < width && error <= 1e-4 * size; ++c) error += std::pow(double{found[c]} - other[c], 2);
-    return error <= 1e-4 * size;
+    const double most = rounding * squares(other);
+    double error = 0;
+    for (std::size_t c = 0; c < width && error <= most; ++c) error += std::pow(double{found[c]} - other[c], 2);
+    return error <= most;
   };
   // from: gives the source row for a row of a step.
   const auto all_hold = [&](auto from) {
     for (std::size_t i = 0; i * width < q.found.size(); ++i) {
-      if (!holds(i, from(step_of(q.replay.rows(), q.rows[i]), q.rows[i]))) return false;
+      if (!holds(i, from(q.replay.step_of(q.rows[i]), q.rows[i]))) return false;
     }
     return true;
   };
   const auto add = [&](std::string detail, auto from) {
     out.add(std::move(detail), [from](const Site& site) {
-      return on_rows(site, [&](std::uint32_t row) { return std::int64_t{from(step_of(site.replay.rows(), row), row)}; });
+      return site.compute_on([&](std::uint32_t row) { return std::int64_t{from(site.replay.step_of(row), row)}; });
     });
   };
   const auto reversed = [](StepRows step, std::uint32_t row) { return step.begin + step.end - 1 - row; };
@@ -258,7 +229,7 @@ void other_rows(const Question& q, Candidates& out) {
   if (!out.empty() || q.found.empty()) return;
   std::map<std::uint32_t, std::uint32_t> held;
   for (std::size_t i = 0; i < q.rows.size(); ++i) {
-    auto [row, end] = step_of(q.replay.rows(), q.rows[i]);
+    auto [row, end] = q.replay.step_of(q.rows[i]);
     while (row < end && !holds(i, row)) ++row;
     if (row == end) return;
     held[q.rows[i]] = row;
@@ -280,13 +251,9 @@ std::vector<std::size_t> tiles_held(std::span<const float> found, std::span<cons
   std::vector<std::size_t> held;
   bool moved = false;
   const auto holds = [&](std::size_t to, std::size_t from) {
-    double error = 0, square = 0;
-    for (std::size_t i = 0; i < size; ++i) {
-      error += std::pow(double{found[to * size + i]} - expected[from * size + i], 2);
-      square += std::pow(double{expected[from * size + i]}, 2);
-      if (i == 3 && error > square) return false;
-    }
-    return error < 1e-4 * square;
+    const auto f = found.subspan(to * size, size), e = expected.subspan(from * size, size);
+    if (squared_distance(f.first(4), e.first(4)) > squares(e.first(4))) return false;
+    return squared_distance(f, e) < rounding * squares(e);
   };
   for (std::size_t to = 0; to < n; ++to) {
     std::size_t from = to;
@@ -346,13 +313,10 @@ void other_columns(const Question& q, Candidates& out) {
 void shifted_columns(const Question& q, Candidates& out) {
   if (q.out() == q.plan().logits) return;
   std::vector<std::int64_t> shifts = {1, -1, 4, -4, 32, -32};
-  const std::size_t n = q.width();
-  if (q.found.size() >= n && q.found.size() == q.expected.size()) {
-    for (const std::int64_t by : likely_shifts(q.found.first(n), q.expected.first(n))) {
-      if (std::find(shifts.begin(), shifts.end(), by) == shifts.end()) shifts.push_back(by);
-    }
+  for (const std::int64_t by : likely_shifts(q)) {
+    if (std::find(shifts.begin(), shifts.end(), by) == shifts.end()) shifts.push_back(by);
   }
-  for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("by {:+d}", by), n, -by);
+  for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("by {:+d}", by), q.width(), -by);
 }
 
 // Rows of which only the first columns were written: the others are zero, or as in the step before.
@@ -367,13 +331,9 @@ void partly_written(const Question& q, Candidates& out) {
       return row.sequence == rows[q.rows[0]].sequence && !zero_rows.contains(row.position);
     });
     if (some_only) {
-      out.afterwards(
+      out.with_elements(
           fmt::format("{} of the step's rows are zero, the first being row {}", zero_rows.size(), *zero_rows.begin()),
-          [zero_rows, width](const Site& site, std::vector<float>& y) {
-            for (std::size_t i = 0; i < y.size(); ++i) {
-              if (zero_rows.contains(site.rows[i / width])) y[i] = 0;
-            }
-          });
+          [zero_rows](std::uint32_t row, std::size_t, float v) { return zero_rows.contains(row) ? 0 : v; });
     }
   }
   const auto tail = [&](auto same) {
@@ -387,10 +347,8 @@ void partly_written(const Question& q, Candidates& out) {
   };
   const std::size_t zeros = tail([&](std::size_t r, std::size_t c) { return q.found[r * width + c] == 0; });
   const auto add_zeros = [&](std::string detail, std::size_t from, std::size_t to) {
-    out.afterwards(std::move(detail), [from, to, width](const Site&, std::vector<float>& y) {
-      for (std::size_t i = 0; i < y.size(); ++i) {
-        if (i % width >= from && i % width < to) y[i] = 0;
-      }
+    out.with_elements(std::move(detail), [from, to](std::uint32_t, std::size_t column, float v) {
+      return column >= from && column < to ? 0 : v;
     });
   };
   if (zeros > 0 && zeros < width) add_zeros(fmt::format("columns from {} of {} on are zero", zeros, width), zeros, width);
@@ -420,7 +378,7 @@ void partly_written(const Question& q, Candidates& out) {
   }
   // A buffer of one row, which has the first or the last row of the prompt.
   if (!is_decode_only(q) || q.replay.rows().size() < 2) return;
-  const std::uint32_t end = step_of(q.replay.rows(), 0).end;
+  const std::uint32_t end = q.replay.n_prompt();
   for (const std::uint32_t left : {0u, end - 1}) {
     const auto before = [left, end](std::uint32_t row) { return row == end ? left : row - 1; };
     const std::size_t from = tail([&](std::size_t r, std::size_t c) {
@@ -457,7 +415,7 @@ void uninitialized(const Question& q, Candidates& out) {
   double size = 0, right = 0, wrong = 0;
   for (const float v : q.expected) size = std::max(size, std::abs(double{v}));
   constexpr float denormal = std::numeric_limits<float>::min();
-  std::vector<std::vector<bool>> wild(q.rows.size(), std::vector<bool>(width, false));
+  std::map<std::pair<std::uint32_t, std::size_t>, float> wild;  // by row and column
   std::vector<std::size_t> of_column(width, 0), of_row(q.rows.size(), 0);
   std::size_t n = 0, n_low = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
@@ -468,7 +426,7 @@ void uninitialized(const Question& q, Candidates& out) {
       wrong += std::pow(double{found} - q.expected[i], 2);
       continue;
     }
-    wild[i / width][i % width] = true;
+    wild[{q.rows[i / width], i % width}] = found;
     ++of_column[i % width];
     ++of_row[i / width];
     ++n;
@@ -483,18 +441,12 @@ void uninitialized(const Question& q, Candidates& out) {
   const bool is_run = n_columns == last - first && n == n_columns * q.rows.size();
   if (q.out() == q.plan().logits && n_low == n && !(is_run && last == width)) return;  // logits-filtered
   if (2 * n > q.found.size() && !is_run && n != n_rows * width) return;
-  std::vector<float> found(q.found.begin(), q.found.end());
-  std::vector<std::uint32_t> rows(q.rows.begin(), q.rows.end());
   const std::string where = is_run ? fmt::format(", columns {} to {}", first, last - 1) : "";
-  out.afterwards(fmt::format("{} of {} elements{}", n, q.found.size(), where),
-                 [wild, found, rows, width](const Site& site, std::vector<float>& y) {
-                   for (std::size_t i = 0; i < y.size(); ++i) {
-                     const auto at = std::find(rows.begin(), rows.end(), site.rows[i / width]);
-                     if (at == rows.end()) continue;
-                     const auto r = static_cast<std::size_t>(at - rows.begin());
-                     if (wild[r][i % width]) y[i] = found[r * width + i % width];
-                   }
-                 });
+  out.with_elements(fmt::format("{} of {} elements{}", n, q.found.size(), where),
+                    [wild](std::uint32_t row, std::size_t column, float v) {
+                      const auto found = wild.find({row, column});
+                      return found == wild.end() ? v : found->second;
+                    });
 }
 
 constexpr Hypothesis table[] = {
@@ -535,8 +487,7 @@ write all of the output, or clear it, and check the weights of these columns)"},
 };
 
 }  // namespace
-}  // namespace in_buffer
 
-std::span<const Hypothesis> buffer() { return in_buffer::table; }
+std::span<const Hypothesis> buffer() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -9,7 +9,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_cache {
 namespace {
 
 using backends::reference::AttentionRule;
@@ -20,15 +19,26 @@ enum class Part : std::uint8_t { both, keys, values };
 constexpr std::pair<Part, std::string_view> parts[] = {
     {Part::both, "keys and values"}, {Part::keys, "keys"}, {Part::values, "values"}};
 
-// The position whose key and value a row finds in a slot; negative: none, the slot is zero.
-using PositionIn = std::function<std::int64_t(const Site& site, std::uint64_t row, std::uint32_t slot)>;
+// A slot of the cache as a row reads it.
+struct Slot {
+  const Site& site;
+  std::uint64_t row = 0;
+  std::uint32_t s = 0;
+
+  [[nodiscard]] StepRows step() const { return site.step(row); }
+  [[nodiscard]] std::uint32_t n_prompt() const { return site.replay.n_prompt(); }
+  [[nodiscard]] std::uint32_t cached() const { return site.scene.cached(row); }
+};
+
+// The position whose key and value are found in a slot; negative: none, the slot is zero.
+using PositionIn = std::function<std::int64_t(const Slot& slot)>;
 
 Scene with_positions(const Site& site, const plan::Attention& op, Part part, const PositionIn& at) {
   Scene scene = site.scene;
   const auto zero = std::make_shared<const std::vector<float>>(op.n_kv_heads * op.head_dim, 0.0f);
   const auto moved = [&](auto right) {
     return [right, at, zero, &site](std::uint32_t layer, std::uint64_t row, std::uint32_t s) {
-      const std::int64_t from = at(site, row, s);
+      const std::int64_t from = at({site, row, s});
       return from < 0 ? zero->data() : right(layer, row, static_cast<std::uint32_t>(from));
     };
   };
@@ -41,9 +51,14 @@ void add_moved(Candidates& out, const plan::Attention& op, std::string detail, P
     return site.compute(op, with_positions(site, op, part, at));
   });
 }
-
-std::uint32_t n_prompt(const Replay& replay) { return step_of(replay.rows(), 0).end; }
-StepRows step_of(const Site& site, std::uint64_t row) { return diagnose::step_of(site.replay.rows(), site.rows[row]); }
+// Attention that sees a slot only if it is kept.
+void add_seen(Candidates& out, const plan::Attention& op, std::string detail, std::function<bool(const Slot&)> keep) {
+  with_rule(out, op, std::move(detail), [keep = std::move(keep)](const Site& site, AttentionRule& rule) {
+    rule.sees = [right = rule.sees, keep, &site](std::uint64_t row, std::uint32_t s) {
+      return right(row, s) && keep({site, row, s});
+    };
+  });
+}
 
 void other_layer(const Question&, const plan::Attention& op, Candidates& out) {
   // Only earlier layers: while the prompt runs, a later layer's keys and values do not exist yet.
@@ -65,9 +80,9 @@ void position(const Question&, const plan::Attention& op, Candidates& out) {
       for (const auto& [part, name] : parts) {
         add_moved(out, op,
                   fmt::format("{} of position s {:+d} at s{}", name, by, around ? ", the last one's at the other end" : ""),
-                  part, [by, around](const Site& site, std::uint64_t row, std::uint32_t s) {
-                    const std::int64_t n = around ? step_of(site, row).end : site.scene.cached(row);
-                    const std::int64_t at = around ? (std::int64_t{s} + by + n) % n : std::int64_t{s} + by;
+                  part, [by, around](const Slot& slot) {
+                    const std::int64_t n = around ? slot.step().end : slot.cached();
+                    const std::int64_t at = around ? (std::int64_t{slot.s} + by + n) % n : std::int64_t{slot.s} + by;
                     return at < n ? at : -1;
                   });
       }
@@ -76,48 +91,33 @@ void position(const Question&, const plan::Attention& op, Candidates& out) {
 }
 
 void lost(const Question& q, const plan::Attention& op, Candidates& out) {
-  const auto seen = [&](std::string detail, std::function<bool(const Site&, std::uint64_t row, std::uint32_t s)> keep) {
-    with_rule(out, op, std::move(detail), [keep = std::move(keep)](const Site& site, AttentionRule& rule) {
-      rule.sees = [right = rule.sees, keep, &site](std::uint64_t row, std::uint32_t s) {
-        return right(row, s) && keep(site, row, s);
-      };
-    });
-  };
-  seen("a step sees its own tokens only",
-       [](const Site& site, std::uint64_t row, std::uint32_t s) { return s >= step_of(site, row).begin; });
+  const auto seen = [&](std::string detail, auto keep) { add_seen(out, op, std::move(detail), keep); };
+  seen("a step sees its own tokens only", [](const Slot& slot) { return slot.s >= slot.step().begin; });
   seen("steps after the prompt see the prompt and themselves only",
-       [](const Site& site, std::uint64_t row, std::uint32_t s) {
-         return s < n_prompt(site.replay) || s >= step_of(site, row).begin;
-       });
+       [](const Slot& slot) { return slot.s < slot.n_prompt() || slot.s >= slot.step().begin; });
   // Mistakes in the steps after the prompt.
   const auto seen_later = [&](std::string detail, bool (*keep)(std::uint32_t n, std::uint32_t s)) {
-    seen(std::move(detail), [keep](const Site& site, std::uint64_t row, std::uint32_t s) {
-      return step_of(site, row).begin == 0 || keep(n_prompt(site.replay), s);
-    });
+    seen(std::move(detail), [keep](const Slot& slot) { return slot.step().begin == 0 || keep(slot.n_prompt(), slot.s); });
   };
   seen_later("steps after the prompt see the prompt only", [](std::uint32_t n, std::uint32_t s) { return s < n; });
   seen_later("steps after the prompt do not see the prompt", [](std::uint32_t n, std::uint32_t s) { return s >= n; });
-  seen("the first position is never seen", [](const Site&, std::uint64_t, std::uint32_t s) { return s > 0; });
+  seen("the first position is never seen", [](const Slot& slot) { return slot.s > 0; });
   seen_later("the prompt's last position is never seen after it",
              [](std::uint32_t n, std::uint32_t s) { return s + 1 != n; });
   for (std::uint32_t batch = 2; batch < q.replay.rows().size(); batch *= 2) {
     seen(fmt::format("a part of {} tokens sees nothing of the parts before it", batch),
-         [batch](const Site& site, std::uint64_t row, std::uint32_t s) {
-           return s / batch == site.scene.rows[row].position / batch;
-         });
+         [batch](const Slot& slot) { return slot.s / batch == slot.site.scene.rows[slot.row].position / batch; });
   }
 }
 
 // A step after the prompt writes to a wrong slot.
 void slot(const Question& q, const plan::Attention& op, Candidates& out) {
-  const std::uint32_t n = n_prompt(q.replay);
+  const std::uint32_t n = q.replay.n_prompt();
   // at: gives the slot for a row after the prompt, from the number of cached positions, its own included.
   const auto add = [&](std::string detail, std::function<std::int64_t(std::uint32_t s, std::uint32_t cached)> at) {
-    add_moved(out, op, std::move(detail), Part::both,
-              [n, at = std::move(at)](const Site& site, std::uint64_t row, std::uint32_t s) {
-                const std::uint32_t cached = site.scene.cached(row);
-                return cached > n ? at(s, cached) : std::int64_t{s};
-              });
+    add_moved(out, op, std::move(detail), Part::both, [n, at = std::move(at)](const Slot& slot) {
+      return slot.cached() > n ? at(slot.s, slot.cached()) : std::int64_t{slot.s};
+    });
   };
   add("a step after the prompt writes one slot early, over the token before it",
       [n](std::uint32_t s, std::uint32_t cached) -> std::int64_t {
@@ -126,10 +126,9 @@ void slot(const Question& q, const plan::Attention& op, Candidates& out) {
       });
   out.add("a step after the prompt writes one slot early, and its last slot is not read", [op, n](const Site& site) {
     const auto is_early = [&](std::uint64_t row) { return site.scene.cached(row) > n; };
-    const Scene scene =
-        with_positions(site, op, Part::both, [&](const Site&, std::uint64_t row, std::uint32_t s) -> std::int64_t {
-          return is_early(row) && s + 2 == site.scene.cached(row) ? s + 1 : s;
-        });
+    const Scene scene = with_positions(site, op, Part::both, [&](const Slot& slot) -> std::int64_t {
+      return is_early(slot.row) && slot.s + 2 == slot.cached() ? slot.s + 1 : slot.s;
+    });
     AttentionRule rule = attention_rule(op, scene);
     rule.sees = [&, right = rule.sees](std::uint64_t row, std::uint32_t s) {
       return right(row, s) && (!is_early(row) || s + 1 < site.scene.cached(row));
@@ -162,15 +161,12 @@ void one_slot(const Question& q, const plan::Attention& op, Candidates& out) {
       if (from < -1 || from == slot || from > last) continue;
       add_moved(out, op,
                 from < 0 ? fmt::format("slot {} is zero", slot) : fmt::format("slot {} holds position {}", slot, from),
-                Part::both, [slot, from](const Site& site, std::uint64_t row, std::uint32_t s) {
-                  return s != slot ? std::int64_t{s} : from < site.scene.cached(row) ? from : -1;
+                Part::both, [slot, from](const Slot& at) {
+                  return at.s != slot ? std::int64_t{at.s} : from < at.cached() ? from : -1;
                 });
     }
-    with_rule(out, op, fmt::format("slot {} is not seen", slot), [slot](const Site& site, AttentionRule& rule) {
-      rule.sees = [right = rule.sees, slot, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
-        return right(row, s) && (s != slot || s == rows[row].position);
-      };
-    });
+    add_seen(out, op, fmt::format("slot {} is not seen", slot),
+             [slot](const Slot& at) { return at.s != slot || at.s == at.site.scene.rows[at.row].position; });
   }
 }
 
@@ -193,8 +189,7 @@ look at what else writes at this position's offset)"},
 };
 
 }  // namespace
-}  // namespace in_cache
 
-std::span<const Hypothesis> cache() { return in_cache::table; }
+std::span<const Hypothesis> cache() { return table; }
 
 }  // namespace plumb::diagnose::families

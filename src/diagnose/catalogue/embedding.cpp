@@ -6,10 +6,10 @@
 #include <map>
 
 #include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
-namespace in_embedding {
 namespace {
 
 std::int64_t row_of(const plan::Embed& op, const backends::Row& row) {
@@ -37,9 +37,7 @@ void scale(const Question& q, const plan::Embed& op, Candidates& out) {
   const float root = std::sqrt(static_cast<float>(q.width()));
   for (const float factor : {1.0f, root, 1 / root, root * root}) {
     if (std::abs(factor / op.scale - 1) < 1e-3f) continue;
-    plan::Embed wrong = op;
-    wrong.scale = factor;
-    out.changed(wrong, fmt::format("scaled by {:g} instead of {:g}", factor, op.scale));
+    out.with(op, &plan::Embed::scale, factor, fmt::format("scaled by {:g} instead of {:g}", factor, op.scale));
   }
 }
 
@@ -55,27 +53,21 @@ void off_by_one(const Question& q, const plan::Embed& op, Candidates& out) {
 }
 
 void one_row(const Question&, const plan::Embed& op, Candidates& out) {
-  of_rows(out, op, "", [op](const Site& site, std::size_t row) {
-    const auto rows = site.replay.rows();
-    return row_of(op, rows[step_of(rows, site.rows[row]).begin]);
-  });
+  of_rows(out, op, "",
+          [op](const Site& site, std::size_t row) { return row_of(op, site.replay.rows()[site.step(row).begin]); });
 }
 
 void of_step(const Question&, const plan::Embed& op, Candidates& out) {
   if (op.by != plan::EmbedBy::position) return;
-  of_rows(out, op, "", [](const Site& site, std::size_t row) {
-    return std::int64_t{site.rows[row]} - step_of(site.replay.rows(), site.rows[row]).begin;
-  });
+  of_rows(out, op, "",
+          [](const Site& site, std::size_t row) { return std::int64_t{site.rows[row]} - site.step(row).begin; });
 }
 
 void position_missing(const Question& q, const plan::Add& op, Candidates& out) {
   for (const plan::Op& other : q.plan().ops) {
     const auto* embed = std::get_if<plan::Embed>(&other);
     if (embed == nullptr || embed->by != plan::EmbedBy::position || embed->out != op.b) continue;
-    out.add("", [op](const Site& site) {
-      const auto x = site.scene.value(op.a);
-      return std::vector<float>(x.begin(), x.end());
-    });
+    out.add("", [op](const Site& site) { return site.value(op.a); });
   }
 }
 
@@ -87,10 +79,8 @@ void other_rows(const Question& q, const plan::Embed& op, Candidates& out) {
   const auto rows_of_table = backends::reference::rows_of(q.plan().weight(op.table).tensor);
   std::vector<double> best(q.rows.size(), 1e-4);
   std::vector<std::int64_t> token(q.rows.size(), -1);
-  std::vector<double> size(q.rows.size(), 0);
-  for (std::size_t r = 0; r < q.rows.size(); ++r) {
-    for (std::size_t i = 0; i < width; ++i) size[r] += std::pow(double{q.found[r * width + i]}, 2);
-  }
+  std::vector<double> size;
+  for (std::size_t r = 0; r < q.rows.size(); ++r) size.push_back(squares(q.found.subspan(r * width, width)));
   std::vector<float> of_token(width);
   for (std::uint32_t id = 0; id < q.plan().weight(op.table).out(); ++id) {
     rows_of_table(id, of_token);
@@ -162,8 +152,7 @@ void normalized(const Question& q, const plan::Embed&, Candidates& out) {
     out.afterwards(by_length ? "divided by its length" : "divided by its root mean square",
                    [by_length, eps, n = q.width()](const Site&, std::vector<float>& y) {
                      for (std::size_t start = 0; start < y.size(); start += n) {
-                       double sum = 0;
-                       for (std::size_t i = 0; i < n; ++i) sum += double{y[start + i]} * y[start + i];
+                       const double sum = squares(std::span(y).subspan(start, n));
                        const double s = 1 / std::sqrt(by_length ? sum : sum / static_cast<double>(n) + double{eps});
                        for (std::size_t i = 0; i < n; ++i) y[start + i] = static_cast<float>(y[start + i] * s);
                      }
@@ -209,8 +198,7 @@ pass the embedding on as it is)"},
 };
 
 }  // namespace
-}  // namespace in_embedding
 
-std::span<const Hypothesis> embedding() { return in_embedding::table; }
+std::span<const Hypothesis> embedding() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -8,7 +8,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_experts {
 namespace {
 
 // Reverses the k numbers of each token.
@@ -24,25 +23,14 @@ void gating(const Question&, const plan::ExpertWeights& op, Candidates& out) {
                                                                {sigmoid, "sigmoid"},
                                                                {sigmoid_normalized, "sigmoid, adding up to 1"}};
   for (const auto& [kind, name] : all) {
-    if (kind == op.gating) continue;
-    plan::ExpertWeights wrong = op;
-    wrong.gating = kind;
-    out.changed(wrong, std::string(name));
+    if (kind != op.gating) out.with(op, &plan::ExpertWeights::gating, kind, std::string(name));
   }
-  if (op.scale != 1) {
-    plan::ExpertWeights wrong = op;
-    wrong.scale = 1;
-    out.changed(wrong, "the factor is left out");
-  }
+  if (op.scale != 1) out.with(op, &plan::ExpertWeights::scale, 1, "the factor is left out");
 }
 
 void equal_weights(const Question& q, const plan::ExpertWeights&, Candidates& out) {
-  const auto all = [&](std::string detail, float weight) {
-    out.afterwards(std::move(detail),
-                   [weight](const Site&, std::vector<float>& y) { std::fill(y.begin(), y.end(), weight); });
-  };
-  all("each has 1 / k", 1.0f / static_cast<float>(q.width()));
-  all("each has 1", 1);
+  out.with_each("each has 1 / k", [k = static_cast<float>(q.width())](float) { return 1 / k; });
+  out.with_each("each has 1", [](float) { return 1.0f; });
 }
 
 void order(const Question& q, Candidates& out) {
@@ -117,8 +105,7 @@ sum of weight * output over all chosen experts)"},
 };
 
 }  // namespace
-}  // namespace in_experts
 
-std::span<const Hypothesis> experts() { return in_experts::table; }
+std::span<const Hypothesis> experts() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -13,7 +12,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_feed_forward {
 namespace {
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -23,9 +21,7 @@ double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::
 std::optional<std::pair<std::size_t, std::size_t>> wrong_run(const Question& q) {
   if (!q.has_both()) return std::nullopt;
   const std::size_t width = q.width();
-  double size = 0;
-  for (const float v : q.expected) size += double{v} * v;
-  const double small = 1e-4 * std::sqrt(size / static_cast<double>(q.expected.size()));
+  const double small = 1e-4 * std::sqrt(squares(q.expected) / static_cast<double>(q.expected.size()));
   std::size_t first = width, last = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     if (!(std::abs(double{q.found[i]} - q.expected[i]) > small)) continue;
@@ -41,15 +37,26 @@ void add_in_run(const Question& q, Candidates& out) {
   if (const auto run = wrong_run(q)) out.also_in_columns(run->first, run->second, q.width());
 }
 
-// The op as a function of one element of each input; without `up`, that element is 1.
-template <class F>
-Mistake element_wise(const plan::Activate& op, F f) {
-  return [op, f](const Site& site) {
+// Adds the op as a function of one element of each input; without `up`, that element is 1.
+template <class Function>
+void add(Candidates& out, const plan::Activate& op, std::string detail, Function function) {
+  out.add(std::move(detail), [op, function](const Site& site) {
     const auto gate = site.scene.value(op.gate), up = op.up ? site.scene.value(*op.up) : gate;
     std::vector<float> y(gate.size());
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(f(gate[i], op.up ? up[i] : 1.0f));
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(function(gate[i], op.up ? up[i] : 1.0f));
     return y;
-  };
+  });
+}
+// The same for the operands of a sum.
+template <class Function>
+void add(Candidates& out, const plan::Add& op, std::string detail, Function function) {
+  out.add(std::move(detail), [op, function](const Site& site) {
+    const auto a = site.scene.value(op.a), b = site.scene.value(op.b);
+    std::vector<float> y(a.size());
+    std::transform(a.begin(), a.end(), b.begin(), y.begin(),
+                   [&](float x, float branch) { return static_cast<float>(function(x, branch)); });
+    return y;
+  });
 }
 
 constexpr std::pair<plan::Activation, std::string_view> activations[] = {{plan::Activation::silu, "SiLU"},
@@ -72,29 +79,37 @@ void exchanged(const Question& q, const plan::Activate& op, Candidates& out) {
 
 void other_function(const Question& q, const plan::Activate& op, Candidates& out) {
   for (const auto& [activation, name] : activations) {
-    if (activation == op.activation) continue;
-    plan::Activate wrong = op;
-    wrong.activation = activation;
-    out.changed(wrong, std::string(name));
+    if (activation != op.activation) out.with(op, &plan::Activate::activation, activation, std::string(name));
   }
-  out.add("quick GELU, x sigmoid(1.702 x)",
-          element_wise(op, [](double g, double u) { return g / (1 + std::exp(-1.702 * g)) * u; }));
-  out.add("sigmoid", element_wise(op, [](double g, double u) { return u / (1 + std::exp(-g)); }));
-  out.add("tanh", element_wise(op, [](double g, double u) { return std::tanh(g) * u; }));
-  out.add("squared ReLU", element_wise(op, [](double g, double u) { return g > 0 ? g * g * u : 0; }));
+  struct Function {
+    std::string_view name;
+    double (*of)(double x);
+  };
+  constexpr Function likely[] = {
+      {"quick GELU, x sigmoid(1.702 x)", [](double x) { return x / (1 + std::exp(-1.702 * x)); }},
+      {"sigmoid", [](double x) { return 1 / (1 + std::exp(-x)); }},
+      {"tanh", [](double x) { return std::tanh(x); }},
+      {"squared ReLU", [](double x) { return x > 0 ? x * x : 0; }},
+  };
+  constexpr Function others[] = {
+      {"SiLU twice", [](double x) { return silu(silu(x)); }},
+      {"hard swish, x clamp(x / 6 + 1/2)", [](double x) { return x * std::clamp(x / 6 + 0.5, 0.0, 1.0); }},
+      {"softsign", [](double x) { return x / (1 + std::abs(x)); }},
+      {"a sigmoid made of x / (2 + |x|)", [](double x) { return x * (x / (2 + std::abs(x)) + 1) / 2; }},
+      {"softplus", softplus},
+      {"Mish", [](double x) { return x * std::tanh(softplus(x)); }},
+      {"ELU", [](double x) { return x > 0 ? x : std::expm1(x); }},
+      {"leaky ReLU, 0.01 x below 0", [](double x) { return x > 0 ? x : 0.01 * x; }},
+      {"leaky ReLU, 0.1 x below 0", [](double x) { return x > 0 ? x : 0.1 * x; }},
+      {"x sigmoid(-x)", [](double x) { return x / (1 + std::exp(x)); }},
+  };
+  const auto try_all = [&](std::span<const Function> functions) {
+    for (const auto& [name, of] : functions)
+      add(out, op, std::string(name), [of = of](double g, double u) { return of(g) * u; });
+  };
+  try_all(likely);
   if (q.is_inner()) return;
-  out.add("SiLU twice", element_wise(op, [](double g, double u) { return silu(silu(g)) * u; }));
-  out.add("hard swish, x clamp(x / 6 + 1/2)",
-          element_wise(op, [](double g, double u) { return g * std::clamp(g / 6 + 0.5, 0.0, 1.0) * u; }));
-  out.add("softsign", element_wise(op, [](double g, double u) { return g / (1 + std::abs(g)) * u; }));
-  out.add("a sigmoid made of x / (2 + |x|)",
-          element_wise(op, [](double g, double u) { return g * (g / (2 + std::abs(g)) + 1) / 2 * u; }));
-  out.add("softplus", element_wise(op, [](double g, double u) { return softplus(g) * u; }));
-  out.add("Mish", element_wise(op, [](double g, double u) { return g * std::tanh(softplus(g)) * u; }));
-  out.add("ELU", element_wise(op, [](double g, double u) { return (g > 0 ? g : std::expm1(g)) * u; }));
-  out.add("leaky ReLU, 0.01 x below 0", element_wise(op, [](double g, double u) { return (g > 0 ? g : 0.01 * g) * u; }));
-  out.add("leaky ReLU, 0.1 x below 0", element_wise(op, [](double g, double u) { return (g > 0 ? g : 0.1 * g) * u; }));
-  out.add("x sigmoid(-x)", element_wise(op, [](double g, double u) { return g / (1 + std::exp(g)) * u; }));
+  try_all(others);
   if (op.activation != plan::Activation::silu) return;
   // x sigmoid(beta x): the beta that fits best, by thirds.
   if (q.found.empty()) return;
@@ -113,31 +128,31 @@ void other_function(const Question& q, const plan::Activate& op, Candidates& out
     const double a = low + (high - low) / 3, b = high - (high - low) / 3;
     (error(a) < error(b) ? high : low) = error(a) < error(b) ? b : a;
   }
-  const double beta = std::strtod(fmt::format("{:.3g}", low).c_str(), nullptr);
+  const double beta = to_digits(low, 3);
   if (std::abs(beta - 1) < 0.01 || std::abs(beta - 1.702) < 0.01 || !(error(beta) < 0.1 * error(1))) return;
-  out.add(fmt::format("x sigmoid({:g} x)", beta),
-          element_wise(op, [beta](double g, double u) { return g / (1 + std::exp(-beta * g)) * u; }));
+  add(out, op, fmt::format("x sigmoid({:g} x)", beta),
+      [beta](double g, double u) { return g / (1 + std::exp(-beta * g)) * u; });
 }
 
 void missing(const Question& q, const plan::Activate& op, Candidates& out) {
-  out.add("", element_wise(op, [](double g, double u) { return g * u; }));
+  add(out, op, "", [](double g, double u) { return g * u; });
   add_in_run(q, out);
 }
 
 void on_product(const Question&, const plan::Activate& op, Candidates& out) {
   if (!op.up) return;
-  out.add("", element_wise(op, [](double g, double u) { return silu(g * u); }));
+  add(out, op, "", [](double g, double u) { return silu(g * u); });
 }
 
 void half(const Question&, const plan::Activate& op, Candidates& out) {
   if (!op.up) return;
-  out.add("the up projection is left out", element_wise(op, [](double g, double) { return silu(g); }));
-  out.add("the gate is left out", element_wise(op, [](double, double u) { return silu(u); }));
-  out.add("the gate is used for both", element_wise(op, [](double g, double) { return silu(g) * g; }));
-  out.add("they are added", element_wise(op, [](double g, double u) { return silu(g) + u; }));
-  out.add("both are activated", element_wise(op, [](double g, double u) { return silu(g) * silu(u); }));
-  out.add("1 is added to the up projection", element_wise(op, [](double g, double u) { return silu(g) * (u + 1); }));
-  out.add("1 is added to the activation", element_wise(op, [](double g, double u) { return (silu(g) + 1) * u; }));
+  add(out, op, "the up projection is left out", [](double g, double) { return silu(g); });
+  add(out, op, "the gate is left out", [](double, double u) { return silu(u); });
+  add(out, op, "the gate is used for both", [](double g, double) { return silu(g) * g; });
+  add(out, op, "they are added", [](double g, double u) { return silu(g) + u; });
+  add(out, op, "both are activated", [](double g, double u) { return silu(g) * silu(u); });
+  add(out, op, "1 is added to the up projection", [](double g, double u) { return silu(g) * (u + 1); });
+  add(out, op, "1 is added to the activation", [](double g, double u) { return (silu(g) + 1) * u; });
 }
 
 void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
@@ -156,17 +171,17 @@ void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
 }
 
 void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) {
-  constexpr double none = infinity;
-  const auto add = [&](std::string detail, double of_gate, double of_up) {
-    out.add(std::move(detail), element_wise(op, [activation = op.activation, of_gate, of_up](double g, double u) {
-              return backends::reference::activate(activation, std::min(g, of_gate)) * std::clamp(u, -of_up, of_up);
-            }));
+  const auto clamped = [&](std::string_view what, double limit, double of_gate, double of_up) {
+    add(out, op, fmt::format("{} clamped at {:g}", what, limit),
+        [activation = op.activation, of_gate, of_up](double g, double u) {
+          return backends::reference::activate(activation, std::min(g, of_gate)) * std::clamp(u, -of_up, of_up);
+        });
   };
   for (const double limit : {1.0, 2.0, 5.0, 6.0, 7.0, 10.0, 20.0, 100.0}) {
-    add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
+    clamped("inputs", limit, limit, limit);
     if (q.is_inner() || !op.up) continue;
-    add(fmt::format("up clamped at {:g}", limit), none, limit);
-    add(fmt::format("gate clamped at {:g}", limit), limit, none);
+    clamped("up", limit, infinity, limit);
+    clamped("gate", limit, limit, infinity);
   }
   if (!op.up) return;
   // The limit of `up` shows where the gate is below 0, since the gate's own limit does not act there.
@@ -181,44 +196,34 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
       if ((*gate)[at] < 0 && std::isfinite(limit) && limit < 0.99 * right) limits.push_back(limit);
     }
     if (!limits.empty()) {
-      const auto middle = limits.begin() + static_cast<std::ptrdiff_t>(limits.size() / 2);
-      std::nth_element(limits.begin(), middle, limits.end());
-      const double limit = std::strtod(fmt::format("{:.3g}", *middle).c_str(), nullptr);
-      add(fmt::format("inputs clamped at {:g}", limit), limit, limit);
-      add(fmt::format("up clamped at {:g}", limit), none, limit);
+      const double limit = to_digits(median(std::move(limits)), 3);
+      clamped("inputs", limit, limit, limit);
+      clamped("up", limit, infinity, limit);
     }
   }
   // gpt-oss's activation, with its limit and without.
-  out.add("gpt-oss's, clamp(x, 7) sigmoid(1.702 x) (up + 1)", element_wise(op, [](double g, double u) {
-            const double gate = std::min(g, 7.0);
-            return gate / (1 + std::exp(-1.702 * gate)) * (std::clamp(u, -7.0, 7.0) + 1);
-          }));
-  out.add("gpt-oss's without its limit, x sigmoid(1.702 x) (up + 1)",
-          element_wise(op, [](double g, double u) { return g / (1 + std::exp(-1.702 * g)) * (u + 1); }));
+  const auto of_gpt_oss = [](double g, double u) { return g / (1 + std::exp(-1.702 * g)) * (u + 1); };
+  add(out, op, "gpt-oss's, clamp(x, 7) sigmoid(1.702 x) (up + 1)",
+      [=](double g, double u) { return of_gpt_oss(std::min(g, 7.0), std::clamp(u, -7.0, 7.0)); });
+  add(out, op, "gpt-oss's without its limit, x sigmoid(1.702 x) (up + 1)", of_gpt_oss);
 }
 
 // Two operands of different tokens or columns.
 void misaligned(const Question& q, Candidates& out) {
   if (q.is_inner() || (q.as<plan::Activate>() == nullptr && q.as<plan::Add>() == nullptr)) return;
   const std::size_t width = q.width();
-  using Rows = std::span<const backends::Row>;
   for (const plan::ValueId id : plan::inputs(q.op)) {
     const std::string& name = q.plan().value(id).name;
-    const auto of_row = [&](std::string_view which, std::uint32_t (*from)(Rows rows, std::uint32_t row)) {
-      out.with_input(fmt::format("{} of the {}", name, which), id, [id, width, from](const Site& site) {
-        std::vector<std::uint32_t> rows;
-        for (const std::uint32_t row : site.rows) rows.push_back(from(site.replay.rows(), row));
-        return gather(*site.replay.value(id), width, rows);
+    const auto of_row = [&](std::string_view which, std::uint32_t (*from)(StepRows step, std::uint32_t row)) {
+      out.with_input(fmt::format("{} of the {}", name, which), id, [id, from](const Site& site) {
+        return site.value_on(id, [&](std::uint32_t row) { return std::int64_t{from(site.replay.step_of(row), row)}; });
       });
     };
     // Rows shift around the step's end.
-    of_row("token before", [](Rows rows, std::uint32_t row) {
-      const StepRows step = step_of(rows, row);
-      return row > step.begin ? row - 1 : step.end - 1;
-    });
-    of_row("step's last token", [](Rows rows, std::uint32_t row) { return step_of(rows, row).end - 1; });
-    of_row("step's first token", [](Rows rows, std::uint32_t row) { return step_of(rows, row).begin; });
-    of_row("step before", [](Rows, std::uint32_t row) { return row == 0 ? row : row - 1; });
+    of_row("token before", [](StepRows step, std::uint32_t row) { return row > step.begin ? row - 1 : step.end - 1; });
+    of_row("step's last token", [](StepRows step, std::uint32_t) { return step.end - 1; });
+    of_row("step's first token", [](StepRows step, std::uint32_t) { return step.begin; });
+    of_row("step before", [](StepRows, std::uint32_t row) { return row == 0 ? row : row - 1; });
     for (const std::size_t by : {std::size_t{1}, width - 1}) {
       out.with_changed_input(
           fmt::format("{} one column {}", name, by == 1 ? "early" : "late"), id, [width, by](std::vector<float>& x) {
@@ -229,33 +234,20 @@ void misaligned(const Question& q, Candidates& out) {
   }
 }
 
-// The sum as another function of one element of each operand.
-template <class F>
-Mistake of_operands(const plan::Add& op, F f) {
-  return [op, f](const Site& site) {
-    const auto a = site.scene.value(op.a), b = site.scene.value(op.b);
-    std::vector<float> y(a.size());
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(f(a[i], b[i]));
-    return y;
-  };
-}
-
 void multiplied(const Question& q, const plan::Add& op, Candidates& out) {
-  if (!q.is_inner()) out.add("", of_operands(op, [](float a, float b) { return a * b; }));
+  if (!q.is_inner()) add(out, op, "", [](float a, float b) { return a * b; });
 }
 
 void residual_missing(const Question& q, const plan::Add& op, Candidates& out) {
-  out.add("", of_operands(op, [](float, float b) { return b; }));
+  add(out, op, "", [](float, float b) { return b; });
   add_in_run(q, out);
 }
 
 void branch_missing(const Question& q, const plan::Add& op, Candidates& out) {
   if (!layer_of(q.plan().value(q.out()).name)) return;
-  out.add("", of_operands(op, [](float a, float) { return a; }));
+  add(out, op, "", [](float a, float) { return a; });
   add_in_run(q, out);
 }
-
-void residual_from(const Question& q, const plan::Add& op, Candidates& out) { out.with_other_values(q, op.a); }
 
 // A norm has overwritten the residual with its result, before the weight.
 void normalized(const Question& q, const plan::Add& op, Candidates& out) {
@@ -265,46 +257,33 @@ void normalized(const Question& q, const plan::Add& op, Candidates& out) {
     if (norm == nullptr || norm->x != op.a) continue;
     out.with_changed_input("", op.a, [eps = norm->eps, width = q.width()](std::vector<float>& x) {
       for (std::size_t start = 0; start < x.size(); start += width) {
-        double sum = 0;
-        for (std::size_t i = start; i < start + width; ++i) sum += double{x[i]} * x[i];
-        const double s = 1 / std::sqrt(sum / static_cast<double>(width) + eps);
-        for (std::size_t i = start; i < start + width; ++i) x[i] = static_cast<float>(x[i] * s);
+        const auto row = std::span(x).subspan(start, width);
+        const double s = 1 / std::sqrt(squares(row) / static_cast<double>(width) + eps);
+        for (float& v : row) v = static_cast<float>(v * s);
       }
     });
     return;
   }
 }
 
-void branch_from(const Question& q, const plan::Add& op, Candidates& out) { out.with_other_values(q, op.b); }
-
 void residual_weighed(const Question& q, const plan::Add& op, Candidates& out) {
-  const auto add = [&](double a, double b, std::string detail) {
-    out.add(std::move(detail), of_operands(op, [a, b](float x, float y) { return a * x + b * y; }));
+  const auto weighed = [&](double a, double b, std::string detail) {
+    add(out, op, std::move(detail), [a, b](float x, float y) { return a * x + b * y; });
   };
-  add(2, 1, "the residual is added twice");
-  add(1, 2, "the branch is added twice");
-  add(1, -1, "the branch is subtracted");
-  add(0.5, 0.5, "their mean is taken");
-  add(std::sqrt(0.5), std::sqrt(0.5), "their sum is divided by sqrt(2)");
+  weighed(2, 1, "the residual is added twice");
+  weighed(1, 2, "the branch is added twice");
+  weighed(1, -1, "the branch is subtracted");
+  weighed(0.5, 0.5, "their mean is taken");
+  weighed(std::sqrt(0.5), std::sqrt(0.5), "their sum is divided by sqrt(2)");
   if (q.found.empty()) return;
   // The weights that fit best, by least squares.
-  const Values x = q.replay.value(op.a), y = q.replay.value(op.b);
-  const std::size_t width = q.width();
-  double xx = 0, xy = 0, yy = 0, xf = 0, yf = 0;
-  for (std::size_t r = 0; r < q.rows.size(); ++r) {
-    for (std::size_t i = 0; i < width; ++i) {
-      const double a = (*x)[q.rows[r] * width + i], b = (*y)[q.rows[r] * width + i], f = q.found[r * width + i];
-      xx += a * a;
-      xy += a * b;
-      yy += b * b;
-      xf += a * f;
-      yf += b * f;
-    }
-  }
+  const std::vector<float> x = gather(*q.replay.value(op.a), q.width(), q.rows);
+  const std::vector<float> y = gather(*q.replay.value(op.b), q.width(), q.rows);
+  const double xx = squares(x), xy = dot(x, y), yy = squares(y), xf = dot(x, q.found), yf = dot(y, q.found);
   const double determinant = xx * yy - xy * xy;
   if (determinant > 1e-9 * xx * yy) {
     const double a = (xf * yy - yf * xy) / determinant, b = (yf * xx - xf * xy) / determinant;
-    if (std::isfinite(a) && std::isfinite(b)) add(a, b, fmt::format("{:.4g} x residual + {:.4g} x branch", a, b));
+    if (std::isfinite(a) && std::isfinite(b)) weighed(a, b, fmt::format("{:.4g} x residual + {:.4g} x branch", a, b));
   }
 }
 
@@ -336,13 +315,13 @@ x + branch)"},
     {"branch-missing", Kind::op, of<branch_missing>, R"(the branch is not added
 The output is the residual's alone: attention or feed-forward has no effect.
 x + branch)"},
-    {"residual-from-elsewhere", Kind::op, of<residual_from>, R"(the residual is taken from another place
+    {"residual-from-elsewhere", Kind::op, of<other_operand<&plan::Add::a>>, R"(the residual is taken from another place
 The residual stream is the value before the norm; a norm that works in place overwrites it.
 keep the value before the norm)"},
     {"residual-normalized", Kind::op, of<normalized>, R"(the residual is normalised
 The norm before the branch works in place, and applies its weight elsewhere.
 keep the value before the norm)"},
-    {"branch-from-elsewhere", Kind::op, of<branch_from>, R"(another value is added to the residual
+    {"branch-from-elsewhere", Kind::op, of<other_operand<&plan::Add::b>>, R"(another value is added to the residual
 The buffer of the branch holds something else.
 add the output of the branch)"},
     {"residual-multiplied", Kind::op, of<multiplied>, R"(residual and branch are multiplied
@@ -357,8 +336,7 @@ x + branch)"},
 };
 
 }  // namespace
-}  // namespace in_feed_forward
 
-std::span<const Hypothesis> feed_forward() { return in_feed_forward::table; }
+std::span<const Hypothesis> feed_forward() { return table; }
 
 }  // namespace plumb::diagnose::families

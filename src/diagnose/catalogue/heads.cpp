@@ -10,7 +10,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_heads {
 namespace {
 
 // For each head of the found output, the head of the right output that it equals. Empty if a head equals none.
@@ -23,11 +22,9 @@ std::vector<std::size_t> heads_held(const Question& q, std::size_t n_heads, std:
     for (std::size_t other = 0; other < n_heads; ++other) {
       double error = 0;
       for (std::size_t r = 0; r < std::min<std::size_t>(q.rows.size(), 4); ++r) {
-        for (std::size_t i = 0; i < d; ++i) {
-          const double f = q.found[r * width + h * d + i];
-          error += std::pow(f - q.expected[r * width + other * d + i], 2);
-          if (other == 0) size += f * f;
-        }
+        const auto found = q.found.subspan(r * width + h * d, d);
+        error += squared_distance(found, q.expected.subspan(r * width + other * d, d));
+        if (other == 0) size += squares(found);
       }
       if (error < least) {
         least = error;
@@ -86,8 +83,7 @@ sum over all head_dim components)"},
 };
 
 }  // namespace
-}  // namespace in_heads
 
-std::span<const Hypothesis> heads() { return in_heads::table; }
+std::span<const Hypothesis> heads() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <functional>
 #include <map>
 #include <set>
@@ -13,7 +12,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_logits {
 namespace {
 
 bool makes_logits(const Question& q, const plan::Linear& op) { return role(q.plan().value(op.out).name) == "logits"; }
@@ -27,22 +25,18 @@ void other_row(const Question& q, const plan::Linear& op, Candidates& out) {
   });
   if (any_beside) out.with_input("the token before", op.x, [x = op.x](const Site& site) { return site.value(x, 1); });
   out.with_input("the step's first token", op.x, [x = op.x](const Site& site) {
-    std::vector<std::uint32_t> first;
-    for (const std::uint32_t row : site.rows) first.push_back(step_of(site.replay.rows(), row).begin);
-    return gather(*site.replay.value(x), site.scene.plan->value(x).width, first);
+    return site.value_on(x, [&](std::uint32_t row) { return std::int64_t{site.replay.step_of(row).begin}; });
   });
 }
 
 void other_index(const Question& q, const plan::Linear& op, Candidates& out) {
   if (!makes_logits(q, op)) return;
-  const std::size_t n = q.width();
   std::vector<std::int64_t> shifts = {1, -1, 3, -3};
-  if (q.found.size() == q.expected.size() && q.found.size() >= n) {
-    for (const std::int64_t by : likely_shifts(q.found.last(n), q.expected.last(n))) {
-      if (std::find(shifts.begin(), shifts.end(), -by) == shifts.end()) shifts.push_back(-by);
-    }
+  for (const std::int64_t by : likely_shifts(q, true)) {
+    if (std::find(shifts.begin(), shifts.end(), -by) == shifts.end()) shifts.push_back(-by);
   }
-  for (const std::int64_t by : shifts) out.with_shifted_columns(fmt::format("logit i is that of token i {:+d}", by), n, by);
+  for (const std::int64_t by : shifts)
+    out.with_shifted_columns(fmt::format("logit i is that of token i {:+d}", by), q.width(), by);
 }
 
 // The tokens of the context up to a row, with their counts.
@@ -50,11 +44,6 @@ std::map<std::size_t, int> context_of(std::span<const backends::Row> rows, std::
   std::map<std::size_t, int> tokens;
   for (std::uint32_t r = 0; r <= row; ++r) ++tokens[static_cast<std::size_t>(rows[r].token)];
   return tokens;
-}
-
-double median(std::vector<double> of) {
-  std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
-  return of[of.size() / 2];
 }
 
 // Changes to a row of logits that are made by samplers and by other models' heads.
@@ -107,7 +96,7 @@ void postprocessed(const Question& q, Candidates& out) {
       (cap * std::tanh(expected / cap) < found ? low : high) = cap;
     }
     if (found > 0 && found < expected) {
-      const double fitted = std::strtod(fmt::format("{:.2e}", high).c_str(), nullptr);
+      const double fitted = to_digits(high, 3);
       if (std::none_of(caps.begin(), caps.end(), [&](double c) { return std::abs(c / high - 1) < 0.01; }))
         caps.insert(fitted);
     }
@@ -156,13 +145,13 @@ void filtered(const Question& q, Candidates& out) {
   if (q.out() != q.plan().logits || !q.has_both()) return;
   constexpr float excluded = -1e8f;
   const std::size_t width = q.width();
-  std::map<std::uint32_t, std::map<std::size_t, float>> of_row;
+  std::map<std::pair<std::uint32_t, std::size_t>, float> held;  // by row and id
   std::set<std::size_t> ids;
   std::size_t n = 0;
   double right = 0, wrong = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) {
     if (q.found[i] <= excluded && q.expected[i] > excluded) {
-      of_row[q.rows[i / width]][i % width] = q.found[i];
+      held[{q.rows[i / width], i % width}] = q.found[i];
       ids.insert(i % width);
       ++n;
     } else {
@@ -178,12 +167,9 @@ void filtered(const Question& q, Candidates& out) {
     detail = ids.size() == 1 ? "id " : "ids ";
     for (const std::size_t id : ids) detail += (id == *ids.begin() ? "" : ", ") + std::to_string(id);
   }
-  out.afterwards(std::move(detail), [of_row, width](const Site& site, std::vector<float>& y) {
-    for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const auto found = of_row.find(site.rows[r]);
-      if (found == of_row.end()) continue;
-      for (const auto& [id, value] : found->second) y[r * width + id] = value;
-    }
+  out.with_elements(std::move(detail), [held](std::uint32_t row, std::size_t id, float v) {
+    const auto found = held.find({row, id});
+    return found == held.end() ? v : found->second;
   });
 }
 
@@ -203,8 +189,7 @@ take the logits as the product gives them; cap them where the file says so only)
 };
 
 }  // namespace
-}  // namespace in_logits
 
-std::span<const Hypothesis> logits() { return in_logits::table; }
+std::span<const Hypothesis> logits() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -5,14 +5,15 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <map>
+#include <set>
+#include <utility>
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
-namespace in_precision {
 namespace {
 
 constexpr float infinite = std::numeric_limits<float>::infinity();
@@ -29,20 +30,15 @@ float f16_truncated(float x) {
   return f16_to_f32(static_cast<std::uint16_t>(f32_to_f16(x) - 1));
 }
 
-void each(Candidates& out, std::string detail, float (*f)(float)) {
-  out.afterwards(std::move(detail),
-                 [f](const Site&, std::vector<float>& y) { std::transform(y.begin(), y.end(), y.begin(), f); });
-}
-
 void truncated(const Question&, Candidates& out) {
-  each(out, "to bfloat16", bf16_truncated);
-  each(out, "to float16", f16_truncated);
+  out.with_each("to bfloat16", bf16_truncated);
+  out.with_each("to float16", f16_truncated);
 }
 
 void rounded(const Question& q, Candidates& out) {
-  each(out, "to bfloat16", bf16_rounded);
-  each(out, "to float16", f16_rounded);
-  each(out, "to integers", [](float x) { return std::nearbyint(x); });
+  out.with_each("to bfloat16", bf16_rounded);
+  out.with_each("to float16", f16_rounded);
+  out.with_each("to integers", [](float x) { return std::nearbyint(x); });
   for (const std::size_t size : {std::size_t{32}, std::size_t{256}, q.width()}) {
     out.afterwards(fmt::format("to 8 bits in blocks of {}", size), [size](const Site&, std::vector<float>& y) {
       for (std::size_t start = 0; start < y.size(); start += size) {
@@ -57,11 +53,11 @@ void rounded(const Question& q, Candidates& out) {
 }
 
 void overflow(const Question& q, Candidates& out) {
-  each(out, "above 65504 it is infinite",
-       [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); });
-  each(out, "above 65504 it is infinite, else exact",
-       [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; });
-  each(out, "values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); });
+  out.with_each("above 65504 it is infinite",
+                [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : f16_rounded(x); });
+  out.with_each("above 65504 it is infinite, else exact",
+                [](float x) { return std::abs(x) > 65504.0f ? std::copysign(infinite, x) : x; });
+  out.with_each("values are held at 65504", [](float x) { return std::clamp(x, -65504.0f, 65504.0f); });
   if (!is_overflow(q)) return;
   // Another limit, for instance of a scaled value: it is between the largest finite result and the smallest infinite one.
   // If the rows' limits differ there is no common one, and the same elements become infinite as in the rows that were
@@ -78,31 +74,23 @@ void overflow(const Question& q, Candidates& out) {
   for (int power = -16; power <= 16; ++power) {
     const float scale = std::ldexp(1.0f, power);
     if (power == 0 || 65520 / scale < largest || 65520 / scale > least) continue;
-    out.afterwards(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](const Site&, std::vector<float>& y) {
-      for (float& v : y) {
-        const float scaled = v * scale;
-        v = std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
-      }
+    out.with_each(fmt::format("above 65504 / {:g} it is infinite", scale), [scale](float v) {
+      const float scaled = v * scale;
+      return std::abs(scaled) >= 65520 ? std::copysign(infinite, v) : f16_rounded(scaled) / scale;
     });
   }
   if (largest <= least) {
-    out.afterwards(fmt::format("above {:.4g} it is infinite", least), [largest, least](const Site&, std::vector<float>& y) {
-      const float limit = largest + (least - largest) / 2;
-      for (float& v : y) v = std::abs(v) > limit ? std::copysign(infinite, v) : v;
+    out.with_each(fmt::format("above {:.4g} it is infinite", least), [limit = largest + (least - largest) / 2](float v) {
+      return std::abs(v) > limit ? std::copysign(infinite, v) : v;
     });
     return;
   }
-  std::map<std::uint32_t, std::vector<std::size_t>> of_row;
-  const std::size_t width = q.width();
+  std::set<std::pair<std::uint32_t, std::size_t>> infinities;  // row and column
   for (std::size_t i = 0; i < q.found.size(); ++i) {
-    if (std::isinf(q.found[i])) of_row[q.rows[i / width]].push_back(i % width);
+    if (std::isinf(q.found[i])) infinities.emplace(q.rows[i / q.width()], i % q.width());
   }
-  out.afterwards("the largest of a row are infinite", [of_row, width](const Site& site, std::vector<float>& y) {
-    for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const auto found = of_row.find(site.rows[r]);
-      if (found == of_row.end()) continue;
-      for (const std::size_t c : found->second) y[r * width + c] = std::copysign(infinite, y[r * width + c]);
-    }
+  out.with_elements("the largest of a row are infinite", [infinities](std::uint32_t row, std::size_t column, float v) {
+    return infinities.contains({row, column}) ? std::copysign(infinite, v) : v;
   });
 }
 
@@ -119,11 +107,9 @@ void clamped(const Question& q, Candidates& out) {
       n_at += (to > 0 && q.found[i] >= 0.99f * to) || (from < 0 && q.found[i] <= 0.99f * from) ? 1 : 0;
     }
     if (2 * n_at < n_beyond) return;
-    out.afterwards(
+    out.with_each(
         from == -to ? fmt::format("at {:+g} and {:+g}", from, to) : fmt::format("between {:g} and {:g}", from, to),
-        [from, to](const Site&, std::vector<float>& y) {
-          for (float& v : y) v = std::clamp(v, from, to);
-        });
+        [from, to](float v) { return std::clamp(v, from, to); });
   };
   const float both = std::max(high, -low);
   if (both > 0) add(-both, both);
@@ -135,19 +121,12 @@ void clamped(const Question& q, Candidates& out) {
 
 void scaled(const Question& q, Candidates& out) {
   if (!q.has_both()) return;
-  double yy = 0, yf = 0, ff = 0;
-  for (std::size_t i = 0; i < q.found.size(); ++i) {
-    yy += double{q.expected[i]} * q.expected[i];
-    yf += double{q.expected[i]} * q.found[i];
-    ff += double{q.found[i]} * q.found[i];
-  }
+  const double yy = squares(q.expected), yf = dot(q.expected, q.found), ff = squares(q.found);
   const double factor = yf / yy;
   // Whatever is small is near to what is scaled by little: it has to go with it too.
   const bool goes_with = yf * yf > 0.9 * yy * ff;
   if (!std::isfinite(factor) || factor == 0 || std::abs(factor - 1) < 1e-9 || !goes_with) return;
-  out.afterwards(fmt::format("by {:.6g}", factor), [factor](const Site&, std::vector<float>& y) {
-    for (float& v : y) v = static_cast<float>(v * factor);
-  });
+  out.with_each(fmt::format("by {:.6g}", factor), [factor](float v) { return static_cast<float>(v * factor); });
 }
 
 void offset(const Question& q, Candidates& out) {
@@ -156,14 +135,12 @@ void offset(const Question& q, Candidates& out) {
   for (std::size_t i = 0; i < q.found.size(); ++i) sum += double{q.found[i]} - q.expected[i];
   const double by = sum / static_cast<double>(q.found.size());
   if (!std::isfinite(by) || by == 0) return;
-  out.afterwards(fmt::format("{:+.6g} everywhere", by), [by](const Site&, std::vector<float>& y) {
-    for (float& v : y) v = static_cast<float>(v + by);
-  });
+  out.with_each(fmt::format("{:+.6g} everywhere", by), [by](float v) { return static_cast<float>(v + by); });
 }
 
 void negated(const Question&, Candidates& out) {
-  each(out, "the sign is exchanged", [](float x) { return -x; });
-  each(out, "the absolute value is taken", [](float x) { return std::abs(x); });
+  out.with_each("the sign is exchanged", [](float x) { return -x; });
+  out.with_each("the absolute value is taken", [](float x) { return std::abs(x); });
 }
 
 void twice(const Question& q, Candidates& out) {
@@ -176,13 +153,10 @@ void twice(const Question& q, Candidates& out) {
 }
 
 // Weights in a coarser type than the file's.
-void coarse_weights(const Question& q, const plan::Linear& op, Candidates& out) {
-  const auto rows = backends::reference::rows_of(q.plan().weight(op.weight).tensor);
+void coarse_weights(const Question&, const plan::Linear& op, Candidates& out) {
   const auto add = [&](std::string detail, float (*f)(float)) {
-    out.with_weight(std::move(detail), op.weight, [rows, f](std::uint64_t row, std::span<float> w) {
-      rows(row, w);
-      std::transform(w.begin(), w.end(), w.begin(), f);
-    });
+    out.with_changed_weight(std::move(detail), op.weight,
+                            [f](std::span<float> w) { std::transform(w.begin(), w.end(), w.begin(), f); });
   };
   add("to bfloat16, truncated", bf16_truncated);
   add("to bfloat16", bf16_rounded);
@@ -221,8 +195,7 @@ find the constant)"},
 };
 
 }  // namespace
-}  // namespace in_precision
 
-std::span<const Hypothesis> precision() { return in_precision::table; }
+std::span<const Hypothesis> precision() { return table; }
 
 }  // namespace plumb::diagnose::families

@@ -14,7 +14,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_product {
 namespace {
 
 using backends::reference::RowSource;
@@ -42,6 +41,7 @@ struct Product {
 // The product with element (j, i) of its weight read from place index(j, i) of the buffer, modulo its length.
 template <class Index>
 void reread(Candidates& out, const Product& p, const std::string& detail, Index index) {
+  if (p.weight.tensor.n_elements() > most_elements) return;
   out.reading(detail, [weight = p.op.weight, index](const Site& site, Scene& scene) {
     const Values flat = site.replay.flat(site.scene.plan->weight(weight).tensor);
     scene.weight = [&site, weight, index, flat](plan::WeightId id) -> RowSource {
@@ -56,10 +56,17 @@ void reread(Candidates& out, const Product& p, const std::string& detail, Index 
   });
 }
 
+// The order of rows whose groups of n are taken apart into halves (the even ones first), and the order back.
+auto to_halves(std::uint64_t n) {
+  return [n](std::uint64_t j) { return j / n * n + (j % n < n / 2 ? 2 * (j % n) : 2 * (j % n - n / 2) + 1); };
+}
+auto to_adjacent(std::uint64_t n) {
+  return [n](std::uint64_t j) { return j / n * n + j % n / 2 + (j % 2) * (n / 2); };
+}
+
 bool makes_heads(const Product& p) { return p.role == "attn_q" || p.role == "attn_k" || p.role == "attn_v"; }
 
 void transposed(const Question&, const Product& p, Candidates& out) {
-  if (p.weight.tensor.n_elements() > most_elements) return;
   reread(out, p, fmt::format("[{}, {}] read as [{}, {}]", p.n_out, p.n_in, p.n_in, p.n_out),
          [out = p.n_out](std::uint64_t j, std::uint64_t i) { return i * out + j; });
 }
@@ -72,7 +79,6 @@ void transposed_by_head(const Question& q, const Product& p, Candidates& out) {
 }
 
 void transposed_by_block(const Question&, const Product& p, Candidates& out) {
-  if (p.weight.tensor.n_elements() > most_elements) return;
   for (const std::uint64_t b : {8, 16, 32, 64}) {
     if (p.n_in % b != 0 || p.n_out % b != 0) continue;
     reread(out, p, fmt::format("every {} x {} tile turned", b, b),
@@ -81,7 +87,6 @@ void transposed_by_block(const Question&, const Product& p, Candidates& out) {
 }
 
 void stride(const Question& q, const Product& p, Candidates& out) {
-  if (p.weight.tensor.n_elements() > most_elements) return;
   const auto& h = q.replay.parameters();
   std::set<std::uint64_t> strides{p.n_out,    h.d_model,  h.q_width(), h.kv_width(), h.d_ff,      p.n_in / 2,
                                   p.n_in - 1, p.n_in + 1, p.n_in - 32, p.n_in + 32,  p.n_in + 64, p.n_in + 128};
@@ -92,40 +97,73 @@ void stride(const Question& q, const Product& p, Candidates& out) {
   }
 }
 
+// Weights that lie behind each other, with their biases.
+struct Joined {
+  struct Part {
+    std::uint64_t begin, end;  // rows of the whole
+    RowSource rows;
+    std::optional<RowSource> bias;
+  };
+  std::vector<Part> parts;
+
+  [[nodiscard]] std::uint64_t n_rows() const { return parts.empty() ? 0 : parts.back().end; }
+  void add(const plan::Plan& plan, const plan::Linear& op) {
+    const auto rows_of = [&](plan::WeightId id) { return backends::reference::rows_of(plan.weight(id).tensor); };
+    parts.push_back({n_rows(), n_rows() + plan.weight(op.weight).out(), rows_of(op.weight),
+                     op.bias ? std::optional(rows_of(*op.bias)) : std::nullopt});
+  }
+  void weight(std::uint64_t row, std::span<float> out) const {
+    std::fill(out.begin(), out.end(), 0.0f);
+    for (const Part& part : parts) {
+      if (row >= part.begin && row < part.end) part.rows(row - part.begin, out);
+    }
+  }
+  [[nodiscard]] std::vector<float> bias() const {
+    std::vector<float> all(n_rows(), 0.0f);
+    for (const Part& part : parts) {
+      if (part.bias) (*part.bias)(0, std::span(all).subspan(part.begin, part.end - part.begin));
+    }
+    return all;
+  }
+};
+
+// The product whose row j, and element j of whose bias, is row from(j) of the weights.
+void with_rows(Candidates& out, const Product& p, std::string detail, const Joined& weights,
+               std::function<std::uint64_t(std::uint64_t j)> from, bool bias_too, bool by_column) {
+  const auto change = [weights, from = std::move(from), own = p.op.weight, bias_too](const Site& site, Scene& scene) {
+    scene.weight = [&, own, bias_too](plan::WeightId id) -> RowSource {
+      if (id == own) return [&](std::uint64_t j, std::span<float> w) { weights.weight(from(j), w); };
+      if (!bias_too) return site.scene.weight(id);
+      return [&](std::uint64_t, std::span<float> b) {
+        const std::vector<float> all = weights.bias();
+        for (std::size_t j = 0; j < b.size(); ++j) b[j] = from(j) < all.size() ? all[from(j)] : 0.0f;
+      };
+    };
+  };
+  out.reading(std::move(detail), change, by_column);
+}
+
+// Calls add(bias_too, note) for the mistake in weight and bias, and for that in the weight alone.
+template <class Add>
+void with_and_without_bias(const Product& p, Add add) {
+  add(true, "");
+  if (p.op.bias) add(false, ", the bias is not");
+}
+
 void row_order(const Question& q, const Product& p, Candidates& out) {
   const std::uint64_t d = q.replay.parameters().head_dim;
   if ((p.role != "attn_q" && p.role != "attn_k") || d % 2 != 0) return;
-  const auto reordered = [&](const std::string& detail, auto from, bool bias_too) {
-    const auto change = [weight = p.op.weight, from, bias_too](const Site& site, Scene& scene) {
-      scene.weight = [&site, weight, from, bias_too](plan::WeightId id) -> RowSource {
-        if (id != weight && !bias_too) return site.scene.weight(id);
-        const RowSource rows = site.scene.weight(id);
-        if (id == weight) return [rows, from](std::uint64_t j, std::span<float> w) { rows(from(j), w); };
-        return [rows, from](std::uint64_t, std::span<float> b) {
-          std::vector<float> right(b.size());
-          rows(0, right);
-          for (std::size_t j = 0; j < b.size(); ++j) b[j] = right[from(j)];
-        };
-      };
-    };
-    out.reading(detail, change, false);
-  };
+  Joined own;
+  own.add(q.plan(), p.op);
   // For K also with the number of query heads, which cuts its rows into shorter heads.
   const std::uint64_t short_head = p.n_out / q.replay.parameters().n_heads;
   for (const std::uint64_t n : std::set<std::uint64_t>{d, short_head}) {
     if (n < 4 || n % 2 != 0 || n > d) continue;
-    // Row j of the suspect is row from(j) of the file.
-    const auto to_halves = [n](std::uint64_t j) {
-      return j / n * n + (j % n < n / 2 ? 2 * (j % n) : 2 * (j % n - n / 2) + 1);
-    };
-    const auto to_adjacent = [n](std::uint64_t j) { return j / n * n + j % n / 2 + (j % 2) * (n / 2); };
-    for (const bool bias_too : {true, false}) {
-      if (!bias_too && !p.op.bias) continue;
-      const std::string note = (p.op.bias && !bias_too ? std::string(", the bias is not") : std::string()) +
-                               (n == d ? "" : fmt::format(", with heads of {}", n));
-      reordered("the rows of a head are taken apart into halves" + note, to_halves, bias_too);
-      reordered("the halves of a head are interleaved" + note, to_adjacent, bias_too);
-    }
+    with_and_without_bias(p, [&](bool bias_too, std::string note) {
+      if (n != d) note += fmt::format(", with heads of {}", n);
+      with_rows(out, p, "the rows of a head are taken apart into halves" + note, own, to_halves(n), bias_too, false);
+      with_rows(out, p, "the halves of a head are interleaved" + note, own, to_adjacent(n), bias_too, false);
+    });
   }
 }
 
@@ -147,40 +185,35 @@ void other_weight(const Question& q, const Product& p, Candidates& out) {
 
 void tied(const Question& q, const Product& p, Candidates& out) {
   if (p.role != "logits" || q.replay.parameters().tied_embeddings) return;
-  const auto& weights = q.plan().weights;
-  const auto embedding = std::find_if(weights.begin(), weights.end(),
-                                      [](const plan::Weight& w) { return w.tensor.name == "token_embd.weight"; });
-  if (embedding == weights.end()) return;
-  out.with_weight("", p.op.weight, backends::reference::rows_of(embedding->tensor));
+  for (const plan::Weight& weight : q.plan().weights) {
+    if (weight.tensor.name == "token_embd.weight")
+      out.with_weight("", p.op.weight, backends::reference::rows_of(weight.tensor));
+  }
 }
 
 // For logits the mistake is logits-index.
 void shifted_rows(const Question& q, const Product& p, Candidates& out) {
   if (p.role == "logits") return;
-  const RowSource rows = backends::reference::rows_of(p.weight.tensor);
   const auto n = static_cast<std::int64_t>(p.n_out);
-  for (const std::int64_t by : {1, -1}) {
-    out.with_weight(fmt::format("row j {:+d} for row j", by), p.op.weight,
-                    [rows, by, n](std::uint64_t j, std::span<float> w) {
-                      rows(static_cast<std::uint64_t>((static_cast<std::int64_t>(j) + by + n) % n), w);
-                    });
-  }
-  if (q.found.size() < p.n_out || q.found.size() != q.expected.size()) return;
-  for (const std::int64_t right : likely_shifts(q.found.first(p.n_out), q.expected.first(p.n_out))) {
-    if (right == 1 || right == -1) continue;
-    // The memory beyond the weight is not known. If columns wrap around, the mistake is buffer-column-shifted.
-    out.with_weight(fmt::format("row j {:+d} for row j", -right), p.op.weight,
-                    [rows, right, n](std::uint64_t j, std::span<float> w) {
-                      const std::int64_t from = static_cast<std::int64_t>(j) - right;
-                      std::fill(w.begin(), w.end(), 0.0f);
-                      if (from >= 0 && from < n) rows(static_cast<std::uint64_t>(from), w);
-                    });
+  const auto add = [&](std::int64_t by, bool wraps) {
+    out.with_weight(
+        fmt::format("row j {:+d} for row j", by), p.op.weight,
+        [rows = backends::reference::rows_of(p.weight.tensor), by, wraps, n](std::uint64_t j, std::span<float> w) {
+          const std::int64_t from = static_cast<std::int64_t>(j) + by;
+          std::fill(w.begin(), w.end(), 0.0f);
+          if (wraps || (from >= 0 && from < n)) rows(static_cast<std::uint64_t>((from + n) % n), w);
+        });
+  };
+  add(1, true);
+  add(-1, true);
+  // The memory beyond the weight is not known. If columns wrap around, the mistake is buffer-column-shifted.
+  for (const std::int64_t right : likely_shifts(q)) {
+    if (std::abs(right) != 1) add(-right, false);
   }
 }
 
 void shifted_elements(const Question& q, const Product& p, Candidates& out) {
   if (q.is_inner()) return;
-  if (p.weight.tensor.n_elements() > most_elements) return;
   const auto total = static_cast<std::int64_t>(p.weight.tensor.n_elements());
   for (const std::int64_t size : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
     for (const std::int64_t by : {size, -size}) {
@@ -193,87 +226,43 @@ void shifted_elements(const Question& q, const Product& p, Candidates& out) {
   }
 }
 
-// Weights that some engines join: Q, K and V, or gate and up.
-struct Joined {
-  std::vector<RowSource> rows;
-  std::vector<std::optional<RowSource>> biases;
-  std::vector<std::uint64_t> begins;  // the first row of each, then the number of all rows
-  std::size_t own = 0;                // the index of the op's own weight
-
-  void weight(std::uint64_t row, std::span<float> out) const {
-    std::fill(out.begin(), out.end(), 0.0f);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (row >= begins[i] && row < begins[i + 1]) rows[i](row - begins[i], out);
-    }
-  }
-  [[nodiscard]] std::vector<float> bias() const {
-    std::vector<float> all(begins.back(), 0.0f);
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (biases[i]) (*biases[i])(0, std::span(all).subspan(begins[i], begins[i + 1] - begins[i]));
-    }
-    return all;
-  }
-};
-
-std::optional<Joined> joined_of(const Question& q, const Product& p) {
-  const std::string_view name = p.weight.tensor.name;
-  std::vector<std::string_view> parts;
-  if (makes_heads(p)) parts = {"attn_q", "attn_k", "attn_v"};
-  if (p.role == "ffn_gate" || p.role == "ffn_up") parts = {"ffn_gate", "ffn_up"};
-  if (parts.empty() || !p.layer) return std::nullopt;
+// The weights that some engines join with the op's own: Q, K and V, or gate and up. `own` is the op's place among them.
+std::optional<Joined> joined_of(const Question& q, const Product& p, std::size_t& own) {
+  std::vector<std::string_view> roles;
+  if (makes_heads(p)) roles = {"attn_q", "attn_k", "attn_v"};
+  if (p.role == "ffn_gate" || p.role == "ffn_up") roles = {"ffn_gate", "ffn_up"};
+  if (roles.empty() || !p.layer) return std::nullopt;
   Joined joined;
-  joined.begins.push_back(0);
-  const auto& weights = q.plan().weights;
-  const auto find = [&](const std::string& wanted) {
-    return std::find_if(weights.begin(), weights.end(), [&](const plan::Weight& w) { return w.tensor.name == wanted; });
-  };
-  for (const std::string_view part : parts) {
-    const std::string stem = fmt::format("blk.{}.{}", *p.layer, part);
-    const auto weight = find(stem + ".weight"), bias = find(stem + ".bias");
-    if (weight == weights.end() || weight->in() != p.n_in) return std::nullopt;
-    if (name == weight->tensor.name) joined.own = joined.rows.size();
-    joined.rows.push_back(backends::reference::rows_of(weight->tensor));
-    joined.biases.push_back(bias == weights.end() ? std::nullopt
-                                                  : std::optional(backends::reference::rows_of(bias->tensor)));
-    joined.begins.push_back(joined.begins.back() + weight->out());
+  for (const std::string_view role : roles) {
+    const auto value = q.plan().find(fmt::format("blk.{}.{}", *p.layer, role));
+    const auto* op = value ? std::get_if<plan::Linear>(&q.plan().ops[q.replay.producer(*value)]) : nullptr;
+    if (op == nullptr || q.plan().weight(op->weight).in() != p.n_in) return std::nullopt;
+    if (role == p.role) own = joined.parts.size();
+    joined.add(q.plan(), *op);
   }
   return joined;
 }
 
 void joined_otherwise(const Question& q, const Product& p, Candidates& out) {
   if (q.is_inner()) return;
-  const auto joined = joined_of(q, p);
+  std::size_t own = 0;
+  const auto joined = joined_of(q, p, own);
   if (!joined) return;
   // from: the joined weight's row that is read for row j of the op's own.
-  using Rows = std::function<std::uint64_t(std::uint64_t j)>;
-  const auto add = [&](const std::string& detail, const Rows& from) {
-    for (const bool bias_too : {true, false}) {
-      if (!bias_too && !p.op.bias) continue;
-      const std::string_view note = p.op.bias && !bias_too ? ", the bias is not" : "";
-      out.reading(fmt::format("{}{}", detail, note),
-                  [joined = *joined, from, weight = p.op.weight, bias_too](const Site& site, Scene& scene) {
-                    scene.weight = [&, weight, bias_too](plan::WeightId id) -> RowSource {
-                      if (id == weight) return [&](std::uint64_t j, std::span<float> w) { joined.weight(from(j), w); };
-                      if (!bias_too) return site.scene.weight(id);
-                      return [&](std::uint64_t, std::span<float> b) {
-                        const std::vector<float> all = joined.bias();
-                        for (std::size_t j = 0; j < b.size(); ++j) b[j] = from(j) < all.size() ? all[from(j)] : 0.0f;
-                      };
-                    };
-                  });
-    }
+  const auto add = [&](const std::string& detail, auto from) {
+    with_and_without_bias(p, [&](bool bias_too, const std::string& note) {
+      with_rows(out, p, detail + note, *joined, from, bias_too, true);
+    });
   };
-  const std::uint64_t own = joined->own, begin = joined->begins[own], total = joined->begins.back(),
-                      n = joined->rows.size();
+  const std::uint64_t begin = joined->parts[own].begin, total = joined->n_rows(), n = joined->parts.size();
   if (total / n * own != begin) {
     add(fmt::format("cut into {} equal parts", n), [start = total / n * own](std::uint64_t j) { return start + j; });
   }
   add(n == 2 ? "rows of gate and up in turn" : "rows of Q, K and V in turn",
       [n, own](std::uint64_t j) { return n * j + own; });
-  const std::uint64_t d = q.replay.parameters().head_dim;
-  if (n == 3 && joined->begins[1] % d == 0 && (joined->begins[2] - joined->begins[1]) % d == 0) {
-    const std::uint64_t n_kv = (joined->begins[2] - joined->begins[1]) / d, group = joined->begins[1] / d / n_kv;
-    add("each key head's Q, K and V together", [d, own, group](std::uint64_t j) {
+  const std::uint64_t d = q.replay.parameters().head_dim, n_q = joined->parts[0].end, n_k = joined->parts[1].end - n_q;
+  if (n == 3 && n_q % d == 0 && n_k % d == 0) {
+    add("each key head's Q, K and V together", [d, own, group = n_q / n_k](std::uint64_t j) {
       const std::uint64_t head = j / d;
       const std::uint64_t at = own == 0 ? head / group * (group + 2) + head % group : head * (group + 2) + group + own - 1;
       return at * d + j % d;
@@ -295,8 +284,9 @@ void joined_otherwise(const Question& q, const Product& p, Candidates& out) {
     size = std::max(size, std::abs(y[row]));
   }
   for (std::uint64_t start = 0; start + n_compared < total; ++start) {
-    bool fits = (start > begin + some || start + some < begin) &&
-                std::count(joined->begins.begin(), joined->begins.end(), start) == 0;
+    bool fits =
+        (start > begin + some || start + some < begin) &&
+        std::none_of(joined->parts.begin(), joined->parts.end(), [&](const auto& part) { return part.begin == start; });
     for (std::size_t j = 0; fits && j < std::min<std::size_t>(n_compared, p.n_out); ++j)
       fits = std::abs(q.found[j] - y[start + j]) < 1e-2 * size;
     if (fits) add(fmt::format("cut at row {} instead of {}", start, begin), [start](std::uint64_t j) { return start + j; });
@@ -313,10 +303,8 @@ void part_of_sum(const Question& q, const Product& p, Candidates& out) {
   const auto& h = q.replay.parameters();
   for (const std::uint64_t other : {std::uint64_t{h.d_model}, std::uint64_t{h.head_dim}, std::uint64_t{h.kv_width()}})
     lengths.insert(other);
-  const RowSource rows = backends::reference::rows_of(p.weight.tensor);
   const auto add = [&](const std::string& detail, auto is_summed) {
-    out.with_weight(detail, p.op.weight, [rows, is_summed](std::uint64_t j, std::span<float> w) {
-      rows(j, w);
+    out.with_changed_weight(detail, p.op.weight, [is_summed](std::span<float> w) {
       for (std::size_t i = 0; i < w.size(); ++i) {
         if (!is_summed(i)) w[i] = 0;
       }
@@ -346,15 +334,13 @@ void part_of_sum(const Question& q, const Product& p, Candidates& out) {
 
 void part_twice(const Question& q, const Product& p, Candidates& out) {
   if (q.is_inner()) return;
-  const RowSource rows = backends::reference::rows_of(p.weight.tensor);
   for (const std::uint64_t n : std::set<std::uint64_t>{1, 8, 16, 32, 64, 128, 256, p.n_in / 2}) {
     for (const bool last : {true, false}) {
       if (n == 0 || n >= p.n_in) continue;
-      out.with_weight(fmt::format("the {} {} of {}", last ? "last" : "first", n, p.n_in), p.op.weight,
-                      [rows, n, last](std::uint64_t j, std::span<float> w) {
-                        rows(j, w);
-                        for (float& v : last ? w.last(n) : w.first(n)) v *= 2;
-                      });
+      out.with_changed_weight(fmt::format("the {} {} of {}", last ? "last" : "first", n, p.n_in), p.op.weight,
+                              [n, last](std::span<float> w) {
+                                for (float& v : last ? w.last(n) : w.first(n)) v *= 2;
+                              });
     }
   }
 }
@@ -378,8 +364,8 @@ void input_order(const Question& q, const Product& p, Candidates& out) {
   add("one early", [n](std::size_t i) { return (i + 1) % n; });
   if (n % 2 == 0) {
     add("neighbours exchanged", [](std::size_t i) { return i ^ 1; });
-    add("even ones first, then odd ones", [n](std::size_t i) { return i < n / 2 ? 2 * i : 2 * (i - n / 2) + 1; });
-    add("the halves interleaved", [n](std::size_t i) { return i / 2 + (i % 2) * (n / 2); });
+    add("even ones first, then odd ones", to_halves(n));
+    add("the halves interleaved", to_adjacent(n));
   }
   if (p.role != "attn_out" || n % d != 0) return;
   add("heads in reverse", [n, d](std::size_t i) { return (n / d - 1 - i / d) * d + i % d; });
@@ -391,7 +377,7 @@ void input_transposed(const Question&, const Product& p, Candidates& out) {
     const Values all = site.replay.value(x);
     std::vector<float> wrong(site.rows.size() * n);
     for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const auto [begin, end] = step_of(site.replay.rows(), site.rows[r]);
+      const auto [begin, end] = site.step(r);
       for (std::size_t i = 0; i < n; ++i) wrong[r * n + i] = (*all)[begin * n + i * (end - begin) + site.rows[r] - begin];
     }
     return wrong;
@@ -404,7 +390,7 @@ void output_transposed(const Question&, const Product& p, Candidates& out) {
     std::vector<float> y(site.rows.size() * n);
     std::map<std::uint32_t, std::vector<float>> right;  // each step's right output, by the step's first row
     for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const auto [begin, end] = step_of(site.replay.rows(), site.rows[r]);
+      const auto [begin, end] = site.step(r);
       std::vector<float>& of_step = right[begin];
       if (of_step.empty()) {
         std::vector<std::uint32_t> rows(end - begin);
@@ -439,12 +425,8 @@ void heads_exchanged(const Question& q, const Product& p, Candidates& out) {
   }
 }
 
-void bias_dropped(const Question&, const Product& p, Candidates& out) {
-  if (!p.op.bias) return;
-  plan::Linear wrong = p.op;
-  wrong.bias.reset();
-  out.changed(wrong);
-}
+// Whether a tensor, or the tensor of which it is a part ("attn_qkv.bias[0:64]"), is a bias.
+bool is_bias(std::string_view name) { return name.substr(0, name.find('[')).ends_with(".bias"); }
 
 void bias_other(const Question& q, const Product& p, Candidates& out) {
   if (!p.op.bias) return;
@@ -471,18 +453,13 @@ void bias_other(const Question& q, const Product& p, Candidates& out) {
     if (resembles_changed(q, change)) add(detail, change);
   };
   if (makes_heads(p) && n % d == 0 && d % 2 == 0) {
-    reordered("its heads are taken apart into halves, the weight's rows are not",
-              [d](std::size_t j) { return j / d * d + (j % d < d / 2 ? 2 * (j % d) : 2 * (j % d - d / 2) + 1); });
-    reordered("the halves of its heads are interleaved, the weight's rows are not",
-              [d](std::size_t j) { return j / d * d + j % d / 2 + (j % 2) * (d / 2); });
+    reordered("its heads are taken apart into halves, the weight's rows are not", to_halves(d));
+    reordered("the halves of its heads are interleaved, the weight's rows are not", to_adjacent(d));
     if (n > d) reordered("the first head's for all", [d](std::size_t j) { return j % d; });
   }
-  out.with_other_weights(q, *p.op.bias, [n](const plan::Weight& w) {
-    return w.in() == n && w.out() == 1 && w.tensor.name.ends_with(".bias");
-  });
+  out.with_other_weights(q, *p.op.bias,
+                         [n](const plan::Weight& w) { return w.in() == n && w.out() == 1 && is_bias(w.tensor.name); });
 }
-
-void other_input(const Question& q, const Product& p, Candidates& out) { out.with_other_values(q, p.op.x); }
 
 constexpr Hypothesis table[] = {
     {"weight-transposed", Kind::weight, of<transposed>, R"(the weight is read as [in, out]
@@ -536,20 +513,19 @@ results are [T, out], out contiguous)"},
     {"product-heads-exchanged", Kind::op, of<heads_exchanged>, R"(heads and their components are exchanged
 [heads, head_dim] is taken for [head_dim, heads], or the heads are in another order.
 head h has the components h * head_dim and following)"},
-    {"bias-dropped", Kind::op, of<bias_dropped>, R"(the bias is not added
+    {"bias-dropped", Kind::op, of<without<&plan::Linear::bias>>, R"(the bias is not added
 The file has a bias for this product; qwen2's q, k and v have one.
 add the bias)"},
     {"bias-other", Kind::op, of<bias_other>, R"(the bias is added wrongly
 It is added twice, with another sign, or is another tensor.
 add the product's own bias once)"},
-    {"product-other-input", Kind::op, of<other_input>, R"(the product reads another value
+    {"product-other-input", Kind::op, of<other_operand<&plan::Linear::x>>, R"(the product reads another value
 The buffer that it is given is another op's: a norm that was skipped, the residual instead of its norm.
 give the product the value that the architecture asks for)"},
 };
 
 }  // namespace
-}  // namespace in_product
 
-std::span<const Hypothesis> product() { return in_product::table; }
+std::span<const Hypothesis> product() { return table; }
 
 }  // namespace plumb::diagnose::families

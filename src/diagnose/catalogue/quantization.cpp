@@ -6,83 +6,75 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
+#include <set>
 #include <vector>
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
+#include "diagnose/numbers.h"
 #include "quants/blocks.h"
 #include "quants/format.h"
 
 namespace plumb::diagnose::families {
 
-namespace in_quantization {
 namespace {
 
 using backends::reference::RowSource;
 using quants::Format;
 
-constexpr std::size_t none = ~std::size_t{0};
-
-// The places of a block's fields; quants/blocks.h has the layouts.
-struct Layout {
-  Format format;
-  std::size_t scale = none;    // of the float16 scale, `d`
-  std::size_t minimum = none;  // of the float16 minimum, `m` or `dmin`
-  std::size_t nibbles = none;  // of the low bits
-  std::size_t n_nibbles = 0;   // bytes of them
-  std::size_t high = none;     // of the high bits
-  std::size_t n_high = 0;      // bytes of them
-  std::size_t scales = none;   // of the sub-blocks' scales
-  std::size_t n_scales = 0;    // bytes of them
-  double offset = 0;           // subtracted from every integer before it is scaled
-};
-constexpr Layout layouts[] = {
-    {.format = Format::q4_0, .scale = 0, .nibbles = 2, .n_nibbles = 16, .offset = 8},
-    {.format = Format::q4_1, .scale = 0, .minimum = 2, .nibbles = 4, .n_nibbles = 16},
-    {.format = Format::q5_0, .scale = 0, .nibbles = 6, .n_nibbles = 16, .high = 2, .n_high = 4, .offset = 16},
-    {.format = Format::q5_1, .scale = 0, .minimum = 2, .nibbles = 8, .n_nibbles = 16, .high = 4, .n_high = 4},
-    {.format = Format::q8_0, .scale = 0},
-    {.format = Format::q2_k, .scale = 80, .minimum = 82, .nibbles = 16, .n_nibbles = 64, .scales = 0, .n_scales = 16},
-    {.format = Format::q3_k,
-     .scale = 108,
-     .nibbles = 32,
-     .n_nibbles = 64,
-     .high = 0,
-     .n_high = 32,
-     .scales = 96,
-     .n_scales = 12},
-    {.format = Format::q4_k, .scale = 0, .minimum = 2, .nibbles = 16, .n_nibbles = 128, .scales = 4, .n_scales = 12},
-    {.format = Format::q5_k,
-     .scale = 0,
-     .minimum = 2,
-     .nibbles = 48,
-     .n_nibbles = 128,
-     .high = 16,
-     .n_high = 32,
-     .scales = 4,
-     .n_scales = 12},
-    {.format = Format::q6_k,
-     .scale = 208,
-     .nibbles = 0,
-     .n_nibbles = 128,
-     .high = 128,
-     .n_high = 64,
-     .scales = 192,
-     .n_scales = 16},
-    {.format = Format::iq4_nl, .scale = 0, .nibbles = 2, .n_nibbles = 16},
-    {.format = Format::iq4_xs, .scale = 0, .nibbles = 8, .n_nibbles = 128, .scales = 4, .n_scales = 4},
-    {.format = Format::mxfp4, .nibbles = 1, .n_nibbles = 16},
-};
-static_assert(sizeof(quants::BlockQ4_0) == 18 && sizeof(quants::BlockQ4_K) == 144 && sizeof(quants::BlockQ6_K) == 210);
-
 using Bytes = std::span<std::uint8_t>;
 using ConstBytes = std::span<const std::uint8_t>;
 
-std::uint16_t bits_at(ConstBytes block, std::size_t at) {
-  return static_cast<std::uint16_t>(block[at] | (block[at + 1] << 8));
+// A field of a block, in bytes; empty if the format has no such field.
+struct Field {
+  std::size_t begin = 0, size = 0;
+
+  [[nodiscard]] bool exists() const { return size > 0; }
+  template <class Block>
+  [[nodiscard]] Block of(Block block) const {
+    return block.subspan(begin, size);
+  }
+};
+
+// The fields of a block.
+struct Layout {
+  Field scale, minimum;  // float16
+  Field low, high;       // the weights' low and high bits
+  Field scales;          // of sub-blocks
+};
+// The layout of a block of quants/blocks.h, by the names of its fields.
+template <class Block>
+constexpr Layout layout_of() {
+  Layout of;
+  if constexpr (requires { &Block::d; }) of.scale = {offsetof(Block, d), sizeof(Block::d)};
+  if constexpr (requires { &Block::m; }) of.minimum = {offsetof(Block, m), sizeof(Block::m)};
+  if constexpr (requires { &Block::dmin; }) of.minimum = {offsetof(Block, dmin), sizeof(Block::dmin)};
+  if constexpr (requires { &Block::qs; }) of.low = {offsetof(Block, qs), sizeof(Block::qs)};
+  if constexpr (requires { &Block::ql; }) of.low = {offsetof(Block, ql), sizeof(Block::ql)};
+  if constexpr (requires { &Block::qh; }) of.high = {offsetof(Block, qh), sizeof(Block::qh)};
+  if constexpr (requires { &Block::hmask; }) of.high = {offsetof(Block, hmask), sizeof(Block::hmask)};
+  if constexpr (requires { &Block::scales; }) of.scales = {offsetof(Block, scales), sizeof(Block::scales)};
+  return of;
 }
-float half_at(ConstBytes block, std::size_t at) { return f16_to_f32(bits_at(block, at)); }
+// By quants::index.
+constexpr Layout layouts[] = {
+#define PLUMB_FORMAT(id, type, NAME, family, writing) layout_of<quants::Block##NAME>(),
+    PLUMB_FORMATS(PLUMB_FORMAT)
+#undef PLUMB_FORMAT
+};
+
+std::uint16_t bits_of(ConstBytes field) { return static_cast<std::uint16_t>(field[0] | (field[1] << 8)); }
+float half_of(ConstBytes field) { return f16_to_f32(bits_of(field)); }
+
+// The weight that an op reads.
+std::optional<plan::WeightId> weight_of(const Question& q) {
+  if (const auto* op = q.as<plan::Linear>()) return op->weight;
+  if (const auto* op = q.as<plan::Embed>()) return op->table;
+  if (const auto* op = q.as<plan::ExpertLinear>()) return op->weight;
+  return std::nullopt;
+}
 
 // A weight of quantized blocks.
 struct Quantized {
@@ -92,61 +84,84 @@ struct Quantized {
   const quants::FormatInfo& format;
 
   static std::optional<Quantized> in(const Question& q) {
-    std::optional<plan::WeightId> id;
-    if (const auto* op = q.as<plan::Linear>()) id = op->weight;
-    if (const auto* op = q.as<plan::Embed>()) id = op->table;
-    if (const auto* op = q.as<plan::ExpertLinear>()) id = op->weight;
+    const auto id = weight_of(q);
     if (!id) return std::nullopt;
     const gguf::Tensor& tensor = q.plan().weight(*id).tensor;
-    const auto* layout =
-        std::find_if(std::begin(layouts), std::end(layouts), [&](const Layout& l) { return l.format == tensor.format; });
-    if (layout == std::end(layouts)) return std::nullopt;
-    return Quantized{*id, tensor, *layout, quants::info(tensor.format)};
+    const quants::FormatInfo& format = quants::info(tensor.format);
+    if (format.block_size == 1) return std::nullopt;
+    return Quantized{*id, tensor, layouts[quants::index(tensor.format)], format};
   }
 
   [[nodiscard]] std::size_t blocks_of_row() const { return tensor.dims[0] / format.block_size; }
+  [[nodiscard]] std::size_t low_bits() const { return 8 * layout.low.size / format.block_size; }
   [[nodiscard]] bool is(std::initializer_list<Format> formats) const {
-    return std::find(formats.begin(), formats.end(), layout.format) != formats.end();
+    return std::find(formats.begin(), formats.end(), tensor.format) != formats.end();
+  }
+  // The number that the format subtracts from its integers. It shows where a block of zeros with the scale 1 is decoded to
+  // numbers that go up by 1 with the integers; otherwise they have scales of their own, or stand for levels.
+  [[nodiscard]] double offset() const {
+    const auto first_weight = [&](std::uint8_t low) {
+      std::vector<std::uint8_t> block(format.block_bytes);
+      layout.scale.of(Bytes(block))[1] = 0x3c;  // high byte of 1 as float16
+      layout.low.of(Bytes(block))[0] = low;
+      std::vector<float> weights(format.block_size);
+      format.decode(std::bit_cast<const std::byte*>(block.data()), weights.data(), 1);
+      return weights[0];
+    };
+    const bool goes_up = layout.scale.exists() && low_bits() < 8 && first_weight(1) - first_weight(0) == 1;
+    return goes_up ? -first_weight(0) : 0;
   }
 };
 
+// A block whose weights, after they were decoded, are changed.
+struct Decoded {
+  const Layout& layout;
+  std::span<float> weights;
+  ConstBytes bytes;  // as the file has them
+
+  [[nodiscard]] float scale() const { return half_of(layout.scale.of(bytes)); }
+  [[nodiscard]] float minimum() const { return half_of(layout.minimum.of(bytes)); }
+};
+
 // Changes a block's bytes; `all` is the tensor and `index` the block's place in it.
-using ChangeBytes = std::function<void(const Layout&, Bytes block, std::span<const std::byte> all, std::size_t index)>;
-// Changes a block's weights after they were decoded; `block` has the file's bytes.
-using ChangeWeights = std::function<void(const Layout&, std::span<float> weights, ConstBytes block)>;
+using ChangeBytes = std::function<void(Bytes block, std::span<const std::byte> all, std::size_t index)>;
+using ChangeWeights = std::function<void(const Decoded& block)>;
 
 void misread(Candidates& out, const Quantized& w, std::string detail, ChangeBytes bytes, ChangeWeights weights = {}) {
   out.with_weight(std::move(detail), w.id,
-                  [&format = w.format, &layout = w.layout, n = w.blocks_of_row(), data = w.tensor.data,
-                   bytes = std::move(bytes), weights = std::move(weights)](std::uint64_t row, std::span<float> decoded) {
-                    std::vector<std::uint8_t> original(format.block_bytes), changed;
+                  [w, n = w.blocks_of_row(), bytes = std::move(bytes), weights = std::move(weights)](
+                      std::uint64_t row, std::span<float> decoded) {
+                    std::vector<std::uint8_t> original(w.format.block_bytes), changed;
                     for (std::size_t index = row * n; index < (row + 1) * n; ++index) {
-                      std::memcpy(original.data(), data.data() + index * format.block_bytes, original.size());
+                      std::memcpy(original.data(), w.tensor.data.data() + index * original.size(), original.size());
                       changed = original;
-                      if (bytes) bytes(layout, changed, data, index);
-                      const auto part = decoded.subspan((index - row * n) * format.block_size, format.block_size);
-                      format.decode(std::bit_cast<const std::byte*>(changed.data()), part.data(), 1);
-                      if (weights) weights(layout, part, original);
+                      if (bytes) bytes(changed, w.tensor.data, index);
+                      const auto part = decoded.subspan((index - row * n) * w.format.block_size, w.format.block_size);
+                      w.format.decode(std::bit_cast<const std::byte*>(changed.data()), part.data(), 1);
+                      if (weights) weights({w.layout, part, original});
                     }
                   });
 }
-void misread_bytes(Candidates& out, const Quantized& w, std::string detail,
-                   std::function<void(const Layout&, Bytes block)> change) {
+void misread_field(Candidates& out, const Quantized& w, const Field& field, std::string detail,
+                   std::function<void(Bytes field)> change) {
   misread(out, w, std::move(detail),
-          [change = std::move(change)](const Layout& l, Bytes block, auto, auto) { change(l, block); });
+          [field, change = std::move(change)](Bytes block, auto, auto) { change(field.of(block)); });
 }
 void misread_weights(Candidates& out, const Quantized& w, std::string detail, ChangeWeights change) {
   misread(out, w, std::move(detail), {}, std::move(change));
 }
 
+void exchange_halves(Bytes bytes) {
+  std::rotate(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(bytes.size() / 2), bytes.end());
+}
+
 void block_order(const Question&, const Quantized& w, Candidates& out) {
   const std::size_t n = w.blocks_of_row(), rows = w.tensor.n_rows(), total = n * rows;
   const auto order = [&](const std::string& detail, auto from) {
-    out.with_weight(
-        detail, w.id, [&format = w.format, n, data = w.tensor.data, from](std::uint64_t row, std::span<float> decoded) {
-          for (std::size_t b = 0; b < n; ++b)
-            format.decode(data.data() + from(row, b) * format.block_bytes, decoded.data() + b * format.block_size, 1);
-        });
+    out.with_weight(detail, w.id, [w, n, from](std::uint64_t row, std::span<float> decoded) {
+      for (std::size_t b = 0; b < n; ++b)
+        w.format.decode(&w.tensor.data[from(row, b) * w.format.block_bytes], &decoded[b * w.format.block_size], 1);
+    });
   };
   order("the block after", [n, total](std::uint64_t r, std::size_t b) { return std::min(r * n + b + 1, total - 1); });
   order("the block before", [n](std::uint64_t r, std::size_t b) { return r * n + b - (r * n + b > 0 ? 1 : 0); });
@@ -154,8 +169,9 @@ void block_order(const Question&, const Quantized& w, Candidates& out) {
     order("blocks of a row in reverse", [n](std::uint64_t r, std::size_t b) { return r * n + n - 1 - b; });
     order("blocks exchanged in pairs", [n](std::uint64_t r, std::size_t b) { return r * n + std::min(b ^ 1, n - 1); });
     order("the row's first block throughout", [n](std::uint64_t r, std::size_t) { return r * n; });
-    misread_weights(out, w, "the halves of a block exchanged", [](const Layout&, std::span<float> weights, auto) {
-      std::rotate(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(weights.size() / 2), weights.end());
+    misread_weights(out, w, "the halves of a block exchanged", [](const Decoded& b) {
+      std::swap_ranges(b.weights.begin(), b.weights.begin() + std::ssize(b.weights) / 2,
+                       b.weights.begin() + std::ssize(b.weights) / 2);
     });
     order("blocks counted down the columns", [rows](std::uint64_t r, std::size_t b) { return b * rows + r; });
   }
@@ -163,58 +179,50 @@ void block_order(const Question&, const Quantized& w, Candidates& out) {
 
 void first_block_only(const Question&, const Quantized& w, Candidates& out) {
   const std::size_t size = w.format.block_size;
-  const RowSource rows = backends::reference::rows_of(w.tensor);
+  const auto zero_after = [](std::span<float> weights, std::size_t n) {
+    for (float& v : weights.subspan(n)) v = 0;
+  };
   if (w.tensor.dims[0] > size) {
-    out.with_weight("all blocks of a row but the first are zero", w.id,
-                    [rows, size](std::uint64_t row, std::span<float> decoded) {
-                      rows(row, decoded);
-                      std::fill(decoded.begin() + static_cast<std::ptrdiff_t>(size), decoded.end(), 0.0f);
-                    });
+    out.with_changed_weight("all blocks of a row but the first are zero", w.id,
+                            [=](std::span<float> row) { zero_after(row, size); });
   }
   for (std::size_t n = 16; n < size; n *= 2) {
     misread_weights(out, w, fmt::format("all weights of a block but the first {} are zero", n),
-                    [n](const Layout&, std::span<float> weights, auto) {
-                      std::fill(weights.begin() + static_cast<std::ptrdiff_t>(n), weights.end(), 0.0f);
-                    });
+                    [=](const Decoded& b) { zero_after(b.weights, n); });
   }
 }
 
 void nibble_order(const Question&, const Quantized& w, Candidates& out) {
-  if (w.layout.nibbles == none) return;
-  if (!w.is({Format::q2_k, Format::q3_k})) {
-    misread_bytes(out, w, "low and high nibbles exchanged", [](const Layout& l, Bytes block) {
-      for (std::uint8_t& b : block.subspan(l.nibbles, l.n_nibbles)) {
-        b = static_cast<std::uint8_t>(b << 4 | b >> 4);
-      }
+  if (!w.layout.low.exists() || w.low_bits() == 8) return;
+  if (w.low_bits() == 4) {
+    misread_field(out, w, w.layout.low, "low and high nibbles exchanged", [](Bytes bytes) {
+      for (std::uint8_t& b : bytes) b = static_cast<std::uint8_t>(b << 4 | b >> 4);
     });
   }
   // The weights of a nibble-split block in the order of bytes with neighbouring weights, and the other way round.
   const std::size_t group = w.format.block_size == 256 ? 64 : 32;
-  misread_weights(out, w, "a byte's nibbles taken for neighbours", [group](const Layout&, std::span<float> weights, auto) {
-    const std::vector<float> right(weights.begin(), weights.end());
-    for (std::size_t i = 0; i < weights.size(); ++i) {
+  misread_weights(out, w, "a byte's nibbles taken for neighbours", [group](const Decoded& b) {
+    const std::vector<float> right(b.weights.begin(), b.weights.end());
+    for (std::size_t i = 0; i < right.size(); ++i) {
       const std::size_t start = i / group * group, j = i % group;
-      weights[i] = right[start + j / 2 + (j % 2) * group / 2];
+      b.weights[i] = right[start + j / 2 + (j % 2) * group / 2];
     }
   });
   // The same, but scales stay in place.
   if (w.format.block_size == 32) return;
   if (w.is({Format::q6_k})) {
-    misread_bytes(out, w, "both nibbles of a byte taken for weights 32 apart, as in Q4_K",
-                  [](const Layout& l, Bytes block) {
-                    for (std::size_t start = 0; start < l.n_nibbles; start += 64) {
-                      const Bytes bytes = block.subspan(l.nibbles + start, 64);
-                      for (std::size_t i = 0; i < 32; ++i) {
-                        const std::uint8_t a = bytes[i], b = bytes[i + 32];
-                        bytes[i] = static_cast<std::uint8_t>((a & 15) | (b & 15) << 4);
-                        bytes[i + 32] = static_cast<std::uint8_t>(a >> 4 | (b & 0xf0));
-                      }
-                    }
-                  });
+    misread_field(out, w, w.layout.low, "both nibbles of a byte taken for weights 32 apart, as in Q4_K", [](Bytes bytes) {
+      for (std::size_t start = 0; start < bytes.size(); start += 64) {
+        for (std::size_t i = start; i < start + 32; ++i) {
+          const std::uint8_t a = bytes[i], b = bytes[i + 32];
+          bytes[i] = static_cast<std::uint8_t>((a & 15) | (b & 15) << 4);
+          bytes[i + 32] = static_cast<std::uint8_t>(a >> 4 | (b & 0xf0));
+        }
+      }
+    });
   }
   if (w.is({Format::q4_k, Format::q5_k})) {
-    misread_bytes(out, w, "all low nibbles first, then all high ones", [](const Layout& l, Bytes block) {
-      const Bytes bytes = block.subspan(l.nibbles, l.n_nibbles);
+    misread_field(out, w, w.layout.low, "all low nibbles first, then all high ones", [](Bytes bytes) {
       const std::vector<std::uint8_t> right(bytes.begin(), bytes.end());
       for (std::size_t i = 0; i < 256; ++i) {
         const std::uint8_t v = i < 128 ? right[i] & 15 : right[i - 128] >> 4;
@@ -223,121 +231,107 @@ void nibble_order(const Question&, const Quantized& w, Candidates& out) {
       }
     });
   }
-  misread_bytes(out, w, "a byte's nibbles taken for neighbours, scales in place", [](const Layout& l, Bytes block) {
-    for (std::size_t start = 0; start < l.n_nibbles; start += 32) {
-      const Bytes bytes = block.subspan(l.nibbles + start, 32);
+  misread_field(out, w, w.layout.low, "a byte's nibbles taken for neighbours, scales in place", [](Bytes all) {
+    for (std::size_t start = 0; start < all.size(); start += 32) {
+      const Bytes bytes = all.subspan(start, 32);
       std::array<std::uint8_t, 64> values{};
       for (std::size_t i = 0; i < 32; ++i) {
         values[2 * i] = bytes[i] & 15;
         values[2 * i + 1] = bytes[i] >> 4;
       }
-      for (std::size_t i = 0; i < 32; ++i) {
-        bytes[i] = static_cast<std::uint8_t>(values[i] | values[i + 32] << 4);
-      }
+      for (std::size_t i = 0; i < 32; ++i) bytes[i] = static_cast<std::uint8_t>(values[i] | values[i + 32] << 4);
     }
   });
 }
 
 void high_bits(const Question&, const Quantized& w, Candidates& out) {
-  if (w.layout.high == none) return;
-  const auto each = [&](std::string detail, std::function<std::uint8_t(std::uint8_t)> f) {
-    misread_bytes(out, w, std::move(detail), [f = std::move(f)](const Layout& l, Bytes block) {
-      for (std::uint8_t& b : block.subspan(l.high, l.n_high)) b = f(b);
+  if (!w.layout.high.exists()) return;
+  const auto each = [&](std::string detail, int (*f)(std::uint8_t)) {
+    misread_field(out, w, w.layout.high, std::move(detail), [f](Bytes bytes) {
+      for (std::uint8_t& b : bytes) b = static_cast<std::uint8_t>(f(b));
     });
   };
-  each("left out", [](std::uint8_t) { return std::uint8_t{0}; });
-  each("inverted", [](std::uint8_t b) { return static_cast<std::uint8_t>(~b); });
+  each("left out", [](std::uint8_t) { return 0; });
+  each("inverted", [](std::uint8_t b) { return ~b; });
   each("in reverse within a byte", [](std::uint8_t b) {
-    std::uint8_t r = 0;
-    for (int i = 0; i < 8; ++i) r = static_cast<std::uint8_t>(r | ((b >> i & 1) << (7 - i)));
+    int r = 0;
+    for (int i = 0; i < 8; ++i) r |= (b >> i & 1) << (7 - i);
     return r;
   });
+  const auto neighbours_exchanged = [](std::uint8_t b) { return (b & 0x55) << 1 | (b & 0xaa) >> 1; };
+  const auto halves_exchanged = [](std::uint8_t b) { return b << 4 | b >> 4; };
   if (w.is({Format::q6_k})) {
-    each("pairs in reverse within a byte", [](std::uint8_t b) {
-      return static_cast<std::uint8_t>((b & 3) << 6 | (b >> 2 & 3) << 4 | (b >> 4 & 3) << 2 | b >> 6);
-    });
-    each("the two bits of a pair exchanged",
-         [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0x55) << 1 | (b & 0xaa) >> 1); });
-    each("neighbouring pairs exchanged",
-         [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0x33) << 2 | (b & 0xcc) >> 2); });
-    each("the halves of a byte exchanged", [](std::uint8_t b) { return static_cast<std::uint8_t>(b << 4 | b >> 4); });
+    each("pairs in reverse within a byte",
+         [](std::uint8_t b) { return (b & 3) << 6 | (b >> 2 & 3) << 4 | (b >> 4 & 3) << 2 | b >> 6; });
+    each("the two bits of a pair exchanged", neighbours_exchanged);
+    each("neighbouring pairs exchanged", [](std::uint8_t b) { return (b & 0x33) << 2 | (b & 0xcc) >> 2; });
+    each("the halves of a byte exchanged", halves_exchanged);
     each("the second and third pair exchanged",
-         [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0xc3) | (b & 0x0c) << 2 | (b & 0x30) >> 2); });
+         [](std::uint8_t b) { return (b & 0xc3) | (b & 0x0c) << 2 | (b & 0x30) >> 2; });
   } else {
-    each("neighbouring bits exchanged",
-         [](std::uint8_t b) { return static_cast<std::uint8_t>((b & 0x55) << 1 | (b & 0xaa) >> 1); });
-    each("the halves of a byte exchanged", [](std::uint8_t b) { return static_cast<std::uint8_t>(b << 4 | b >> 4); });
+    each("neighbouring bits exchanged", neighbours_exchanged);
+    each("the halves of a byte exchanged", halves_exchanged);
   }
-  misread_bytes(out, w, "first and second half exchanged", [](const Layout& l, Bytes block) {
-    const Bytes high = block.subspan(l.high, l.n_high);
-    std::swap_ranges(high.begin(), high.begin() + static_cast<std::ptrdiff_t>(high.size() / 2),
-                     high.begin() + static_cast<std::ptrdiff_t>(high.size() / 2));
-  });
+  misread_field(out, w, w.layout.high, "first and second half exchanged", exchange_halves);
 }
 
 void minimum(const Question&, const Quantized& w, Candidates& out) {
-  if (w.layout.minimum == none) return;
-  misread_bytes(out, w, "it is left out",
-                [](const Layout& l, Bytes block) { block[l.minimum] = block[l.minimum + 1] = 0; });
-  misread_bytes(out, w, "its sign is wrong", [](const Layout& l, Bytes block) { block[l.minimum + 1] ^= 0x80; });
-  misread_bytes(out, w, "scale and minimum are exchanged", [](const Layout& l, Bytes block) {
-    for (std::size_t i = 0; i < 2; ++i) {
-      std::swap(block[l.scale + i], block[l.minimum + i]);
-    }
+  if (!w.layout.minimum.exists()) return;
+  misread_field(out, w, w.layout.minimum, "it is left out", [](Bytes m) { m[0] = m[1] = 0; });
+  misread_field(out, w, w.layout.minimum, "its sign is wrong", [](Bytes m) { m[1] ^= 0x80; });
+  misread(out, w, "scale and minimum are exchanged", [&layout = w.layout](Bytes block, auto, auto) {
+    std::swap_ranges(&block[layout.scale.begin], &block[layout.scale.begin] + 2, &block[layout.minimum.begin]);
   });
 }
 
 void signedness(const Question&, const Quantized& w, Candidates& out) {
-  if (w.is({Format::q8_0})) {
-    misread_weights(out, w, "values read as unsigned", [](const Layout& l, std::span<float> weights, ConstBytes block) {
-      for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = half_at(block, l.scale) * block[2 + i];
-    });
-    misread_weights(out, w, "values read as unsigned, less 128",
-                    [](const Layout& l, std::span<float> weights, ConstBytes block) {
-                      for (std::size_t i = 0; i < weights.size(); ++i)
-                        weights[i] = half_at(block, l.scale) * static_cast<float>(block[2 + i] - 128);
-                    });
-    return;
+  if (w.low_bits() == 8) {
+    for (const int less : {0, 128}) {
+      misread_weights(out, w, less == 0 ? "values read as unsigned" : "values read as unsigned, less 128",
+                      [less](const Decoded& b) {
+                        const ConstBytes values = b.layout.low.of(b.bytes);
+                        for (std::size_t i = 0; i < values.size(); ++i)
+                          b.weights[i] = b.scale() * static_cast<float>(values[i] - less);
+                      });
+    }
   }
   if (w.is({Format::q6_k})) {
-    misread_weights(out, w, "sub-block scales read as unsigned",
-                    [](const Layout& l, std::span<float> weights, ConstBytes block) {
-                      for (std::size_t i = 0; i < weights.size(); ++i) {
-                        const std::uint8_t sub = block[l.scales + i / 16];
-                        if (sub >= 128)
-                          weights[i] *= static_cast<float>(sub) / static_cast<float>(static_cast<std::int8_t>(sub));
-                      }
-                    });
+    misread_weights(out, w, "sub-block scales read as unsigned", [](const Decoded& b) {
+      for (std::size_t i = 0; i < b.weights.size(); ++i) {
+        const std::uint8_t sub = b.layout.scales.of(b.bytes)[i / 16];
+        if (sub >= 128) b.weights[i] *= static_cast<float>(sub) / static_cast<float>(static_cast<std::int8_t>(sub));
+      }
+    });
   }
 }
 
 void scale_type(const Question&, const Quantized& w, Candidates& out) {
-  if (w.layout.scale == none) return;
+  if (!w.layout.scale.exists()) return;
   // weight = scale * a + minimum * b. Decoding with scale 1 and minimum 0 gives a; with scale 0 and minimum 1 it gives b.
-  const bool has_minimum = w.layout.minimum != none;
+  const bool has_minimum = w.layout.minimum.exists();
   for (const bool minimum_too : {true, false}) {
     if (!minimum_too && !has_minimum) break;
-    const auto change = [&format = w.format, has_minimum, minimum_too](const Layout& l, std::span<float> weights,
-                                                                       ConstBytes original) {
+    const auto change = [&format = w.format, has_minimum, minimum_too](const Decoded& original) {
+      const Layout& l = original.layout;
       const auto decoded = [&](bool scale_is_1) {
         constexpr std::uint8_t one = 0x3c;  // high byte of 1 as float16
-        std::vector<std::uint8_t> block(original.begin(), original.end());
-        block[l.scale] = 0;
-        block[l.scale + 1] = scale_is_1 ? one : 0;
-        if (has_minimum) {
-          block[l.minimum] = 0;
-          block[l.minimum + 1] = scale_is_1 ? 0 : one;
-        }
-        std::vector<float> result(weights.size());
+        std::vector<std::uint8_t> block(original.bytes.begin(), original.bytes.end());
+        const auto set = [&](const Field& field, std::uint8_t high) {
+          field.of(Bytes(block))[0] = 0;
+          field.of(Bytes(block))[1] = high;
+        };
+        set(l.scale, scale_is_1 ? one : 0);
+        if (has_minimum) set(l.minimum, scale_is_1 ? 0 : one);
+        std::vector<float> result(original.weights.size());
         format.decode(std::bit_cast<const std::byte*>(block.data()), result.data(), 1);
         return result;
       };
       const std::vector<float> a = decoded(true), b = has_minimum ? decoded(false) : std::vector<float>(a.size(), 0.0f);
-      const float scale = bf16_to_f32(bits_at(original, l.scale));
+      const float scale = bf16_to_f32(bits_of(l.scale.of(original.bytes)));
       const float low = !has_minimum  ? 0
-                        : minimum_too ? bf16_to_f32(bits_at(original, l.minimum))
-                                      : half_at(original, l.minimum);
-      for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = scale * a[i] + low * b[i];
+                        : minimum_too ? bf16_to_f32(bits_of(l.minimum.of(original.bytes)))
+                                      : original.minimum();
+      for (std::size_t i = 0; i < a.size(); ++i) original.weights[i] = scale * a[i] + low * b[i];
     };
     misread_weights(out, w,
                     !has_minimum  ? "as bfloat16"
@@ -345,8 +339,7 @@ void scale_type(const Question&, const Quantized& w, Candidates& out) {
                                   : "as bfloat16, the minimum right",
                     change);
   }
-  misread_bytes(out, w, "with its bytes exchanged",
-                [](const Layout& l, Bytes block) { std::swap(block[l.scale], block[l.scale + 1]); });
+  misread_field(out, w, w.layout.scale, "with its bytes exchanged", exchange_halves);
 }
 
 void neighbour_scale(const Question&, const Quantized& w, Candidates& out) {
@@ -354,15 +347,15 @@ void neighbour_scale(const Question&, const Quantized& w, Candidates& out) {
   // The scale, and the minimum where it goes with it, of block from(index).
   const auto of_block = [&](std::string detail, bool minimum_too, auto from) {
     misread(out, w, std::move(detail),
-            [size, minimum_too, from](const Layout& l, Bytes block, std::span<const std::byte> all, std::size_t index) {
+            [size, minimum_too, from, &l = w.layout](Bytes block, std::span<const std::byte> all, std::size_t index) {
               const std::byte* const other = all.data() + from(index, all.size() / size) * size;
-              std::memcpy(block.data() + l.scale, other + l.scale, 2);
-              if (minimum_too) std::memcpy(block.data() + l.minimum, other + l.minimum, 2);
+              std::memcpy(&block[l.scale.begin], other + l.scale.begin, 2);
+              if (minimum_too) std::memcpy(&block[l.minimum.begin], other + l.minimum.begin, 2);
             });
   };
-  if (w.layout.scale != none) {
+  if (w.layout.scale.exists()) {
     for (const bool minimum_too : {false, true}) {
-      if (minimum_too && w.layout.minimum == none) break;
+      if (minimum_too && !w.layout.minimum.exists()) break;
       const std::string_view note = minimum_too ? ", and its minimum" : "";
       of_block(fmt::format("the next block's{}", note), minimum_too,
                [](std::size_t index, std::size_t n) { return (index + 1) % n; });
@@ -375,8 +368,7 @@ void neighbour_scale(const Question&, const Quantized& w, Candidates& out) {
   }
   if (w.is({Format::q6_k, Format::q2_k})) {
     const auto sub_blocks = [&](std::string detail, std::size_t (*from)(std::size_t i, std::size_t n)) {
-      misread_bytes(out, w, std::move(detail), [from](const Layout& l, Bytes block) {
-        const Bytes scales = block.subspan(l.scales, l.n_scales);
+      misread_field(out, w, w.layout.scales, std::move(detail), [from](Bytes scales) {
         const std::vector<std::uint8_t> right(scales.begin(), scales.end());
         for (std::size_t i = 0; i < right.size(); ++i) scales[i] = right[from(i, right.size())];
       });
@@ -413,43 +405,45 @@ void pack(const Packed& p, std::span<std::uint8_t> s) {
 }
 
 // The integers of a block of Q4_K or Q5_K.
-std::vector<int> integers(const Layout& l, ConstBytes block) {
+std::vector<int> integers(const Decoded& block) {
+  const ConstBytes low = block.layout.low.of(block.bytes), high = block.layout.high.of(block.bytes);
   std::vector<int> q(256);
   for (std::size_t i = 0; i < q.size(); ++i) {
-    const std::size_t sub = i / 32, byte = sub / 2 * 32 + i % 32;
-    q[i] = block[l.nibbles + byte] >> (sub % 2 * 4) & 15;
-    if (l.high != none) q[i] |= (block[l.high + i % 32] >> sub & 1) << 4;
+    const std::size_t sub = i / 32;
+    q[i] = low[sub / 2 * 32 + i % 32] >> (sub % 2 * 4) & 15;
+    if (!high.empty()) q[i] |= (high[i % 32] >> sub & 1) << 4;
   }
   return q;
 }
 
 void offset(const Question&, const Quantized& w, Candidates& out) {
-  if (w.layout.offset > 0) {
-    for (const double by : {w.layout.offset, w.layout.offset / 2, 1.0, -1.0}) {
-      misread_weights(out, w, fmt::format("{:g} is subtracted instead of {:g}", w.layout.offset - by, w.layout.offset),
-                      [by](const Layout& l, std::span<float> weights, ConstBytes block) {
-                        for (float& v : weights) v += static_cast<float>(by * half_at(block, l.scale));
-                      });
+  const auto subtracted = [](double by, double right) {
+    return fmt::format("{:g} is subtracted instead of {:g}", right - by, right);
+  };
+  if (const double right = w.offset(); right > 0) {
+    for (const double by : std::set<double, std::greater<>>{right, right / 2, 1.0, -1.0}) {
+      misread_weights(out, w, subtracted(by, right), [by](const Decoded& b) {
+        for (float& v : b.weights) v += static_cast<float>(by * b.scale());
+      });
     }
   }
   if (w.is({Format::q6_k})) {
     for (const double by : {32.0, 16.0, 1.0, -1.0}) {
-      misread_weights(out, w, fmt::format("{:g} is subtracted instead of 32", 32 - by),
-                      [by](const Layout& l, std::span<float> weights, ConstBytes block) {
-                        for (std::size_t i = 0; i < weights.size(); ++i) {
-                          const auto sub = static_cast<std::int8_t>(block[l.scales + i / 16]);
-                          weights[i] += static_cast<float>(by * sub * half_at(block, l.scale));
-                        }
-                      });
+      misread_weights(out, w, subtracted(by, 32), [by](const Decoded& b) {
+        for (std::size_t i = 0; i < b.weights.size(); ++i) {
+          const auto sub = static_cast<std::int8_t>(b.layout.scales.of(b.bytes)[i / 16]);
+          b.weights[i] += static_cast<float>(by * sub * b.scale());
+        }
+      });
     }
   }
   if (w.is({Format::q4_k, Format::q5_k})) {
     for (const double by : {8.0, 16.0}) {
       misread_weights(out, w, fmt::format("{:g} is subtracted; the format has a minimum in its place", by),
-                      [by](const Layout& l, std::span<float> weights, ConstBytes block) {
-                        const Packed p = unpack(block.subspan(l.scales, 12));
-                        for (std::size_t i = 0; i < weights.size(); ++i)
-                          weights[i] -= static_cast<float>(by * p.scale[i / 32] * half_at(block, l.scale));
+                      [by](const Decoded& b) {
+                        const Packed p = unpack(b.layout.scales.of(b.bytes));
+                        for (std::size_t i = 0; i < b.weights.size(); ++i)
+                          b.weights[i] -= static_cast<float>(by * p.scale[i / 32] * b.scale());
                       });
     }
   }
@@ -458,8 +452,7 @@ void offset(const Question&, const Quantized& w, Candidates& out) {
 void packed_scales(const Question&, const Quantized& w, Candidates& out) {
   if (!w.is({Format::q4_k, Format::q5_k})) return;
   const auto add = [&](std::string detail, std::function<void(Packed&, ConstBytes)> change) {
-    misread_bytes(out, w, std::move(detail), [change = std::move(change)](const Layout& l, Bytes block) {
-      const auto scales = block.subspan(l.scales, 12);
+    misread_field(out, w, w.layout.scales, std::move(detail), [change = std::move(change)](Bytes scales) {
       Packed p = unpack(scales);
       change(p, scales);
       pack(p, scales);
@@ -507,13 +500,12 @@ void packed_scales(const Question&, const Quantized& w, Candidates& out) {
   // Values above 6 bits do not fit the packing; the excess is added to the weights.
   for (const bool minimum_too : {true, false}) {
     misread_weights(out, w, minimum_too ? "the first four not cut to 6 bits" : "the first four scales not cut to 6 bits",
-                    [minimum_too](const Layout& l, std::span<float> weights, ConstBytes block) {
-                      const std::vector<int> values = integers(l, block);
-                      const float d = half_at(block, l.scale), low = half_at(block, l.minimum);
-                      for (std::size_t i = 0; i < weights.size() / 2; ++i) {
-                        const auto at = l.scales + i / 32;
-                        weights[i] += d * static_cast<float>((block[at] & 192) * values[i]);
-                        if (minimum_too) weights[i] -= low * static_cast<float>(block[at + 4] & 192);
+                    [minimum_too](const Decoded& b) {
+                      const std::vector<int> values = integers(b);
+                      const ConstBytes scales = b.layout.scales.of(b.bytes);
+                      for (std::size_t i = 0; i < values.size() / 2; ++i) {
+                        b.weights[i] += b.scale() * static_cast<float>((scales[i / 32] & 192) * values[i]);
+                        if (minimum_too) b.weights[i] -= b.minimum() * static_cast<float>(scales[i / 32 + 4] & 192);
                       }
                     });
   }
@@ -526,11 +518,11 @@ void packed_scales(const Question&, const Quantized& w, Candidates& out) {
 // Nonlinear 4-bit values read as linear ones.
 void linear_values(const Question&, const Quantized& w, Candidates& out) {
   if (!w.is({Format::iq4_nl})) return;
-  misread_weights(out, w, "", [](const Layout& l, std::span<float> weights, ConstBytes block) {
+  misread_weights(out, w, "", [](const Decoded& b) {
+    const ConstBytes bytes = b.layout.low.of(b.bytes);
     for (std::size_t i = 0; i < 16; ++i) {
-      const std::uint8_t b = block[l.nibbles + i];
-      weights[i] = half_at(block, l.scale) * static_cast<float>((b & 15) - 8);
-      weights[i + 16] = half_at(block, l.scale) * static_cast<float>((b >> 4) - 8);
+      b.weights[i] = b.scale() * static_cast<float>((bytes[i] & 15) - 8);
+      b.weights[i + 16] = b.scale() * static_cast<float>((bytes[i] >> 4) - 8);
     }
   });
 }
@@ -538,7 +530,8 @@ void linear_values(const Question&, const Quantized& w, Candidates& out) {
 // A layout with all scales first and then all values, of the tensor or of each row.
 void planar(const Question& q, const Quantized& w, Candidates& out) {
   if (q.is_inner()) return;
-  if (w.layout.scale != 0 || w.format.block_size != 32 || w.layout.minimum != none) return;
+  if (!w.layout.scale.exists() || w.layout.scale.begin != 0 || w.format.block_size != 32 || w.layout.minimum.exists())
+    return;
   const std::size_t n = w.blocks_of_row();
   for (const bool of_row : {false, true}) {
     if (of_row && n == 1) continue;
@@ -570,12 +563,10 @@ void requantized(const Question& q, Candidates& out) {
   const std::size_t width = q.width(), n_in = weight.in();
   constexpr std::size_t n_compared = 24;
   const Values x = linear != nullptr ? q.replay.value(linear->x) : nullptr;
-  for (const Format other :
-       {Format::q8_0, Format::q6_k, Format::q5_k, Format::q5_1, Format::q5_0, Format::q4_k, Format::q4_1, Format::q4_0}) {
-    const quants::FormatInfo& format = quants::info(other);
+  for (const quants::FormatInfo& format : quants::formats()) {
     // A finer type than the file's would lose nothing.
     const bool is_coarser = format.block_bytes * own.block_size < own.block_bytes * format.block_size;
-    if (format.encode == nullptr || other == own.format || !is_coarser || n_in % format.block_size != 0) continue;
+    if (format.encode == nullptr || format.block_size == 1 || !is_coarser || n_in % format.block_size != 0) continue;
     const RowSource coarse = [rows, &format](std::uint64_t row, std::span<float> decoded) {
       rows(row, decoded);
       std::vector<std::byte> blocks(format.row_bytes(decoded.size()));
@@ -599,7 +590,8 @@ void requantized(const Question& q, Candidates& out) {
         compare(q.found[j], q.expected[j], q.expected[j] + change);
       }
     } else {
-      coarse(static_cast<std::uint64_t>(q.replay.rows()[q.rows[0]].token), w);
+      const backends::Row& row = q.replay.rows()[q.rows[0]];
+      coarse(embed->row(row.token, row.position), w);
       for (std::size_t i = 0; i < n_in; ++i) compare(q.found[i], q.expected[i], double{w[i]} * embed->scale);
     }
     if (!(wrong < 0.25 * right)) continue;
@@ -609,16 +601,13 @@ void requantized(const Question& q, Candidates& out) {
 
 // float16 and bfloat16 weights read as each other.
 void sixteen_bits(const Question& q, Candidates& out) {
-  std::optional<plan::WeightId> id;
-  if (const auto* op = q.as<plan::Linear>()) id = op->weight;
-  if (const auto* op = q.as<plan::Embed>()) id = op->table;
-  if (!id) return;
+  const auto id = weight_of(q);
+  if (!id || q.as<plan::ExpertLinear>() != nullptr) return;
   const gguf::Tensor tensor = q.plan().weight(*id).tensor;
   if (tensor.format != Format::f16 && tensor.format != Format::bf16) return;
-  const Format other = tensor.format == Format::f16 ? Format::bf16 : Format::f16;
   gguf::Tensor wrong = tensor;
-  wrong.format = other;
-  out.with_weight(fmt::format("{} read as {}", quants::info(tensor.format).name, quants::info(other).name), *id,
+  wrong.format = tensor.format == Format::f16 ? Format::bf16 : Format::f16;
+  out.with_weight(fmt::format("{} read as {}", quants::info(tensor.format).name, quants::info(wrong.format).name), *id,
                   backends::reference::rows_of(wrong));
 }
 
@@ -668,8 +657,7 @@ decode the type that the file states)"},
 };
 
 }  // namespace
-}  // namespace in_quantization
 
-std::span<const Hypothesis> quantization() { return in_quantization::table; }
+std::span<const Hypothesis> quantization() { return table; }
 
 }  // namespace plumb::diagnose::families

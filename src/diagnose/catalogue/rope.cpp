@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <ranges>
 #include <set>
 
 #include "diagnose/hypothesis.h"
@@ -11,7 +12,6 @@
 
 namespace plumb::diagnose::families {
 
-namespace in_rope {
 namespace {
 
 using backends::reference::rotate;
@@ -23,152 +23,126 @@ std::vector<float> factors_of(const plan::Rope& op, const Scene& scene) {
   return op.factors ? scene.vector(*op.factors) : std::vector<float>();
 }
 
-// Rotates every head by the angles that `angles` gives for its row and head.
-void turned(
-    Candidates& out, const plan::Rope& op, std::string detail,
-    std::function<Rotation(const Site&, std::span<const float> factors, std::size_t row, std::size_t head)> angles) {
+// A head of a row that is to be rotated.
+struct Head {
+  const Site& site;
+  std::span<const float> factors;
+  std::size_t row = 0, index = 0;
+
+  [[nodiscard]] double position() const { return site.scene.rows[row].position; }
+  [[nodiscard]] StepRows step() const { return site.step(row); }
+};
+
+// Rotates every head by the angles that are given for it.
+void turned(Candidates& out, const plan::Rope& op, std::string detail, std::function<Rotation(const Head&)> angles) {
   out.add(std::move(detail), [op, angles = std::move(angles)](const Site& site) {
     const std::vector<float> factors = factors_of(op, site.scene);
     const auto x = site.scene.value(op.x);
     const std::size_t width = site.scene.plan->value(op.x).width;
     std::vector<float> y(x.size());
-    for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      for (std::size_t h = 0; h < width / op.head_dim; ++h) {
-        const std::size_t at = r * width + h * op.head_dim;
-        rotate(op, angles(site, factors, r, h), x.data() + at, y.data() + at);
-      }
-    }
+    for (std::size_t at = 0; at < y.size(); at += op.head_dim)
+      rotate(op, angles({site, factors, at / width, at % width / op.head_dim}), &x[at], &y[at]);
     return y;
   });
 }
 
-void at_position(Candidates& out, const plan::Rope& op, std::string detail,
-                 std::function<double(const Site&, std::size_t row, std::size_t head)> position) {
+void at_position(Candidates& out, const plan::Rope& op, std::string detail, std::function<double(const Head&)> position) {
   turned(out, op, std::move(detail),
-         [op, position = std::move(position)](const Site& site, std::span<const float> factors, std::size_t row,
-                                              std::size_t head) {
-           return rotation_at(op, factors, position(site, row, head));
-         });
+         [op, position = std::move(position)](const Head& head) { return rotation_at(op, head.factors, position(head)); });
+}
+template <auto position>
+void at(const Question&, const plan::Rope& op, Candidates& out) {
+  at_position(out, op, "", position);
 }
 
-double right_position(const Site& site, std::size_t row) { return site.scene.rows[row].position; }
-StepRows step_of(const Site& site, std::size_t row) { return diagnose::step_of(site.replay.rows(), site.rows[row]); }
-
 void pairing(const Question&, const plan::Rope& op, Candidates& out) {
-  plan::Rope wrong = op;
   const bool adjacent = op.pairing == plan::RopePairing::adjacent;
-  wrong.pairing = adjacent ? plan::RopePairing::halves : plan::RopePairing::adjacent;
-  out.changed(wrong, adjacent ? "pairs (i, i + n_rot/2) instead of (2i, 2i + 1)"
-                              : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)");
+  out.with(op, &plan::Rope::pairing, adjacent ? plan::RopePairing::halves : plan::RopePairing::adjacent,
+           adjacent ? "pairs (i, i + n_rot/2) instead of (2i, 2i + 1)" : "pairs (2i, 2i + 1) instead of (i, i + n_rot/2)");
 }
 
 void theta(const Question& q, const plan::Rope& op, Candidates& out) {
   const auto add = [&](double base) {
-    plan::Rope wrong = op;
-    wrong.theta = static_cast<float>(base);
     if (std::abs(base / op.theta - 1) < 1e-6) return;
-    out.changed(wrong, fmt::format("theta {:.6g} instead of {:.6g}", base, op.theta));
+    out.with(op, &plan::Rope::theta, static_cast<float>(base),
+             fmt::format("theta {:.6g} instead of {:.6g}", base, op.theta));
   };
   for (const double base : {1e3, 1e4, 2e4, 5e4, 1e5, 1.5e5, 1.6e5, 2.5e5, 5e5, 1e6, 5e6, 8e6, 1e7}) add(base);
-  const auto with = [op](double base) {
-    plan::Rope wrong = op;
-    wrong.theta = static_cast<float>(base);
-    return plan::Op(wrong);
-  };
-  if (const auto base = fitted(q, 2, 1e10, with)) add(*base);
-}
-
-void direction(const Question&, const plan::Rope& op, Candidates& out) {
-  at_position(out, op, "", [](const Site& site, std::size_t row, std::size_t) { return -right_position(site, row); });
+  if (const auto base = fitted(q, op, &plan::Rope::theta, 2, 1e10)) add(*base);
 }
 
 void offset(const Question& q, const plan::Rope& op, Candidates& out) {
   std::set<double> offsets;
   for (int by = 1; by <= 8; ++by) offsets.insert({static_cast<double>(by), -static_cast<double>(by)});
-  offsets.insert(diagnose::step_of(q.replay.rows(), 0).end);
+  offsets.insert(q.replay.n_prompt());
   for (const double by : offsets) {
-    at_position(out, op, fmt::format("position {:+g}", by),
-                [by](const Site& site, std::size_t row, std::size_t) { return right_position(site, row) + by; });
+    at_position(out, op, fmt::format("position {:+g}", by), [by](const Head& head) { return head.position() + by; });
   }
 }
 
 void restarted(const Question&, const plan::Rope& op, Candidates& out) {
-  at_position(out, op, "every step begins at position 0", [](const Site& site, std::size_t row, std::size_t) {
-    return right_position(site, row) - step_of(site, row).begin;
-  });
+  at_position(out, op, "every step begins at position 0",
+              [](const Head& head) { return head.position() - head.step().begin; });
 }
 
 void frozen(const Question&, const plan::Rope& op, Candidates& out) {
   at_position(out, op, "all tokens of a step get the position of its first",
-              [](const Site& site, std::size_t row, std::size_t) { return static_cast<double>(step_of(site, row).begin); });
+              [](const Head& head) { return head.step().begin; });
   at_position(out, op, "all tokens of a step get the position after it",
-              [](const Site& site, std::size_t row, std::size_t) { return step_of(site, row).end - 1.0; });
-}
-
-void skipped(const Question&, const plan::Rope& op, Candidates& out) {
-  at_position(out, op, "", [](const Site&, std::size_t, std::size_t) { return 0.0; });
-}
-
-void twice(const Question&, const plan::Rope& op, Candidates& out) {
-  at_position(out, op, "", [](const Site& site, std::size_t row, std::size_t) { return 2 * right_position(site, row); });
+              [](const Head& head) { return head.step().end - 1.0; });
 }
 
 void scaling(const Question&, const plan::Rope& op, Candidates& out) {
-  if (op.factors) {
+  const auto changed = [&](std::string detail, auto change) {
     plan::Rope wrong = op;
-    wrong.factors.reset();
-    out.changed(wrong, "rope_freqs.weight is not used");
-    turned(out, op, "frequencies are multiplied by rope_freqs.weight instead of divided",
-           [op](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
-             std::vector<float> inverse(factors.begin(), factors.end());
-             for (float& f : inverse) f = 1 / f;
-             return rotation_at(op, inverse, right_position(site, row));
-           });
+    change(wrong);
+    out.changed(wrong, std::move(detail));
+  };
+  if (op.factors) {
+    out.with(op, &plan::Rope::factors, std::nullopt, "rope_freqs.weight is not used");
+    turned(out, op, "frequencies are multiplied by rope_freqs.weight instead of divided", [op](const Head& head) {
+      std::vector<float> inverse(head.factors.begin(), head.factors.end());
+      for (float& f : inverse) f = 1 / f;
+      return rotation_at(op, inverse, head.position());
+    });
   }
   if (op.yarn) {
-    plan::Rope wrong = op;
-    wrong.yarn.reset();
-    out.changed(wrong, "YaRN is read as linear scaling");
-    wrong.position_scale = 1;
-    out.changed(wrong, "YaRN is not applied");
-    wrong = op;
-    wrong.yarn->attention_factor = 1;
-    out.changed(wrong, "YaRN's magnitude is not applied");
-    wrong = op;
+    out.with(op, &plan::Rope::yarn, std::nullopt, "YaRN is read as linear scaling");
+    changed("YaRN is not applied", [](plan::Rope& wrong) {
+      wrong.yarn.reset();
+      wrong.position_scale = 1;
+    });
+    changed("YaRN's magnitude is not applied", [](plan::Rope& wrong) { wrong.yarn->attention_factor = 1; });
     // The paper's values for llama models: https://arxiv.org/abs/2309.00071
     constexpr float usual_fast = 32, usual_slow = 1;
-    wrong.yarn->beta_fast = usual_fast;
-    wrong.yarn->beta_slow = usual_slow;
     if (op.yarn->beta_fast != usual_fast || op.yarn->beta_slow != usual_slow) {
-      out.changed(wrong, fmt::format("YaRN's ramp is that of the betas {:g} and {:g} instead of {:g} and {:g}", usual_fast,
-                                     usual_slow, op.yarn->beta_fast, op.yarn->beta_slow));
+      changed(fmt::format("YaRN's ramp is that of the betas {:g} and {:g} instead of {:g} and {:g}", usual_fast, usual_slow,
+                          op.yarn->beta_fast, op.yarn->beta_slow),
+              [](plan::Rope& wrong) {
+                wrong.yarn->beta_fast = usual_fast;
+                wrong.yarn->beta_slow = usual_slow;
+              });
     }
-    wrong = op;
-    wrong.yarn->extrapolation_mix = 0;
-    out.changed(wrong, "all frequencies are interpolated: YaRN's ramp is left out");
+    changed("all frequencies are interpolated: YaRN's ramp is left out",
+            [](plan::Rope& wrong) { wrong.yarn->extrapolation_mix = 0; });
+    return;
   }
-  if (op.position_scale != 1 && !op.yarn) {
-    plan::Rope wrong = op;
-    wrong.position_scale = 1;
-    out.changed(wrong, fmt::format("linear scaling by {:g} is not applied", 1 / op.position_scale));
-    wrong.position_scale = 1 / op.position_scale;
-    out.changed(wrong, "positions are multiplied by the scaling factor instead of divided");
+  const auto scaled = [&](float by, std::string detail) {
+    out.with(op, &plan::Rope::position_scale, by, std::move(detail));
+  };
+  if (op.position_scale != 1) {
+    scaled(1, fmt::format("linear scaling by {:g} is not applied", 1 / op.position_scale));
+    scaled(1 / op.position_scale, "positions are multiplied by the scaling factor instead of divided");
+    return;
   }
-  if (op.position_scale == 1 && !op.yarn) {
-    for (const float factor : {2.0f, 4.0f, 8.0f, 16.0f, 32.0f}) {
-      plan::Rope wrong = op;
-      wrong.position_scale = 1 / factor;
-      out.changed(wrong, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor));
-    }
-  }
+  for (const float factor : {2.0f, 4.0f, 8.0f, 16.0f, 32.0f})
+    scaled(1 / factor, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor));
 }
 
 void partial(const Question&, const plan::Rope& op, Candidates& out) {
   for (const std::uint32_t n : {op.head_dim / 4, op.head_dim / 2, op.head_dim * 3 / 4, op.head_dim, op.n_rot - 2}) {
     if (n == op.n_rot || n < 2 || n > op.head_dim || n % 2 != 0 || op.factors) continue;
-    plan::Rope wrong = op;
-    wrong.n_rot = n;
-    out.changed(wrong, fmt::format("{} of {} components turn instead of {}", n, op.head_dim, op.n_rot));
+    out.with(op, &plan::Rope::n_rot, n, fmt::format("{} of {} components turn instead of {}", n, op.head_dim, op.n_rot));
   }
 }
 
@@ -176,18 +150,16 @@ void partial(const Question&, const plan::Rope& op, Candidates& out) {
 void exponent(const Question& q, const plan::Rope& op, Candidates& out) {
   if (op.yarn) return;
   const auto add = [&](double step, std::string detail, double first = 0) {
-    turned(out, op, std::move(detail),
-           [op, step, first](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
-             Rotation rotation;
-             for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
-               double angle =
-                   right_position(site, row) * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
-               if (!factors.empty()) angle /= factors[i];
-               rotation.cosine.push_back(std::cos(angle));
-               rotation.sine.push_back(std::sin(angle));
-             }
-             return rotation;
-           });
+    turned(out, op, std::move(detail), [op, step, first](const Head& head) {
+      Rotation rotation;
+      for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
+        double angle = head.position() * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
+        if (!head.factors.empty()) angle /= head.factors[i];
+        rotation.cosine.push_back(std::cos(angle));
+        rotation.sine.push_back(std::sin(angle));
+      }
+      return rotation;
+    });
   };
   const std::uint32_t d_model = q.replay.parameters().d_model;
   add(1.0 / op.n_rot, "theta^(-i/n_rot)");
@@ -200,23 +172,19 @@ void exponent(const Question& q, const plan::Rope& op, Candidates& out) {
 }
 
 void exchanged(const Question&, const plan::Rope& op, Candidates& out) {
-  turned(out, op, "", [op](const Site& site, std::span<const float> factors, std::size_t row, std::size_t) {
-    Rotation rotation = rotation_at(op, factors, right_position(site, row));
+  turned(out, op, "", [op](const Head& head) {
+    Rotation rotation = rotation_at(op, head.factors, head.position());
     std::swap(rotation.cosine, rotation.sine);
     return rotation;
   });
 }
 
 void by_head(const Question&, const plan::Rope& op, Candidates& out) {
-  at_position(out, op, "the head's index is taken for the position",
-              [](const Site&, std::size_t, std::size_t head) { return static_cast<double>(head); });
+  const auto index = [](const Head& head) { return static_cast<double>(head.index); };
+  at_position(out, op, "the head's index is taken for the position", index);
   at_position(out, op, "the head's index is added to the position",
-              [](const Site& site, std::size_t row, std::size_t head) {
-                return right_position(site, row) + static_cast<double>(head);
-              });
-  at_position(out, op, "only the first head turns", [](const Site& site, std::size_t row, std::size_t head) {
-    return head == 0 ? right_position(site, row) : 0.0;
-  });
+              [index](const Head& head) { return head.position() + index(head); });
+  at_position(out, op, "only the first head turns", [](const Head& head) { return head.index == 0 ? head.position() : 0; });
 }
 
 // The position by which each faulty row was rotated, if a position explains every row.
@@ -248,38 +216,39 @@ void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
     if (!(least <= most_left * most_left * right)) return;
   }
   std::string list;
-  std::size_t n = 0;
-  for (const auto& [row, p] : positions) {
-    if (++n > 4) break;
+  for (const auto& [row, p] : positions | std::views::take(4))
     list += fmt::format("{}position {} turns as {:g}", list.empty() ? "" : ", ", row, p);
-  }
   if (positions.size() > 4) list += fmt::format(", and {} more", positions.size() - 4);
-  at_position(out, op, list, [positions](const Site& site, std::size_t row, std::size_t) {
-    const auto found = positions.find(site.rows[row]);
-    return found == positions.end() ? right_position(site, row) : found->second;
+  at_position(out, op, list, [positions](const Head& head) {
+    const auto found = positions.find(head.site.rows[head.row]);
+    return found == positions.end() ? head.position() : found->second;
   });
 }
 
 // Other values of the file's scaling parameters.
 void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
-  const auto fit = [&](float right, std::string_view what, auto set) {
+  // part: the member of a Rope.
+  const auto fit = [&](std::string_view what, auto part) {
+    const float right = part(op);
     const auto with = [&](double value) {
       plan::Rope wrong = op;
-      set(wrong, static_cast<float>(value));
+      part(wrong) = static_cast<float>(value);
       return plan::Op(wrong);
     };
     if (const auto value = fitted(q, right / 100.0, right * 100.0, with))
       out.changed(with(*value), fmt::format("{} {:.4g} instead of {:.4g}", what, *value, right));
   };
-  fit(op.position_scale, "positions are multiplied by", [](plan::Rope& rope, float value) { rope.position_scale = value; });
-  if (op.yarn) {
-    fit(op.yarn->attention_factor, "YaRN's magnitude is",
-        [](plan::Rope& rope, float v) { rope.yarn->attention_factor = v; });
-    fit(op.yarn->original_context, "YaRN's original context is",
-        [](plan::Rope& rope, float v) { rope.yarn->original_context = v; });
-    fit(op.yarn->beta_fast, "YaRN's beta_fast is", [](plan::Rope& rope, float v) { rope.yarn->beta_fast = v; });
-    fit(op.yarn->beta_slow, "YaRN's beta_slow is", [](plan::Rope& rope, float v) { rope.yarn->beta_slow = v; });
-  }
+  fit(
+      "positions are multiplied by", [](auto& rope) -> auto& { return rope.position_scale; });
+  if (!op.yarn) return;
+  fit(
+      "YaRN's magnitude is", [](auto& rope) -> auto& { return rope.yarn->attention_factor; });
+  fit(
+      "YaRN's original context is", [](auto& rope) -> auto& { return rope.yarn->original_context; });
+  fit(
+      "YaRN's beta_fast is", [](auto& rope) -> auto& { return rope.yarn->beta_fast; });
+  fit(
+      "YaRN's beta_slow is", [](auto& rope) -> auto& { return rope.yarn->beta_slow; });
 }
 
 // The loop reads components that its first half has already overwritten.
@@ -291,7 +260,7 @@ void in_place(const Question&, const plan::Rope& op, Candidates& out) {
     std::vector<float> y(x.begin(), x.end());
     const bool adjacent = op.pairing == plan::RopePairing::adjacent;
     for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const Rotation turn = rotation_at(op, factors, right_position(site, r));
+      const Rotation turn = rotation_at(op, factors, site.scene.rows[r].position);
       for (std::size_t head = r * width; head < (r + 1) * width; head += op.head_dim) {
         for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
           float& a = y[head + (adjacent ? 2 * i : i)];
@@ -317,13 +286,15 @@ turn rope.dimension_count components)"},
     {"rope-theta", Kind::parameter, of<theta>, R"(rotary embedding uses another base
 The base is the file's rope.freq_base (10000 where a llama file has none). A constant in the code fits one model only.
 read rope.freq_base from the file)"},
-    {"rope-direction", Kind::op, of<direction>, R"(rotary embedding turns backwards
+    {"rope-direction", Kind::op, of<at<[](const Head& head) { return -head.position(); }>>,
+     R"(rotary embedding turns backwards
 The sign of the sine is wrong.
 a' = a cos - b sin, b' = a sin + b cos)"},
     {"rope-position-offset", Kind::op, of<offset>, R"(rotary positions are off by a constant
 Positions count from 0, the first token's. Queries and keys that are off alike hardly show it, those of a cached prefix do.
 pass the token's index in its sequence as the position)"},
-    {"rope-skipped", Kind::parameter, of<skipped>, R"(rotary embedding is not applied
+    {"rope-skipped", Kind::parameter, of<at<[](const Head&) { return 0.0; }>>,
+     R"(rotary embedding is not applied
 The output is the input.
 apply rotary embedding to q and k)"},
     {"rope-position-restarts", Kind::op, of<restarted>, R"(rotary positions start again with every step
@@ -332,7 +303,8 @@ position = tokens in the cache + index in the step)"},
     {"rope-position-frozen", Kind::op, of<frozen>, R"(all tokens of a step get one position
 The kernel reads the position once instead of by token.
 use each token's own position)"},
-    {"rope-twice", Kind::op, of<twice>, R"(rotary embedding is applied twice
+    {"rope-twice", Kind::op, of<at<[](const Head& head) { return 2 * head.position(); }>>,
+     R"(rotary embedding is applied twice
 The rotation is made before the cache and again when it is read, or the weights' kernel and the attention both make it.
 rotate once)"},
     {"rope-scaling", Kind::parameter, of<scaling>, R"(the scaling of rotary frequencies is not the file's
@@ -359,8 +331,7 @@ give each token its index in the sequence)"},
 };
 
 }  // namespace
-}  // namespace in_rope
 
-std::span<const Hypothesis> rope() { return in_rope::table; }
+std::span<const Hypothesis> rope() { return table; }
 
 }  // namespace plumb::diagnose::families
