@@ -7,7 +7,6 @@
 #include "base/new_file.h"
 #include "cli/command.h"
 #include "diagnose/diagnose.h"
-#include "diagnose/html.h"
 #include "diagnose/own_run.h"
 #include "trace/trace.h"
 

@@ -1,4 +1,4 @@
-#include "diagnose/description.h"
+#include "diagnose/evidence.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

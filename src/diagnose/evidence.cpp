@@ -1,7 +1,5 @@
 #include "diagnose/evidence.h"
 
-#include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "diagnose/numbers.h"

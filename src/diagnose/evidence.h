@@ -28,6 +28,10 @@ struct Evidence {
 // checks that are at fault.
 Evidence evidence_of(CheckedRun& run, std::size_t op, const std::vector<std::size_t>& checks, std::size_t arithmetic);
 
+// Describes an op at fault without a known cause, in sentences: its rows, columns and heads, a fit, another value that it
+// resembles (description.cpp).
+std::vector<std::string> description(CheckedRun& run, const Evidence& evidence);
+
 // The name of the op's output; if it has none, the op's own name.
 std::string value_of(const plan::Plan& plan, std::size_t op);
 

@@ -7,8 +7,6 @@
 #include <set>
 #include <utility>
 
-#include "diagnose/description.h"
-#include "diagnose/hidden.h"
 #include "diagnose/numbers.h"
 #include "diagnose/proof.h"
 #include "diagnose/search.h"
@@ -63,7 +61,7 @@ class Explainer {
 
   // The arithmetic by which a check is judged.
   [[nodiscard]] std::size_t arithmetic_of(std::size_t check) const {
-    return run_.isolation.groups[run_.isolation.group_of[check]].arithmetic;
+    return run_.isolation.groups[run_.isolation.checks[check].group].arithmetic;
   }
 
   // The checks of an op that are not consequences of earlier faults. Where the trace lacks steps, attention reads keys and

@@ -74,9 +74,8 @@ struct SearchLimits {
   double seconds = 40;  // for trying hypotheses; the report says what was left untested
 };
 
-// Finds the causes of checks at fault (search.h), proves them (proof.h), and describes faults without a known cause
-// (description.h). Also marks checks as at fault that passed only in a coarse arithmetic, if a mistake fits far better than
-// the right op (hidden.h).
+// Finds the causes of checks at fault (search.h), proves them (proof.h), and describes faults without a known cause. Also
+// marks checks as at fault that passed only in a coarse arithmetic, if a mistake fits far better than the right op.
 Explanation explain(CheckedRun& run, const SearchLimits& limits);
 
 }  // namespace plumb::diagnose

@@ -1,10 +1,10 @@
-#include "diagnose/hidden.h"
-
+// Faults hidden by a coarse arithmetic: ops that follow only in this arithmetic, and that a mistake explains far better.
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
-#include <utility>
+
+#include "diagnose/search.h"
 
 namespace plumb::diagnose {
 
@@ -33,7 +33,7 @@ std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const Chec
     // A region contains products; it is not suspicious for being as coarse as most ops.
     const std::size_t n_ops = run.replay.region(check.op, std::span(&check.step, 1)).size();
     if (n_ops > most_hidden_in || (n_ops > 1 && check.arithmetic <= usual)) continue;
-    const auto [at, is_new] = worst.try_emplace({run.isolation.group_of[i], role_of(run, check)}, i);
+    const auto [at, is_new] = worst.try_emplace({check.group, role_of(run, check)}, i);
     if (!is_new && check.ratios[0] > checks[at->second].ratios[0]) at->second = i;
   }
   return worst;
@@ -98,8 +98,7 @@ void mark_hidden_faults(CheckedRun& run, Search& search) {
     // Tries the same mistake in the group's other ops of this role.
     for (std::size_t i = 0; i < run.isolation.checks.size(); ++i) {
       Check& other = run.isolation.checks[i];
-      if (run.isolation.group_of[i] != group || role_of(run, other) != role || other.at_fault || other.arithmetic == 0)
-        continue;
+      if (other.group != group || role_of(run, other) != role || other.at_fault || other.arithmetic == 0) continue;
       if (i != index) {
         const std::vector<Match> here = search.these(evidence_of(run, other.op, {i}, 0), *mistake);
         if (std::none_of(here.begin(), here.end(), [](const Match& m) { return m.cause.residual <= most_hidden; }))

@@ -1,10 +1,10 @@
-#include "diagnose/html.h"
-
 #include <fmt/format.h>
 
 #include <array>
 #include <string_view>
 #include <utility>
+
+#include "diagnose/report.h"
 
 // report_page.S
 extern "C" const char plumb_report_page_begin[], plumb_report_page_end[];
@@ -13,17 +13,16 @@ namespace plumb::diagnose {
 
 namespace {
 
+// Characters that have a meaning in HTML.
+constexpr std::string_view marks = "<>&", entities[] = {"&lt;", "&gt;", "&amp;"};
+
 // JSON text without characters that have a meaning in HTML: they are written as JSON escapes.
 std::string embedded(const nlohmann::ordered_json& json) {
   const std::string text = json.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
   std::string result;
   result.reserve(text.size());
   for (const char c : text) {
-    if (c == '<' || c == '>' || c == '&') {
-      result += fmt::format("\\u{:04x}", c);
-    } else {
-      result += c;
-    }
+    result += marks.find(c) == std::string_view::npos ? std::string(1, c) : fmt::format("\\u{:04x}", c);
   }
   return result;
 }
@@ -36,18 +35,10 @@ std::string escaped(std::string_view text) {
           .get<std::string>();
   std::string result;
   for (const char c : valid) {
-    switch (c) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      default:
-        result += (c >= 0 && c < ' ' && c != '\n' && c != '\t') || c == 0x7f ? ' ' : c;
+    if (const std::size_t mark = marks.find(c); mark != std::string_view::npos) {
+      result += entities[mark];
+    } else {
+      result += (c >= 0 && c < ' ' && c != '\n' && c != '\t') || c == 0x7f ? ' ' : c;
     }
   }
   return result;

@@ -53,6 +53,13 @@ void Candidates::with_elements(std::string detail, std::function<float(std::uint
   });
 }
 
+void Candidates::with_values(std::string detail, std::map<std::pair<std::uint32_t, std::size_t>, float> values) {
+  with_elements(std::move(detail), [values = std::move(values)](std::uint32_t row, std::size_t column, float right) {
+    const auto found = values.find({row, column});
+    return found == values.end() ? right : found->second;
+  });
+}
+
 void Candidates::with_columns(std::string detail, std::vector<std::size_t> from) {
   afterwards(std::move(detail), [from = std::move(from)](const Site&, std::vector<float>& y) {
     const std::vector<float> right = y;
@@ -63,33 +70,30 @@ void Candidates::with_columns(std::string detail, std::vector<std::size_t> from)
 
 void Candidates::with_shifted_columns(std::string detail, std::size_t n, std::int64_t by) {
   const auto size = static_cast<std::int64_t>(n);
-  std::vector<std::size_t> from(n);
-  for (std::size_t c = 0; c < n; ++c)
-    from[c] = static_cast<std::size_t>(((static_cast<std::int64_t>(c) + by) % size + size) % size);
-  with_columns(std::move(detail), std::move(from));
+  const auto forward = static_cast<std::size_t>((by % size + size) % size);
+  with_columns(std::move(detail), n, [=](std::size_t c) { return (c + forward) % n; });
 }
 
-void Candidates::reading(std::string detail, std::function<void(const Site&, backends::reference::Scene&)> change,
-                         bool by_column) {
+void Candidates::reading(std::string detail, std::function<void(const Site&, Scene&)> change, bool by_column) {
   const auto mistake = [change = std::move(change)](const Site& site) {
-    backends::reference::Scene scene = site.scene;
+    Scene scene = site.scene;
     change(site, scene);
     return site.compute(site.op, scene);
   };
   all_.push_back({std::move(detail), mistake, by_column});
 }
 
-void Candidates::with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows) {
-  reading(std::move(detail), [weight, rows = std::move(rows)](const Site& site, backends::reference::Scene& scene) {
+void Candidates::with_weight(std::string detail, plan::WeightId weight, RowSource rows) {
+  reading(std::move(detail), [weight, rows = std::move(rows)](const Site& site, Scene& scene) {
     scene.weight = [&](plan::WeightId id) { return id == weight ? rows : site.scene.weight(id); };
   });
 }
 
 void Candidates::with_changed_weight(std::string detail, plan::WeightId weight,
                                      std::function<void(std::span<float>)> change) {
-  reading(std::move(detail), [weight, change = std::move(change)](const Site& site, backends::reference::Scene& scene) {
-    scene.weight = [&](plan::WeightId id) -> backends::reference::RowSource {
-      const backends::reference::RowSource rows = site.scene.weight(id);
+  reading(std::move(detail), [weight, change = std::move(change)](const Site& site, Scene& scene) {
+    scene.weight = [&](plan::WeightId id) -> RowSource {
+      const RowSource rows = site.scene.weight(id);
       if (id != weight) return rows;
       return [rows, &change](std::uint64_t row, std::span<float> decoded) {
         rows(row, decoded);
@@ -111,7 +115,7 @@ void Candidates::with_other_weights(const Question& q, plan::WeightId weight,
 
 void Candidates::with_input(std::string detail, plan::ValueId input, std::function<std::vector<float>(const Site&)> value,
                             bool by_column) {
-  const auto change = [input, value = std::move(value)](const Site& site, backends::reference::Scene& scene) {
+  const auto change = [input, value = std::move(value)](const Site& site, Scene& scene) {
     scene.value = [&site, input, other = value(site)](plan::ValueId id) {
       return id == input ? std::span<const float>(other) : site.scene.value(id);
     };
@@ -238,10 +242,12 @@ std::vector<std::int64_t> likely_shifts(const Question& question, bool of_last) 
   return shifts;
 }
 
-bool resembles(const Question& question, std::span<const float> guess) {
+bool resembles_changed(const Question& question, const std::function<void(std::vector<float>&)>& change) {
   constexpr double most = 0.5;
   if (question.found.empty()) return true;
-  if (question.found.size() != question.expected.size() || guess.size() != question.found.size()) return false;
+  if (!question.has_both()) return false;
+  std::vector<float> guess(question.expected.begin(), question.expected.end());
+  change(guess);
   double wrong = 0, right = 0;
   for (std::size_t i = 0; i < guess.size(); ++i) {
     if (!std::isfinite(question.found[i])) continue;
@@ -253,7 +259,7 @@ bool resembles(const Question& question, std::span<const float> guess) {
 }
 
 bool is_overflow(const Question& question) {
-  if (question.found.empty() || question.found.size() != question.expected.size()) return false;
+  if (!question.has_both()) return false;
   const std::size_t width = question.width();
   bool any = false;
   for (std::size_t start = 0; start < question.found.size(); start += width) {

@@ -3,6 +3,11 @@
 // each hypothesis an entry in its family's table. To add one, add an entry, and a planted fault to the corpus.
 #pragma once
 
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -54,6 +59,9 @@ struct Question {
   std::span<const float> expected;      // [rows, width]
 
   [[nodiscard]] const plan::Plan& plan() const { return replay.plan(); }
+  [[nodiscard]] RowSource rows_of(plan::WeightId weight) const {
+    return backends::reference::rows_of(plan().weight(weight).tensor);
+  }
   template <class T>
   [[nodiscard]] const T* as() const {
     return std::get_if<T>(&op);
@@ -146,15 +154,22 @@ class Candidates {
   // The right op, each element of whose output is then another: of(right), or of(row of the run, column, right).
   void with_each(std::string detail, std::function<float(float right)> of);
   void with_elements(std::string detail, std::function<float(std::uint32_t row, std::size_t column, float right)> of);
-  // The right op, but column c of the output is the right column from[c].
+  // The right op, but some elements of the output are others, by row of the run and column.
+  void with_values(std::string detail, std::map<std::pair<std::uint32_t, std::size_t>, float> values);
+  // The right op, but column c of the output is the right column from[c], or, in every row of n, from(c).
   void with_columns(std::string detail, std::vector<std::size_t> from);
+  template <class From>
+  void with_columns(std::string detail, std::size_t n, From from) {
+    std::vector<std::size_t> columns(n);
+    for (std::size_t c = 0; c < n; ++c) columns[c] = from(c);
+    with_columns(std::move(detail), std::move(columns));
+  }
   // The same: column c is the right column c + by, wrapping around in a row of n.
   void with_shifted_columns(std::string detail, std::size_t n, std::int64_t by);
   // The op with other inputs: `change` sets members of its scene.
-  void reading(std::string detail, std::function<void(const Site& site, backends::reference::Scene& scene)> change,
-               bool by_column = true);
+  void reading(std::string detail, std::function<void(const Site& site, Scene& scene)> change, bool by_column = true);
   // The op with one weight read in another way.
-  void with_weight(std::string detail, plan::WeightId weight, backends::reference::RowSource rows);
+  void with_weight(std::string detail, plan::WeightId weight, RowSource rows);
   // The op with one weight whose rows are changed after they were read.
   void with_changed_weight(std::string detail, plan::WeightId weight, std::function<void(std::span<float> row)> change);
   // The op with another tensor for a weight, for each tensor of the plan that `fits`.
@@ -205,6 +220,16 @@ template <auto f>
 std::vector<Candidate> of(const Question& q) {
   return collected(q, +f);
 }
+// Only where the suspect shows the op's own output, or also has as many rows of it as are expected: hypotheses with many
+// variants, or with variants that are fitted.
+template <auto f>
+std::vector<Candidate> of_shown(const Question& q) {
+  return q.is_inner() ? std::vector<Candidate>() : of<f>(q);
+}
+template <auto f>
+std::vector<Candidate> of_both(const Question& q) {
+  return q.has_both() ? of<f>(q) : std::vector<Candidate>();
+}
 // Hypotheses of any family: an optional parameter is left out; another value of the run is an operand.
 template <auto parameter>
 void without(const Question&, const class_of<parameter>& op, Candidates& out) {
@@ -231,16 +256,9 @@ std::optional<double> fitted(const Question& q, const Op& op, float Op::*paramet
 // none.
 std::vector<std::int64_t> likely_shifts(const Question& question, bool of_last = false);
 
-// Whether a guess at the op's output, [rows, width], is near the suspect's; true if the suspect's is not known. A guess
-// made from the right output is cheap, and saves computing the op for variants that do not fit.
-bool resembles(const Question& question, std::span<const float> guess);
-// The same, with a changed copy of the right output as the guess.
-template <class Change>
-bool resembles_changed(const Question& question, Change change) {
-  std::vector<float> guess(question.expected.begin(), question.expected.end());
-  if (!question.found.empty()) change(guess);
-  return resembles(question, guess);
-}
+// Whether a guess at the op's output, which is made by changing the right one, is near the suspect's; true if the suspect's
+// is not known. A guess is cheap, and saves computing the op for variants that do not fit.
+bool resembles_changed(const Question& question, const std::function<void(std::vector<float>& y)>& change);
 
 // Whether the infinite elements of each found row are the largest of the right one, with the right signs.
 bool is_overflow(const Question& question);

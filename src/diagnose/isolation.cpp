@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <numbers>
+#include <ranges>
 #include <set>
 #include <tuple>
 
@@ -168,12 +168,11 @@ class Isolator {
       check.first_row = suspect_.end(step) - n;
       const Compared rows = rows_of(check, c);
       measure(rows, check);
-      stored_as_.push_back(0);
       for (std::size_t a = 0; a < n_arithmetics; ++a) {
-        if (arithmetics()[a].store > 0 && may_be_stored(op, a, rows, dtype)) stored_as_.back() = a;
+        if (arithmetics()[a].store > 0 && may_be_stored(op, a, rows, dtype)) check.stored_as = a;
       }
       const std::vector<std::size_t> region = replay_.region(op, std::span(&step, 1));
-      result_.group_of.push_back(group(op, step == 0, roles_of(region)));
+      check.group = group(op, step == 0, roles_of(region));
       factors.push_back(allowance_.factor * region_factor(replay_, region));
       is_long.push_back(region.size() > few_ops);
     }
@@ -266,9 +265,7 @@ class Isolator {
 
   void judge() {
     std::vector<std::vector<std::size_t>> used(result_.groups.size());
-    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
-      used[result_.group_of[i]].push_back(result_.checks[i].arithmetic);
-    }
+    for (const Check& check : result_.checks) used[check.group].push_back(check.arithmetic);
     // If an engine computes three quarters of its ops, or half of a kind, in an arithmetic, any op may use it: a format or
     // a phase with few ops shows too little by itself.
     constexpr double most = 0.5;
@@ -298,10 +295,9 @@ class Isolator {
     for (Group& group : result_.groups) {
       if (!group.region.empty()) group.arithmetic = std::max(group.arithmetic, coarsest);
     }
-    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
-      Check& check = result_.checks[i];
-      const bool is_region = !result_.groups[result_.group_of[i]].region.empty();
-      const std::size_t usual = coarsest_of(i);
+    for (Check& check : result_.checks) {
+      const bool is_region = !result_.groups[check.group].region.empty();
+      const std::size_t usual = coarsest_of(check);
       if (check.arithmetic <= usual) {
         check.ratio = check.ratios[check.arithmetic];
       } else {
@@ -314,19 +310,21 @@ class Isolator {
   }
 
   // The coarsest arithmetic that is allowed for a check: its group's, or one that the trace shows the engine to use.
-  [[nodiscard]] std::size_t coarsest_of(std::size_t check) const {
-    const Group& group = result_.groups[result_.group_of[check]];
+  [[nodiscard]] std::size_t coarsest_of(const Check& check) const {
+    const Group& group = result_.groups[check.group];
     std::size_t usual = group.arithmetic;
     if (allowance_.strict) return usual;
-    const trace::Dtype dtype = suspect_.dtype(*plan::output(plan_.ops[result_.checks[check].op]));
+    const trace::Dtype dtype = suspect_.dtype(*plan::output(plan_.ops[check.op]));
     const bool mostly_16_bits = 2 * stored_.n_16_bits > stored_.n;
     // A bfloat16 trace hides whether results were float16, except for very small results.
-    if (dtype == trace::Dtype::bf16) usual = std::max(usual, float16_results());
+    if (dtype == trace::Dtype::bf16)
+      usual = std::max(usual, first_arithmetic([](const Arithmetic& a) { return a.store == unit_f16; }));
     // If float32 was written, numbers of 16 bits are not by chance.
-    if (dtype == trace::Dtype::f32) usual = std::max(usual, stored_as_[check]);
+    if (dtype == trace::Dtype::f32) usual = std::max(usual, check.stored_as);
     // An engine that writes most values in 16 bits has operands of 16 bits.
     if (mostly_16_bits && stored_.n_bf16 == 0) usual = std::max(usual, float16_operands());
-    if (mostly_16_bits && stored_.n_bf16 > 0 && dtype == trace::Dtype::f32) usual = std::max(usual, bfloat16_operands());
+    if (mostly_16_bits && stored_.n_bf16 > 0 && dtype == trace::Dtype::f32)
+      usual = std::max(usual, first_arithmetic([](const Arithmetic& a) { return a.operand == unit_bf16; }));
     // If operands may be rounded, they may be truncated as well.
     if (usual == float16_operands()) ++usual;
     if (!group.region.empty()) usual = std::max(usual, float16_cache());
@@ -337,35 +335,24 @@ class Isolator {
   // them are taken to be right. A single op is judged by its own steps.
   [[nodiscard]] std::size_t usual_of_group(std::size_t group, std::vector<std::size_t> of_checks) const {
     std::map<std::size_t, std::size_t> coarsest;  // by op
-    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
-      const Check& check = result_.checks[i];
-      if (result_.group_of[i] != group || check.arithmetic >= arithmetics().size()) continue;
-      std::size_t& of_op = coarsest[check.op];
-      of_op = std::max(of_op, check.arithmetic);
+    for (const Check& check : result_.checks) {
+      if (check.group == group && check.arithmetic < arithmetics().size())
+        coarsest[check.op] = std::max(coarsest[check.op], check.arithmetic);
     }
     if (coarsest.size() < 2) return usual_arithmetic(std::move(of_checks));
-    std::vector<std::size_t> of_ops;
-    of_ops.reserve(coarsest.size());
-    for (const auto& [op, arithmetic] : coarsest) of_ops.push_back(arithmetic);
-    return usual_arithmetic(std::move(of_ops), 0.5);
+    const auto of_ops = coarsest | std::views::values;
+    return usual_arithmetic({of_ops.begin(), of_ops.end()}, 0.5);
   }
 
-  template <class Is>
-  static std::size_t first_arithmetic(const Is& is) {
+  static std::size_t first_arithmetic(bool (*is)(const Arithmetic&)) {
     const auto all = arithmetics();
     return static_cast<std::size_t>(std::find_if(all.begin(), all.end(), is) - all.begin());
-  }
-  static std::size_t float16_results() {
-    return first_arithmetic([](const Arithmetic& a) { return a.store == unit_f16; });
   }
   static std::size_t float16_cache() {
     return first_arithmetic([](const Arithmetic& a) { return a.cache == unit_f16 && a.activations > 0; });
   }
   static std::size_t float16_operands() {
     return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_f16; });
-  }
-  static std::size_t bfloat16_operands() {
-    return first_arithmetic([](const Arithmetic& a) { return a.operand == unit_bf16; });
   }
 
   // A region with more than few_ops ops is long. The first regions_tried of them are tried in all arithmetics.
@@ -386,8 +373,6 @@ class Isolator {
   };
   Stored stored_;                                 // of all
   std::map<std::string, Stored> stored_by_kind_;  // of op
-  std::vector<std::size_t>
-      stored_as_;  // by check: the coarsest arithmetic that stores such numbers, if most of the run's are
   std::map<std::tuple<std::string, std::string, bool, std::string>, std::size_t> groups_;
 };
 

@@ -45,11 +45,13 @@ struct Check {
   std::size_t op = 0;
   std::uint32_t step = 0;
   std::uint32_t first_row = 0, n_rows = 0;  // rows of the step that the trace has
+  std::size_t group = 0;                    // index in Isolation::groups
   double rms_expected = 0;
   double rms_error = 0, largest_error = 0;
   Element worst;                   // the element with the largest error in standard deviations
   std::uint64_t n_not_finite = 0;  // elements that are NaN or infinite and should not be
   std::vector<double> ratios;      // error / allowance in each arithmetic tried; infinite if not admissible
+  std::size_t stored_as = 0;       // the coarsest arithmetic that stores such numbers, if most of the run's are
   std::size_t arithmetic = 0;      // the first that allows the error; ratios.size() if none does
   double allowed_rms = 0;          // allowed absolute error in the arithmetic by which the check is judged
   double ratio = 0;                // error / allowance in that arithmetic
@@ -74,7 +76,6 @@ struct Group {
 struct Isolation {
   std::vector<Check> checks;  // in the order of ops, then steps
   std::vector<Group> groups;
-  std::vector<std::size_t> group_of;  // by check
 };
 
 // The found and the expected rows of an op's output, [n_rows, width], and the variance of the expected ones.

@@ -6,9 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <iterator>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -59,8 +56,7 @@ std::vector<float> to_halves(std::span<const float> values) {
 
 // A product or an attention with operands rounded to float16, as in kernels for matrix units (docs/kernels.md).
 std::vector<float> from_halves(const Site& site) {
-  using backends::reference::RowSource;
-  backends::reference::Scene scene = site.scene;
+  Scene scene = site.scene;
   std::map<std::uint32_t, std::vector<float>> rounded;
   scene.value = [&](plan::ValueId id) -> std::span<const float> {
     auto& values = rounded[id.index];

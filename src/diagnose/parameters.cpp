@@ -87,9 +87,7 @@ std::string shown(const Json& value) {
 
 }  // namespace
 
-namespace families {
-std::span<const Hypothesis> parameters() { return parameters_table; }
-}  // namespace families
+std::span<const Hypothesis> families::parameters() { return parameters_table; }
 
 DeclaredParameters compare(const std::vector<trace::Parameter>& declared, const model::Model& model) {
   const auto file = of_file(model);

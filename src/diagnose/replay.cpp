@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <set>
 #include <tuple>
 #include <utility>
 
@@ -53,7 +52,7 @@ Site::Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows)
   scene.cached_value = of(values_, in.plan_.value(write.v).width);
 }
 
-std::vector<float> Site::compute(const plan::Op& other, const backends::reference::Scene& from) const {
+std::vector<float> Site::compute(const plan::Op& other, const Scene& from) const {
   if (const auto* linear = std::get_if<plan::Linear>(&other)) return product(*linear, from, column_stride);
   return backends::reference::compute(other, from);
 }
@@ -221,7 +220,7 @@ Values Replay::flat(const gguf::Tensor& tensor) {
   if (flat_of_ != tensor.data.data()) {
     const std::size_t n = tensor.dims[0];
     auto values = std::make_shared<std::vector<float>>(tensor.n_elements());
-    const backends::reference::RowSource rows = backends::reference::rows_of(tensor);
+    const RowSource rows = backends::reference::rows_of(tensor);
     for (std::uint64_t r = 0; r < tensor.n_rows(); ++r) rows(r, std::span(*values).subspan(r * n, n));
     flat_ = std::move(values);
     flat_of_ = tensor.data.data();
@@ -229,11 +228,14 @@ Values Replay::flat(const gguf::Tensor& tensor) {
   return flat_;
 }
 
-std::vector<std::uint32_t> Replay::rows_of(std::size_t op) const {
-  if (plan::output(plan_.ops[op]) == plan_.logits) return logit_rows_;
+std::vector<std::uint32_t> Replay::all_rows() const {
   std::vector<std::uint32_t> rows(rows_.size());
   std::iota(rows.begin(), rows.end(), 0u);
   return rows;
+}
+
+std::vector<std::uint32_t> Replay::rows_of(std::size_t op) const {
+  return plan::output(plan_.ops[op]) == plan_.logits ? logit_rows_ : all_rows();
 }
 
 std::vector<float> Replay::compute(std::size_t index) {

@@ -27,6 +27,9 @@
 
 namespace plumb::diagnose {
 
+using backends::reference::RowSource;
+using backends::reference::Scene;
+
 using Values = std::shared_ptr<const std::vector<float>>;
 
 class Replay;
@@ -51,14 +54,14 @@ class Site {
   const std::size_t op_index;
   const plan::Op& op;
   const std::vector<std::uint32_t> rows;  // indices of rows of the run
-  backends::reference::Scene scene;       // the op's data for these rows
+  Scene scene;                            // the op's data for these rows
   std::uint32_t column_stride = 1;        // a Linear computes only every column_stride-th output; the others are NaN
 
   // The right op's output, [rows, width].
   [[nodiscard]] std::vector<float> compute() const { return compute(op, scene); }
   // The output of another op with the same output value.
   [[nodiscard]] std::vector<float> compute(const plan::Op& other) const { return compute(other, scene); }
-  [[nodiscard]] std::vector<float> compute(const plan::Op& other, const backends::reference::Scene& from) const;
+  [[nodiscard]] std::vector<float> compute(const plan::Op& other, const Scene& from) const;
   // The op's output, and any value of the run, on other rows than the site's; zero where the run has no such row.
   [[nodiscard]] std::vector<float> compute_on(const OtherRow& other) const;
   [[nodiscard]] std::vector<float> value_on(plan::ValueId id, const OtherRow& other) const;
@@ -99,6 +102,7 @@ class Replay {
   [[nodiscard]] StepRows step_of(std::uint32_t row) const {
     return {cached_[row] - step_rows_[rows_[row].sequence], cached_[row]};
   }
+  [[nodiscard]] std::vector<std::uint32_t> all_rows() const;
   [[nodiscard]] std::uint32_t n_prompt() const { return step_of(0).end; }
 
   // A weight's numbers in the order of its buffer. The last requested weight is kept.

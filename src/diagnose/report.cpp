@@ -189,12 +189,11 @@ class Text {
       std::set<std::size_t> arithmetics;
     };
     nlohmann::ordered_map<std::string, Row> rows;  // by role
-    for (std::size_t i = 0; i < report_.isolation.checks.size(); ++i) {
-      const Check& check = report_.isolation.checks[i];
+    for (const Check& check : report_.isolation.checks) {
       Row& row = rows[std::string(role(report_.op_values[check.op]))];
       ++row.n;
       if (check.at_fault) ++row.n_faults;
-      row.arithmetics.insert(report_.isolation.groups[report_.isolation.group_of[i]].own);
+      row.arithmetics.insert(report_.isolation.groups[check.group].own);
       if (row.worst == nullptr || check.ratio > row.worst->ratio || std::isnan(check.ratio)) row.worst = &check;
     }
     out_ += "\nops (error / allowance: above 1 does not follow)\n";
@@ -339,8 +338,7 @@ nlohmann::ordered_json to_json(const Report& report) {
       json["values"].push_back({{"value", report.op_values[i]}, {"op", report.op_kinds[i]}});
   }
   json["ops"] = OrderedJson::array();
-  for (std::size_t i = 0; i < report.isolation.checks.size(); ++i) {
-    const Check& check = report.isolation.checks[i];
+  for (const Check& check : report.isolation.checks) {
     const std::string& value = report.op_values[check.op];
     OrderedJson row_ratio = OrderedJson::array();
     for (const float r : check.row_ratio) row_ratio.push_back(number(rounded(r)));
@@ -360,7 +358,7 @@ nlohmann::ordered_json to_json(const Report& report) {
                              {"column", check.worst.column},
                              {"expected", number(check.worst.expected)},
                              {"found", number(check.worst.found)}}},
-                           {"group", report.isolation.group_of[i]},
+                           {"group", check.group},
                            {"tells", check.tells},
                            {"fault", check.at_fault},
                            {"histogram", check.histogram},

@@ -1,4 +1,4 @@
-// The report of a diagnosis: as data, as text for people, and as JSON for programs.
+// The report of a diagnosis: as data, as text and as a page for people, and as JSON for programs.
 #pragma once
 
 #include <cstdint>
@@ -63,5 +63,10 @@ struct Report {
 std::string to_text(const Report& report, bool color);
 // docs/report-schema.json is its schema.
 nlohmann::ordered_json to_json(const Report& report);
+// A self-contained page for a browser, in UTF-8, without network, fonts or scripts from elsewhere. The element with the id
+// "report" holds to_json(report), in ASCII and without '<', '>' and '&', so that no text of a prompt, a name or an engine
+// can end it; the page's script makes text nodes of it. Bytes that are not UTF-8 become U+FFFD. The static part is
+// report.html.
+std::string to_html(const Report& report);
 
 }  // namespace plumb::diagnose

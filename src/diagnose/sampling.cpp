@@ -143,9 +143,7 @@ class Sampling {
 
 }  // namespace
 
-namespace families {
-std::span<const Hypothesis> sampling() { return sampling_table; }
-}  // namespace families
+std::span<const Hypothesis> families::sampling() { return sampling_table; }
 
 SamplingCheck check_sampling(const Suspect& suspect) { return Sampling(suspect).check(); }
 

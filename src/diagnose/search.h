@@ -55,4 +55,8 @@ class Search {
   bool is_incomplete_ = false;
 };
 
+// Marks checks as at fault whose ops follow only in a coarse arithmetic, and that a mistake explains far better
+// (hidden.cpp).
+void mark_hidden_faults(CheckedRun& run, Search& search);
+
 }  // namespace plumb::diagnose

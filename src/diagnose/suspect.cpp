@@ -1,7 +1,6 @@
 #include "diagnose/suspect.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace plumb::diagnose {
@@ -111,9 +110,8 @@ Result<Suspect> Suspect::bind(const plan::Plan& plan, const trace::Trace& trace,
 }
 
 std::vector<std::uint32_t> Suspect::other_lengths() const {
-  std::vector<std::uint32_t> lengths;
-  if (most_rows_ == 0 || most_rows_ >= n_prompt_) return lengths;
-  lengths.push_back(most_rows_);
+  if (most_rows_ == 0 || most_rows_ >= n_prompt_) return {};
+  std::vector<std::uint32_t> lengths{most_rows_};
   for (std::uint32_t n = n_prompt_ - 1; n > most_rows_; --n) lengths.push_back(n);
   return lengths;
 }
@@ -143,10 +141,8 @@ std::optional<Observed> Suspect::observe(plan::ValueId id) const {
   for (const trace::Value* part : parts_[id.index]) {
     const std::vector<float> data = part->floats();
     const std::uint64_t first = end(part->step) - part->rows;
-    for (std::uint64_t row = 0; row < part->rows; ++row) {
-      std::copy_n(data.begin() + static_cast<std::ptrdiff_t>(row * part->width), value.width,
-                  observed.data.begin() + static_cast<std::ptrdiff_t>((first + row) * value.width));
-    }
+    for (std::uint64_t row = 0; row < part->rows; ++row)
+      std::copy_n(&data[row * part->width], value.width, &observed.data[(first + row) * value.width]);
     std::fill_n(observed.has.begin() + static_cast<std::ptrdiff_t>(first), part->rows, 1);
     observed.dtype = std::max(observed.dtype, part->dtype);
   }

@@ -209,13 +209,14 @@ void Held::write(const plan::KvWrite& op) {
 
 std::vector<float> Held::variance(const plan::Op& op, const reference::Scene& scene, std::span<const float> y,
                                   const diagnose::ProductSums& sums) const {
-  return diagnose::variance(
-      op, scene, y, [&](plan::ValueId id) { return error(id, scene.rows.size()); },
-      [&](std::uint32_t layer) {
-        return std::pair(diagnose::InputError{.variance = keys_[layer].variance},
-                         diagnose::InputError{.variance = cached_values_[layer].variance});
-      },
-      sums, arithmetic_);
+  const diagnose::InputErrors errors{.of = [&](plan::ValueId id) { return error(id, scene.rows.size()); },
+                                     .of_cache =
+                                         [&](std::uint32_t layer) {
+                                           return std::pair(
+                                               diagnose::InputError{.variance = keys_[layer].variance},
+                                               diagnose::InputError{.variance = cached_values_[layer].variance});
+                                         }};
+  return diagnose::variance(op, scene, y, errors, sums, arithmetic_);
 }
 
 void Held::check(const plan::Op& op, bool checked) {
@@ -288,10 +289,10 @@ void Held::check_probabilities(const plan::Attention& op) {
 
 void Held::compare(std::string_view name, std::string_view op, std::span<const float> found,
                    std::span<const float> expected, std::span<const float> variance, std::size_t width, double factor) {
-  const double ratio = diagnose::misfit(found, expected, variance, width, factor).ratio;
+  const double ratio = diagnose::misfit({found, expected, variance, width}, factor);
   if (ratio <= 1) return;
   diagnose::Check worst{.n_rows = static_cast<std::uint32_t>(found.size() / width)};
-  diagnose::describe(worst, found, expected, variance, width);
+  diagnose::describe(worst, {found, expected, variance, width});
   ADD_FAILURE() << name << " (" << op << ") is off by " << ratio << " times what is allowed; worst in row "
                 << worst.worst.row << " of " << worst.n_rows << " (positions " << rows_.front().position << " to "
                 << rows_.back().position << "), column " << worst.worst.column << " of " << width << ": "

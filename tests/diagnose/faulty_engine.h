@@ -110,5 +110,7 @@ Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t 
 const std::vector<Plant>& faults();
 // Faults in the parts that only GPT-2 has.
 const std::vector<Plant>& gpt2_faults();
+// Faults in ternary weights, TQ2_0.
+const std::vector<Plant>& ternary_faults();
 
 }  // namespace plumb::diagnose::planted

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 
 #include "diagnose/committed_run.h"
@@ -19,6 +20,7 @@
 #include "engine/quantized_canary.h"
 #include "gguf/temporary_folder.h"
 #include "model/golden.h"
+#include "quants/blocks.h"
 #include "trace/trace.h"
 
 namespace plumb::diagnose::planted {
@@ -47,6 +49,45 @@ Subject golden(const std::string& name) {
   auto tokens = model::testing::read_golden(name).tokens;
   for (std::size_t i = 0; tokens.size() < 14; ++i) tokens.push_back(tokens[i]);
   return {name, {}, std::move(*model), tokens, tokens.size() - 3};
+}
+
+// The canary with the layers' matrices in TQ2_0.
+Subject ternary_canary() {
+  const gguf::File file = *gguf::File::from_memory(engine::canary_bytes(), "canary");
+  const quants::FormatInfo& ternary = quants::info(quants::Format::tq2_0);
+  gguf::Writer writer;
+  for (const auto& [key, value] : file.metadata()) writer.set(std::string(key), value);
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    const std::span dims(tensor.dims.data(), tensor.n_dims);
+    if (!tensor.name.starts_with("blk.") || tensor.n_dims < 2 || tensor.dims[0] % ternary.block_size != 0) {
+      writer.add_tensor(std::string(tensor.name), tensor.format, dims, tensor.data);
+      continue;
+    }
+    writer.add_tensor(std::string(tensor.name), ternary.format, dims, [&tensor, &ternary](std::span<std::byte> out) {
+      const quants::FormatInfo& own = quants::info(tensor.format);
+      std::vector<float> w(tensor.n_elements());
+      own.decode(tensor.data.data(), w.data(), w.size() / own.block_size);
+      for (std::size_t b = 0; b < w.size() / ternary.block_size; ++b) {
+        const std::span weights = std::span(w).subspan(b * ternary.block_size, ternary.block_size);
+        quants::BlockTQ2_0 block{};
+        float size = 0;
+        for (const float v : weights) size += std::abs(v) / static_cast<float>(weights.size());
+        block.d.set(size);
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+          const int q = 1 + static_cast<int>(std::clamp(std::round(weights[i] / size), -1.0f, 1.0f));
+          std::uint8_t& byte = block.qs[i / 128 * 32 + i % 32];
+          byte = static_cast<std::uint8_t>(byte | q << (i % 128 / 32 * 2));
+        }
+        std::memcpy(&out[b * sizeof block], &block, sizeof block);
+      }
+      return Result<void>();
+    });
+  }
+  std::vector<std::byte> bytes = *writer.to_memory();
+  model::Model model = *model::Model::load(*gguf::File::from_memory(bytes, "ternary canary"));
+  std::vector<std::int32_t> tokens;
+  for (std::int32_t i = 0; i < 14; ++i) tokens.push_back(5 + i * 7 % 50);
+  return {"canary TQ2_0", std::move(bytes), std::move(model), tokens, tokens.size() - 3};
 }
 
 std::vector<Subject> subjects(const std::filesystem::path& trace) {
@@ -146,6 +187,30 @@ class PlantedFaults : public ::testing::Test {
     return outcome;
   }
 
+  // Tries each fault at every op, layer and step in which it can be planted.
+  void try_everywhere(Subject subject, const std::vector<Plant>& faults) {
+    subject.healthy = std::make_shared<Engine>(subject.model.file());
+    const Report healthy = diagnose(subject, *subject.healthy);
+    EXPECT_TRUE(healthy.follows()) << to_text(healthy, false);
+    for (const Plant& fault : faults) {
+      bool shown = false;
+      for (const std::string& role : fault.roles) {
+        for (const std::size_t layer : {0, 1}) {
+          for (const bool prompt : {true, false}) {
+            const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
+            if (value_of(planted) == role && layer != 0) continue;
+            const Outcome outcome = try_one(subject, planted);
+            if (!outcome.ran) continue;
+            shown = true;
+            EXPECT_TRUE(outcome.located && outcome.named && !outcome.wrong_with_confidence)
+                << fault.name << " at " << value_of(planted) << (prompt ? ", prompt: " : ", decode: ") << outcome.said;
+          }
+        }
+      }
+      EXPECT_TRUE(shown) << fault.name;
+    }
+  }
+
   gguf::test::TemporaryFolder folder_;
 };
 
@@ -208,30 +273,9 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
   }
 }
 
-// Tries each fault at every op, layer and step in which it can be planted.
-TEST_F(PlantedFaults, OfGpt2AreLocatedAndNamed) {
-  Subject subject = golden("gpt2");
-  subject.healthy = std::make_shared<Engine>(subject.model.file());
-  const Report healthy = diagnose(subject, *subject.healthy);
-  EXPECT_TRUE(healthy.follows()) << to_text(healthy, false);
-  for (const Plant& fault : gpt2_faults()) {
-    bool shown = false;
-    for (const std::string& role : fault.roles) {
-      for (const std::size_t layer : {0, 1}) {
-        for (const bool prompt : {true, false}) {
-          const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
-          if (value_of(planted) == role && layer != 0) continue;
-          const Outcome outcome = try_one(subject, planted);
-          if (!outcome.ran) continue;
-          shown = true;
-          EXPECT_TRUE(outcome.located && outcome.named && !outcome.wrong_with_confidence)
-              << fault.name << " at " << value_of(planted) << (prompt ? ", prompt: " : ", decode: ") << outcome.said;
-        }
-      }
-    }
-    EXPECT_TRUE(shown) << fault.name;
-  }
-}
+TEST_F(PlantedFaults, OfGpt2AreLocatedAndNamed) { try_everywhere(golden("gpt2"), gpt2_faults()); }
+
+TEST_F(PlantedFaults, OfTernaryWeightsAreLocatedAndNamed) { try_everywhere(ternary_canary(), ternary_faults()); }
 
 TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
   const auto all = subjects(path());

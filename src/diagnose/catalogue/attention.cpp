@@ -4,18 +4,16 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <numeric>
-#include <set>
 
 #include "diagnose/catalogue/attention.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_attention {
 namespace {
 
 using backends::reference::AttentionRule;
-using backends::reference::Scene;
 
 // Attention in which a query head reads the key of one head and the value of another.
 void with_heads(Candidates& out, const plan::Attention& op, std::string detail,
@@ -150,8 +148,7 @@ void mask_zero(const Question&, const plan::Attention& op, Candidates& out) {
   weak_mask(out, op, "and no values", zero, false);
 }
 
-void mask_weak(const Question& q, const plan::Attention& op, Candidates& out) {
-  if (q.is_inner()) return;
+void mask_weak(const Question&, const plan::Attention& op, Candidates& out) {
   for (const double by : {1.0, 2.0, 4.0, 5.0, 8.0, 10.0, 16.0, 20.0})
     weak_mask(
         out, op, fmt::format("by {:g}", by), [by](double score) { return score - by; }, true);
@@ -262,13 +259,11 @@ void softmax(const Question&, const plan::Attention& op, Candidates& out) {
 // Attention whose weights add up to 1 over the heads, or over a step's queries, instead of over positions.
 std::vector<float> attend_over(const Site& site, const plan::Attention& op, bool over_heads) {
   // Computes all rows of the run, since the rows of a step share the sum.
-  std::vector<std::uint32_t> all(site.replay.rows().size());
-  std::iota(all.begin(), all.end(), 0u);
-  const Site run(site.replay, site.op_index, all);
+  const Site run(site.replay, site.op_index, site.replay.all_rows());
   const Scene& scene = run.scene;
   const AttentionRule rule = attention_rule(op, scene);
   const auto queries = scene.value(op.q);
-  const std::size_t n = all.size(), d = op.head_dim, heads = op.n_heads;
+  const std::size_t n = run.rows.size(), d = op.head_dim, heads = op.n_heads;
   std::vector<double> weight(n * heads * n, 0.0);  // [row, head, position]
   for (std::size_t t = 0; t < n; ++t) {
     for (std::uint32_t h = 0; h < heads; ++h) {
@@ -370,7 +365,7 @@ admit s <= t)"},
     {"attention-mask-zero", Kind::op, of<mask_zero>, R"(masked scores are 0 instead of -infinity
 Masked positions keep a share of the softmax.
 set masked scores to -infinity before the softmax)"},
-    {"attention-mask-weak", Kind::op, of<mask_weak>, R"(masked scores are lowered, not excluded
+    {"attention-mask-weak", Kind::op, of_shown<mask_weak>, R"(masked scores are lowered, not excluded
 The mask adds a number that is not low enough: masked positions keep a share of the softmax.
 add -infinity, or the type's lowest number)"},
     {"attention-window", Kind::parameter, of<window>, R"(the sliding window is another
@@ -403,7 +398,8 @@ rotate queries and keys; keys make scores, values the sum)"},
 };
 
 }  // namespace
+}  // namespace in_attention
 
-std::span<const Hypothesis> attention() { return table; }
+std::span<const Hypothesis> attention() { return in_attention::table; }
 
 }  // namespace plumb::diagnose::families

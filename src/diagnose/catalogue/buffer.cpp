@@ -4,9 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <optional>
-#include <set>
 #include <utility>
 
 #include "diagnose/hypothesis.h"
@@ -14,6 +11,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_buffer {
 namespace {
 
 // A share of a value's size, in squares, below which a difference is rounding.
@@ -111,7 +109,6 @@ std::vector<plan::ValueId> alike(const Question& q) {
 }
 
 void aliased(const Question& q, Candidates& out) {
-  if (q.found.empty()) return;
   // Only those that the suspect's output resembles: the search is over all values.
   const std::size_t width = q.width();
   for (const plan::ValueId id : alike(q)) {
@@ -133,7 +130,6 @@ void aliased(const Question& q, Candidates& out) {
 
 // An output to which something else was added: its old content, or another value.
 void not_cleared(const Question& q, Candidates& out) {
-  if (q.is_inner()) return;
   const std::size_t width = q.width();
   // Where an operand of a sum is added again, the mistake is residual-weighed.
   const std::vector<plan::ValueId> operands =
@@ -186,7 +182,6 @@ void shifted_rows(const Question& q, Candidates& out) {
 
 // At the embedding the mistake is embedding-other-tokens.
 void other_rows(const Question& q, Candidates& out) {
-  if (q.is_inner()) return;
   if (q.as<plan::Embed>() != nullptr || q.out() == q.plan().logits || is_decode_only(q) ||
       q.found.size() != q.expected.size())
     return;
@@ -268,7 +263,6 @@ std::vector<std::size_t> tiles_held(std::span<const float> found, std::span<cons
 }
 
 void other_columns(const Question& q, Candidates& out) {
-  if (q.is_inner()) return;
   constexpr std::size_t most_tiles = 512;
   const std::size_t width = q.width();
   const auto add = [&](std::string detail, std::vector<std::size_t> from) {
@@ -398,7 +392,6 @@ void partly_written(const Question& q, Candidates& out) {
 }
 
 void no_number(const Question& q, Candidates& out) {
-  if (!q.has_both()) return;
   const bool none = std::all_of(q.found.begin(), q.found.end(), [](float v) { return std::isnan(v); });
   const bool all = std::all_of(q.expected.begin(), q.expected.end(), [](float v) { return std::isfinite(v); });
   if (!none || !all) return;
@@ -442,11 +435,7 @@ void uninitialized(const Question& q, Candidates& out) {
   if (q.out() == q.plan().logits && n_low == n && !(is_run && last == width)) return;  // logits-filtered
   if (2 * n > q.found.size() && !is_run && n != n_rows * width) return;
   const std::string where = is_run ? fmt::format(", columns {} to {}", first, last - 1) : "";
-  out.with_elements(fmt::format("{} of {} elements{}", n, q.found.size(), where),
-                    [wild](std::uint32_t row, std::size_t column, float v) {
-                      const auto found = wild.find({row, column});
-                      return found == wild.end() ? v : found->second;
-                    });
+  out.with_values(fmt::format("{} of {} elements{}", n, q.found.size(), where), std::move(wild));
 }
 
 constexpr Hypothesis table[] = {
@@ -456,19 +445,20 @@ check the launch, its grid and its output pointer, and what the op's weights and
     {"buffer-stale", Kind::buffer, of<stale>, R"(the output is an old value
 The op was not run, or runs after its reader: the buffer still has what was there before.
 order the op before its readers; check the barrier)"},
-    {"buffer-aliased", Kind::buffer, of<aliased>, Meaning::description, R"(the output is another op's
+    {"buffer-aliased", Kind::buffer, of_both<aliased>, Meaning::description, R"(the output is another op's
 Two values share memory while both are needed; or the op was left out and what it reads handed on.
 check that the op runs, and give the values memory of their own)"},
-    {"buffer-not-cleared", Kind::buffer, of<not_cleared>, R"(the output is added to what was there
+    {"buffer-not-cleared", Kind::buffer, of_shown<not_cleared>, R"(the output is added to what was there
 The product accumulates (beta is 1), or its sums start from what the buffer holds.
 clear the output first, or write it without adding)"},
     {"buffer-row-shifted", Kind::buffer, of<shifted_rows>, R"(the output's rows are shifted
 The row's offset is off by one row.
 row r begins at r * width)"},
-    {"buffer-rows-exchanged", Kind::buffer, of<other_rows>, R"(the output's rows are in another order, or repeated
+    {"buffer-rows-exchanged", Kind::buffer, of_shown<other_rows>, R"(the output's rows are in another order, or repeated
 The row's index is that of another token of the step: counted from the end, or not at all.
 row r belongs to the step's token r)"},
-    {"buffer-columns-exchanged", Kind::buffer, of<other_columns>, R"(the output's columns are in another order, or repeated
+    {"buffer-columns-exchanged", Kind::buffer, of_shown<other_columns>,
+     R"(the output's columns are in another order, or repeated
 Tiles are written to each other's places, or the index within a row runs otherwise than its readers expect.
 check where each block of threads writes)"},
     {"buffer-column-shifted", Kind::buffer, of<shifted_columns>, R"(the output's columns are shifted
@@ -477,7 +467,8 @@ row r begins at r * width)"},
     {"buffer-partly-written", Kind::buffer, of<partly_written>, Meaning::description, R"(a part of the output is not written
 The grid is rounded down: the last columns are covered by no thread. Or a part of what it reads is zero: the weights' last rows, a head of the cache.
 round the grid up, and guard the last block; check that the weights are loaded whole)"},
-    {"value-not-a-number", Kind::op, of<no_number>, Meaning::description, R"(the output is not a number, and its inputs are
+    {"value-not-a-number", Kind::op, of_both<no_number>, Meaning::description,
+     R"(the output is not a number, and its inputs are
 A division of zero by zero, a difference of infinities, a root of a negative number; or memory that was filled with NaN to catch those that read it before it is written.
 check divisors, and that the output is written)"},
     {"buffer-uninitialized", Kind::buffer, of<uninitialized>, Meaning::description,
@@ -487,7 +478,8 @@ write all of the output, or clear it, and check the weights of these columns)"},
 };
 
 }  // namespace
+}  // namespace in_buffer
 
-std::span<const Hypothesis> buffer() { return table; }
+std::span<const Hypothesis> buffer() { return in_buffer::table; }
 
 }  // namespace plumb::diagnose::families

@@ -1,18 +1,14 @@
 // The cache that attention reads: whose keys and values it has, and which of them attention sees.
 #include <fmt/format.h>
 
-#include <memory>
-#include <set>
-#include <string_view>
-
 #include "diagnose/catalogue/attention.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_cache {
 namespace {
 
 using backends::reference::AttentionRule;
-using backends::reference::Scene;
 
 // The part of the cache with the mistake.
 enum class Part : std::uint8_t { both, keys, values };
@@ -189,7 +185,8 @@ look at what else writes at this position's offset)"},
 };
 
 }  // namespace
+}  // namespace in_cache
 
-std::span<const Hypothesis> cache() { return table; }
+std::span<const Hypothesis> cache() { return in_cache::table; }
 
 }  // namespace plumb::diagnose::families

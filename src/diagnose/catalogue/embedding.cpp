@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_embedding {
 namespace {
 
 std::int64_t row_of(const plan::Embed& op, const backends::Row& row) {
@@ -27,7 +27,7 @@ void of_rows(Candidates& out, const plan::Embed& op, std::string detail,
       rows[r].token = static_cast<backends::TokenId>(i);
       rows[r].position = static_cast<std::uint32_t>(i);
     }
-    backends::reference::Scene scene = site.scene;
+    Scene scene = site.scene;
     scene.rows = rows;
     return site.compute(site.op, scene);
   });
@@ -76,7 +76,7 @@ template <plan::EmbedBy by>
 void other_rows(const Question& q, const plan::Embed& op, Candidates& out) {
   if (q.found.empty() || op.by != by) return;
   const std::size_t width = q.width();
-  const auto rows_of_table = backends::reference::rows_of(q.plan().weight(op.table).tensor);
+  const auto rows_of_table = q.rows_of(op.table);
   std::vector<double> best(q.rows.size(), 1e-4);
   std::vector<std::int64_t> token(q.rows.size(), -1);
   std::vector<double> size;
@@ -119,7 +119,6 @@ void other_table(const Question& q, const plan::Embed& op, Candidates& out) {
 
 // The table read in another layout: component i of a token's row is number index(token, i) of the table.
 void layout(const Question& q, const plan::Embed& op, Candidates& out) {
-  if (q.is_inner()) return;
   const plan::Weight& own = q.plan().weight(op.table);
   const std::uint64_t width = own.in(), vocab = own.out();
   const auto rows = backends::reference::rows_of(own.tensor);
@@ -189,7 +188,7 @@ add position_embd's row to token_embd's)"},
     {"embedding-other-table", Kind::op, of<other_table>, R"(the embedding's rows are another tensor's
 output.weight has the same shape, and is another tensor where the file has both.
 take the rows of token_embd.weight)"},
-    {"embedding-layout", Kind::op, of<layout>, R"(the embedding's table is read in another layout
+    {"embedding-layout", Kind::op, of_shown<layout>, R"(the embedding's table is read in another layout
 GGUF stores a row of d_model numbers for each token, one behind the other.
 component i of a token lies at token * d_model + i)"},
     {"embedding-normalized", Kind::op, of<normalized>, R"(the embedding is normalised
@@ -198,7 +197,8 @@ pass the embedding on as it is)"},
 };
 
 }  // namespace
+}  // namespace in_embedding
 
-std::span<const Hypothesis> embedding() { return table; }
+std::span<const Hypothesis> embedding() { return in_embedding::table; }
 
 }  // namespace plumb::diagnose::families

@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
 
 #include "diagnose/hypothesis.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_experts {
 namespace {
 
 // Reverses the k numbers of each token.
@@ -105,7 +105,8 @@ sum of weight * output over all chosen experts)"},
 };
 
 }  // namespace
+}  // namespace in_experts
 
-std::span<const Hypothesis> experts() { return table; }
+std::span<const Hypothesis> experts() { return in_experts::table; }
 
 }  // namespace plumb::diagnose::families

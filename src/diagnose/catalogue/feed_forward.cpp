@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
-#include <string_view>
 #include <utility>
 
 #include "diagnose/hypothesis.h"
@@ -12,6 +10,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_feed_forward {
 namespace {
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
@@ -251,7 +250,6 @@ void branch_missing(const Question& q, const plan::Add& op, Candidates& out) {
 
 // A norm has overwritten the residual with its result, before the weight.
 void normalized(const Question& q, const plan::Add& op, Candidates& out) {
-  if (q.is_inner()) return;
   for (const plan::Op& other : q.plan().ops) {
     const auto* norm = std::get_if<plan::Norm>(&other);
     if (norm == nullptr || norm->x != op.a) continue;
@@ -318,7 +316,7 @@ x + branch)"},
     {"residual-from-elsewhere", Kind::op, of<other_operand<&plan::Add::a>>, R"(the residual is taken from another place
 The residual stream is the value before the norm; a norm that works in place overwrites it.
 keep the value before the norm)"},
-    {"residual-normalized", Kind::op, of<normalized>, R"(the residual is normalised
+    {"residual-normalized", Kind::op, of_shown<normalized>, R"(the residual is normalised
 The norm before the branch works in place, and applies its weight elsewhere.
 keep the value before the norm)"},
     {"branch-from-elsewhere", Kind::op, of<other_operand<&plan::Add::b>>, R"(another value is added to the residual
@@ -336,7 +334,8 @@ x + branch)"},
 };
 
 }  // namespace
+}  // namespace in_feed_forward
 
-std::span<const Hypothesis> feed_forward() { return table; }
+std::span<const Hypothesis> feed_forward() { return in_feed_forward::table; }
 
 }  // namespace plumb::diagnose::families

@@ -2,14 +2,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <set>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_heads {
 namespace {
 
 // For each head of the found output, the head of the right output that it equals. Empty if a head equals none.
@@ -39,22 +38,20 @@ std::vector<std::size_t> heads_held(const Question& q, std::size_t n_heads, std:
 void exchanged(const Question& q, const plan::Attention& op, Candidates& out) {
   if (op.n_heads < 2 || !q.has_both()) return;
   const std::vector<std::size_t> held = heads_held(q, op.n_heads, op.head_dim);
-  std::vector<std::size_t> columns;
   std::string list;
   bool is_other = false;
   for (std::size_t h = 0; h < held.size(); ++h) {
     is_other = is_other || held[h] != h;
     list += fmt::format("{}{}", h == 0 ? "" : ", ", held[h]);
-    for (std::size_t i = 0; i < op.head_dim; ++i) columns.push_back(held[h] * op.head_dim + i);
   }
-  if (is_other) out.with_columns("heads " + list, std::move(columns));
+  const std::size_t d = op.head_dim;
+  if (is_other) out.with_columns("heads " + list, held.size() * d, [&](std::size_t c) { return held[c / d] * d + c % d; });
 }
 
 void head_order(const Question&, const plan::Attention& op, Candidates& out) {
   if (op.n_heads < 2) return;
-  std::vector<std::size_t> columns(std::size_t{op.head_dim} * op.n_heads);
-  for (std::size_t c = 0; c < columns.size(); ++c) columns[c] = c % op.n_heads * op.head_dim + c / op.n_heads;
-  out.with_columns("", std::move(columns));
+  out.with_columns("", std::size_t{op.head_dim} * op.n_heads,
+                   [op](std::size_t c) { return c % op.n_heads * op.head_dim + c / op.n_heads; });
 }
 
 void part_of_head(const Question&, const plan::Attention& op, Candidates& out) {
@@ -83,7 +80,8 @@ sum over all head_dim components)"},
 };
 
 }  // namespace
+}  // namespace in_heads
 
-std::span<const Hypothesis> heads() { return table; }
+std::span<const Hypothesis> heads() { return in_heads::table; }
 
 }  // namespace plumb::diagnose::families

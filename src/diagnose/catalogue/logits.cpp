@@ -3,15 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <map>
-#include <set>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_logits {
 namespace {
 
 bool makes_logits(const Question& q, const plan::Linear& op) { return role(q.plan().value(op.out).name) == "logits"; }
@@ -80,9 +78,12 @@ void postprocessed(const Question& q, Candidates& out) {
     const float largest = *std::max_element(y.begin(), y.end());
     for (float& v : y) v -= largest;
   });
-  add("a sigmoid", [](std::uint32_t, std::span<float> y) {
-    for (float& v : y) v = static_cast<float>(1 / (1 + std::exp(-double{v})));
-  });
+  const auto add_each = [&](std::string detail, auto of) {
+    add(std::move(detail), [of](std::uint32_t, std::span<float> y) {
+      for (float& v : y) v = static_cast<float>(of(double{v}));
+    });
+  };
+  add_each("a sigmoid", [](double v) { return 1 / (1 + std::exp(-v)); });
   std::set<double> caps{15, 30, 50};
   if (q.has_both()) {
     // Solves found = cap tanh(expected / cap) for the largest logit, by bisection: the right side grows with cap.
@@ -104,9 +105,7 @@ void postprocessed(const Question& q, Candidates& out) {
   for (const double cap : caps) {
     const auto* own = q.as<plan::SoftCap>();
     if (own != nullptr && std::abs(own->cap / cap - 1) < 0.01) continue;
-    add(fmt::format("a soft cap of {:g}", cap), [cap](std::uint32_t, std::span<float> y) {
-      for (float& v : y) v = static_cast<float>(cap * std::tanh(v / cap));
-    });
+    add_each(fmt::format("a soft cap of {:g}", cap), [cap](double v) { return cap * std::tanh(v / cap); });
   }
   // Penalties of tokens that occurred before.
   double ratio = 1.3, once = 1, each = 0.5;
@@ -167,10 +166,7 @@ void filtered(const Question& q, Candidates& out) {
     detail = ids.size() == 1 ? "id " : "ids ";
     for (const std::size_t id : ids) detail += (id == *ids.begin() ? "" : ", ") + std::to_string(id);
   }
-  out.with_elements(std::move(detail), [held](std::uint32_t row, std::size_t id, float v) {
-    const auto found = held.find({row, id});
-    return found == held.end() ? v : found->second;
-  });
+  out.with_values(std::move(detail), std::move(held));
 }
 
 constexpr Hypothesis table[] = {
@@ -189,7 +185,8 @@ take the logits as the product gives them; cap them where the file says so only)
 };
 
 }  // namespace
+}  // namespace in_logits
 
-std::span<const Hypothesis> logits() { return table; }
+std::span<const Hypothesis> logits() { return in_logits::table; }
 
 }  // namespace plumb::diagnose::families

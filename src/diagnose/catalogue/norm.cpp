@@ -3,15 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <optional>
-#include <set>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_norm {
 namespace {
 
 using In = std::span<const float>;
@@ -25,13 +23,17 @@ double mean_square(In x) { return squares(x) / static_cast<double>(x.size()); }
 // The factor of a row.
 double factor(In x, double eps) { return 1 / std::sqrt(mean_square(x) + eps); }
 
+std::vector<float> less_mean(In x) {
+  std::vector<float> c(x.size());
+  std::transform(x.begin(), x.end(), c.begin(), [m = mean(x)](float v) { return static_cast<float>(v - m); });
+  return c;
+}
+
 // The values that a norm scales, in groups of n: its input or, in a layer norm, its input minus each group's mean.
 std::vector<float> divided(const plan::Norm& op, In x, std::size_t n) {
   std::vector<float> c(x.begin(), x.end());
-  for (std::size_t start = 0; op.kind == plan::NormKind::layer && start < c.size(); start += n) {
-    const double m = mean(x.subspan(start, n));
-    for (std::size_t i = start; i < start + n; ++i) c[i] = static_cast<float>(x[i] - m);
-  }
+  for (std::size_t start = 0; op.kind == plan::NormKind::layer && start < c.size(); start += n)
+    std::ranges::copy(less_mean(x.subspan(start, n)), c.begin() + static_cast<std::ptrdiff_t>(start));
   return c;
 }
 void add_bias(const plan::Norm& op, const Site& site, std::span<float> y) {
@@ -42,7 +44,7 @@ void add_bias(const plan::Norm& op, const Site& site, std::span<float> y) {
 
 // Another norm of a group of components, of which w is the weight: y[i] = (x[i] - mean(x)) * factor * weight(w[i]).
 struct Rule {
-  double (*factor)(In x, In w, double eps) = [](In x, In, double eps) { return families::factor(x, eps); };
+  double (*factor)(In x, In w, double eps) = [](In x, In, double eps) { return in_norm::factor(x, eps); };
   double (*weight)(double w) = [](double w) { return w; };
   bool subtracts_mean = false;
 };
@@ -89,7 +91,7 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
   if (!q.has_both()) return;
   const std::vector<float> x = divided(op, *q.replay.value(op.x), n);
   std::vector<float> bias(n);
-  if (op.bias) backends::reference::rows_of(q.plan().weight(*op.bias).tensor)(0, bias);
+  if (op.bias) q.rows_of (*op.bias)(0, bias);
   const auto size_of = [&](In y) { return squared_distance(y, bias) / static_cast<double>(n); };
   double least = infinity;
   std::optional<double> fitted;
@@ -106,21 +108,13 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
   if (fitted && *fitted > 0 && *fitted <= largest) add(to_digits(*fitted, 3));
 }
 
-void mean_kept(const Question&, const plan::Norm& op, Candidates& out) {
+void mean_kept(const Question& q, const plan::Norm& op, Candidates& out) {
   if (op.kind != plan::NormKind::layer) return;
-  out.with(op, &plan::Norm::kind, plan::NormKind::rms);
-  out.add("but for the variance", [op](const Site& site) {
-    const std::vector<float> w = site.scene.vector(op.weight);
-    const In x = site.scene.value(op.x);
-    const std::vector<float> c = divided(op, x, w.size());
-    std::vector<float> y(x.size());
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      const double s = factor(In(c).subspan(i / w.size() * w.size(), w.size()), op.eps);
-      y[i] = static_cast<float>(x[i] * s * w[i % w.size()]);
-    }
-    add_bias(op, site, y);
-    return y;
-  });
+  plan::Norm rms = op;
+  rms.kind = plan::NormKind::rms;
+  out.changed(rms);
+  const auto of_variance = [](In x, In, double eps) { return factor(less_mean(x), eps); };
+  with_rule(q, rms, "but for the variance", {.factor = of_variance}, out);
 }
 
 void other_bias(const Question& q, const plan::Norm& op, Candidates& out) {
@@ -147,10 +141,7 @@ double of_weighted(In x, In w, double eps) {
 }
 
 void skipped(const Question&, const plan::Norm& op, Candidates& out) {
-  out.add("", [op](const Site& site) {
-    const In x = site.scene.value(op.x);
-    return std::vector<float>(x.begin(), x.end());
-  });
+  out.add("", [op](const Site& site) { return site.value(op.x); });
 }
 
 void part_of_row(const Question& q, const plan::Norm& op, Candidates& out) {
@@ -198,7 +189,6 @@ void other_statistic(const Question& q, const plan::Norm& op, Candidates& out) {
 
 // Each row, or head, with the factor of another.
 void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
-  if (q.is_inner()) return;
   const std::size_t width = q.width(), n = q.plan().weight(op.weight).in();
   const auto add = [&](std::string detail, bool first_group, auto from) {
     with_factor(out, op, std::move(detail), n, [op, first_group, from, width, n](const Site& site, In, std::size_t start) {
@@ -215,7 +205,6 @@ void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
 
 // A row that is normalized in parts, of a head's length or of a thread block's.
 void by_parts(const Question& q, const plan::Norm& op, Candidates& out) {
-  if (q.is_inner()) return;
   const std::size_t n = q.plan().weight(op.weight).in();
   for (const std::size_t size : std::set<std::size_t>{q.replay.parameters().head_dim, 32, 64, 128, 256}) {
     if (size == 0 || size >= n || n % size != 0) continue;
@@ -311,14 +300,14 @@ sum the squares of all components; check the reduction's bounds)"},
     {"norm-other-statistic", Kind::op, of<other_statistic>, R"(the norm divides by something else than the root mean square
 The standard deviation, the mean of absolutes and the largest belong to other norms.
 divide by the root of the mean square)"},
-    {"norm-by-parts", Kind::op, of<by_parts>, R"(parts of the row are normalised by themselves
+    {"norm-by-parts", Kind::op, of_shown<by_parts>, R"(parts of the row are normalised by themselves
 Each group of threads, or each head, has a mean square of its own, where the row has one.
 sum over all groups of threads before the root)"},
     {"norm-weight-before", Kind::op, of<scaled<of_weighted>>,
      R"(the norm's weight is applied before the mean square is taken
 The factor is then that of the weighted row.
 normalise, and then multiply by the weight)"},
-    {"norm-other-factor", Kind::op, of<other_factor>, R"(the row is divided by another row's root mean square
+    {"norm-other-factor", Kind::op, of_shown<other_factor>, R"(the row is divided by another row's root mean square
 The sum's place in shared memory is indexed by something else than the row, or is read before it is written.
 give each row and head a sum of its own)"},
     {"norm-whole-row", Kind::op, of<whole_row>, R"(a norm of heads is taken over all heads at once
@@ -336,7 +325,8 @@ give the norm the residual stream as it is there)"},
 };
 
 }  // namespace
+}  // namespace in_norm
 
-std::span<const Hypothesis> norm() { return table; }
+std::span<const Hypothesis> norm() { return in_norm::table; }
 
 }  // namespace plumb::diagnose::families

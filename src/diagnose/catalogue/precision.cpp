@@ -5,7 +5,6 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <set>
 #include <utility>
 
 #include "base/half.h"
@@ -14,6 +13,7 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_precision {
 namespace {
 
 constexpr float infinite = std::numeric_limits<float>::infinity();
@@ -96,7 +96,6 @@ void overflow(const Question& q, Candidates& out) {
 
 // A limit that the suspect's largest elements share.
 void clamped(const Question& q, Candidates& out) {
-  if (q.found.empty()) return;
   float high = 0, low = 0;
   for (const float v : q.found) high = std::max(high, v), low = std::min(low, v);
   const auto add = [&](float from, float to) {
@@ -120,7 +119,6 @@ void clamped(const Question& q, Candidates& out) {
 }
 
 void scaled(const Question& q, Candidates& out) {
-  if (!q.has_both()) return;
   const double yy = squares(q.expected), yf = dot(q.expected, q.found), ff = squares(q.found);
   const double factor = yf / yy;
   // Whatever is small is near to what is scaled by little: it has to go with it too.
@@ -130,7 +128,6 @@ void scaled(const Question& q, Candidates& out) {
 }
 
 void offset(const Question& q, Candidates& out) {
-  if (!q.has_both()) return;
   double sum = 0;
   for (std::size_t i = 0; i < q.found.size(); ++i) sum += double{q.found[i]} - q.expected[i];
   const double by = sum / static_cast<double>(q.found.size());
@@ -174,7 +171,7 @@ store the result as the others are)"},
     {"precision-overflow", Kind::op, of<overflow>, Meaning::rounding, R"(results overflow to infinity
 float16 ends at 65504; massive activations pass it, and earlier where they are scaled or summed first.
 keep this value in float32 or bfloat16)"},
-    {"value-clamped", Kind::op, of<clamped>, R"(results are clamped
+    {"value-clamped", Kind::op, of_both<clamped>, R"(results are clamped
 A limit that was put in to hide something else; it changes every value beyond it.
 remove the clamp, and find what it hides)"},
     {"weight-converted", Kind::weight, of<coarse_weights>, Meaning::rounding, R"(the weight was converted to a coarser type
@@ -186,16 +183,17 @@ apply it once)"},
     {"value-negated", Kind::op, of<negated>, R"(results have the wrong sign
 A sign is lost or added.
 check the sign)"},
-    {"value-scaled", Kind::op, of<scaled>, Meaning::cutting_off, R"(results are scaled by a constant
+    {"value-scaled", Kind::op, of_both<scaled>, Meaning::cutting_off, R"(results are scaled by a constant
 All elements are the right ones times one factor.
 find the factor: a scale applied twice, or left out)"},
-    {"value-offset", Kind::op, of<offset>, Meaning::rounding, R"(a constant is added to the results
+    {"value-offset", Kind::op, of_both<offset>, Meaning::rounding, R"(a constant is added to the results
 All elements are the right ones plus one number.
 find the constant)"},
 };
 
 }  // namespace
+}  // namespace in_precision
 
-std::span<const Hypothesis> precision() { return table; }
+std::span<const Hypothesis> precision() { return in_precision::table; }
 
 }  // namespace plumb::diagnose::families

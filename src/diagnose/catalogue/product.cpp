@@ -3,21 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <map>
-#include <numeric>
-#include <optional>
-#include <set>
 
 #include "diagnose/hypothesis.h"
 #include "quants/format.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_product {
 namespace {
-
-using backends::reference::RowSource;
-using backends::reference::Scene;
 
 // The largest weight that is decoded as a whole for a hypothesis, in elements.
 constexpr std::uint64_t most_elements = std::uint64_t{1} << 28;
@@ -212,8 +205,7 @@ void shifted_rows(const Question& q, const Product& p, Candidates& out) {
   }
 }
 
-void shifted_elements(const Question& q, const Product& p, Candidates& out) {
-  if (q.is_inner()) return;
+void shifted_elements(const Question&, const Product& p, Candidates& out) {
   const auto total = static_cast<std::int64_t>(p.weight.tensor.n_elements());
   for (const std::int64_t size : {1, 2, 4, 8, 16, 32, 64, 128, 256}) {
     for (const std::int64_t by : {size, -size}) {
@@ -244,7 +236,6 @@ std::optional<Joined> joined_of(const Question& q, const Product& p, std::size_t
 }
 
 void joined_otherwise(const Question& q, const Product& p, Candidates& out) {
-  if (q.is_inner()) return;
   std::size_t own = 0;
   const auto joined = joined_of(q, p, own);
   if (!joined) return;
@@ -332,8 +323,7 @@ void part_of_sum(const Question& q, const Product& p, Candidates& out) {
   }
 }
 
-void part_twice(const Question& q, const Product& p, Candidates& out) {
-  if (q.is_inner()) return;
+void part_twice(const Question&, const Product& p, Candidates& out) {
   for (const std::uint64_t n : std::set<std::uint64_t>{1, 8, 16, 32, 64, 128, 256, p.n_in / 2}) {
     for (const bool last : {true, false}) {
       if (n == 0 || n >= p.n_in) continue;
@@ -355,7 +345,6 @@ void with_input_order(Candidates& out, const Product& p, const std::string& deta
 }
 
 void input_order(const Question& q, const Product& p, Candidates& out) {
-  if (q.is_inner()) return;
   const auto add = [&](std::string detail, auto from) { with_input_order(out, p, std::move(detail), from); };
   const std::size_t n = p.n_in, d = q.replay.parameters().head_dim;
   add("halves exchanged", [n](std::size_t i) { return (i + n / 2) % n; });
@@ -387,20 +376,12 @@ void input_transposed(const Question&, const Product& p, Candidates& out) {
 void output_transposed(const Question&, const Product& p, Candidates& out) {
   if (p.role == "logits") return;
   out.add("", [n = p.n_out](const Site& site) {
+    const std::vector<float> right = Site(site.replay, site.op_index, site.replay.all_rows()).compute();
     std::vector<float> y(site.rows.size() * n);
-    std::map<std::uint32_t, std::vector<float>> right;  // each step's right output, by the step's first row
-    for (std::size_t r = 0; r < site.rows.size(); ++r) {
-      const auto [begin, end] = site.step(r);
-      std::vector<float>& of_step = right[begin];
-      if (of_step.empty()) {
-        std::vector<std::uint32_t> rows(end - begin);
-        std::iota(rows.begin(), rows.end(), begin);
-        of_step = Site(site.replay, site.op_index, rows).compute();
-      }
-      for (std::size_t j = 0; j < n; ++j) {
-        const std::size_t at = (site.rows[r] - begin) * n + j, n_rows = end - begin;
-        y[r * n + j] = of_step[at % n_rows * n + at / n_rows];
-      }
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const auto [begin, end] = site.step(i / n);
+      const std::size_t at = (site.rows[i / n] - begin) * n + i % n, n_rows = end - begin;
+      y[i] = right[(begin + at % n_rows) * n + at / n_rows];
     }
     return y;
   });
@@ -409,15 +390,11 @@ void output_transposed(const Question&, const Product& p, Candidates& out) {
 void heads_exchanged(const Question& q, const Product& p, Candidates& out) {
   const std::size_t d = q.replay.parameters().head_dim, n = p.n_out;
   if (makes_heads(p) && n % d == 0 && n > d) {
-    std::vector<std::size_t> by_component(n), apart(n), reversed(n);
-    for (std::size_t c = 0; c < n; ++c) {
-      by_component[c] = c % d * (n / d) + c / d;
-      apart[by_component[c]] = c;
-      reversed[c] = (n / d - 1 - c / d) * d + c % d;
-    }
-    out.with_columns("the output is [head_dim, heads]", by_component);
-    out.with_columns("components are written head_dim apart", apart);
-    out.with_columns("the heads are in reverse", reversed);
+    const std::size_t n_heads = n / d;
+    out.with_columns("the output is [head_dim, heads]", n, [=](std::size_t c) { return c % d * n_heads + c / d; });
+    out.with_columns("components are written head_dim apart", n,
+                     [=](std::size_t c) { return c % n_heads * d + c / n_heads; });
+    out.with_columns("the heads are in reverse", n, [=](std::size_t c) { return (n_heads - 1 - c / d) * d + c % d; });
   }
   if (p.role == "attn_out" && p.n_in % d == 0) {
     with_input_order(out, p, "the input is read as [head_dim, heads]",
@@ -432,7 +409,7 @@ void bias_other(const Question& q, const Product& p, Candidates& out) {
   if (!p.op.bias) return;
   const std::size_t d = q.replay.parameters().head_dim, n = p.n_out;
   std::vector<float> bias(n);
-  backends::reference::rows_of(q.plan().weight(*p.op.bias).tensor)(0, bias);
+  q.rows_of (*p.op.bias)(0, bias);
   // The number that is added to output j, besides its bias.
   const auto beyond = [&](auto of) {
     std::vector<float> difference(n);
@@ -489,19 +466,19 @@ use output.weight where the file has it)"},
     {"weight-row-off-by-one", Kind::weight, of<shifted_rows>, R"(the weight's rows are off by one, or by some
 The pointer to the rows is rows early or late.
 row j begins at j * in)"},
-    {"weight-offset", Kind::weight, of<shifted_elements>, R"(the weight is read some elements early or late
+    {"weight-offset", Kind::weight, of_shown<shifted_elements>, R"(the weight is read some elements early or late
 The tensor's offset in the file is off: the header's end is not aligned, or a block or vector is skipped.
 a tensor begins at its offset from the aligned end of the header)"},
-    {"weight-joined", Kind::weight, of<joined_otherwise>, R"(a joined weight is cut at other places than it was joined
+    {"weight-joined", Kind::weight, of_shown<joined_otherwise>, R"(a joined weight is cut at other places than it was joined
 Q, K and V (or gate and up) lie behind each other. They have different numbers of rows where heads are shared, and are not interleaved.
 K begins after all rows of Q, V after all of K)"},
     {"product-part-of-sum", Kind::op, of<part_of_sum>, R"(the product sums a part of its inputs
 The inner loop ends early: a length that is no multiple of the tile, or k of another matrix.
 sum over all inputs; check k and the remainder)"},
-    {"product-summed-twice", Kind::op, of<part_twice>, R"(the product sums some of its inputs twice
+    {"product-summed-twice", Kind::op, of_shown<part_twice>, R"(the product sums some of its inputs twice
 The tiles of the inner loop overlap: the last one is moved back to end with the row, and is not masked.
 sum each input once)"},
-    {"product-input-order", Kind::op, of<input_order>, R"(the product reads its input in another order
+    {"product-input-order", Kind::op, of_shown<input_order>, R"(the product reads its input in another order
 Heads, halves or neighbours of the input are not where the weight's columns expect them.
 multiply column i by input i)"},
     {"product-input-transposed", Kind::op, of<input_transposed>, R"(the product reads its input as [in, T]
@@ -525,7 +502,8 @@ give the product the value that the architecture asks for)"},
 };
 
 }  // namespace
+}  // namespace in_product
 
-std::span<const Hypothesis> product() { return table; }
+std::span<const Hypothesis> product() { return in_product::table; }
 
 }  // namespace plumb::diagnose::families

@@ -8,8 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
-#include <set>
-#include <vector>
+#include <tuple>
 
 #include "base/half.h"
 #include "diagnose/hypothesis.h"
@@ -19,9 +18,9 @@
 
 namespace plumb::diagnose::families {
 
+namespace in_quantization {
 namespace {
 
-using backends::reference::RowSource;
 using quants::Format;
 
 using Bytes = std::span<std::uint8_t>;
@@ -67,6 +66,10 @@ constexpr Layout layouts[] = {
 
 std::uint16_t bits_of(ConstBytes field) { return static_cast<std::uint16_t>(field[0] | (field[1] << 8)); }
 float half_of(ConstBytes field) { return f16_to_f32(bits_of(field)); }
+void set_to_one(Bytes field) {
+  field[0] = 0;
+  field[1] = 0x3c;  // high byte of 1 as float16
+}
 
 // The weight that an op reads.
 std::optional<plan::WeightId> weight_of(const Question& q) {
@@ -97,19 +100,20 @@ struct Quantized {
   [[nodiscard]] bool is(std::initializer_list<Format> formats) const {
     return std::find(formats.begin(), formats.end(), tensor.format) != formats.end();
   }
+  [[nodiscard]] std::vector<float> decoded(ConstBytes block) const {
+    std::vector<float> weights(format.block_size);
+    format.decode(std::bit_cast<const std::byte*>(block.data()), weights.data(), 1);
+    return weights;
+  }
   // The number that the format subtracts from its integers. It shows where a block of zeros with the scale 1 is decoded to
   // numbers that go up by 1 with the integers; otherwise they have scales of their own, or stand for levels.
   [[nodiscard]] double offset() const {
-    const auto first_weight = [&](std::uint8_t low) {
-      std::vector<std::uint8_t> block(format.block_bytes);
-      layout.scale.of(Bytes(block))[1] = 0x3c;  // high byte of 1 as float16
-      layout.low.of(Bytes(block))[0] = low;
-      std::vector<float> weights(format.block_size);
-      format.decode(std::bit_cast<const std::byte*>(block.data()), weights.data(), 1);
-      return weights[0];
-    };
-    const bool goes_up = layout.scale.exists() && low_bits() < 8 && first_weight(1) - first_weight(0) == 1;
-    return goes_up ? -first_weight(0) : 0;
+    if (!layout.scale.exists() || low_bits() == 8) return 0;
+    std::vector<std::uint8_t> block(format.block_bytes);
+    set_to_one(layout.scale.of(Bytes(block)));
+    const float zero = decoded(block)[0];
+    layout.low.of(Bytes(block))[0] = 1;
+    return decoded(block)[0] - zero == 1 ? -zero : 0;
   }
 };
 
@@ -311,22 +315,16 @@ void scale_type(const Question&, const Quantized& w, Candidates& out) {
   const bool has_minimum = w.layout.minimum.exists();
   for (const bool minimum_too : {true, false}) {
     if (!minimum_too && !has_minimum) break;
-    const auto change = [&format = w.format, has_minimum, minimum_too](const Decoded& original) {
+    const auto change = [w, has_minimum, minimum_too](const Decoded& original) {
       const Layout& l = original.layout;
-      const auto decoded = [&](bool scale_is_1) {
-        constexpr std::uint8_t one = 0x3c;  // high byte of 1 as float16
+      const auto with_one = [&](const Field& one, const Field& zero) {
         std::vector<std::uint8_t> block(original.bytes.begin(), original.bytes.end());
-        const auto set = [&](const Field& field, std::uint8_t high) {
-          field.of(Bytes(block))[0] = 0;
-          field.of(Bytes(block))[1] = high;
-        };
-        set(l.scale, scale_is_1 ? one : 0);
-        if (has_minimum) set(l.minimum, scale_is_1 ? 0 : one);
-        std::vector<float> result(original.weights.size());
-        format.decode(std::bit_cast<const std::byte*>(block.data()), result.data(), 1);
-        return result;
+        std::ranges::fill(zero.of(Bytes(block)), std::uint8_t{0});
+        set_to_one(one.of(Bytes(block)));
+        return w.decoded(block);
       };
-      const std::vector<float> a = decoded(true), b = has_minimum ? decoded(false) : std::vector<float>(a.size(), 0.0f);
+      const std::vector<float> a = with_one(l.scale, l.minimum);
+      const std::vector<float> b = has_minimum ? with_one(l.minimum, l.scale) : std::vector<float>(a.size(), 0.0f);
       const float scale = bf16_to_f32(bits_of(l.scale.of(original.bytes)));
       const float low = !has_minimum  ? 0
                         : minimum_too ? bf16_to_f32(bits_of(l.minimum.of(original.bytes)))
@@ -449,6 +447,11 @@ void offset(const Question&, const Quantized& w, Candidates& out) {
   }
 }
 
+// The upper two bits of one 6-bit number with the nibble of another.
+std::uint8_t mix(std::uint8_t upper, std::uint8_t nibble) {
+  return static_cast<std::uint8_t>((upper & 48) | (nibble & 15));
+}
+
 void packed_scales(const Question&, const Quantized& w, Candidates& out) {
   if (!w.is({Format::q4_k, Format::q5_k})) return;
   const auto add = [&](std::string detail, std::function<void(Packed&, ConstBytes)> change) {
@@ -459,23 +462,17 @@ void packed_scales(const Question&, const Quantized& w, Candidates& out) {
     });
   };
   add("scales and minimums exchanged", [](Packed& p, auto) { std::swap(p.scale, p.minimum); });
-  add("the upper bits of the last four left out", [](Packed& p, auto) {
-    for (std::size_t j = 4; j < 8; ++j) p.scale[j] &= 15, p.minimum[j] &= 15;
-  });
-  add("the nibbles of the last four exchanged", [](Packed& p, auto) {
-    for (std::size_t j = 4; j < 8; ++j) {
-      const std::uint8_t s = p.scale[j], m = p.minimum[j];
-      p.scale[j] = static_cast<std::uint8_t>((s & 48) | (m & 15));
-      p.minimum[j] = static_cast<std::uint8_t>((m & 48) | (s & 15));
-    }
-  });
-  add("the upper bits of scales and minimums exchanged", [](Packed& p, auto) {
-    for (std::size_t j = 4; j < 8; ++j) {
-      const std::uint8_t s = p.scale[j], m = p.minimum[j];
-      p.scale[j] = static_cast<std::uint8_t>((m & 48) | (s & 15));
-      p.minimum[j] = static_cast<std::uint8_t>((s & 48) | (m & 15));
-    }
-  });
+  // A change of each of the last four.
+  const auto last_four = [](void (*change)(std::uint8_t & scale, std::uint8_t & minimum)) {
+    return [change](Packed& p, auto) {
+      for (std::size_t j = 4; j < 8; ++j) change(p.scale[j], p.minimum[j]);
+    };
+  };
+  add("the upper bits of the last four left out", last_four([](auto& s, auto& m) { s &= 15, m &= 15; }));
+  add("the nibbles of the last four exchanged",
+      last_four([](auto& s, auto& m) { std::tie(s, m) = std::pair(mix(s, m), mix(m, s)); }));
+  add("the upper bits of scales and minimums exchanged",
+      last_four([](auto& s, auto& m) { std::tie(s, m) = std::pair(mix(m, s), mix(s, m)); }));
   add("read byte by byte, the packing ignored", [](Packed& p, ConstBytes s) {
     for (std::size_t j = 0; j < 8; ++j) p.scale[j] = s[j] & 63;
     for (std::size_t j = 0; j < 4; ++j) p.minimum[j] = s[j + 8] & 63, p.minimum[j + 4] = s[j + 8] & 63;
@@ -528,8 +525,7 @@ void linear_values(const Question&, const Quantized& w, Candidates& out) {
 }
 
 // A layout with all scales first and then all values, of the tensor or of each row.
-void planar(const Question& q, const Quantized& w, Candidates& out) {
-  if (q.is_inner()) return;
+void planar(const Question&, const Quantized& w, Candidates& out) {
   if (!w.layout.scale.exists() || w.layout.scale.begin != 0 || w.format.block_size != 32 || w.layout.minimum.exists())
     return;
   const std::size_t n = w.blocks_of_row();
@@ -645,7 +641,7 @@ unpack the 12 bytes as the format says)"},
     {"quant-linear-values", Kind::weight, of<linear_values>, R"(IQ4_NL's values are read as linear
 Its 16 values are a table, not q - 8.
 look the value up in the table)"},
-    {"quant-planar", Kind::weight, of<planar>, R"(scales and values of quantized weights are read from separate arrays
+    {"quant-planar", Kind::weight, of_shown<planar>, R"(scales and values of quantized weights are read from separate arrays
 An engine that repacks its weights has all scales first and all values after them; the file has them block by block.
 repack the weights when they are loaded, or read them as they are)"},
     {"weight-requantized", Kind::weight, of<requantized>, R"(the weight was quantized to another type
@@ -657,7 +653,8 @@ decode the type that the file states)"},
 };
 
 }  // namespace
+}  // namespace in_quantization
 
-std::span<const Hypothesis> quantization() { return table; }
+std::span<const Hypothesis> quantization() { return in_quantization::table; }
 
 }  // namespace plumb::diagnose::families

@@ -1,23 +1,20 @@
 // Rotary embedding: wrong pairs, frequencies, positions or direction.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <map>
 #include <ranges>
-#include <set>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
 
 namespace plumb::diagnose::families {
 
+namespace in_rope {
 namespace {
 
 using backends::reference::rotate;
 using backends::reference::Rotation;
 using backends::reference::rotation_at;
-using backends::reference::Scene;
 
 std::vector<float> factors_of(const plan::Rope& op, const Scene& scene) {
   return op.factors ? scene.vector(*op.factors) : std::vector<float>();
@@ -189,7 +186,6 @@ void by_head(const Question&, const plan::Rope& op, Candidates& out) {
 
 // The position by which each faulty row was rotated, if a position explains every row.
 void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
-  if (q.found.empty()) return;
   constexpr double most_left = 0.1;  // of the right position's error
   const Site at_fault(q.replay, q.op_index, {q.rows.begin(), q.rows.end()});
   const std::vector<float> factors = factors_of(op, at_fault.scene);
@@ -325,13 +321,14 @@ keep both old values until both new ones are computed)"},
     {"rope-scaling-other", Kind::parameter, of<other_scaling>, R"(rotary frequencies are scaled by another factor
 rope.scaling.* say by how much, and for YaRN from which frequency on.
 read rope.scaling.* from the file)"},
-    {"rope-other-positions", Kind::op, of<other_positions>, R"(tokens are rotated by other tokens' positions
+    {"rope-other-positions", Kind::op, of_both<other_positions>, R"(tokens are rotated by other tokens' positions
 The table of positions is not the batch's: it is stuck, turned round, clamped, or another step's.
 give each token its index in the sequence)"},
 };
 
 }  // namespace
+}  // namespace in_rope
 
-std::span<const Hypothesis> rope() { return table; }
+std::span<const Hypothesis> rope() { return in_rope::table; }
 
 }  // namespace plumb::diagnose::families

@@ -114,6 +114,22 @@ std::vector<Plant> make_faults() {
                {"attn_v"},
                with([](const Engine& e, Op& op) { op.w = e.weight(fmt::format("blk.{}.attn_k.weight", op.layer)); }),
                {"weight-other"}});
+  f.push_back({"the joined rows as those of Q, K and V in turn",
+               {"attn_q", "attn_k", "attn_v"},
+               with([](const Engine& e, Op& op) {
+                 const Matrix &w = e.weight(blk(op.layer, "attn_qkv.weight")),
+                              &bias = e.weight(blk(op.layer, "attn_qkv.bias"));
+                 const std::size_t part = op.role == "attn_q" ? 0 : op.role == "attn_k" ? 1 : 2, n = op.w.width;
+                 for (std::size_t j = 0; j < op.w.rows; ++j) {
+                   std::copy_n(&w.data[(3 * j + part) * n], n, &op.w.data[j * n]);
+                   op.bias.data[j] = bias.data[3 * j + part];
+                 }
+               }),
+               {"weight-joined"}});
+  f.push_back({"K's part of the joined bias for the others",
+               {"attn_q", "attn_v"},
+               with([](const Engine& e, Op& op) { op.bias = e.weight(blk(op.layer, "attn_k.bias")); }),
+               {"bias-other"}});
   f.push_back({"the joined bias left out",
                {"attn_q", "attn_k", "attn_v"},
                with([](const Engine&, Op& op) { std::fill(op.bias.data.begin(), op.bias.data.end(), 0.0F); }),

@@ -100,7 +100,32 @@ Make q6_k(Q6K mistake) {
   });
 }
 
+// Blocks of TQ2_0: 64 bytes of two bits a weight, less 1, and a half-precision scale (block_tq2_0).
+Make tq2_0(int offset, std::size_t blocks_away, float (*scale)(std::uint16_t bits)) {
+  return weights([=](const Op& op) {
+    if (op.w.format != quants::Format::tq2_0) return Floats();
+    const std::size_t n = op.w.raw.size() / 66;
+    Floats w(n * 256);
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      const std::size_t b = i / 256, k = i % 256;
+      const int q = byte(op.w.raw, b * 66 + k / 128 * 32 + k % 32) >> (k % 128 / 32 * 2) & 3;
+      w[i] = scale(half_bits(op.w.raw, (b + blocks_away) % n * 66 + 64)) * static_cast<float>(q - offset);
+    }
+    return w;
+  });
+}
+
 }  // namespace
+
+const std::vector<Plant>& ternary_faults() {
+  const Names roles{"attn_q", "ffn_down"};
+  static const std::vector<Plant> all{
+      {"TQ2_0's numbers from 0", roles, tq2_0(0, 0, f16_to_f32), {"quant-offset"}},
+      {"TQ2_0's scale of the block after", roles, tq2_0(1, 1, f16_to_f32), {"quant-neighbour-scale"}},
+      {"TQ2_0's scale as bfloat16", roles, tq2_0(1, 0, bf16_to_f32), {"quant-scale-type"}},
+  };
+  return all;
+}
 
 void add_quantization_faults(const Add& add) {
   add("Q8_0's bytes as unsigned", products, q8_0([](auto raw, std::size_t b, std::size_t, std::size_t i) {
