@@ -6,9 +6,11 @@ Usage: make_template_goldens.py [--shared ../shared/data/chat-templates]
 
 Reads   tests/data/text/templates/conversations.json   the conversations that are tried
         tests/data/text/templates/features/*.jinja      templates that exercise one feature each
+        tests/data/text/templates/snippets.json         the keys: templates of one line, mostly on one rule each
         tests/data/text/templates/styles/*.jinja        templates in the manner of well-known models
         the folder of other people's templates, which are not in this repository
 Writes  tests/data/text/templates/features.json         {name: {"text"} or {"error"}}
+        tests/data/text/templates/snippets.json         {template: {"text"} or {"error"}}
         tests/data/text/templates/styles.json           {name: {conversation: {"text"} or {"error"}}}
         tests/data/text/templates/shared.json           {file: {"hash", "cases": {conversation: {"hash", "bytes"}
                                                          or {"error"}}}}, the hash being FNV-1a, 64 bits
@@ -93,6 +95,12 @@ def main():
         features[path.name] = render(path.read_bytes().decode(), variables_of(conversations[0], defaults))
     write(DATA / "features.json", features)
 
+    path = DATA / "snippets.json"
+    first = variables_of(conversations[0], defaults)
+    snippets = [{source: render(source, first)} for source in json.loads(path.read_text(encoding="utf-8"))]
+    lines = [json.dumps(snippet, ensure_ascii=False)[1:-1] for snippet in snippets]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
     styles = {}
     for path in sorted((DATA / "styles").glob("*.jinja")):
         styles[path.name] = all_conversations(path.read_bytes().decode())
@@ -105,7 +113,8 @@ def main():
         shared[path.name] = {"hash": fnv1a(source), "cases": cases}
     if shared:
         write(DATA / "shared.json", shared)
-    print(f"{len(features)} features, {len(styles)} styles, {len(shared)} shared, {len(conversations)} conversations")
+    counts = f"{len(features)} features, {len(snippets)} snippets, {len(styles)} styles, {len(shared)} shared"
+    print(f"{counts}, {len(conversations)} conversations")
 
 
 main()

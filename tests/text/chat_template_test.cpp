@@ -109,6 +109,17 @@ TEST(ChatTemplate, EveryFeatureDoesWhatJinjaDoes) {
   }
 }
 
+TEST(ChatTemplate, EverySnippetDoesWhatJinjaDoes) {
+  const Json stored = file_json(template_data / "conversations.json");
+  const Json variables = variables_of(stored["conversations"][0], stored["defaults"]);
+  const Json all = file_json(template_data / "snippets.json");
+  EXPECT_GT(all.size(), 1000u);
+  for (const auto& [source, expected] : all.items()) {
+    SCOPED_TRACE(source);
+    expect_golden(rendered(source, variables), expected);
+  }
+}
+
 TEST(ChatTemplate, TemplatesInTheMannerOfKnownModels) {
   const Json all = file_json(template_data / "styles.json");
   for (const auto& [name, goldens] : all.items()) {
