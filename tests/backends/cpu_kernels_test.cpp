@@ -402,6 +402,106 @@ TEST_P(CpuKernels, ActivationsThatAreNotFiniteShowInTheScale) {
   EXPECT_EQ(two.q[0][0] | two.q[1][0], 0);
 }
 
+void expect_same(float actual, float expected) {
+  if (std::isnan(expected)) {
+    ASSERT_TRUE(std::isnan(actual)) << actual;
+  } else {
+    ASSERT_EQ(actual, expected);
+  }
+}
+
+// Rows of one weight of each kind, and of one among zeros, times ones: the sum is the weight.
+TEST_P(CpuKernels, EveryWeightOfTwoBytesIsReadExactly) {
+  constexpr std::size_t n_out = 1u << 16;
+  for (const quants::Format format : {quants::Format::f16, quants::Format::bf16}) {
+    for (const std::size_t n_in : {1u, 32u}) {
+      for (const std::size_t n_tokens : {1u, 9u}) {
+        SCOPED_TRACE(fmt::format("format {}, {} inputs, {} tokens", quants::index(format), n_in, n_tokens));
+        std::vector<std::uint16_t> weights(n_out * n_in);
+        for (std::size_t r = 0; r < n_out; ++r) weights[r * n_in + r % n_in] = static_cast<std::uint16_t>(r);
+        const std::vector<float> x(n_in * n_tokens, 1.0f);
+        const AlignedBuffer x_there(x.size() * sizeof(float));
+        std::memcpy(x_there.bytes.get(), x.data(), x.size() * sizeof(float));
+        const AlignedBuffer scratch(table.scratch_bytes);
+        std::vector<float> y(n_out * n_tokens);
+        Dot dot{};
+        dot.weights = reinterpret_cast<const std::uint8_t*>(weights.data());
+        dot.row_bytes = 2 * n_in;
+        dot.n_in = n_in;
+        dot.x = x_there.bytes.get();
+        dot.x_stride = n_in * sizeof(float);
+        dot.n_tokens = n_tokens;
+        dot.y = y.data();
+        dot.y_stride = n_out;
+        dot.scratch = scratch.bytes.get();
+        dot.row_end = n_out;
+        table.rounded[0].dot[quants::index(format)](dot);
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const auto bits = static_cast<std::uint16_t>(i % n_out);
+          expect_same(y[i], format == quants::Format::f16 ? f16_to_f32(bits) : bf16_to_f32(bits));
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// A block's scale that is infinite or no number shows in the product; the largest and the smallest numbers are read as
+// such.
+TEST_P(CpuKernels, ScalesOfBlocksAreReadExactly) {
+  constexpr std::size_t n_in = 256;
+  for (const quants::FormatInfo& format : quants::formats()) {
+    if (format.block_size == 1 || format.format == quants::Format::mxfp4) continue;
+    for (const unsigned bits : {0x7c00u, 0xfc00u, 0x7e00u, 0x7c01u, 0xfe00u, 0x7bffu, 0xfbffu, 0x0001u, 0x83ffu, 0x0400u}) {
+      const auto scale = static_cast<std::uint16_t>(bits);
+      for (const std::size_t at : halves_of(format.format)) {
+        for (const std::size_t n_tokens : {1u, 9u}) {
+          SCOPED_TRACE(fmt::format("{}, scale {:#x} at byte {}, {} tokens", format.name, scale, at, n_tokens));
+          std::vector<std::uint8_t> weights = make_weights(format, n_in / format.block_size, Weights::random, random);
+          for (std::size_t b = 0; b < n_in / format.block_size; ++b) {
+            for (const std::size_t half : halves_of(format.format))
+              put_half(weights.data() + b * format.block_bytes + half, 0);
+          }
+          std::memcpy(weights.data() + at, &scale, 2);
+          const Operand activation = operand(format.format);
+          const std::size_t stride = operand_bytes(activation, n_in, 1);
+          const AlignedBuffer x(stride * n_tokens), scratch(table.scratch_bytes);
+          const std::vector<float> ones(n_in, 1.0f);
+          const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
+          for (std::size_t t = 0; t < n_tokens; ++t) round(activation, 1, ones, x.bytes.get() + t * stride, sign);
+          std::vector<float> y(n_tokens);
+          Dot dot{};
+          dot.weights = weights.data();
+          dot.row_bytes = format.row_bytes(n_in);
+          dot.n_in = n_in;
+          dot.x = x.bytes.get();
+          dot.x_stride = stride;
+          dot.n_tokens = n_tokens;
+          dot.y = y.data();
+          dot.y_stride = 1;
+          dot.scratch = scratch.bytes.get();
+          dot.row_end = 1;
+          table.rounded[0].dot[quants::index(format.format)](dot);
+          std::vector<float> decoded(n_in);
+          format.decode(reinterpret_cast<const std::byte*>(weights.data()), decoded.data(), n_in / format.block_size);
+          double sum = 0, magnitude = 0;
+          for (const float w : decoded) {
+            sum += w;
+            magnitude += std::abs(w);
+          }
+          magnitude += n_in * 2 * largest_min(format, weights.data());
+          for (const float actual : y) {
+            ASSERT_EQ(std::isfinite(actual), std::isfinite(sum)) << actual << " is not " << sum;
+            if (std::isfinite(sum)) {
+              ASSERT_NEAR(actual, sum, 1e-5 * magnitude + 1e-37);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CpuKernels, HalvesRoundToNearestEven) {
   std::vector<float> x;
   for (std::uint32_t half = 0; half < 0x7c00; half += 3) {
@@ -409,11 +509,18 @@ TEST_P(CpuKernels, HalvesRoundToNearestEven) {
     const float next = f16_to_f32(static_cast<std::uint16_t>(half + 1));
     for (const float value : {here, -here, std::nextafter(here, 1e9f), 0.5f * here + 0.5f * next}) x.push_back(value);
   }
-  x.push_back(1e9f);
-  x.push_back(-std::numeric_limits<float>::infinity());
+  // From 65520 on, a number is nearer to the step that would follow the largest half.
+  for (const float value : {std::nextafter(65520.0f, 0.0f), 65520.0f, 65535.0f, 65536.0f, 1e9f, 0x1p-25f, 0x1.000002p-25f,
+                            std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::infinity()}) {
+    x.insert(x.end(), {value, -value});
+  }
   std::vector<std::uint16_t> y(x.size());
   table.to_f16(x.data(), x.size(), y.data());
   for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(y[i], f32_to_f16(x[i])) << x[i];
+  const std::vector<float> no_numbers(37, std::numeric_limits<float>::quiet_NaN());
+  y.assign(no_numbers.size(), 0);
+  table.to_f16(no_numbers.data(), no_numbers.size(), y.data());
+  for (const std::uint16_t half : y) ASSERT_TRUE(std::isnan(f16_to_f32(half))) << half;
 }
 
 TEST_P(CpuKernels, NormsActivationsAndSums) {

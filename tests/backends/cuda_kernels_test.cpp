@@ -13,6 +13,9 @@
 #include "backends/random_rows.h"
 #include "base/half.h"
 
+// The checker's hook for a read, which instrumented kernels call.
+extern "C" void __tsan_unaligned_read4(void* p);  // NOLINT(bugprone-reserved-identifier,readability-identifier-naming)
+
 namespace plumb::backends {
 namespace {
 
@@ -605,6 +608,25 @@ TEST(CudaNorms, OfRowsAreScaledAndHalved) {
                     0x1p-11 * std::abs(actual[r * n + i]) + 0x1p-38 * amax)
             << "row " << r << ", element " << i;
       }
+    }
+  }
+}
+
+// A kernel's pointers have no length, so the checker holds them to the allocation.
+TEST(CudaBounds, AreThoseOfTheAllocation) {
+  OnDevice device;
+  constexpr std::int64_t size = 100;
+  auto* x = device.give(std::vector<unsigned char>(size, 1), "x");
+  for (const std::int64_t offset : {-100, -5, -4, -3, -1, 0, 1, 50, 95, 96, 97, 99, 100, 101, 200}) {
+    unsigned char* at = x + offset;
+    checker::machine.kernel = "reader";
+    const auto read = [](void* closure) { __tsan_unaligned_read4(*static_cast<unsigned char**>(closure)); };
+    const bool inside = offset >= 0 && offset + 4 <= size;
+    EXPECT_EQ(checker::run_grid({1, 1, 1}, 1, read, &at, &at, sizeof at), inside) << offset;
+    if (!inside) {
+      EXPECT_NE(checker::machine.fault.find("reads byte " + std::to_string(offset) + " of x, which has 100"),
+                std::string::npos)
+          << checker::machine.fault;
     }
   }
 }
