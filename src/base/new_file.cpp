@@ -15,12 +15,16 @@ namespace {
 Result<std::filesystem::path> replaceable(const std::filesystem::path& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::none) return fail("{}: {}", path.string(), error.message());
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     return fail("{}: exists and is no regular file; name another", path.string());
   }
-  if (!std::filesystem::is_symlink(std::filesystem::symlink_status(path, error))) return path;
-  const auto target = std::filesystem::weakly_canonical(path, error);
-  if (error) return fail("{}: cannot follow the link: {}", path.string(), error.message());
+  // Step by step, since the last link may point to a file that is not there yet.
+  std::filesystem::path target = path;
+  while (std::filesystem::is_symlink(std::filesystem::symlink_status(target, error))) {
+    target = target.parent_path() / std::filesystem::read_symlink(target, error);
+    if (error) return fail("{}: cannot follow the link: {}", path.string(), error.message());
+  }
   return target;
 }
 

@@ -84,6 +84,13 @@ Result<gguf::File> open_model(const std::string& model) {
 
 std::string is_named(const std::string& path) { return path.empty() ? "the file's name is empty" : ""; }
 
+std::string is_seed(const std::string& text) {
+  std::uint64_t seed = 0;
+  const char* end = text.data() + text.size();
+  const auto [read_until, error] = std::from_chars(text.data(), end, seed);
+  return error == std::errc() && read_until == end ? "" : fmt::format("{} is no whole number from 0 to 2^64 - 1", text);
+}
+
 void EngineArguments::add(CLI::App& app) {
   app.add_option("MODEL", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
   app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker")->capture_default_str();
@@ -177,6 +184,7 @@ void SamplerArguments::add(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
   app.add_option("--seed", settings.seed, "Seed of the random choice; the same seed gives the same answer")
+      ->check(is_seed)
       ->capture_default_str();
 }
 

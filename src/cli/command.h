@@ -103,6 +103,9 @@ trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 // A check for CLI::Option: a file's name must not be empty.
 std::string is_named(const std::string& path);
 
+// A check for CLI::Option: a seed must be a whole number of 64 bits. Without it CLI11 takes others, as another number.
+std::string is_seed(const std::string& text);
+
 // Writes to stdout. Error: stdout is closed or full.
 Result<void> print(std::string_view text);
 // Prints a document, indented, and a newline. Bytes that are not UTF-8 become U+FFFD.

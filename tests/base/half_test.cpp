@@ -59,6 +59,22 @@ TEST(Half, RoundsByDefinition) {
   EXPECT_EQ(f32_to_f16(std::nextafter(0x1p-25f, 1.0f)), 1);
 }
 
+// NaNs stay NaNs with their sign, become quiet, and keep the upper bits of their payload.
+TEST(Half, NansStayNans) {
+  const struct {
+    std::uint32_t f32;
+    std::uint16_t f16, bf16;
+  } cases[] = {{0x7f800001, 0x7e00, 0x7fc0}, {0xff800001, 0xfe00, 0xffc0}, {0x7fc00000, 0x7e00, 0x7fc0},
+               {0x7fffffff, 0x7fff, 0x7fff}, {0xffa02000, 0xff01, 0xffe0}, {0x7f812000, 0x7e09, 0x7fc1}};
+  for (const auto& [f32, f16, bf16] : cases) {
+    EXPECT_EQ(f32_to_f16(std::bit_cast<float>(f32)), f16) << std::hex << f32;
+    EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(f32)), bf16) << std::hex << f32;
+  }
+  EXPECT_TRUE(std::isnan(f16_to_f32(0xfc01)) && std::signbit(f16_to_f32(0xfc01)));
+  EXPECT_EQ(f16_to_f32(0xfc00), -std::numeric_limits<float>::infinity());
+  EXPECT_EQ(f32_to_bf16(-std::numeric_limits<float>::infinity()), 0xff80);
+}
+
 TEST(Half, Bf16RoundsToNearestEven) {
   EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f808000u)), 0x3f80);
   EXPECT_EQ(f32_to_bf16(std::bit_cast<float>(0x3f818000u)), 0x3f82);

