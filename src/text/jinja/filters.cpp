@@ -366,7 +366,8 @@ Value round(Runtime& runtime, const Value& subject, Parameters& given) {
   }
   const double scale = std::pow(10.0, static_cast<double>(digits));
   const double scaled = to_double(subject) * scale;
-  return Value::real((how == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
+  // Python's ceil() gives an integer, so no zero is negative.
+  return Value::real(((how == "ceil" ? std::ceil(scaled) : std::floor(scaled)) + 0.0) / scale);
 }
 
 Value string_filter(Runtime& runtime, const Value& subject, Parameters&) { return as_string(runtime, subject); }

@@ -58,7 +58,8 @@ double real_arithmetic(Operator op, double left, double right) {
       return left / right;
     case Operator::floor_divide:
       if (right == 0.0) raise("float floor division by zero");
-      return std::round((left - modulo(left, right)) / right);
+      if (const double quotient = std::round((left - modulo(left, right)) / right); quotient != 0.0) return quotient;
+      return std::copysign(0.0, left / right);
     case Operator::modulo:
       if (right == 0.0) raise("float modulo");
       return modulo(left, right);

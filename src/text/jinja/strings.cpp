@@ -70,7 +70,7 @@ std::string padded(Runtime& runtime, const std::string& text, Align align, std::
 
 std::string zero_filled(Runtime& runtime, const std::string& number, std::int64_t width) {
   const std::size_t sign = number.starts_with('+') || number.starts_with('-') ? 1 : 0;
-  const std::int64_t rest = std::max<std::int64_t>(width, 1) - static_cast<std::int64_t>(sign);
+  const std::int64_t rest = std::max<std::int64_t>(width, 0) - static_cast<std::int64_t>(sign);
   return number.substr(0, sign) + padded(runtime, number.substr(sign), Align::right, rest, "0");
 }
 
