@@ -172,6 +172,83 @@ TEST(ChooseFormats, RowsThatNoBlockFitsStayF16) {
   }
 }
 
+// The format of one tensor of a model with one block.
+Format chosen(FileType type, const char* name, std::initializer_list<std::uint64_t> dims, std::uint64_t n_experts = 0) {
+  gguf::Tensor tensor{.name = name, .format = Format::f32};
+  tensor.dims.fill(1);
+  for (const std::uint64_t dim : dims) tensor.dims[tensor.n_dims++] = dim;
+  gguf::Tensor untied{.name = "output.weight", .format = Format::f32, .n_dims = 2};
+  untied.dims = {256, 2, 1, 1};
+  const std::vector<gguf::Tensor> tensors{tensor, untied};
+  MixtureShape shape;
+  shape.n_layers = 1;
+  shape.n_experts = n_experts;
+  const auto formats = choose_formats(tensors, shape, type, "test");
+  EXPECT_TRUE(formats) << formats.error().message;
+  return formats ? formats->front() : Format::f32;
+}
+
+TEST(ChooseFormats, MatricesOfWeightsAreQuantized) {
+  for (const char* kept : {"position_embd.weight", "token_types.weight", "blk.0.attn_norm.weight",
+                           "blk.0.ffn_gate_inp.weight", "blk.0.attn_rel_b.weight", "blk.0.ssm_conv1d.weight",
+                           "blk.0.shortconv.conv.weight", "blk.0.attn_q.bias", "weight.x"})
+    EXPECT_EQ(chosen(FileType::q4_k_m, kept, {256, 4}), Format::f32) << kept;
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_q.weight", {256}), Format::f32);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_q.weight", {256, 1}), Format::f32);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_q.weight", {256, 2}), Format::q4_k);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_q.weight", {256, 1, 2}), Format::q4_k);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_q.weight", {256, 1, 1, 2}), Format::q4_k);
+  EXPECT_EQ(chosen(FileType::f16, "blk.0.attn_q.weight", {40, 2}), Format::f16);
+  EXPECT_EQ(chosen(FileType::f16, "blk.0.attn_norm.weight", {40, 2}), Format::f32);
+}
+
+TEST(ChooseFormats, RolesFollowFromNames) {
+  for (const char* like_v : {"blk.0.attn_v.weight", "blk.0.attn_qkv.weight", "blk.0.attn_kv_b.weight"}) {
+    EXPECT_EQ(chosen(FileType::q4_k_m, like_v, {256, 2}), Format::q6_k) << like_v;
+    EXPECT_EQ(chosen(FileType::q4_k_s, like_v, {256, 2}), Format::q5_k) << like_v;
+    EXPECT_EQ(chosen(FileType::q4_k_m, like_v, {256, 2}, 8), Format::q8_0) << like_v;
+    EXPECT_EQ(chosen(FileType::q4_k_m, like_v, {256, 2}, 7), Format::q6_k) << like_v;
+  }
+  for (const char* name : {"blk.0.attn_k.weight", "blk.0.attn_output.weight", "blk.0.ffn_up.weight"})
+    EXPECT_EQ(chosen(FileType::q4_k_m, name, {256, 2}), Format::q4_k) << name;
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_k.weight", {256, 2}, 8), Format::q8_0);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_k.weight", {256, 2}, 7), Format::q4_k);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.attn_output.weight", {256, 2}, 8), Format::q5_k);
+  EXPECT_EQ(chosen(FileType::q4_k_s, "blk.0.attn_output.weight", {256, 2}, 8), Format::q5_k);
+  EXPECT_EQ(chosen(FileType::q5_k_m, "blk.0.attn_output.weight", {256, 2}, 8), Format::q5_k);
+  EXPECT_EQ(chosen(FileType::q6_k, "blk.0.attn_output.weight", {256, 2}, 8), Format::q6_k);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.ffn_down.weight", {256, 2}), Format::q6_k);
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.ffn_down_exps.weight", {256, 2, 8}, 8), Format::q6_k);
+  EXPECT_EQ(chosen(FileType::q4_k_s, "blk.0.ffn_down.weight", {256, 2}), Format::q4_k);
+}
+
+// Rows that are no multiple of 256 have blocks of 32, and other rows none.
+TEST(ChooseFormats, SmallerBlocksStandIn) {
+  struct StandIn {
+    FileType type;
+    Format instead;
+  };
+  for (const auto& [type, instead] : {StandIn{FileType::q4_k_m, Format::q5_0}, StandIn{FileType::q4_k_s, Format::q5_0},
+                                      StandIn{FileType::q5_k_m, Format::q5_1}, StandIn{FileType::q5_k_s, Format::q5_1},
+                                      StandIn{FileType::q6_k, Format::q8_0}, StandIn{FileType::q8_0, Format::q8_0},
+                                      StandIn{FileType::q5_0, Format::q5_0}, StandIn{FileType::q4_0, Format::q4_0},
+                                      StandIn{FileType::q4_1, Format::q4_1}, StandIn{FileType::q5_1, Format::q5_1}}) {
+    EXPECT_EQ(chosen(type, "blk.0.attn_q.weight", {288, 2}), instead) << name(type);
+    EXPECT_EQ(chosen(type, "blk.0.attn_q.weight", {264, 2}), Format::f16) << name(type);
+    EXPECT_EQ(chosen(type, "blk.0.attn_q.weight", {256, 2}), info(type).format) << name(type);
+  }
+  EXPECT_EQ(chosen(FileType::q4_k_m, "blk.0.ffn_down.weight", {288, 2}), Format::q8_0) << "in place of Q6_K";
+}
+
+// GGUF's numbers, which stand in files.
+TEST(FileTypes, HaveTheNumbersOfGguf) {
+  const std::map<std::string, unsigned> numbers{
+      {"F32", 0},     {"F16", 1},     {"Q4_0", 2},    {"Q4_1", 3},    {"Q8_0", 7},  {"Q5_0", 8}, {"Q5_1", 9},
+      {"Q4_K_S", 14}, {"Q4_K_M", 15}, {"Q5_K_S", 16}, {"Q5_K_M", 17}, {"Q6_K", 18}, {"BF16", 32}};
+  EXPECT_EQ(file_types().size(), numbers.size());
+  for (const FileType type : file_types()) EXPECT_EQ(static_cast<unsigned>(type), numbers.at(std::string(name(type))));
+}
+
 TEST(FileTypes, NamesAreFoundInAnyCase) {
   for (const FileType type : file_types()) {
     EXPECT_EQ(info(type).type, type);

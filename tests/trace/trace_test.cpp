@@ -246,7 +246,7 @@ TEST_F(Traces, OfNothingHaveNoSteps) {
 }
 
 TEST_F(Traces, AreReadWithAllTheirMetadata) {
-  put(R"({"__metadata__":{"format":"plumb-trace","version":"1","engine":"e","model":"m","model_sha256":"0AFz","prompt":"p",)"
+  put(R"({"__metadata__":{"format":"plumb-trace","version":"1","engine":"e","model":"m","model_sha256":"0AFZ","prompt":"p",)"
       R"("tokens":"[0,2147483647]","positions":"[0,4294967295]","parameters":"{\"a\":null,\"b\":\"x\",\"c\":1.5}"}})");
   const auto trace = Trace::open(path);
   ASSERT_TRUE(trace) << trace.error().message;
