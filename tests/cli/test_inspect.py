@@ -61,6 +61,7 @@ class Inspect(CommandLine):
     def test_statistics_of_a_tensor(self):
         values = [*range(24), math.nan, math.inf, -math.inf, 0]
         path = self.written("m.gguf", gguf([("general.name", "str", "x")], [("first", [8], [1] * 8), ("t", [4, 7], values), ("same", [2], [3, 3]),
+                                            ("fine", [48], range(48)),
                                             ("none", [2], [math.nan, math.inf])]))  # fmt: skip
         whole = path.read_bytes()
         t = self.json("inspect", path, "--tensor", "t")
@@ -81,6 +82,7 @@ class Inspect(CommandLine):
         self.assertEqual([line.split() for line in text[5:8]],
                          [["0", "#" * 50, "2"], ["0.95833", "#" * 25, "1"], ["1.9167", "#" * 25, "1"]])  # fmt: skip
         self.assertEqual(len(text), 5 + 24)
+        self.assertEqual(self.json("inspect", path, "--tensor", "fine")["histogram"], [2] * 24)
         same = self.json("inspect", path, "--tensor", "same")
         self.assertEqual((same["deviation"], same["histogram"]), (0, [2] + [0] * 23))
         none = self.json("inspect", path, "--tensor", "none")

@@ -302,8 +302,12 @@ TEST(Sampler, penalties_forget_what_left_the_window) {
   EXPECT_EQ(*sampler.sample(logits), 1);  // 5 - 3 < 2.5
   sampler.accept(2);
   EXPECT_EQ(*sampler.sample(logits), 0);  // two of the three are left
-  sampler.reset();
-  EXPECT_EQ(*sampler.sample(logits), 0);
+  for (int i = 0; i < 2; ++i) {
+    sampler.reset();
+    EXPECT_EQ(*sampler.sample(logits), 0);
+    for (const TokenId token : {0, 0, 0}) sampler.accept(token);
+    EXPECT_EQ(*sampler.sample(logits), 1);
+  }
 
   settings.repeat_last_n = 0;
   sampler = make(settings, logits.size());
@@ -471,6 +475,12 @@ TEST(SamplerSettings, errors_name_setting_value_and_range) {
   expect([](auto& s) { s.repeat_last_n = -2; }, {"repeat_last_n is -2", "at least -1"});
   expect([&](auto& s) { s.presence_penalty = nan; }, {"presence_penalty is nan", "finite"});
   expect([](auto& s) { s.frequency_penalty = HUGE_VAL; }, {"frequency_penalty is inf", "finite"});
+  expect([](auto& s) { s.top_k = -1; }, {"top_k is -1"});
+  for (const double infinite : {HUGE_VAL, -HUGE_VAL}) {
+    expect([&](auto& s) { s.repeat_penalty = infinite; }, {"repeat_penalty is"});
+    expect([&](auto& s) { s.presence_penalty = infinite; }, {"presence_penalty is"});
+    expect([&](auto& s) { s.frequency_penalty = infinite; }, {"frequency_penalty is"});
+  }
   expect([](auto& s) { s.logit_bias = {{3, inf}}; }, {"logit_bias of token 3 is inf", "-infinity to ban"});
 }
 
@@ -483,6 +493,8 @@ TEST(SamplerSettings, a_bias_must_be_for_a_token_of_the_vocabulary) {
     EXPECT_NE(sampler.error().message.find("tokens 0 to 9"), std::string::npos) << sampler.error().message;
   }
   EXPECT_FALSE(Sampler::make({}, 0).has_value());
+  EXPECT_TRUE(Sampler::make({}, 0x7fffffff).has_value());
+  EXPECT_FALSE(Sampler::make({}, 0x80000000).has_value());
 }
 
 RC_GTEST_PROP(Logprobs, are_the_log_softmax_in_order, ()) {
