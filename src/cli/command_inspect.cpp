@@ -13,8 +13,6 @@ namespace plumb::cli {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr std::size_t shown_array_items = 4;
 constexpr std::size_t shown_text_bytes = 100;
 constexpr std::size_t n_bins = 24;
@@ -26,56 +24,21 @@ struct InspectOptions {
   bool json = false;
 };
 
-template <class T>
-Json numbers_json(const gguf::Array& array, std::size_t n) {
-  Json items = Json::array();
-  for (std::size_t i = 0; i < n; ++i) items.push_back(array.at<T>(i));
-  return items;
-}
-
 // The first n items of an array.
 Json items_json(const gguf::Array& array, std::size_t n) {
-  using gguf::ValueType;
-  switch (array.element) {
-    case ValueType::u8:
-      return numbers_json<std::uint8_t>(array, n);
-    case ValueType::i8:
-      return numbers_json<std::int8_t>(array, n);
-    case ValueType::u16:
-      return numbers_json<std::uint16_t>(array, n);
-    case ValueType::i16:
-      return numbers_json<std::int16_t>(array, n);
-    case ValueType::u32:
-      return numbers_json<std::uint32_t>(array, n);
-    case ValueType::i32:
-      return numbers_json<std::int32_t>(array, n);
-    case ValueType::f32:
-      return numbers_json<float>(array, n);
-    case ValueType::u64:
-      return numbers_json<std::uint64_t>(array, n);
-    case ValueType::i64:
-      return numbers_json<std::int64_t>(array, n);
-    case ValueType::f64:
-      return numbers_json<double>(array, n);
-    case ValueType::boolean: {
-      Json items = Json::array();
-      for (std::size_t i = 0; i < n; ++i) items.push_back(array.at<std::uint8_t>(i) != 0);
-      return items;
+  Json items = Json::array();
+  const auto item = [&]<class T>(const T&, std::size_t i) -> Json {
+    if constexpr (std::is_same_v<T, std::string_view>) {
+      return array.strings[i];
+    } else if constexpr (std::is_same_v<T, gguf::Array>) {
+      return items_json(array.arrays[i], std::min<std::size_t>(n, array.arrays[i].count));
+    } else {
+      return array.at<T>(i);
     }
-    case ValueType::string: {
-      Json items = Json::array();
-      for (std::size_t i = 0; i < n; ++i) items.push_back(array.strings[i]);
-      return items;
-    }
-    case ValueType::array: {
-      Json items = Json::array();
-      for (std::size_t i = 0; i < n; ++i) {
-        items.push_back(items_json(array.arrays[i], std::min<std::size_t>(n, array.arrays[i].count)));
-      }
-      return items;
-    }
-  }
-  return {};
+  };
+  const gguf::Value type = gguf::empty_value(array.element);
+  for (std::size_t i = 0; i < n; ++i) items.push_back(std::visit([&](const auto& of) { return item(of, i); }, type));
+  return items;
 }
 
 Json value_json(const gguf::Value& value) {
@@ -172,22 +135,20 @@ Result<int> show_tensor(const InspectOptions& options, const gguf::File& file) {
   const Statistics s = statistics(*tensor, true);
   const std::string_view format = quants::info(tensor->format).name;
   if (options.json) {
-    PLUMB_CHECK(
-        print_json({{"name", tensor->name},
-                    {"type", format},
-                    {"dims", std::vector<std::uint64_t>(tensor->dims.begin(), tensor->dims.begin() + tensor->n_dims)},
-                    {"bytes", tensor->data.size()},
-                    {"file_offset", tensor->file_offset},
-                    {"values", s.n},
-                    {"nan", s.n_nan},
-                    {"inf", s.n_inf},
-                    {"zero", s.n_zero},
-                    {"min", s.min},
-                    {"max", s.max},
-                    {"mean", s.mean()},
-                    {"deviation", s.deviation()},
-                    {"histogram", s.histogram}}));
-    return 0;
+    return print_json({{"name", tensor->name},
+                       {"type", format},
+                       {"dims", std::vector<std::uint64_t>(tensor->dims.begin(), tensor->dims.begin() + tensor->n_dims)},
+                       {"bytes", tensor->data.size()},
+                       {"file_offset", tensor->file_offset},
+                       {"values", s.n},
+                       {"nan", s.n_nan},
+                       {"inf", s.n_inf},
+                       {"zero", s.n_zero},
+                       {"min", s.min},
+                       {"max", s.max},
+                       {"mean", s.mean()},
+                       {"deviation", s.deviation()},
+                       {"histogram", s.histogram}});
   }
   std::string text = fmt::format(
       "{}  {} {}, {} at byte {}\nvalues     {} ({} zero, {} NaN, {} infinite)\nrange      {:.6g} to {:.6g}\nmean       "
@@ -202,8 +163,7 @@ Result<int> show_tensor(const InspectOptions& options, const gguf::File& file) {
       text += fmt::format("{:>12.5g}  {:<50} {}\n", from, std::string(length, '#'), s.histogram[i]);
     }
   }
-  PLUMB_CHECK(print(text));
-  return 0;
+  return print(text);
 }
 
 // The errors that using the file would meet: in tokenizer, template and architecture, and weights that are not finite.
@@ -325,13 +285,11 @@ Result<int> run_inspect(const InspectOptions& options) {
   if (options.json) {
     Json document = summary_json(file);
     document.update(use);
-    PLUMB_CHECK(print_json(document));
-    return 0;
+    return print_json(document);
   }
   std::string text = summary_text(file) + "\n";
   for (const auto& [key, value] : use.items()) text += fmt::format("{:<10} {}\n", key, value.get<std::string>());
-  PLUMB_CHECK(print(text));
-  return 0;
+  return print(text);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "gguf/file.h"
 
 #include <charconv>
-#include <limits>
 #include <type_traits>
 
 #include "gguf/mapping.h"
@@ -87,72 +86,62 @@ Result<std::uint64_t> split_value(const ParsedFile& parsed, const std::string& l
 
 struct File::State {
   std::string label;
-  std::uint32_t version = 0;
-  std::uint64_t alignment = default_alignment;
+  ParsedFile parsed;  // the first file's, with the tensors of all files
   std::uint64_t size_bytes = 0;
   std::vector<Mapping> mappings;
   std::uint32_t n_shards = 1;
-  std::vector<std::pair<std::string_view, Value>> metadata;
-  std::vector<Tensor> tensors;
   NameIndex metadata_index;
   NameIndex tensor_index;
 
   void index() {
-    metadata_index = NameIndex(metadata, [](const auto& entry) { return entry.first; });
-    tensor_index = NameIndex(tensors, [](const Tensor& tensor) { return tensor.name; });
-  }
-
-  void take(ParsedFile parsed) {
-    version = parsed.version;
-    alignment = parsed.alignment;
-    metadata = std::move(parsed.metadata);
-    tensors = std::move(parsed.tensors);
+    metadata_index = NameIndex(parsed.metadata, [](const auto& entry) { return entry.first; });
+    tensor_index = NameIndex(parsed.tensors, [](const Tensor& tensor) { return tensor.name; });
   }
 
   // Maps shards 2 to n. The first is mapped already.
-  Result<void> add_other_shards(const std::filesystem::path& folder, const ShardName& set, std::uint64_t n_tensors);
+  Result<void> add_other_shards(const std::filesystem::path& folder, const ShardName& set, std::uint64_t n_tensors) {
+    std::vector<Tensor>& tensors = parsed.tensors;
+    for (std::uint64_t number = 2; number <= set.count; ++number) {
+      const auto path = shard_path(folder, set, number);
+      const std::string shard_label = path.string();
+      auto mapping = Mapping::open(path);
+      if (!mapping) {
+        return fail("{} (needed because {} is the first of {} files)", mapping.error().message, label, set.count);
+      }
+      PLUMB_TRY(auto other, parse(mapping->bytes(), shard_label));
+      PLUMB_TRY(const auto no, split_value(other, shard_label, key_split_no));
+      PLUMB_TRY(const auto count, split_value(other, shard_label, key_split_count));
+      PLUMB_TRY(const auto total, split_value(other, shard_label, key_split_tensors));
+      if (no != number - 1 || count != set.count || total != n_tensors) {
+        return fail(
+            "{}: does not belong to the set of {}: split.no is {} instead of {}, split.count {} instead of {}, "
+            "split.tensors.count {} instead of {}; fetch the whole set again",
+            shard_label, label, no, number - 1, count, set.count, total, n_tensors);
+      }
+      for (Tensor& tensor : other.tensors) {
+        tensor.shard = static_cast<std::uint32_t>(number - 1);
+        tensors.push_back(tensor);
+      }
+      size_bytes += mapping->bytes().size();
+      mappings.push_back(std::move(*mapping));
+    }
+    if (tensors.size() != n_tensors) {
+      return fail("{}: split.tensors.count is {}, but the {} files hold {} tensors; fetch the whole set again", label,
+                  n_tensors, set.count, tensors.size());
+    }
+    n_shards = static_cast<std::uint32_t>(set.count);
+    const NameIndex names(tensors, [](const Tensor& tensor) { return tensor.name; });
+    if (const auto twice = names.duplicate()) {
+      const Tensor& first = tensors[twice->first];
+      const Tensor& second = tensors[twice->second];
+      return fail("{}: tensor {} occurs twice, with data at byte {} of file {} and at byte {} of file {} of the set", label,
+                  in_quotes(first.name), first.file_offset, first.shard + 1, second.file_offset, second.shard + 1);
+    }
+    return {};
+  }
 };
 
-Result<void> File::State::add_other_shards(const std::filesystem::path& folder, const ShardName& set,
-                                           std::uint64_t n_tensors) {
-  for (std::uint64_t number = 2; number <= set.count; ++number) {
-    const auto path = shard_path(folder, set, number);
-    const std::string shard_label = path.string();
-    auto mapping = Mapping::open(path);
-    if (!mapping) {
-      return fail("{} (needed because {} is the first of {} files)", mapping.error().message, label, set.count);
-    }
-    PLUMB_TRY(auto parsed, parse(mapping->bytes(), shard_label));
-    PLUMB_TRY(const auto no, split_value(parsed, shard_label, key_split_no));
-    PLUMB_TRY(const auto count, split_value(parsed, shard_label, key_split_count));
-    PLUMB_TRY(const auto total, split_value(parsed, shard_label, key_split_tensors));
-    if (no != number - 1 || count != set.count || total != n_tensors) {
-      return fail(
-          "{}: does not belong to the set of {}: split.no is {} instead of {}, split.count {} instead of {}, "
-          "split.tensors.count {} instead of {}; fetch the whole set again",
-          shard_label, label, no, number - 1, count, set.count, total, n_tensors);
-    }
-    for (Tensor& tensor : parsed.tensors) {
-      tensor.shard = static_cast<std::uint32_t>(number - 1);
-      tensors.push_back(tensor);
-    }
-    size_bytes += mapping->bytes().size();
-    mappings.push_back(std::move(*mapping));
-  }
-  if (tensors.size() != n_tensors) {
-    return fail("{}: split.tensors.count is {}, but the {} files hold {} tensors; fetch the whole set again", label,
-                n_tensors, set.count, tensors.size());
-  }
-  n_shards = static_cast<std::uint32_t>(set.count);
-  const NameIndex names(tensors, [](const Tensor& tensor) { return tensor.name; });
-  if (const auto twice = names.duplicate()) {
-    const Tensor& first = tensors[twice->first];
-    const Tensor& second = tensors[twice->second];
-    return fail("{}: tensor {} occurs twice, with data at byte {} of file {} and at byte {} of file {} of the set", label,
-                in_quotes(first.name), first.file_offset, first.shard + 1, second.file_offset, second.shard + 1);
-  }
-  return {};
-}
+bool is_shard_name(std::string_view filename) { return shard_name(filename).has_value(); }
 
 Result<File> File::open(const std::filesystem::path& path) {
   auto state = std::make_shared<State>();
@@ -183,12 +172,10 @@ Result<File> File::open(const std::filesystem::path& path) {
 
   state->size_bytes = mapping.bytes().size();
   state->mappings.push_back(std::move(mapping));
-  state->take(std::move(parsed));
+  state->parsed = std::move(parsed);
   if (count > 1) PLUMB_CHECK(state->add_other_shards(path.parent_path(), *named, n_tensors));
   state->index();
-  File file;
-  file.state_ = std::move(state);
-  return file;
+  return File(std::move(state));
 }
 
 Result<File> File::from_memory(std::span<const std::byte> bytes, std::string label) {
@@ -204,24 +191,22 @@ Result<File> File::from_memory(std::span<const std::byte> bytes, std::string lab
                 count);
   }
   state->size_bytes = bytes.size();
-  state->take(std::move(parsed));
+  state->parsed = std::move(parsed);
   state->index();
-  File file;
-  file.state_ = std::move(state);
-  return file;
+  return File(std::move(state));
 }
 
-std::uint32_t File::version() const { return state_->version; }
-std::uint64_t File::alignment() const { return state_->alignment; }
+std::uint32_t File::version() const { return state_->parsed.version; }
+std::uint64_t File::alignment() const { return state_->parsed.alignment; }
 const std::string& File::label() const { return state_->label; }
 std::uint64_t File::size_bytes() const { return state_->size_bytes; }
 std::uint32_t File::n_shards() const { return state_->n_shards; }
 
-std::span<const std::pair<std::string_view, Value>> File::metadata() const { return state_->metadata; }
+std::span<const std::pair<std::string_view, Value>> File::metadata() const { return state_->parsed.metadata; }
 
 const Value* File::find(std::string_view key) const {
   const auto place = state_->metadata_index.find(key);
-  return place ? &state_->metadata[*place].second : nullptr;
+  return place ? &state_->parsed.metadata[*place].second : nullptr;
 }
 
 Result<const Value*> File::require(std::string_view key) const {
@@ -263,11 +248,11 @@ Result<const Array*> File::get_array(std::string_view key, ValueType element) co
   return array;
 }
 
-std::span<const Tensor> File::tensors() const { return state_->tensors; }
+std::span<const Tensor> File::tensors() const { return state_->parsed.tensors; }
 
 const Tensor* File::tensor(std::string_view name) const {
   const auto place = state_->tensor_index.find(name);
-  return place ? &state_->tensors[*place] : nullptr;
+  return place ? &state_->parsed.tensors[*place] : nullptr;
 }
 
 }  // namespace plumb::gguf

@@ -12,12 +12,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "base/result.h"
 #include "gguf/value.h"
@@ -46,6 +44,9 @@ struct Tensor {
   [[nodiscard]] std::uint64_t n_elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
   [[nodiscard]] std::uint64_t n_rows() const { return dims[1] * dims[2] * dims[3]; }
 };
+
+// Whether a file has the name of one of a split set, such as "model-00002-of-00003.gguf".
+bool is_shard_name(std::string_view filename);
 
 class File {
  public:
@@ -79,7 +80,7 @@ class File {
 
  private:
   struct State;
-  File() = default;
+  explicit File(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   [[nodiscard]] Result<const Value*> require(std::string_view key) const;
   std::shared_ptr<const State> state_;  // copies of a File share the mapping
 };

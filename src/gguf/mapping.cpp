@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <utility>
 
 #include "base/system_error.h"
 
@@ -42,18 +41,7 @@ Result<Mapping> Mapping::open(const std::filesystem::path& path) {
   return Mapping(static_cast<const std::byte*>(data), size);
 }
 
-Mapping::Mapping(Mapping&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-Mapping& Mapping::operator=(Mapping&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-Mapping::~Mapping() {
-  // munmap takes void* for memory that it does not write.
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-}
+// munmap takes void* for memory that it does not write.
+void Mapping::Unmap::operator()(const std::byte* data) const { ::munmap(const_cast<std::byte*>(data), size); }
 
 }  // namespace plumb::gguf

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 #include "base/result.h"
@@ -14,18 +15,15 @@ class Mapping {
   // Errors name the path: absent, not readable, not a regular file.
   static Result<Mapping> open(const std::filesystem::path& path);
 
-  Mapping(Mapping&& other) noexcept;
-  Mapping& operator=(Mapping&& other) noexcept;
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping();
-
-  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {data_.get(), data_.get_deleter().size}; }
 
  private:
-  Mapping(const std::byte* data, std::size_t size) : data_(data), size_(size) {}
-  const std::byte* data_ = nullptr;
-  std::size_t size_ = 0;
+  struct Unmap {
+    std::size_t size;
+    void operator()(const std::byte* data) const;
+  };
+  Mapping(const std::byte* data, std::size_t size) : data_(data, Unmap{size}) {}
+  std::unique_ptr<const std::byte[], Unmap> data_;
 };
 
 }  // namespace plumb::gguf

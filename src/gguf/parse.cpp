@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "gguf/name_index.h"
 
@@ -123,110 +126,57 @@ Result<Array> read_array(Cursor& cursor, int depth, std::uint64_t& index_left) {
   return array;
 }
 
-template <class T>
-Result<Value> read_number(Cursor& cursor) {
-  PLUMB_TRY(const auto value, cursor.number<T>("the value"));
-  return Value(value);
-}
-
 Result<Value> read_value(Cursor& cursor, std::uint64_t& index_left) {
   PLUMB_TRY(const auto type, read_type(cursor));
-  switch (type) {
-    case ValueType::u8:
-      return read_number<std::uint8_t>(cursor);
-    case ValueType::i8:
-      return read_number<std::int8_t>(cursor);
-    case ValueType::u16:
-      return read_number<std::uint16_t>(cursor);
-    case ValueType::i16:
-      return read_number<std::int16_t>(cursor);
-    case ValueType::u32:
-      return read_number<std::uint32_t>(cursor);
-    case ValueType::i32:
-      return read_number<std::int32_t>(cursor);
-    case ValueType::f32:
-      return read_number<float>(cursor);
-    case ValueType::u64:
-      return read_number<std::uint64_t>(cursor);
-    case ValueType::i64:
-      return read_number<std::int64_t>(cursor);
-    case ValueType::f64:
-      return read_number<double>(cursor);
-    case ValueType::boolean: {
-      const std::uint64_t offset = cursor.offset();
-      PLUMB_TRY(const auto raw, cursor.take(1, "the value"));
-      PLUMB_CHECK(check_bool(raw, offset));
-      return Value(raw[0] == std::byte{1});
-    }
-    case ValueType::string: {
-      PLUMB_TRY(const auto string, cursor.string("the string"));
-      return Value(string);
-    }
-    case ValueType::array: {
-      PLUMB_TRY(auto array, read_array(cursor, 1, index_left));
-      return Value(std::move(array));
-    }
-  }
-  return fail("unknown value type");
+  return std::visit(
+      [&]<class T>(const T&) -> Result<Value> {
+        if constexpr (std::is_same_v<T, std::string_view>) {
+          return cursor.string("the string");
+        } else if constexpr (std::is_same_v<T, Array>) {
+          return read_array(cursor, 1, index_left);
+        } else if constexpr (std::is_same_v<T, bool>) {
+          const std::uint64_t offset = cursor.offset();
+          PLUMB_TRY(const auto raw, cursor.take(1, "the value"));
+          PLUMB_CHECK(check_bool(raw, offset));
+          return Value(raw[0] == std::byte{1});
+        } else {
+          return cursor.number<T>("the value");
+        }
+      },
+      empty_value(type));
 }
 
 // The names of GGUF's tensor types that Plumb does not decode, for messages.
 // Source: enum ggml_type in https://github.com/ggml-org/ggml/blob/master/include/ggml.h
 std::string_view foreign_format(std::uint32_t id) {
-  switch (id) {
-    case 4:
-      return "Q4_2, removed from GGUF";
-    case 5:
-      return "Q4_3, removed from GGUF";
-    case 9:
-      return "Q8_1";
-    case 15:
-      return "Q8_K";
-    case 16:
-      return "IQ2_XXS";
-    case 17:
-      return "IQ2_XS";
-    case 18:
-      return "IQ3_XXS";
-    case 19:
-      return "IQ1_S";
-    case 21:
-      return "IQ3_S";
-    case 22:
-      return "IQ2_S";
-    case 24:
-      return "I8";
-    case 25:
-      return "I16";
-    case 26:
-      return "I32";
-    case 27:
-      return "I64";
-    case 28:
-      return "F64";
-    case 29:
-      return "IQ1_M";
-    case 31:
-      return "Q4_0_4_4, removed from GGUF";
-    case 32:
-      return "Q4_0_4_8, removed from GGUF";
-    case 33:
-      return "Q4_0_8_8, removed from GGUF";
-    case 34:
-      return "TQ1_0";
-    case 36:
-      return "IQ4_NL_4_4, removed from GGUF";
-    case 37:
-      return "IQ4_NL_4_8, removed from GGUF";
-    case 38:
-      return "IQ4_NL_8_8, removed from GGUF";
-    case 40:
-      return "NVFP4";
-    case 41:
-      return "Q1_0";
-    default:
-      return "a type that GGUF does not define";
-  }
+  static constexpr std::pair<std::uint32_t, std::string_view> names[] = {{4, "Q4_2, removed from GGUF"},
+                                                                         {5, "Q4_3, removed from GGUF"},
+                                                                         {9, "Q8_1"},
+                                                                         {15, "Q8_K"},
+                                                                         {16, "IQ2_XXS"},
+                                                                         {17, "IQ2_XS"},
+                                                                         {18, "IQ3_XXS"},
+                                                                         {19, "IQ1_S"},
+                                                                         {21, "IQ3_S"},
+                                                                         {22, "IQ2_S"},
+                                                                         {24, "I8"},
+                                                                         {25, "I16"},
+                                                                         {26, "I32"},
+                                                                         {27, "I64"},
+                                                                         {28, "F64"},
+                                                                         {29, "IQ1_M"},
+                                                                         {31, "Q4_0_4_4, removed from GGUF"},
+                                                                         {32, "Q4_0_4_8, removed from GGUF"},
+                                                                         {33, "Q4_0_8_8, removed from GGUF"},
+                                                                         {34, "TQ1_0"},
+                                                                         {36, "IQ4_NL_4_4, removed from GGUF"},
+                                                                         {37, "IQ4_NL_4_8, removed from GGUF"},
+                                                                         {38, "IQ4_NL_8_8, removed from GGUF"},
+                                                                         {40, "NVFP4"},
+                                                                         {41, "Q1_0"}};
+  const auto* found =
+      std::find_if(std::begin(names), std::end(names), [id](const auto& entry) { return entry.first == id; });
+  return found != std::end(names) ? found->second : "a type that GGUF does not define";
 }
 
 std::string known_formats() {
@@ -283,20 +233,16 @@ Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes) {
   }
   PLUMB_TRY(header.n_tensors, cursor.number<std::uint64_t>("the header (tensor count)"));
   PLUMB_TRY(header.n_metadata, cursor.number<std::uint64_t>("the header (metadata count)"));
-  if (header.n_tensors > cursor.remaining() / min_tensor_bytes) {
-    return fail("the tensor count at byte 8 is {}, but only {} bytes follow byte {}", header.n_tensors, cursor.remaining(),
-                header_bytes);
-  }
-  if (header.n_tensors > max_tensors) {
-    return fail("the tensor count at byte 8 is {}; at most {} are allowed", header.n_tensors, max_tensors);
-  }
-  if (header.n_metadata > cursor.remaining() / min_metadata_bytes) {
-    return fail("the metadata count at byte 16 is {}, but only {} bytes follow byte {}", header.n_metadata,
-                cursor.remaining(), header_bytes);
-  }
-  if (header.n_metadata > max_metadata) {
-    return fail("the metadata count at byte 16 is {}; at most {} are allowed", header.n_metadata, max_metadata);
-  }
+  const auto check_count = [&](std::string_view of, std::uint64_t n, std::uint64_t least_bytes,
+                               std::uint64_t most) -> Result<void> {
+    if (n > cursor.remaining() / least_bytes) {
+      return fail("the {} is {}, but only {} bytes follow byte {}", of, n, cursor.remaining(), header_bytes);
+    }
+    if (n > most) return fail("the {} is {}; at most {} are allowed", of, n, most);
+    return {};
+  };
+  PLUMB_CHECK(check_count("tensor count at byte 8", header.n_tensors, min_tensor_bytes, max_tensors));
+  PLUMB_CHECK(check_count("metadata count at byte 16", header.n_metadata, min_metadata_bytes, max_metadata));
   return header;
 }
 
@@ -337,55 +283,52 @@ Result<void> read_metadata(Cursor& cursor, std::uint64_t count, ParsedFile& pars
   return {};
 }
 
-// One entry of the tensor directory. Its file_offset is still relative to the data section.
+// The rest of a tensor's directory entry, after its name. The file_offset is still relative to the data section.
+Result<void> read_entry(Cursor& cursor, Tensor& tensor) {
+  std::uint64_t offset = cursor.offset();
+  PLUMB_TRY(const auto n_dims, cursor.number<std::uint32_t>("its number of dimensions"));
+  if (n_dims > max_dims) {
+    return fail("its number of dimensions at byte {} is {}; at most {} are allowed", offset, n_dims, max_dims);
+  }
+  tensor.n_dims = n_dims;
+  std::uint64_t elements = 1;
+  for (std::uint32_t i = 0; i < tensor.n_dims; ++i) {
+    offset = cursor.offset();
+    PLUMB_TRY(const auto dim, cursor.number<std::uint64_t>("its dimensions"));
+    if (dim == 0) return fail("dimension {} at byte {} is 0", i, offset);
+    constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+    if (dim > most / elements) {
+      return fail("with dimension {} at byte {}, {}, it would have more than 2^63 elements", i, offset, dim);
+    }
+    elements *= dim;
+    tensor.dims[i] = dim;
+  }
+
+  offset = cursor.offset();
+  PLUMB_TRY(const auto type_id, cursor.number<std::uint32_t>("its type"));
+  const auto* format = quants::find(type_id);
+  if (format == nullptr) {
+    return fail("its type at byte {} is {} ({}); Plumb reads {}", offset, type_id, foreign_format(type_id),
+                known_formats());
+  }
+  tensor.format = format->format;
+  if (tensor.dims[0] % format->block_size != 0) {
+    return fail("its rows of {} elements are no whole number of blocks of {} ({})", tensor.dims[0], format->block_size,
+                format->name);
+  }
+
+  PLUMB_TRY(const auto relative, cursor.number<std::uint64_t>("its offset"));
+  tensor.file_offset = relative;
+  return {};
+}
+
 Result<Tensor> read_tensor(Cursor& cursor) {
   Tensor tensor{};
   const std::uint64_t start = cursor.offset();
   PLUMB_TRY(tensor.name, cursor.string("a tensor's name"));
-  const auto in_tensor = [&](const Error& error) {
-    return fail("tensor {} at byte {}: {}", in_quotes(tensor.name), start, error.message);
-  };
-
-  std::uint64_t offset = cursor.offset();
-  auto n_dims = cursor.number<std::uint32_t>("its number of dimensions");
-  if (!n_dims) return in_tensor(n_dims.error());
-  if (*n_dims > max_dims) {
-    return in_tensor(
-        {fmt::format("its number of dimensions at byte {} is {}; at most {} are allowed", offset, *n_dims, max_dims)});
+  if (auto read = read_entry(cursor, tensor); !read) {
+    return fail("tensor {} at byte {}: {}", in_quotes(tensor.name), start, read.error().message);
   }
-  tensor.n_dims = *n_dims;
-  std::uint64_t elements = 1;
-  for (std::uint32_t i = 0; i < tensor.n_dims; ++i) {
-    offset = cursor.offset();
-    auto dim = cursor.number<std::uint64_t>("its dimensions");
-    if (!dim) return in_tensor(dim.error());
-    if (*dim == 0) return in_tensor({fmt::format("dimension {} at byte {} is 0", i, offset)});
-    constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (*dim > most / elements) {
-      return in_tensor(
-          {fmt::format("with dimension {} at byte {}, {}, it would have more than 2^63 elements", i, offset, *dim)});
-    }
-    elements *= *dim;
-    tensor.dims[i] = *dim;
-  }
-
-  offset = cursor.offset();
-  auto type_id = cursor.number<std::uint32_t>("its type");
-  if (!type_id) return in_tensor(type_id.error());
-  const auto* format = quants::find(*type_id);
-  if (format == nullptr) {
-    return in_tensor({fmt::format("its type at byte {} is {} ({}); Plumb reads {}", offset, *type_id,
-                                  foreign_format(*type_id), known_formats())});
-  }
-  tensor.format = format->format;
-  if (tensor.dims[0] % format->block_size != 0) {
-    return in_tensor({fmt::format("its rows of {} elements are no whole number of blocks of {} ({})", tensor.dims[0],
-                                  format->block_size, format->name)});
-  }
-
-  auto relative = cursor.number<std::uint64_t>("its offset");
-  if (!relative) return in_tensor(relative.error());
-  tensor.file_offset = *relative;
   return tensor;
 }
 
@@ -416,18 +359,17 @@ Result<void> locate_tensors(std::span<const std::byte> bytes, std::uint64_t dire
     tensor.data = bytes.subspan(tensor.file_offset, n_blocks * format.block_bytes);
   }
 
-  std::vector<std::size_t> order(parsed.tensors.size());
-  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(parsed.tensors[a].file_offset, a) < std::pair(parsed.tensors[b].file_offset, b);
-  });
+  std::vector<std::pair<std::uint64_t, std::size_t>> order;  // offsets, and the tensors' places in the directory
+  for (const Tensor& tensor : parsed.tensors) order.emplace_back(tensor.file_offset, order.size());
+  std::sort(order.begin(), order.end());
   for (std::size_t i = 1; i < order.size(); ++i) {
-    const Tensor& before = parsed.tensors[order[i - 1]];
-    const Tensor& after = parsed.tensors[order[i]];
+    const Tensor& before = parsed.tensors[order[i - 1].second];
+    const Tensor& after = parsed.tensors[order[i].second];
     const std::uint64_t end = before.file_offset + before.data.size();
     if (end > after.file_offset) {
       return fail("tensor {} at byte {}: its data from byte {} overlaps tensor {}, which ends at byte {}",
-                  in_quotes(after.name), parsed.entry_offsets[order[i]], after.file_offset, in_quotes(before.name), end);
+                  in_quotes(after.name), parsed.entry_offsets[order[i].second], after.file_offset, in_quotes(before.name),
+                  end);
     }
   }
   return {};

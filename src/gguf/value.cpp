@@ -1,61 +1,27 @@
 #include "gguf/value.h"
 
+#include <array>
+#include <type_traits>
+#include <utility>
+
 namespace plumb::gguf {
 
 std::string_view name(ValueType type) {
-  switch (type) {
-    case ValueType::u8:
-      return "u8";
-    case ValueType::i8:
-      return "i8";
-    case ValueType::u16:
-      return "u16";
-    case ValueType::i16:
-      return "i16";
-    case ValueType::u32:
-      return "u32";
-    case ValueType::i32:
-      return "i32";
-    case ValueType::f32:
-      return "f32";
-    case ValueType::boolean:
-      return "bool";
-    case ValueType::string:
-      return "string";
-    case ValueType::array:
-      return "array";
-    case ValueType::u64:
-      return "u64";
-    case ValueType::i64:
-      return "i64";
-    case ValueType::f64:
-      return "f64";
+  static constexpr std::array<std::string_view, std::variant_size_v<Value>> names{
+      "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+  return names[static_cast<std::size_t>(type)];
+}
+
+Value empty_value(ValueType type) {
+  static constexpr auto makers = []<std::size_t... i>(std::index_sequence<i...>) {
+    return std::array{+[] { return Value(std::in_place_index<i>); }...};
   }
-  return "unknown";
+  (std::make_index_sequence<std::variant_size_v<Value>>());
+  return makers[static_cast<std::size_t>(type)]();
 }
 
 std::size_t scalar_bytes(ValueType type) {
-  switch (type) {
-    case ValueType::u8:
-    case ValueType::i8:
-    case ValueType::boolean:
-      return 1;
-    case ValueType::u16:
-    case ValueType::i16:
-      return 2;
-    case ValueType::u32:
-    case ValueType::i32:
-    case ValueType::f32:
-      return 4;
-    case ValueType::u64:
-    case ValueType::i64:
-    case ValueType::f64:
-      return 8;
-    case ValueType::string:
-    case ValueType::array:
-      return 0;
-  }
-  return 0;
+  return std::visit([]<class T>(const T&) { return std::is_arithmetic_v<T> ? sizeof(T) : 0; }, empty_value(type));
 }
 
 }  // namespace plumb::gguf

@@ -60,4 +60,7 @@ using Value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_
 
 inline ValueType type_of(const Value& value) { return static_cast<ValueType>(value.index()); }
 
+// A zero or empty value of that type, by which std::visit chooses code for the type.
+Value empty_value(ValueType type);
+
 }  // namespace plumb::gguf

@@ -37,13 +37,6 @@ constexpr std::size_t index(Format format) {
   }
   return 0;
 }
-inline constexpr std::size_t n_formats = [] {
-  std::size_t n = 0;
-#define PLUMB_FORMAT(...) ++n;
-  PLUMB_FORMATS(PLUMB_FORMAT)
-#undef PLUMB_FORMAT
-  return n;
-}();
 
 // Decodes n_blocks blocks to n_blocks * block_size floats.
 using DecodeFn = void (*)(const std::byte* blocks, float* values, std::size_t n_blocks);

@@ -10,6 +10,10 @@
 // kernels of all targets can include it.
 #pragma once
 
+// The number of formats.
+#define PLUMB_ONE(...) +1  // NOLINT(bugprone-macro-parentheses): a sum
+#define PLUMB_N_FORMATS (PLUMB_FORMATS(PLUMB_ONE))
+
 // clang-format off
 #define PLUMB_FORMATS(X)                  \
   X(f32,     0, F32,    floats, written)  \

@@ -105,6 +105,20 @@ void refit_super_scales(const float* x, const float* w, fit::Range range, Affine
   block.dmin = super_scale(std::max(block.dmin, 0.0f));
 }
 
+// Settles the groups and fits the super-block's scales to them in turn, as long as the error falls; twice at the most.
+template <class Block>
+void refine(const float* x, const float* w, fit::Range range, Block& best) {
+  float best_error = settle_groups(x, w, range, best);
+  for (int round = 0; round < 2; ++round) {
+    Block trial = best;
+    refit_super_scales(x, w, range, trial);
+    const float error = settle_groups(x, w, range, trial);
+    if (error >= best_error) break;
+    best = trial;
+    best_error = error;
+  }
+}
+
 AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials) {
   const fit::Range range{0.0f, high};
   std::array<float, super_block> x;
@@ -122,15 +136,7 @@ AffineSuperBlock fit_affine(const float* values, float high, fit::Trials trials)
   AffineSuperBlock best;
   best.d = fit_super_scale(scales, levels_6_bits, best.scales);
   best.dmin = fit_super_scale(mins, levels_6_bits, best.mins);
-  float best_error = settle_groups(x.data(), w.data(), range, best);
-  for (int round = 0; round < 2; ++round) {
-    AffineSuperBlock trial = best;
-    refit_super_scales(x.data(), w.data(), range, trial);
-    const float error = settle_groups(x.data(), w.data(), range, trial);
-    if (error >= best_error) break;
-    best = trial;
-    best_error = error;
-  }
+  refine(x.data(), w.data(), range, best);
   for (std::size_t i = 0; i < super_block; ++i) {
     const fit::Scale s = best.group(i / 32);
     best.q[i] = static_cast<std::uint8_t>(fit::level_of(x[i], s, range));
@@ -146,14 +152,14 @@ struct SymmetricSuperBlock {
 
 constexpr fit::Range q6_levels{-32.0f, 31.0f};
 
-float settle_groups(const float* x, const float* w, SymmetricSuperBlock& block) {
+float settle_groups(const float* x, const float* w, fit::Range range, SymmetricSuperBlock& block) {
   float error = 0.0f;
   for (std::size_t g = 0; g < n_groups_16; ++g) {
     const std::int8_t scale = block.scales[g];
     float best = -1.0f;
     for (int s = std::max(scale - 1, -128); s <= std::min(scale + 1, 127); ++s) {
       const fit::Scale trial{block.d * static_cast<float>(s), 0.0f};
-      const float trial_error = fit::error_of<16>(x + 16 * g, w + 16 * g, trial, q6_levels);
+      const float trial_error = fit::error_of<16>(x + 16 * g, w + 16 * g, trial, range);
       if (best >= 0.0f && trial_error >= best) continue;
       best = trial_error;
       block.scales[g] = static_cast<std::int8_t>(s);
@@ -163,13 +169,13 @@ float settle_groups(const float* x, const float* w, SymmetricSuperBlock& block) 
   return error;
 }
 
-void refit_super_scale(const float* x, const float* w, SymmetricSuperBlock& block) {
+void refit_super_scales(const float* x, const float* w, fit::Range range, SymmetricSuperBlock& block) {
   float aa = 0.0f;
   float xa = 0.0f;
   for (std::size_t g = 0; g < n_groups_16; ++g) {
     const auto scale = static_cast<float>(block.scales[g]);
     const float inverse = fit::reciprocal(block.d * scale);
-    const fit::Sums sums = fit::sums_of<16>(x + 16 * g, w + 16 * g, 0.0f, inverse, q6_levels);
+    const fit::Sums sums = fit::sums_of<16>(x + 16 * g, w + 16 * g, 0.0f, inverse, range);
     aa += scale * scale * sums.qq;
     xa += scale * sums.xq;
   }
@@ -183,15 +189,7 @@ SymmetricSuperBlock fit_symmetric(const float* x, const float* w) {
   }
   SymmetricSuperBlock best;
   best.d = fit_super_scale(ideal, {-128.0f, 127.0f}, best.scales);
-  float best_error = settle_groups(x, w, best);
-  for (int round = 0; round < 2; ++round) {
-    SymmetricSuperBlock trial = best;
-    refit_super_scale(x, w, trial);
-    const float error = settle_groups(x, w, trial);
-    if (error >= best_error) break;
-    best = trial;
-    best_error = error;
-  }
+  refine(x, w, q6_levels, best);
   return best;
 }
 

@@ -32,7 +32,7 @@ TEST(Table, EntriesAreConsistent) {
     std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
     EXPECT_EQ(find(lower), &entry);
   }
-  EXPECT_EQ(names.size(), n_formats);
+  EXPECT_EQ(names.size(), PLUMB_N_FORMATS);
 }
 
 TEST(Table, UnknownFormatsAreNull) {
