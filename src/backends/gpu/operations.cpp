@@ -140,7 +140,7 @@ struct Emission {
   }
 
   void operator()(const plan::Rope& o) const {
-    add(kernel::rope, flat(width(o.x) / 2, step.n_tokens()),
+    add(kernel::rope, flat(width(o.x) / o.head_dim * ceil_div(o.head_dim, 2), step.n_tokens()),
         {.positions = positions(),
          .turns = ViewOf<sig::float4>(step.turns(op)),
          .x = at(o.x),
@@ -210,9 +210,7 @@ struct Emission {
             .n_splits = n_splits,
             .scale = o.scale,
             .soft_cap = o.soft_cap,
-            .has_sinks = o.sinks ? 1u : 0u,
-            .n_rows = 0,
-            .n_positions = 0};
+            .has_sinks = o.sinks ? 1u : 0u};
   }
 
   void operator()(const plan::Activate& o) const {

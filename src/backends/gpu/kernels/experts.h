@@ -6,6 +6,15 @@
 // The number by which a value is ranked: NaN counts as the smallest.
 INLINE float rank_of(float x) { return x > -3.402823466e38f ? x : -3.402823466e38f; }
 
+// Takes the other candidate where it comes before the best: it is larger, or equal with a lower index. The index 0xffffffff
+// is that of no candidate.
+INLINE void take_first(THREAD float& best, THREAD uint& best_at, float other, uint other_at) {
+  if (other_at != 0xffffffffu && (best_at == 0xffffffffu || other > best || (other == best && other_at < best_at))) {
+    best = other;
+    best_at = other_at;
+  }
+}
+
 // One threadgroup for each row. Each round finds the first, in order (larger, then lower index), of the values that come
 // after the one found last, so no value has to be marked as found.
 KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
@@ -20,18 +29,12 @@ KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
     for (uint i = THREAD_INDEX; i < p.n; i += PLUMB_REDUCE_THREADS) {
       const float value = rank_of(x[i]);
       const bool left = round == 0 || value < last || (value == last && i > last_at);
-      if (left && (best_at == 0xffffffffu || value > best)) {
-        best = value;
-        best_at = i;
-      }
+      if (left) take_first(best, best_at, value, i);
     }
     for (ushort mask = 16; mask > 0; mask >>= 1) {
       const float other = simd_shuffle_xor(best, mask);
       const uint other_at = simd_shuffle_xor(best_at, mask);
-      if (other_at != 0xffffffffu && (best_at == 0xffffffffu || other > best || (other == best && other_at < best_at))) {
-        best = other;
-        best_at = other_at;
-      }
+      take_first(best, best_at, other, other_at);
     }
     if (LANE == 0) {
       s->values[SIMD_INDEX] = best;
@@ -40,19 +43,16 @@ KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
     BARRIER();
     best = s->values[0];
     best_at = s->indices[0];
-    for (uint i = 1; i < PLUMB_REDUCE_THREADS / 32; ++i) {
-      const float other = s->values[i];
-      const uint other_at = s->indices[i];
-      if (other_at != 0xffffffffu && (best_at == 0xffffffffu || other > best || (other == best && other_at < best_at))) {
-        best = other;
-        best_at = other_at;
-      }
-    }
+    for (uint i = 1; i < PLUMB_REDUCE_THREADS / 32; ++i) take_first(best, best_at, s->values[i], s->indices[i]);
     BARRIER();
     last = best;
     last_at = best_at;
     if (THREAD_INDEX == 0) indices[round] = float(best_at);
   }
+}
+
+INLINE float gate_of(bool softmax, float logit, float largest) {
+  return softmax ? exp(logit - largest) : 1.0f / (1.0f + exp(-logit));
 }
 
 // One SIMD-group for each row.
@@ -69,17 +69,10 @@ KERNEL(expert_weights, expert_weights, PLUMB_SIMD_THREADS) {
   if (p.gating == 0) {
     for (uint e = LANE; e < p.n; e += 32) total += exp(logits[e] - largest);
   } else {
-    for (uint j = LANE; j < p.k; j += 32) {
-      const float logit = logits[uint(experts[j])];
-      total += softmax ? exp(logit - largest) : 1.0f / (1.0f + exp(-logit));
-    }
+    for (uint j = LANE; j < p.k; j += 32) total += gate_of(softmax, logits[uint(experts[j])], largest);
   }
   total = p.gating == 2 ? 1.0f : simd_sum(total);
-  for (uint j = LANE; j < p.k; j += 32) {
-    const float logit = logits[uint(experts[j])];
-    const float gate = softmax ? exp(logit - largest) : 1.0f / (1.0f + exp(-logit));
-    y[j] = p.scale * (gate / total);
-  }
+  for (uint j = LANE; j < p.k; j += 32) y[j] = p.scale * (gate_of(softmax, logits[uint(experts[j])], largest) / total);
 }
 
 // Grid: [width / threads, rows].

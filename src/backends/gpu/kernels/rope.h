@@ -1,12 +1,13 @@
-// Rotary embedding. One thread for each pair, or for a component that does not turn; the grid is [pairs of a row, T].
+// Rotary embedding. One thread for each pair, or for two components that do not turn; the last of an odd head is alone. The
+// grid is [pairs of a row, T].
 #pragma once
 
 #include "backends/gpu/kernels/rotation.h"
 
 KERNEL(rope, rope, PLUMB_FLAT_THREADS) {
-  const uint half_head = p.head_dim / 2;
+  const uint half_head = (p.head_dim + 1) / 2;
   const uint pair = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
-  if (pair < p.width / 2) {
+  if (pair < p.width / p.head_dim * half_head) {
     const ulong base = ulong(GROUP_Y) * p.width + (pair / half_head) * p.head_dim;
     const uint i = pair % half_head;
     const uint n_pairs = p.n_rot / 2;
@@ -19,8 +20,7 @@ KERNEL(rope, rope, PLUMB_FLAT_THREADS) {
       y[a] = xa * r.cosine - xb * r.sine;
       y[b] = xa * r.sine + xb * r.cosine;
     } else {
-      y[base + 2 * i] = x[base + 2 * i];
-      y[base + 2 * i + 1] = x[base + 2 * i + 1];
+      for (uint k = 2 * i; k < min(2 * i + 2, p.head_dim); ++k) y[base + k] = x[base + k];
     }
   }
 }
