@@ -231,9 +231,10 @@ void rotations(Table& table) {
       part.n_rot = n_rot;
       add(part, 3, {1, 5}, n_rot % 4 == 0, "");
     }
-    for (const std::uint32_t head_dim : Sizes{2, 6, 10, 80, 96, 128, 256}) {
+    for (const std::uint32_t head_dim : Sizes{2, 3, 5, 6, 10, 80, 95, 96, 128, 256}) {
       plan::Rope other = rope;
-      other.head_dim = other.n_rot = head_dim;
+      other.head_dim = head_dim;
+      other.n_rot = head_dim / 2 * 2;
       add(other, 2, {4, 1}, false, "");
     }
     plan::Rope scaled = rope;
@@ -514,7 +515,7 @@ void experts(Table& table) {
                    .vocab = 1,
                    .sparse = true});
   for (const auto gating : gatings) {
-    for (const std::uint32_t n : Sizes{2, 8} + around({32, 64, 128, 256, 512})) {
+    for (const std::uint32_t n : Sizes{2, 8} + around({32, 64, 128, 256, 512}) + integers) {
       table.push_back({.name = fmt::format("weights by gating {} of {}", static_cast<int>(gating), n),
                        .op =
                            [=](Maker& m) {

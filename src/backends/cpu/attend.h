@@ -66,22 +66,11 @@ PLUMB_INLINE void scores_direct(const AttendBlock& job, std::size_t row, std::si
   }
 }
 
+template <bool f16>
 PLUMB_INLINE void scores_of_rows(const AttendBlock& job, std::size_t begin, std::size_t end, float* scores) {
   std::size_t row = 0;
-  for (; row + 4 <= job.n_rows; row += 4) {
-    if (job.f16) {
-      scores_direct<4, true>(job, row, begin, end, scores);
-    } else {
-      scores_direct<4, false>(job, row, begin, end, scores);
-    }
-  }
-  for (; row < job.n_rows; ++row) {
-    if (job.f16) {
-      scores_direct<1, true>(job, row, begin, end, scores);
-    } else {
-      scores_direct<1, false>(job, row, begin, end, scores);
-    }
-  }
+  for (; row + 4 <= job.n_rows; row += 4) scores_direct<4, f16>(job, row, begin, end, scores);
+  for (; row < job.n_rows; ++row) scores_direct<1, f16>(job, row, begin, end, scores);
 }
 
 // Rows of the cache as float: the rows themselves, or converted into `scratch`.
@@ -112,7 +101,11 @@ void attend(const AttendBlock& job) {
   const std::size_t stride = job.head_stride;
   const std::size_t padded_end = (end + head_multiple - 1) / head_multiple * head_multiple;
   if (job.n_rows <= direct_rows) {
-    scores_of_rows(job, begin, end, scores);
+    if (job.f16) {
+      scores_of_rows<true>(job, begin, end, scores);
+    } else {
+      scores_of_rows<false>(job, begin, end, scores);
+    }
   } else {
     const float* keys = as_float_rows(job.k, job.f16, begin, end, stride, rows);
     float* turned = rows + kv_block * stride;

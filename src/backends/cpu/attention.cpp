@@ -1,4 +1,4 @@
-#include "backends/cpu/attention.h"
+#include "backends/cpu/stages.h"
 
 #include <algorithm>
 #include <cmath>
@@ -223,11 +223,7 @@ class QueryRows {
 void load_key(const Cache& cache, const plan::Attention& op, std::uint32_t kv_head, std::uint32_t position,
               std::vector<float>& key) {
   const std::byte* row = cache.keys(position / kv_block, op.layer, kv_head) + position % kv_block * cache.row_bytes();
-  if (cache.f16()) {
-    quants::info(quants::Format::f16).decode(row, key.data(), key.size());
-  } else {
-    std::memcpy(key.data(), row, key.size() * sizeof(float));
-  }
+  quants::info(cache.f16() ? quants::Format::f16 : quants::Format::f32).decode(row, key.data(), key.size());
 }
 
 }  // namespace

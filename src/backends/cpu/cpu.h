@@ -3,10 +3,10 @@
 //
 // Numerics. A Linear with F32, F16 or BF16 weights multiplies float32 activations and accumulates in float32. With
 // quantized weights, activations are rounded once per input, in blocks of 32 (formats with blocks of 32) or of 256 (the
-// K-quants and IQ4_XS). They are rounded to nearest even, to whole multiples of a float32 step, amax / activation_levels()
-// of their block; each activation is thus off by at most half a step. Products of weight and activation integers are summed
-// exactly in int32 over a block. The block's sum is scaled and added in float32. kernels.h has the layouts and the order of
-// accumulation.
+// K-quants and IQ4_XS). They are rounded to nearest even, to whole multiples of a float32 step, amax / 127 (int8) or
+// amax / (127 * 128) (int16) of their block; each activation is thus off by at most half a step. Products of weight and
+// activation integers are summed exactly in int32 over a block. The block's sum is scaled and added in float32. kernels.h
+// has the layouts and the order of accumulation.
 //
 // One thread computes each output element, in an order that depends only on the shapes of the step. The bits therefore do
 // not depend on the number of threads. They do depend on the instruction set, and on the number of tokens in a step: a
@@ -23,9 +23,6 @@
 #include "backends/cpu/isa_list.h"
 
 namespace plumb::backends {
-
-// A rounded activation is at most this many steps: 127, or 127 * 128 with two int8 planes.
-constexpr int activation_levels(Activations activations) { return activations == Activations::int8 ? 127 : 127 * 128; }
 
 // The instruction sets that this build has kernels for, weakest first.
 enum class Isa : std::uint8_t {

@@ -1,16 +1,17 @@
-#include "backends/cpu/executor.h"
-
+// Runs the Schedule's stages over a pool of threads.
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
-#include "backends/cpu/attention.h"
+#include "backends/cpu/cpu.h"
 #include "backends/cpu/pool.h"
-#include "backends/cpu/products.h"
-#include "backends/cpu/row_ops.h"
+#include "backends/cpu/stages.h"
 #include "backends/cpu/workspace.h"
 #include "base/machine.h"
 
-namespace plumb::backends::cpu {
+namespace plumb::backends {
+
+namespace cpu {
 
 namespace {
 
@@ -72,20 +73,43 @@ class CpuExecutor final : public PlanExecutor, private Program {
   Pool pool_;  // last, since its threads use the members above
 };
 
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(Isa isa) : isa_(isa) {}
+
+  [[nodiscard]] std::string_view name() const override { return "cpu"; }
+  [[nodiscard]] std::string description() const override {
+    const std::uint32_t n = usable_cores();
+    return fmt::format("{}, {} thread{}", kernels(isa_).name, n, n == 1 ? "" : "s");
+  }
+  [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,
+                                                       const LoadOptions& options) override {
+    if (options.n_threads > most_threads) {
+      return fail("{} threads are more than the {} that the cpu backend uses; ask for fewer", options.n_threads,
+                  most_threads);
+    }
+    PLUMB_CHECK(check_tensors(*plan));
+    try {
+      return std::make_unique<CpuExecutor>(std::move(plan), options, isa_);
+    } catch (const std::system_error& error) {
+      return fail("cannot start {} threads ({}); ask for fewer", options.n_threads, error.what());
+    }
+  }
+
+ private:
+  Isa isa_;
+};
+
 }  // namespace
 
-Result<std::unique_ptr<Executor>> make_executor(std::shared_ptr<const plan::Plan> plan, const LoadOptions& options,
-                                                Isa isa) {
-  if (options.n_threads > most_threads) {
-    return fail("{} threads are more than the {} that the cpu backend uses; ask for fewer", options.n_threads,
-                most_threads);
-  }
-  PLUMB_CHECK(check_tensors(*plan));
-  try {
-    return std::make_unique<CpuExecutor>(std::move(plan), options, isa);
-  } catch (const std::system_error& error) {
-    return fail("cannot start {} threads ({}); ask for fewer", options.n_threads, error.what());
-  }
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu() { return make_cpu(cpu_isas().back()); }
+
+std::unique_ptr<Backend> make_cpu(Isa isa) {
+  const std::vector<Isa> present = cpu_isas();
+  return std::make_unique<cpu::CpuBackend>(
+      std::find(present.begin(), present.end(), isa) != present.end() ? isa : present.back());
 }
 
-}  // namespace plumb::backends::cpu
+}  // namespace plumb::backends

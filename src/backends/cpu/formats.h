@@ -123,36 +123,26 @@ PLUMB_INLINE void add_fifth_bits(const std::uint8_t* p, Group& w) {
   }
 }
 
-struct Q4_0 : Quantized<quants::BlockQ4_0> {
-  static constexpr int offset = 8;
+// Nibbles, with a fifth bit in blocks that have `qh`, and a minimum in blocks that have `m`.
+template <class B, int subtracted>
+struct Nibbles : Quantized<B> {
+  static constexpr int offset = subtracted;
+  static constexpr bool has_min = requires(B block) { block.m; };
   PLUMB_INLINE void load(const std::uint8_t* p, Group& w) {
-    load_nibbles<Q4_0>(p, w);
-    load_d<Q4_0>(p, w);
+    load_nibbles<Nibbles>(p, w);
+    if constexpr (requires(B block) { block.qh; }) add_fifth_bits<Nibbles>(p, w);
+    if constexpr (has_min) {
+      load_d_m<Nibbles>(p, w);
+    } else {
+      load_d<Nibbles>(p, w);
+    }
   }
 };
-struct Q4_1 : Quantized<quants::BlockQ4_1> {
-  static constexpr bool has_min = true;
-  PLUMB_INLINE void load(const std::uint8_t* p, Group& w) {
-    load_nibbles<Q4_1>(p, w);
-    load_d_m<Q4_1>(p, w);
-  }
-};
-struct Q5_0 : Quantized<quants::BlockQ5_0> {
-  static constexpr int offset = 16;
-  PLUMB_INLINE void load(const std::uint8_t* p, Group& w) {
-    load_nibbles<Q5_0>(p, w);
-    add_fifth_bits<Q5_0>(p, w);
-    load_d<Q5_0>(p, w);
-  }
-};
-struct Q5_1 : Quantized<quants::BlockQ5_1> {
-  static constexpr bool has_min = true;
-  PLUMB_INLINE void load(const std::uint8_t* p, Group& w) {
-    load_nibbles<Q5_1>(p, w);
-    add_fifth_bits<Q5_1>(p, w);
-    load_d_m<Q5_1>(p, w);
-  }
-};
+using Q4_0 = Nibbles<quants::BlockQ4_0, 8>;
+using Q4_1 = Nibbles<quants::BlockQ4_1, 0>;
+using Q5_0 = Nibbles<quants::BlockQ5_0, 16>;
+using Q5_1 = Nibbles<quants::BlockQ5_1, 0>;
+
 struct Q8_0 : Quantized<quants::BlockQ8_0> {
   static constexpr int offset = 128;
   PLUMB_INLINE void load(const std::uint8_t* p, Group& w) {

@@ -33,39 +33,27 @@ std::vector<Isa> cpu_isas() {
 }
 
 std::string_view name(Isa isa) {
-  switch (isa) {
-#define PLUMB_ISA(name, present) \
-  case Isa::name:                \
-    return #name;
-    PLUMB_CPU_ISAS(PLUMB_ISA)
+#define PLUMB_ISA(name, present) #name,
+  static constexpr std::string_view names[] = {PLUMB_CPU_ISAS(PLUMB_ISA)};
 #undef PLUMB_ISA
-  }
-  return "";
+  return names[static_cast<std::size_t>(isa)];
 }
 
 namespace cpu {
 
 const KernelTable& kernels(Isa isa) {
-  switch (isa) {
-#define PLUMB_ISA(name, present) \
-  case Isa::name:                \
-    return name##_kernels();
-    PLUMB_CPU_ISAS(PLUMB_ISA)
+#define PLUMB_ISA(name, present) name##_kernels,
+  static constexpr const KernelTable& (*tables[])() = {PLUMB_CPU_ISAS(PLUMB_ISA)};
 #undef PLUMB_ISA
-  }
-  return scalar_kernels();
+  return tables[static_cast<std::size_t>(isa)]();
 }
 
 Operand operand(quants::Format format) {
   constexpr Operand floats = Operand::f32, small = Operand::x128, super = Operand::x256;
-  switch (format) {
-#define PLUMB_FORMAT(id, type, NAME, family, writing) \
-  case quants::Format::id:                            \
-    return family;
-    PLUMB_FORMATS(PLUMB_FORMAT)  // NOLINT(bugprone-branch-clone): the formats of a family
+#define PLUMB_FORMAT(id, type, NAME, family, writing) family,
+  static constexpr Operand operands[] = {PLUMB_FORMATS(PLUMB_FORMAT)};
 #undef PLUMB_FORMAT
-  }
-  return Operand::f32;
+  return operands[quants::index(format)];
 }
 
 }  // namespace cpu

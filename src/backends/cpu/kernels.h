@@ -99,12 +99,6 @@ struct AttendBlock {
   float soft_cap;  // 0, or scores become soft_cap * tanh(score / soft_cap)
 };
 
-enum class ActivationKind : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
-
-#define PLUMB_FORMAT(...) +1  // NOLINT(bugprone-macro-parentheses): a sum
-inline constexpr std::size_t n_formats = PLUMB_FORMATS(PLUMB_FORMAT);
-#undef PLUMB_FORMAT
-
 struct KernelTable {
   const char* name;  // "AVX-512 VNNI"
   // Steps of at least this many tokens need Sign::biased activations. SIZE_MAX: none do.
@@ -119,12 +113,12 @@ struct KernelTable {
     // scale. A block below 1e-30 in magnitude becomes zero.
     void (*round_128)(const float* x, std::size_t n, void* out, Sign sign);
     void (*round_256)(const float* x, std::size_t n, void* out, Sign sign);
-    DotFn dot[n_formats];  // by quants::index()
+    DotFn dot[PLUMB_N_FORMATS];  // by quants::index()
   } rounded[2];
 
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* y);
   void (*add)(const float* a, const float* b, std::size_t n, float* y);
-  void (*gated[4])(const float* gate, const float* up, std::size_t n, float* y);  // by ActivationKind
+  void (*gated[4])(const float* gate, const float* up, std::size_t n, float* y);  // by plan::Activation
   // Rotates n_rot components of one head; cos_sin holds n_rot / 2 cosines, then as many sines. The rest is copied.
   void (*rope_adjacent)(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y);
   void (*rope_halves)(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y);

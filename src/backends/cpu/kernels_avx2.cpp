@@ -1,4 +1,5 @@
 // AVX2 with FMA and F16C.
+#define PLUMB_TABLE avx2_kernels
 #define PLUMB_LANES 8
 #include "backends/cpu/x86.h"
 
@@ -98,9 +99,3 @@ struct Set : X86<Set> {
 }  // namespace plumb::backends::cpu
 
 #include "backends/cpu/table.h"
-
-namespace plumb::backends::cpu {
-
-const KernelTable& avx2_kernels() { return table; }
-
-}  // namespace plumb::backends::cpu

@@ -1,4 +1,5 @@
 // AVX-512 (F, BW, VL, DQ) with VNNI.
+#define PLUMB_TABLE avx512_kernels
 #define PLUMB_LANES 16
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC's intrinsics start from uninitialized vectors, and GCC 12 warns about them.
@@ -100,9 +101,3 @@ struct Set : X86<Set> {
 }  // namespace plumb::backends::cpu
 
 #include "backends/cpu/table.h"
-
-namespace plumb::backends::cpu {
-
-const KernelTable& avx512_kernels() { return table; }
-
-}  // namespace plumb::backends::cpu

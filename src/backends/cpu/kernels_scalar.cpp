@@ -1,4 +1,5 @@
 // The kernels for any processor: plain.h, compiled for the compiler's baseline.
+#define PLUMB_TABLE scalar_kernels
 #define PLUMB_LANES 4
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -20,9 +21,3 @@ struct Set : Plain<Set> {
 }  // namespace plumb::backends::cpu
 
 #include "backends/cpu/table.h"
-
-namespace plumb::backends::cpu {
-
-const KernelTable& scalar_kernels() { return table; }
-
-}  // namespace plumb::backends::cpu

@@ -1,4 +1,4 @@
-#include "backends/cpu/products.h"
+#include "backends/cpu/stages.h"
 
 #include <algorithm>
 

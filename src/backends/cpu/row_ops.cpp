@@ -1,4 +1,4 @@
-#include "backends/cpu/row_ops.h"
+#include "backends/cpu/stages.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,9 +6,6 @@
 #include <limits>
 #include <numeric>
 #include <variant>
-
-#include "backends/cpu/attention.h"
-#include "backends/cpu/products.h"
 
 namespace plumb::backends::cpu {
 
@@ -124,13 +121,14 @@ struct RowRun {
     const float largest = *std::max_element(logits, logits + n);
     const auto gate = [&](float x) { return softmax ? std::exp(x - largest) : 1 / (1 + std::exp(-x)); };
     for (std::uint64_t j = 0; j < k; ++j) out[j] = gate(logits[static_cast<std::size_t>(experts[j])]);
-    float total = 1;
+    double total = 1;
     if (o.gating == plan::Gating::softmax) {
-      total = std::accumulate(logits, logits + n, 0.0f, [&](float sum, float x) { return sum + gate(x); });
+      total = std::accumulate(logits, logits + n, 0.0, [&](double sum, float x) { return sum + gate(x); });
     } else if (o.gating != plan::Gating::sigmoid) {
-      total = std::accumulate(out, out + k, 0.0f);
+      total = std::accumulate(out, out + k, 0.0);
     }
-    for (std::uint64_t j = 0; j < k; ++j) out[j] *= o.scale / total;
+    const auto factor = static_cast<float>(o.scale / total);
+    for (std::uint64_t j = 0; j < k; ++j) out[j] *= factor;
   }
 
   void operator()(const plan::ExpertSum& o) const {

@@ -1,4 +1,4 @@
-// Makes the table of kernels of a kernels_<isa>.cpp from its Set.
+// Makes the table of kernels of a kernels_<isa>.cpp from its Set, and PLUMB_TABLE, the function that returns it.
 #pragma once
 
 #include "backends/cpu/attend.h"
@@ -36,12 +36,15 @@ constexpr KernelTable table = {
     .rms_norm = rms_norm,
     .add = add,
     .gated = {gated<Silu>, gated<GeluTanh>, gated<GeluErf>, gated<Relu>},
-    .rope_adjacent = rope_adjacent,
-    .rope_halves = rope_halves,
+    .rope_adjacent = rope<true>,
+    .rope_halves = rope<false>,
     .to_f16 = to_f16,
     .attend = attend,
     .merge = merge,
 };
 
 }  // namespace
+
+const KernelTable& PLUMB_TABLE() { return table; }
+
 }  // namespace plumb::backends::cpu

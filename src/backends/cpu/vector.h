@@ -12,7 +12,6 @@ namespace plumb::backends::cpu {
 namespace {
 
 PLUMB_INLINE Vf larger(Vf a, Vf b) { return a > b ? a : b; }
-PLUMB_INLINE Vf smaller(Vf a, Vf b) { return a < b ? a : b; }
 
 // e^x: x = n ln2 + r with |r| <= ln2 / 2; e^r by its Taylor polynomial of degree 7 (error below 2^-26). 2^n is two factors,
 // so that results are right down to the subnormals and up to infinity.
@@ -207,24 +206,16 @@ void gated(const float* gate, const float* up, std::size_t n, float* y) {
   if (i < n) store_part(y + i, Activation::apply(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
 }
 
-void rope_adjacent(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y) {
+template <bool adjacent>
+void rope(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y) {
   const std::size_t pairs = n_rot / 2;
   for (std::size_t i = 0; i < pairs; ++i) {
-    const float a = x[2 * i];
-    const float b = x[2 * i + 1];
-    y[2 * i] = a * cos_sin[i] - b * cos_sin[pairs + i];
-    y[2 * i + 1] = a * cos_sin[pairs + i] + b * cos_sin[i];
-  }
-  if (n_rot < head_dim) memcpy(y + n_rot, x + n_rot, (head_dim - n_rot) * sizeof(float));
-}
-
-void rope_halves(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y) {
-  const std::size_t pairs = n_rot / 2;
-  for (std::size_t i = 0; i < pairs; ++i) {
-    const float a = x[i];
-    const float b = x[pairs + i];
-    y[i] = a * cos_sin[i] - b * cos_sin[pairs + i];
-    y[pairs + i] = a * cos_sin[pairs + i] + b * cos_sin[i];
+    const std::size_t at_a = adjacent ? 2 * i : i;
+    const std::size_t at_b = adjacent ? 2 * i + 1 : pairs + i;
+    const float a = x[at_a];
+    const float b = x[at_b];
+    y[at_a] = a * cos_sin[i] - b * cos_sin[pairs + i];
+    y[at_b] = a * cos_sin[pairs + i] + b * cos_sin[i];
   }
   if (n_rot < head_dim) memcpy(y + n_rot, x + n_rot, (head_dim - n_rot) * sizeof(float));
 }

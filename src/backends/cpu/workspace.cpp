@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backends/cpu/attention.h"
+#include "backends/cpu/stages.h"
 
 namespace plumb::backends::cpu {
 

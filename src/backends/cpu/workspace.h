@@ -1,5 +1,5 @@
 // The data that the stages of a step read and write: the plan and its schedule, the rows of the step, and the memory of its
-// values. The executor fills it in; row_ops.h, products.h and attention.h run stages on it.
+// values. The executor fills it in; stages.h runs stages on it.
 #pragma once
 
 #include <cstddef>
