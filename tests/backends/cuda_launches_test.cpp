@@ -2,7 +2,7 @@
 // shared kernels.
 #include <gtest/gtest.h>
 
-#include "backends/checker/cuda_checker.h"
+#include "backends/checker/checker.h"
 #include "backends/cuda/tuning.h"
 #include "backends/gpu/executor.h"
 #include "backends/small_model.h"

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <variant>
 
-#include "backends/checker/cuda_checker.h"
+#include "backends/checker/checker.h"
 #include "backends/cpu/cpu.h"
 #include "backends/gpu/executor.h"
 #include "base/half.h"

@@ -1,10 +1,6 @@
-#include <cmath>
-#include <mutex>
-#include <utility>
 #include <vector>
 
 #include "backends/checker/checker.h"
-#include "backends/checker/cuda_checker.h"
 #include "backends/checker/runtime.h"
 #include "backends/cuda/tuning.h"
 #include "base/half.h"

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <memory>
 #include <vector>
 
 #include "backends/checker/runtime.h"
@@ -32,6 +31,7 @@ using CopyGroups = std::deque<std::deque<QueuedCopy>>;
 std::vector<CopyGroups> copies;
 
 void run_one(void* const* arguments, void*, std::array<std::uint32_t, 3>, std::uint32_t) {
+  copies[machine.thread].assign(1, {});
   const auto* thread = static_cast<const Thread*>(arguments[0]);
   thread->run(thread->closure);
 }
@@ -74,20 +74,9 @@ bool run_grid(Place grid, unsigned threads, void (*run_thread)(void*), void* clo
   machine.host = static_cast<const std::byte*>(host);
   machine.host_bytes = host_bytes;
   machine.static_shared = &shared;
-  machine.n_threads = threads;
-  machine.fault.clear();
-  machine.launch_start = ++machine.now;
   size_of_grid = grid;
-  bool well = true;
-  for (unsigned z = 0; well && z < grid.z; ++z) {
-    for (unsigned y = 0; well && y < grid.y; ++y) {
-      for (unsigned x = 0; well && x < grid.x; ++x) {
-        machine.group = {x, y, z};
-        copies.assign(threads, CopyGroups(1));
-        well = run_threadgroup(run_one, arguments, nullptr);
-      }
-    }
-  }
+  copies.resize(threads);
+  const bool well = run_threadgroups({grid.x, grid.y, grid.z}, threads, run_one, arguments, nullptr);
   machine.open = false;
   machine.static_shared = nullptr;
   return well;

@@ -27,8 +27,6 @@ class CheckedMemory final : public gpu::Memory {
     const std::lock_guard guard(lock);
     region_.reset();
   }
-  CheckedMemory(const CheckedMemory&) = delete;
-  CheckedMemory& operator=(const CheckedMemory&) = delete;
   [[nodiscard]] Region& region() const { return *region_; }
 
  private:
@@ -163,17 +161,9 @@ Result<void> run_kernel(const KernelEntry& entry, std::string_view name, std::ui
   const auto shared = entry.shared_bytes == 0 ? nullptr : make_region(entry.shared_bytes);
   const Bound bound(launch, params.get(), shared.get(), entry.shared_alignment);
   machine.kernel = name;
-  machine.n_threads = n_threads;
-  machine.fault.clear();
-  machine.launch_start = ++machine.now;
-  for (std::uint32_t z = 0; z < launch.grid[2]; ++z) {
-    for (std::uint32_t y = 0; y < launch.grid[1]; ++y) {
-      for (std::uint32_t x = 0; x < launch.grid[0]; ++x) {
-        machine.group = {x, y, z};
-        if (!run_threadgroup(entry.body, bound.addresses(), shared ? shared->data() : nullptr))
-          return fail("{}", machine.fault);
-      }
-    }
+  void* const shared_data = shared ? shared->data() : nullptr;
+  if (!run_threadgroups(launch.grid, n_threads, entry.body, bound.addresses(), shared_data)) {
+    return fail("{}", machine.fault);
   }
   return check_outputs(launch);
 }

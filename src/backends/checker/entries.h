@@ -30,7 +30,6 @@
            index, index % 32, index / 32);                                                                            \
   }
 
-#define PLUMB_NOTHING(...)
 #define PLUMB_SHARED_SIZE(T, name) +sizeof(T)
 // Shared memory is checked in elements of at most 4 bytes, since lanes may write neighbouring words of a struct of floats,
 // or neighbouring halves.

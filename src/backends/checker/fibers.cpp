@@ -5,8 +5,6 @@
 #include <boost/context/detail/fcontext.hpp>
 
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
 #include "backends/checker/runtime.h"
 #include "base/half.h"
@@ -28,21 +26,9 @@ enum class State : std::uint8_t { done, ready, at_simd, at_barrier };
 enum class Operation : std::uint8_t { none, sum, max, shuffle, simd_barrier, barrier };
 
 constexpr std::string_view name_of(Operation operation) {
-  switch (operation) {
-    case Operation::sum:
-      return "simd_sum";
-    case Operation::max:
-      return "simd_max";
-    case Operation::shuffle:
-      return "simd_shuffle";
-    case Operation::simd_barrier:
-      return "simdgroup_barrier";
-    case Operation::barrier:
-      return "threadgroup_barrier";
-    case Operation::none:
-      break;
-  }
-  return "nothing";
+  constexpr std::string_view names[] = {"nothing",      "simd_sum",          "simd_max",
+                                        "simd_shuffle", "simdgroup_barrier", "threadgroup_barrier"};
+  return names[static_cast<std::size_t>(operation)];
 }
 
 struct Fiber {
@@ -161,22 +147,7 @@ const std::uint32_t* meet(Operation operation, int line, std::uint32_t bits) {
   return slots.data() + simd * simd_width;
 }
 
-}  // namespace
-
-bool on_stack(const void* address) {
-  return static_cast<std::size_t>(static_cast<const std::byte*>(address) - all.stacks) < stack_bytes * max_threads;
-}
-
-void report(const std::string& what) {
-  if (machine.fault.empty()) {
-    machine.fault = fmt::format("kernel {}, threadgroup ({}, {}, {}), thread {}: {}", machine.kernel, machine.group[0],
-                                machine.group[1], machine.group[2], machine.thread, what);
-  }
-  all.fresh = true;
-  switch_to(main_fiber);
-  __builtin_unreachable();
-}
-
+// Runs all threads of one threadgroup to the end; false after a fault.
 bool run_threadgroup(Body body, void* const* arguments, void* shared) {
   if (all.fresh) make_contexts();
   if (all.stacks == nullptr) {
@@ -205,6 +176,38 @@ bool run_threadgroup(Body body, void* const* arguments, void* shared) {
                                 machine.group[1], machine.group[2], divergence());
     all.fresh = true;
     return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool on_stack(const void* address) {
+  return static_cast<std::size_t>(static_cast<const std::byte*>(address) - all.stacks) < stack_bytes * max_threads;
+}
+
+void report(const std::string& what) {
+  if (machine.fault.empty()) {
+    machine.fault = fmt::format("kernel {}, threadgroup ({}, {}, {}), thread {}: {}", machine.kernel, machine.group[0],
+                                machine.group[1], machine.group[2], machine.thread, what);
+  }
+  all.fresh = true;
+  switch_to(main_fiber);
+  __builtin_unreachable();
+}
+
+bool run_threadgroups(std::array<std::uint32_t, 3> grid, std::uint32_t n_threads, Body body, void* const* arguments,
+                      void* shared) {
+  machine.n_threads = n_threads;
+  machine.fault.clear();
+  machine.launch_start = ++machine.now;
+  for (std::uint32_t z = 0; z < grid[2]; ++z) {
+    for (std::uint32_t y = 0; y < grid[1]; ++y) {
+      for (std::uint32_t x = 0; x < grid[0]; ++x) {
+        machine.group = {x, y, z};
+        if (!run_threadgroup(body, arguments, shared)) return false;
+      }
+    }
   }
   return true;
 }

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -100,8 +99,9 @@ extern Machine machine;
 // A kernel with its arguments bound, run for one thread.
 using Body = void (*)(void* const* arguments, void* shared, std::array<std::uint32_t, 3> group, std::uint32_t thread);
 
-// Runs all threads of one threadgroup to the end; false after a fault.
-bool run_threadgroup(Body body, void* const* arguments, void* shared);
+// Runs the threadgroups of a grid one after another, each of n_threads threads; false after a fault.
+bool run_threadgroups(std::array<std::uint32_t, 3> grid, std::uint32_t n_threads, Body body, void* const* arguments,
+                      void* shared);
 // The address of a View.
 std::byte* address_of(const gpu::View& view);
 // Marks bytes as written, after the host has written them for the device.

@@ -3,12 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-struct __half {
-  std::uint16_t bits;
-  __half() = default;
-  explicit __half(float x) : bits(plumb::backends::checker::float_to_half(x)) {}
-  operator float() const { return plumb::backends::checker::half_to_float(bits); }
-};
+using __half = plumb::backends::checker::Half;
 using half = __half;
 struct alignas(4) __half2 {
   __half x, y;

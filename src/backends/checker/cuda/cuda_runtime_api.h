@@ -9,11 +9,9 @@
 #include <cstring>
 #include <tuple>
 
+#include "backends/checker/words.h"
+
 namespace plumb::backends::checker {
-float simd_sum_of(float x, int line);
-std::uint32_t simd_shuffle_of(std::uint32_t bits, std::uint32_t lane, bool is_mask, int line);
-void threadgroup_barrier_at(int line);
-void simdgroup_barrier_at(int line);
 struct Place {
   unsigned x, y, z;
 };
@@ -36,8 +34,6 @@ void end_copy_group();
 bool take_copy(unsigned groups_left, QueuedCopy& copy);
 // cudaMemsetAsync.
 void set_device_memory(void* to, int value, std::size_t n);
-float half_to_float(std::uint16_t bits);
-std::uint16_t float_to_half(float x);
 }  // namespace plumb::backends::checker
 
 #define __device__
@@ -72,29 +68,10 @@ struct dim3 {
 
 #include "host_api.h"
 
-// A vector is read and written by a single access, so that its alignment can be checked.
-template <class T>
-struct PlumbFour {
-  using Native __attribute__((vector_size(16))) = T;
-  union {
-    Native native;
-    struct {
-      T x, y, z, w;
-    };
-  };
-  PlumbFour() = default;
-  PlumbFour(const PlumbFour& other) : native(other.native) {}
-  PlumbFour& operator=(const PlumbFour& other) {
-    native = other.native;
-    return *this;
-  }
-};
 template <class T>
 struct alignas(8) PlumbTwo {
   T x, y;
 };
-using float4 = PlumbFour<float>;
-using uint4 = PlumbFour<unsigned>;
 using float2 = PlumbTwo<float>;
 using uint2 = PlumbTwo<unsigned>;
 inline float4 make_float4(float x, float y, float z, float w) {
@@ -108,15 +85,8 @@ inline float4 make_float4(float x, float y, float z, float w) {
 #define gridDim (plumb::backends::checker::grid_size())
 #define __syncthreads() plumb::backends::checker::threadgroup_barrier_at(__LINE__)
 #define __syncwarp() plumb::backends::checker::simdgroup_barrier_at(__LINE__)
-#define __shfl_xor_sync(mask, x, lane) plumb_shuffled(x, lane, true, __LINE__)
-#define __shfl_sync(mask, x, lane) plumb_shuffled(x, lane, false, __LINE__)
-
-template <class T>
-inline T plumb_shuffled(T x, unsigned lane, bool is_mask, int line) {
-  static_assert(sizeof(T) == 4, "shuffles move 4 bytes");
-  return __builtin_bit_cast(
-      T, plumb::backends::checker::simd_shuffle_of(__builtin_bit_cast(std::uint32_t, x), lane, is_mask, line));
-}
+#define __shfl_xor_sync(mask, x, lane) plumb::backends::checker::shuffled(x, lane, true, __LINE__)
+#define __shfl_sync(mask, x, lane) plumb::backends::checker::shuffled(x, lane, false, __LINE__)
 
 template <class T>
 inline T __ldg(const T* p) {
@@ -144,12 +114,8 @@ inline int __dp4a(int a, int b, int c) {
 }
 inline unsigned atomicMax(unsigned* at, unsigned value) { return plumb::backends::checker::atomic_max_at(at, value); }
 
-inline float min(float a, float b) { return b < a ? b : a; }
-inline float max(float a, float b) { return a < b ? b : a; }
-inline int min(int a, int b) { return b < a ? b : a; }
-inline int max(int a, int b) { return a < b ? b : a; }
-inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }
-inline unsigned max(unsigned a, unsigned b) { return a < b ? b : a; }
+using plumb::backends::checker::max;
+using plumb::backends::checker::min;
 
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t n, cudaStream_t) {
   plumb::backends::checker::set_device_memory(to, value, n);
