@@ -207,8 +207,7 @@ TEST(CudaNorms, AreScaledAndRounded) {
     const std::size_t y_at = device.last();
     const cuda::Rounded rounded = row.room(device, n);
     checker::machine.kernel = "norm_round";
-    ASSERT_EQ(cuda::norm_round(x_there, weight_there, n, 1e-5F, y, rounded, nullptr), cudaSuccess)
-        << checker::machine.fault;
+    ASSERT_EQ(cuda::round_row(x_there, weight_there, n, 1e-5F, y, rounded, nullptr), cudaSuccess) << checker::machine.fault;
     const auto actual = device.take<float>(y_at);
     double squares = 0;
     for (const float v : x) squares += double{v} * v;
@@ -239,7 +238,7 @@ TEST_P(CudaPromptAttention, IsTheSoftmaxOfItsScores) {
   for (float& x : q) x = 2 * normal(random);
   const RandomCache cache(shape, {0, shape.first + shape.n_tokens}, random);
   OnDevice device;
-  cuda::PromptAttention a;
+  cuda::CacheAttention a;
   a.slots = device.give<unsigned>({1}, "slots");
   a.positions = device.give<unsigned>({shape.first}, "positions");
   a.n_tokens = shape.n_tokens;
@@ -337,7 +336,8 @@ TEST_P(CudaProducts, AreSumsOfProducts) {
       rounded.scales = reinterpret_cast<float4*>(device.room<std::byte>(cuda::rounded_scales_bytes(n_in), "scales"));
       ASSERT_TRUE(cuda::takes_rounded(p.format));
       checker::machine.kernel = "multiply";
-      ASSERT_EQ(cuda::round_row(x_there, n_in, rounded, nullptr), cudaSuccess) << checker::machine.fault;
+      ASSERT_EQ(cuda::round_row(x_there, nullptr, n_in, 0, nullptr, rounded, nullptr), cudaSuccess)
+          << checker::machine.fault;
       ASSERT_EQ(cuda::multiply(p, x_there, rounded, nullptr), cudaSuccess) << checker::machine.fault;
 
       const auto sum_of = [&](unsigned k, unsigned row, double& allowed) {
@@ -523,7 +523,8 @@ TEST_P(CudaFewRows, AreSumsOfProducts) {
     auto* partial = reinterpret_cast<float*>(device.room<std::byte>(cuda::few_rows_partial_bytes(p, c.n_rows), "partial"));
     ASSERT_TRUE(cuda::takes_few_rows(p.format));
     checker::machine.kernel = "multiply_few";
-    ASSERT_EQ(cuda::rows_to_half(x_there, c.n_in, c.n_rows, halves, nullptr), cudaSuccess) << checker::machine.fault;
+    ASSERT_EQ(cuda::rows_to_half(x_there, nullptr, c.n_in, c.n_rows, 0, nullptr, halves, nullptr), cudaSuccess)
+        << checker::machine.fault;
     ASSERT_EQ(cuda::multiply_few(p, halves, c.n_rows, partial, nullptr), cudaSuccess) << checker::machine.fault;
 
     const auto sum_of = [&](unsigned k, unsigned r, unsigned j, double& allowed) {
@@ -590,7 +591,7 @@ TEST(CudaNorms, OfRowsAreScaledAndHalved) {
     halves.scales = device.room<float>(n_rows, "scales");
     const std::size_t scales_at = device.last();
     checker::machine.kernel = "norm_rows_to_half";
-    ASSERT_EQ(cuda::norm_rows_to_half(x_there, weight_there, n, n_rows, 1e-25F, y, halves, nullptr), cudaSuccess)
+    ASSERT_EQ(cuda::rows_to_half(x_there, weight_there, n, n_rows, 1e-25F, y, halves, nullptr), cudaSuccess)
         << checker::machine.fault;
     const auto actual = device.take<float>(y_at);
     const auto halved = device.take<std::uint16_t>(halves_at);

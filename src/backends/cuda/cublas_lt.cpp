@@ -3,7 +3,6 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-#include <array>
 #include <map>
 #include <tuple>
 
@@ -13,16 +12,21 @@ namespace {
 
 constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
+// The functions of the library that Plumb calls.
+#define PLUMB_CUBLAS(X)                   \
+  X(cublasLtCreate)                       \
+  X(cublasLtDestroy)                      \
+  X(cublasLtMatmul)                       \
+  X(cublasLtMatmulDescCreate)             \
+  X(cublasLtMatmulDescSetAttribute)       \
+  X(cublasLtMatrixLayoutCreate)           \
+  X(cublasLtMatmulPreferenceCreate)       \
+  X(cublasLtMatmulPreferenceSetAttribute) \
+  X(cublasLtMatmulAlgoGetHeuristic)
+
 struct Functions {
-  decltype(&cublasLtCreate) create = nullptr;
-  decltype(&cublasLtDestroy) destroy = nullptr;
-  decltype(&cublasLtMatmul) matmul = nullptr;
-  decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
-  decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
-  decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
-  decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
-  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
-  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+#define PLUMB_POINTER(name) decltype(&::name) name = nullptr;
+  PLUMB_CUBLAS(PLUMB_POINTER)
 };
 
 Result<void> check_cublas(cublasStatus_t status, const char* what) {
@@ -44,11 +48,11 @@ class Opened final : public CublasLt {
   ~Opened() override {
     cudaFree(workspace_);
     cudaFree(zero_);
-    if (handle_ != nullptr) f_.destroy(handle_);
+    if (handle_ != nullptr) f_.cublasLtDestroy(handle_);
   }
 
   Result<void> start() {
-    PLUMB_CHECK(check_cublas(f_.create(&handle_), "cublasLtCreate"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtCreate(&handle_), "cublasLtCreate"));
     if (cudaMalloc(&workspace_, workspace_bytes) != cudaSuccess || cudaMalloc(&zero_, sizeof(float)) != cudaSuccess ||
         cudaMemset(zero_, 0, sizeof(float)) != cudaSuccess) {
       return fail("no device memory for {} bytes of workspace", workspace_bytes);
@@ -59,8 +63,8 @@ class Opened final : public CublasLt {
   Result<void> multiply(const void* w, const void* x, const float* alpha, float* y, unsigned n_in, unsigned n_out,
                         unsigned n_rows, cudaStream_t stream) override {
     PLUMB_TRY(const Shape* shape, shape_of(n_in, n_out, n_rows));
-    return check_cublas(f_.matmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y, shape->y,
-                                  &shape->algorithm, workspace_, workspace_bytes, stream),
+    return check_cublas(f_.cublasLtMatmul(handle_, shape->desc, alpha, w, shape->w, x, shape->x, zero_, y, shape->y, y,
+                                          shape->y, &shape->algorithm, workspace_, workspace_bytes, stream),
                         "cublasLtMatmul");
   }
 
@@ -72,24 +76,27 @@ class Opened final : public CublasLt {
     Shape shape;
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cublasLtPointerMode_t on_device = CUBLASLT_POINTER_MODE_DEVICE;
-    PLUMB_CHECK(check_cublas(f_.desc_create(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
     PLUMB_CHECK(
-        check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA"));
-    PLUMB_CHECK(check_cublas(f_.desc_set(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device),
-                             "POINTER_MODE"));
-    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
-    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
-    PLUMB_CHECK(check_cublas(f_.layout_create(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
-    cublasLtMatmulPreference_t preference = nullptr;
-    PLUMB_CHECK(check_cublas(f_.preference_create(&preference), "cublasLtMatmulPreferenceCreate"));
+        check_cublas(f_.cublasLtMatmulDescCreate(&shape.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate"));
     PLUMB_CHECK(check_cublas(
-        f_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof workspace_bytes),
-        "MAX_WORKSPACE_BYTES"));
+        f_.cublasLtMatmulDescSetAttribute(shape.desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+        "TRANSA"));
+    PLUMB_CHECK(check_cublas(
+        f_.cublasLtMatmulDescSetAttribute(shape.desc, CUBLASLT_MATMUL_DESC_POINTER_MODE, &on_device, sizeof on_device),
+        "POINTER_MODE"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatrixLayoutCreate(&shape.w, CUDA_R_16F, n_in, n_out, n_in), "a layout"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatrixLayoutCreate(&shape.x, CUDA_R_16F, n_in, n_rows, n_in), "a layout"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatrixLayoutCreate(&shape.y, CUDA_R_32F, n_out, n_rows, n_out), "a layout"));
+    cublasLtMatmulPreference_t preference = nullptr;
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                                     &workspace_bytes, sizeof workspace_bytes),
+                             "MAX_WORKSPACE_BYTES"));
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
-    PLUMB_CHECK(check_cublas(
-        f_.heuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y, preference, 1, &result, &n_found),
-        "cublasLtMatmulAlgoGetHeuristic"));
+    PLUMB_CHECK(check_cublas(f_.cublasLtMatmulAlgoGetHeuristic(handle_, shape.desc, shape.w, shape.x, shape.y, shape.y,
+                                                               preference, 1, &result, &n_found),
+                             "cublasLtMatmulAlgoGetHeuristic"));
     if (n_found == 0) return fail("cuBLASLt has no algorithm for a product of {} x {} by {} rows", n_out, n_in, n_rows);
     shape.algorithm = result.algo;
     return &shapes_.emplace(key, shape).first->second;
@@ -102,12 +109,6 @@ class Opened final : public CublasLt {
   std::map<std::tuple<unsigned, unsigned, unsigned>, Shape> shapes_;
 };
 
-template <class F>
-bool find(void* library, const char* name, F& function) {
-  function = reinterpret_cast<F>(dlsym(library, name));
-  return function != nullptr;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<CublasLt>> CublasLt::open() {
@@ -118,15 +119,10 @@ Result<std::unique_ptr<CublasLt>> CublasLt::open() {
   }
   if (library == nullptr) return fail("libcublasLt.so is not here; it is part of the CUDA toolkit");
   Functions f;
-  if (!find(library, "cublasLtCreate", f.create) || !find(library, "cublasLtDestroy", f.destroy) ||
-      !find(library, "cublasLtMatmul", f.matmul) || !find(library, "cublasLtMatmulDescCreate", f.desc_create) ||
-      !find(library, "cublasLtMatmulDescSetAttribute", f.desc_set) ||
-      !find(library, "cublasLtMatrixLayoutCreate", f.layout_create) ||
-      !find(library, "cublasLtMatmulPreferenceCreate", f.preference_create) ||
-      !find(library, "cublasLtMatmulPreferenceSetAttribute", f.preference_set) ||
-      !find(library, "cublasLtMatmulAlgoGetHeuristic", f.heuristic)) {
-    return fail("libcublasLt.so lacks functions that Plumb calls");
-  }
+#define PLUMB_FIND(name)                                              \
+  f.name = reinterpret_cast<decltype(f.name)>(dlsym(library, #name)); \
+  if (f.name == nullptr) return fail("libcublasLt.so lacks {}, which Plumb calls", #name);
+  PLUMB_CUBLAS(PLUMB_FIND)
   auto opened = std::make_unique<Opened>(f);
   PLUMB_CHECK(opened->start());
   return opened;

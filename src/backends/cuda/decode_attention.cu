@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid
   const float* parts = a.partial + static_cast<size_t>(head) * a.n_splits * stride;
   float largest = lowest;
   for (unsigned k = lane; k < a.n_splits; k += 32) largest = fmaxf(largest, parts[k * stride + head_dim]);
-  largest = warp_max(largest);
+  largest = simd_max(largest);
   float total = 0.0f, sum = 0.0f;
   for (unsigned first = 0; first < a.n_splits; first += 32) {
     const unsigned mine = first + lane;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(128) attention_merge_round_kernel(const __grid
       sum = fmaf(parts[(first + k) * stride + element], __shfl_sync(full, shrink, k), sum);
     }
   }
-  const float value = sum / warp_sum(total);
+  const float value = sum / simd_sum(total);
   a.y[32 * group + lane] = value;
   if (a.rounded.words != nullptr) round_group(value, group, a.n_heads * head_dim / 32, lane, a.rounded);
 }

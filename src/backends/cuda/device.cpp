@@ -34,8 +34,6 @@ using Stream = std::shared_ptr<std::remove_pointer_t<cudaStream_t>>;
 class CudaMemory final : public gpu::Memory {
  public:
   CudaMemory(std::byte* data, std::uint64_t size, Stream stream) : Memory(size), data_(data), stream_(std::move(stream)) {}
-  CudaMemory(const CudaMemory&) = delete;
-  CudaMemory& operator=(const CudaMemory&) = delete;
   ~CudaMemory() override {
     cudaStreamSynchronize(stream_.get());  // cudaFree may wait, but does not promise to
     cudaFree(data_);

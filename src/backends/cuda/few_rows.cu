@@ -156,11 +156,7 @@ __global__ void __launch_bounds__(32 * few_warps, n_tiles == 8 ? 2 : 3)
   if (idle) return;
   // An instruction waits for the one before it that adds to the same sums. With few tiles there are two sets of sums.
   constexpr unsigned n_sets = n_tiles <= 2 ? 2 : 1;
-  float sums[n_sets][2][n_tiles][4];
-#pragma unroll
-  for (unsigned i = 0; i < n_sets * 2 * n_tiles * 4; ++i) {
-    sums[i / (8 * n_tiles)][i / (4 * n_tiles) % 2][i / 4 % n_tiles][i % 4] = 0.0f;
-  }
+  float sums[n_sets][2][n_tiles][4] = {};
 
   // Where the lane reads x: in tile n of its rows, or in the last tile if there are fewer.
   const uint4* column[n_tiles];
@@ -262,12 +258,12 @@ constexpr unsigned half_threads = 512;
 
 template <bool largest>
 __device__ __forceinline__ float over_block(float x, float* of_warps) {
-  x = largest ? warp_max(x) : warp_sum(x);
+  x = largest ? simd_max(x) : simd_sum(x);
   __syncthreads();
   if ((threadIdx.x & 31) == 0) of_warps[threadIdx.x >> 5] = x;
   __syncthreads();
   const float other = (threadIdx.x & 31) < half_threads / 32 ? of_warps[threadIdx.x & 31] : 0.0f;
-  return largest ? warp_max(other) : warp_sum(other);
+  return largest ? simd_max(other) : simd_sum(other);
 }
 
 // One block for each row; rows after the last become zeros. Without `norm`, rows are only rounded.
@@ -372,14 +368,10 @@ cudaError_t multiply_few(const Products& p, const HalfRows& x, unsigned n_rows, 
   return launch_overlapping(finish_few_kernel, grid, 256, stream, p, x.scales, total_outputs(p), n_splits, partial);
 }
 
-cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream) {
-  return launch_overlapping(rows_to_half_kernel<false>, (n_rows + 7) / 8 * 8, half_threads, stream, x, nullptr, n, n_rows,
-                            0.0f, nullptr, to);
-}
-cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
-                              const HalfRows& to, cudaStream_t stream) {
-  return launch_overlapping(rows_to_half_kernel<true>, (n_rows + 7) / 8 * 8, half_threads, stream, x, weight, n, n_rows,
-                            eps, y, to);
+cudaError_t rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
+                         const HalfRows& to, cudaStream_t stream) {
+  const auto kernel = weight != nullptr ? rows_to_half_kernel<true> : rows_to_half_kernel<false>;
+  return launch_overlapping(kernel, (n_rows + 7) / 8 * 8, half_threads, stream, x, weight, n, n_rows, eps, y, to);
 }
 
 }  // namespace plumb::backends::cuda

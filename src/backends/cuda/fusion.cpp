@@ -148,7 +148,7 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Rope& q) {
 
 Fusion fuse_op(const FusionInput& input, std::size_t, const plan::Attention& op) {
   if (!takes_attention(input.step, op)) return {};
-  FusedAttention fused{.op = &op, .parts = {}, .rounds = input.step.n_tokens() == 1};
+  FusedAttention fused{.op = &op, .rounds = input.step.n_tokens() == 1};
   for (const Run& run : input.step.batch().runs) {
     if (is_prompt(run) || fused.parts.empty() || fused.parts.back().is_prompt) {
       fused.parts.push_back({run, is_prompt(run)});

@@ -21,10 +21,10 @@ struct Rounded {
 constexpr unsigned long rounded_words_bytes(unsigned n) { return (n + 31ul) / 32 * 64; }
 constexpr unsigned long rounded_scales_bytes(unsigned n) { return (n + 31ul) / 32 * 16; }
 
-// y = rms_norm(x) * weight, [n] (not written where null), and the same values rounded. n is a multiple of 32.
-cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
-                       cudaStream_t stream);
-cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream);
+// y = rms_norm(x) * weight, [n] (not written where null), and the same values rounded; without a weight (null), x rounded.
+// n is a multiple of 32.
+cudaError_t round_row(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
+                      cudaStream_t stream);
 
 // y[j] = sum_i w[j, i] x[i] (+ bias[j]) (+ residual[j]).
 struct Product {
@@ -72,10 +72,9 @@ __host__ __device__ constexpr unsigned long half_place(unsigned row, unsigned co
   const unsigned lane = 4 * (row % 8) + column % 128 / 32, part = column % 32 / 8;
   return 1024 * tile + 256 * part + 8 * lane + column % 8;
 }
-cudaError_t rows_to_half(const float* x, unsigned n, unsigned n_rows, const HalfRows& to, cudaStream_t stream);
-// y = rms_norm(x) * weight, [n_rows, n], and the same values as HalfRows.
-cudaError_t norm_rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
-                              const HalfRows& to, cudaStream_t stream);
+// y = rms_norm(x) * weight, [n_rows, n], and the same values as HalfRows; without a weight (null), x as HalfRows.
+cudaError_t rows_to_half(const float* x, const float* weight, unsigned n, unsigned n_rows, float eps, float* y,
+                         const HalfRows& to, cudaStream_t stream);
 bool takes_few_rows(unsigned format);
 // Bytes of `partial`; enough for any products with at most as many outputs.
 unsigned long few_rows_partial_bytes(const Products& products, unsigned n_rows);
@@ -103,14 +102,14 @@ struct CacheAttention {
   unsigned n_tokens = 1;
   unsigned n_heads = 0, n_kv_heads = 0, head_dim = 0, capacity = 0, window = 0;
   float scale = 0;
+  float* y = nullptr;  // as q
 };
 
 // Attention of independent tokens, over n_splits parts of the cache.
 struct DecodeAttention : CacheAttention {
   float* partial = nullptr;  // [n_tokens, n_heads, n_splits, head_dim + 2], as in the shared kernel
   unsigned n_splits = 1;
-  float* y = nullptr;  // as q
-  Rounded rounded;     // y of one token, rounded; not written where null
+  Rounded rounded;  // y of one token, rounded; not written where null
 };
 bool decode_attention_takes(unsigned head_dim);
 // The number of blocks that work on one part of the cache.
@@ -119,11 +118,8 @@ cudaError_t decode_attention(const DecodeAttention& arguments, cudaStream_t stre
 cudaError_t attention_merge_round(const DecodeAttention& arguments, cudaStream_t stream);
 
 // Attention of many tokens at consecutive positions of one sequence.
-struct PromptAttention : CacheAttention {
-  float* y = nullptr;  // as q
-};
 bool prompt_attention_takes(unsigned head_dim);
-cudaError_t prompt_attention(const PromptAttention& arguments, cudaStream_t stream);
+cudaError_t prompt_attention(const CacheAttention& arguments, cudaStream_t stream);
 
 // For prompts: converts a weight of any format to half, [n_out, n_in].
 cudaError_t weights_to_half(unsigned format, const unsigned char* w, unsigned n_in, unsigned n_out, unsigned row_bytes,

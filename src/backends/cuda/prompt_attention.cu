@@ -34,7 +34,7 @@ __device__ __forceinline__ void load_tile(unsigned short* to, const __half* from
 }
 
 template <unsigned head_dim>
-__global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(const __grid_constant__ PromptAttention a) {
+__global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(const __grid_constant__ CacheAttention a) {
   constexpr unsigned stride = head_dim + 8;  // 8 more, so that eight rows are on different banks
   constexpr unsigned n_steps = head_dim / 16, n_columns = head_dim / 8, n_scores = tile_positions / 8;
   alignas(16) __shared__ unsigned short keys[tile_positions * stride];
@@ -61,12 +61,7 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
       query[k][j] = pack_halves(q.x * factor, q.y * factor);
     }
   }
-  float context[n_columns][4];
-#pragma unroll
-  for (unsigned c = 0; c < n_columns; ++c) {
-#pragma unroll
-    for (unsigned j = 0; j < 4; ++j) context[c][j] = 0.0f;
-  }
+  float context[n_columns][4] = {};
   float largest[2] = {least, least}, sum[2] = {0.0f, 0.0f};
 
   const unsigned end = first + min(tile + tile_tokens, n_tokens);
@@ -81,11 +76,9 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
     load_tile<head_dim>(values, a.values + base, s0, end);
     __syncthreads();
     if (s0 > warp_last) continue;
-    float scores[n_scores][4];
+    float scores[n_scores][4] = {};
 #pragma unroll
     for (unsigned n = 0; n < n_scores; ++n) {
-#pragma unroll
-      for (unsigned j = 0; j < 4; ++j) scores[n][j] = 0.0f;
 #pragma unroll
       for (unsigned k = 0; k < n_steps; k += 2) {
         unsigned b[4];
@@ -162,7 +155,7 @@ __global__ void __launch_bounds__(prompt_threads, 3) prompt_attention_kernel(con
 
 bool prompt_attention_takes(unsigned head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128; }
 
-cudaError_t prompt_attention(const PromptAttention& a, cudaStream_t stream) {
+cudaError_t prompt_attention(const CacheAttention& a, cudaStream_t stream) {
   const dim3 grid((a.n_tokens + tile_tokens - 1) / tile_tokens, a.n_heads);
   if (a.head_dim == 64) return launch(prompt_attention_kernel<64>, grid, prompt_threads, stream, a);
   if (a.head_dim == 96) return launch(prompt_attention_kernel<96>, grid, prompt_threads, stream, a);

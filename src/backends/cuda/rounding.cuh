@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backends/cuda/kernels.h"
+#include "backends/gpu/kernels/dialect.h"
 
 namespace plumb::backends::cuda {
 
@@ -9,16 +10,6 @@ namespace {
 
 constexpr unsigned full = 0xffffffffu;  // all lanes of a warp
 
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) x = fmaxf(x, __shfl_xor_sync(full, x, mask));
-  return x;
-}
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);
-  return x;
-}
 __device__ __forceinline__ int half_warp_sum(int x) {
 #pragma unroll
   for (int mask = 8; mask > 0; mask >>= 1) x += __shfl_xor_sync(full, x, mask);
@@ -44,7 +35,7 @@ __device__ __forceinline__ float4 scales_of(float step, int first_sum, int last_
 // A warp rounds group `group` of n_groups, one element in each lane.
 __device__ __forceinline__ void round_group(float x, unsigned group, unsigned n_groups, unsigned lane,
                                             const Rounded& rounded) {
-  const float step = step_of(warp_max(fabsf(x)));
+  const float step = step_of(simd_max(fabsf(x)));
   const Multiple m = multiple_of(x, step);
   auto* bytes = reinterpret_cast<signed char*>(rounded.words);
   const unsigned half_group = lane >> 4;

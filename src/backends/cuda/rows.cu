@@ -4,6 +4,7 @@
 
 #include "backends/cuda/grid.h"
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/mma.h"
 #include "backends/cuda/rounding.cuh"
 #include "backends/gpu/kernels/formats.h"
 #include "backends/gpu/kernels/rotation.h"
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(256) amax_kernel(const float* __restrict__ x, 
     const float4 v = reinterpret_cast<const float4*>(x)[i];
     largest = fmaxf(largest, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
   }
-  largest = warp_max(largest);
+  largest = simd_max(largest);
   if ((threadIdx.x & 31) == 0) atomicMax(amax, __float_as_uint(largest));
 }
 
@@ -163,10 +164,7 @@ __global__ void __launch_bounds__(256)
   const unsigned long i = blockIdx.x * 256ul + threadIdx.x;
   if (i >= n / 4) return;
   const float4 v = reinterpret_cast<const float4*>(x)[i];
-  uint2 packed;
-  *reinterpret_cast<__half2*>(&packed.x) = __floats2half2_rn(v.x * factor, v.y * factor);
-  *reinterpret_cast<__half2*>(&packed.y) = __floats2half2_rn(v.z * factor, v.w * factor);
-  out[i] = packed;
+  out[i] = {pack_halves(v.x * factor, v.y * factor), pack_halves(v.z * factor, v.w * factor)};
 }
 
 __global__ void __launch_bounds__(256) bias_kernel(float* y, const float* __restrict__ bias, unsigned n_out) {
@@ -176,15 +174,12 @@ __global__ void __launch_bounds__(256) bias_kernel(float* y, const float* __rest
 
 }  // namespace
 
-cudaError_t norm_round(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
-                       cudaStream_t stream) {
+cudaError_t round_row(const float* x, const float* weight, unsigned n, float eps, float* y, Rounded rounded,
+                      cudaStream_t stream) {
+  if (weight == nullptr) return launch_overlapping(round_kernel, (n / 4 + 255) / 256, 256, stream, x, n, rounded);
   if (n <= 1024) return launch_overlapping(norm_round_kernel<256>, 1, 256, stream, x, weight, n, eps, y, rounded);
   if (n <= 2048) return launch_overlapping(norm_round_kernel<512>, 1, 512, stream, x, weight, n, eps, y, rounded);
   return launch_overlapping(norm_round_kernel<1024>, 1, 1024, stream, x, weight, n, eps, y, rounded);
-}
-
-cudaError_t round_row(const float* x, unsigned n, Rounded rounded, cudaStream_t stream) {
-  return launch_overlapping(round_kernel, (n / 4 + 255) / 256, 256, stream, x, n, rounded);
 }
 
 cudaError_t rope_write(const RopeWrite& a, cudaStream_t stream) {

@@ -114,31 +114,24 @@ class CudaTuning final : public Tuning {
     const plan::Linear& linear = *fused.launches[0][0];
     const unsigned n = step.weight(linear.weight).n_in;
     const std::uint32_t n_rows = step.n_rows(linear.out);
-    const float* x = x_of(step, linear);
     if (fused.input == FusedLinears::Input::floats) return;
+    const plan::Norm* norm = fused.norm;
+    const float* x = norm != nullptr ? floats(step.value(norm->x)) : x_of(step, linear);
+    const float* weight = norm != nullptr ? floats(step.weight(norm->weight).view) : nullptr;
+    float* y = norm != nullptr ? floats(step.value(norm->out)) : nullptr;
+    const float eps = norm != nullptr ? norm->eps : 0;
     if (fused.input == FusedLinears::Input::halves) {
       const auto n_all = static_cast<unsigned long>(n_rows) * n;
       add(to, "activations_to_half", [=, range = range(), half_x = address_(whole(half_x_))](cudaStream_t stream) {
         return activations_to_half(x, n_all, range.amax, range.scale, half_x, stream);
       });
-    } else if (fused.norm != nullptr) {
-      x = floats(step.value(fused.norm->x));
-      float* y = floats(step.value(fused.norm->out));
-      const float* weight = floats(step.weight(fused.norm->weight).view);
-      if (fused.input == FusedLinears::Input::few) {
-        add(to, "norm_rows_to_half", [=, halves = halves(), eps = fused.norm->eps](cudaStream_t stream) {
-          return norm_rows_to_half(x, weight, n, n_rows, eps, y, halves, stream);
-        });
-      } else {
-        add(to, "norm_round", [=, rounded = rounded(), eps = fused.norm->eps](cudaStream_t stream) {
-          return norm_round(x, weight, n, eps, y, rounded, stream);
-        });
-      }
     } else if (fused.input == FusedLinears::Input::few) {
-      add(to, "rows_to_half",
-          [=, halves = halves()](cudaStream_t stream) { return rows_to_half(x, n, n_rows, halves, stream); });
+      add(to, norm != nullptr ? "norm_rows_to_half" : "rows_to_half", [=, halves = halves()](cudaStream_t stream) {
+        return rows_to_half(x, weight, n, n_rows, eps, y, halves, stream);
+      });
     } else {
-      add(to, "round_row", [=, rounded = rounded()](cudaStream_t stream) { return round_row(x, n, rounded, stream); });
+      add(to, norm != nullptr ? "norm_round" : "round_row",
+          [=, rounded = rounded()](cudaStream_t stream) { return round_row(x, weight, n, eps, y, rounded, stream); });
     }
   }
 
@@ -196,9 +189,8 @@ class CudaTuning final : public Tuning {
     const plan::Attention& op = *fused.op;
     for (const auto& [rows, prompt] : fused.parts) {
       if (prompt) {
-        PromptAttention a;
+        CacheAttention a;
         fill(a, step, op, rows);
-        a.y = row(step, op.out, rows.begin);
         add(to, "prompt_attention", [a](cudaStream_t stream) { return prompt_attention(a, stream); });
         continue;
       }
@@ -206,7 +198,6 @@ class CudaTuning final : public Tuning {
       fill(a, step, op, rows);
       a.partial = floats(whole(partial_));
       a.n_splits = splits(step, op, n_decoded(step));
-      a.y = row(step, op.out, rows.begin);
       if (fused.rounds) a.rounded = rounded();
       add(to, "decode_attention", [a](cudaStream_t stream) { return decode_attention(a, stream); });
       add(to, "attention_merge_round", [a](cudaStream_t stream) { return attention_merge_round(a, stream); });
@@ -234,6 +225,7 @@ class CudaTuning final : public Tuning {
     a.capacity = cache.capacity;
     a.window = op.window;
     a.scale = op.scale;
+    a.y = row(step, op.out, rows.begin);
   }
 
   // The number of parts of the cache: enough blocks to fill the GPU, but no part below 64 positions. It depends on the
