@@ -7,9 +7,10 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
-#include <memory>
 #include <string_view>
 #include <thread>
+
+#include "base/in_parts.h"
 
 namespace plumb {
 
@@ -27,11 +28,6 @@ std::string proc_entry(const char* path, std::string_view key) {
     return first == std::string::npos ? std::string() : line.substr(first);
   }
   return {};
-}
-
-std::uint64_t proc_kilobytes(const char* key) {
-  const std::string value = proc_entry("/proc/meminfo", key);
-  return value.empty() ? 0 : std::strtoull(value.c_str(), nullptr, 10) * 1024;
 }
 
 std::vector<std::string> processor_features() {
@@ -67,7 +63,7 @@ Machine this_machine() {
   const long page_bytes = sysconf(_SC_PAGESIZE);
   if (pages > 0 && page_bytes > 0)
     machine.memory_bytes = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
-  machine.available_bytes = proc_kilobytes("MemAvailable");
+  machine.available_bytes = std::strtoull(proc_entry("/proc/meminfo", "MemAvailable").c_str(), nullptr, 10) * 1024;
   return machine;
 }
 
@@ -80,18 +76,13 @@ double measure_read_bandwidth(std::uint32_t n_threads) {
   double best = 0;
   for (int pass = 0; pass < n_passes; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> threads;
-    threads.reserve(n_threads);
-    for (const auto& buffer : buffers) {
-      threads.emplace_back([&] {
-        std::uint64_t sums[8] = {};
-        for (std::size_t i = 0; i < words_per_thread; i += 8) {
-          for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += buffer[i + lane];
-        }
-        for (const std::uint64_t sum : sums) sink += sum;
-      });
-    }
-    for (auto& thread : threads) thread.join();
+    in_parts(n_threads, n_threads, [&](std::uint64_t thread, std::uint64_t) {
+      std::uint64_t sums[8] = {};
+      for (std::size_t i = 0; i < words_per_thread; i += 8) {
+        for (std::size_t lane = 0; lane < 8; ++lane) sums[lane] += buffers[thread][i + lane];
+      }
+      for (const std::uint64_t sum : sums) sink += sum;
+    });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, static_cast<double>(n_threads * words_per_thread * sizeof(std::uint64_t)) / seconds);
   }

@@ -1,6 +1,6 @@
 #include "engine/canary.h"
 
-// Defined by canary_data.S, which includes the two files.
+// Made by plumb_embed() in CMakeLists.txt.
 extern "C" {
 extern const std::byte plumb_canary_begin[];
 extern const std::byte plumb_canary_end[];

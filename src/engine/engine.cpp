@@ -33,19 +33,9 @@ std::string special_text(const text::Tokenizer& tokenizer, std::optional<TokenId
 }  // namespace
 
 std::string_view name(StopReason reason) {
-  switch (reason) {
-    case StopReason::end_of_generation:
-      return "end of generation";
-    case StopReason::stop_text:
-      return "stop text";
-    case StopReason::max_tokens:
-      return "token limit";
-    case StopReason::context_full:
-      return "context full";
-    case StopReason::interrupted:
-      return "interrupted";
-  }
-  return "";
+  static constexpr std::string_view names[] = {"end of generation", "stop text", "token limit", "context full",
+                                               "interrupted"};
+  return names[static_cast<std::size_t>(reason)];
 }
 
 nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt) {

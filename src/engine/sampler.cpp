@@ -36,26 +36,28 @@ double distance(float logit, float max) { return static_cast<double>(logit) - st
 }  // namespace
 
 Result<void> SamplerSettings::validate() const {
-  const auto finite_from_0 = [](double value) { return std::isfinite(value) && value >= 0; };
   const auto fraction = [](double value) { return value >= 0 && value <= 1; };
-  if (!finite_from_0(temperature)) {
-    return fail("temperature is {}: it must be a finite number of at least 0 (0 always takes the likeliest token)",
-                temperature);
-  }
-  if (top_k < 0) return fail("top_k is {}: it must be at least 0 (0 keeps all tokens)", top_k);
-  if (!fraction(top_p)) return fail("top_p is {}: it must be from 0 to 1 (1 keeps all tokens)", top_p);
-  if (!fraction(min_p)) return fail("min_p is {}: it must be from 0 to 1 (0 keeps all tokens)", min_p);
-  if (!std::isfinite(repeat_penalty) || repeat_penalty <= 0) {
-    return fail("repeat_penalty is {}: it must be a finite number above 0 (1 turns it off)", repeat_penalty);
-  }
-  if (repeat_last_n < -1) {
-    return fail("repeat_last_n is {}: it must be at least -1 (0 looks at no token, -1 at all)", repeat_last_n);
-  }
-  if (!std::isfinite(presence_penalty)) {
-    return fail("presence_penalty is {}: it must be a finite number (0 turns it off)", presence_penalty);
-  }
-  if (!std::isfinite(frequency_penalty)) {
-    return fail("frequency_penalty is {}: it must be a finite number (0 turns it off)", frequency_penalty);
+  struct Rule {
+    bool holds;
+    std::string_view name;
+    double value;
+    std::string_view rule;
+  };
+  const Rule rules[] = {
+      {std::isfinite(temperature) && temperature >= 0, "temperature", temperature,
+       "a finite number of at least 0 (0 always takes the likeliest token)"},
+      {top_k >= 0, "top_k", static_cast<double>(top_k), "at least 0 (0 keeps all tokens)"},
+      {fraction(top_p), "top_p", top_p, "from 0 to 1 (1 keeps all tokens)"},
+      {fraction(min_p), "min_p", min_p, "from 0 to 1 (0 keeps all tokens)"},
+      {std::isfinite(repeat_penalty) && repeat_penalty > 0, "repeat_penalty", repeat_penalty,
+       "a finite number above 0 (1 turns it off)"},
+      {repeat_last_n >= -1, "repeat_last_n", static_cast<double>(repeat_last_n),
+       "at least -1 (0 looks at no token, -1 at all)"},
+      {std::isfinite(presence_penalty), "presence_penalty", presence_penalty, "a finite number (0 turns it off)"},
+      {std::isfinite(frequency_penalty), "frequency_penalty", frequency_penalty, "a finite number (0 turns it off)"},
+  };
+  for (const auto& [holds, name, value, rule] : rules) {
+    if (!holds) return fail("{} is {}: it must be {}", name, value, rule);
   }
   for (const auto& [token, bias] : logit_bias) {
     if (!(bias < infinity)) {

@@ -23,8 +23,7 @@
 //                   weight exceeds u * (sum of all weights). The order is by id, not by rank: two nearly equal logits may
 //                   swap ranks between backends, and the draw stays the same.
 //
-// The generator is SplitMix64 (Steele, Lea, Flood 2014) with a counter: draw number n is a function of the seed and n
-// alone, the same on every platform.
+// The generator is that of base/random.h.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +34,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/random.h"
 #include "base/result.h"
 
 namespace plumb::engine {
@@ -67,19 +67,6 @@ struct TokenLogprob {
   TokenId id = 0;
   double logprob = 0;  // natural logarithm
 };
-
-// Draw number `index` (from 0) of SplitMix64 seeded with `seed`.
-constexpr std::uint64_t splitmix64(std::uint64_t seed, std::uint64_t index) {
-  std::uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-// The same draw as a number in [0, 1): its upper 53 bits, which a double holds exactly.
-constexpr double uniform(std::uint64_t seed, std::uint64_t index) {
-  return static_cast<double>(splitmix64(seed, index) >> 11) * 0x1p-53;
-}
 
 // The sampler of one sequence. A copy continues on its own with the same draws.
 class Sampler {

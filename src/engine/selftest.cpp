@@ -55,7 +55,9 @@ Result<std::vector<SelftestRow>> selftest(const SelftestSettings& settings, cons
     PLUMB_TRY(const model::FileType type, model::parse_file_type(quant));
     types.push_back(type);
   }
-  if (types.empty()) types.assign(model::file_types().begin(), model::file_types().end());
+  if (settings.quants.empty()) {
+    for (const model::FileTypeInfo& info : model::file_types()) types.push_back(info.type);
+  }
 
   PLUMB_TRY(const gguf::File canary, gguf::File::from_memory(canary_bytes(), "canary"));
   std::vector<SelftestRow> rows;

@@ -13,27 +13,14 @@ namespace {
 using quants::Format;
 
 constexpr std::array type_table = {
-    FileTypeInfo{FileType::f32, "F32", Format::f32, false, "32 bits a weight; for measuring"},
-    FileTypeInfo{FileType::bf16, "BF16", Format::bf16, false, "16 bits a weight; as most models are trained"},
-    FileTypeInfo{FileType::f16, "F16", Format::f16, false, "16 bits a weight; to quantize from"},
-    FileTypeInfo{FileType::q8_0, "Q8_0", Format::q8_0, true, "8.5 bits a weight; no loss that shows"},
-    FileTypeInfo{FileType::q6_k, "Q6_K", Format::q6_k, true, "6.6 bits a weight; very small loss"},
-    FileTypeInfo{FileType::q5_1, "Q5_1", Format::q5_1, false, "6 bits a weight; older, Q5_K_M is better"},
-    FileTypeInfo{FileType::q5_k_m, "Q5_K_M", Format::q5_k, true, "5.7 bits a weight; small loss"},
-    FileTypeInfo{FileType::q5_k_s, "Q5_K_S", Format::q5_k, false, "5.5 bits a weight; small loss"},
-    FileTypeInfo{FileType::q5_0, "Q5_0", Format::q5_0, false, "5.5 bits a weight; older, Q5_K_S is better"},
-    FileTypeInfo{FileType::q4_1, "Q4_1", Format::q4_1, false, "5 bits a weight; older, Q4_K_M is better"},
-    FileTypeInfo{FileType::q4_k_m, "Q4_K_M", Format::q4_k, true,
-                 "4.8 bits a weight; the usual balance of size and quality"},
-    FileTypeInfo{FileType::q4_k_s, "Q4_K_S", Format::q4_k, false, "4.6 bits a weight; smaller, some loss"},
-    FileTypeInfo{FileType::q4_0, "Q4_0", Format::q4_0, false, "4.5 bits a weight; older, Q4_K_S is better"},
+    FileTypeInfo{FileType::f32, "F32", Format::f32},        FileTypeInfo{FileType::bf16, "BF16", Format::bf16},
+    FileTypeInfo{FileType::f16, "F16", Format::f16},        FileTypeInfo{FileType::q8_0, "Q8_0", Format::q8_0},
+    FileTypeInfo{FileType::q6_k, "Q6_K", Format::q6_k},     FileTypeInfo{FileType::q5_1, "Q5_1", Format::q5_1},
+    FileTypeInfo{FileType::q5_k_m, "Q5_K_M", Format::q5_k}, FileTypeInfo{FileType::q5_k_s, "Q5_K_S", Format::q5_k},
+    FileTypeInfo{FileType::q5_0, "Q5_0", Format::q5_0},     FileTypeInfo{FileType::q4_1, "Q4_1", Format::q4_1},
+    FileTypeInfo{FileType::q4_k_m, "Q4_K_M", Format::q4_k}, FileTypeInfo{FileType::q4_k_s, "Q4_K_S", Format::q4_k},
+    FileTypeInfo{FileType::q4_0, "Q4_0", Format::q4_0},
 };
-
-constexpr auto types = [] {
-  std::array<FileType, type_table.size()> result{};
-  for (std::size_t i = 0; i < type_table.size(); ++i) result[i] = type_table[i].type;
-  return result;
-}();
 
 constexpr char upper(char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; }
 
@@ -107,18 +94,18 @@ struct Place {
   std::uint64_t count = 0;
 };
 
+bool is_mixture(FileType type) { return type == FileType::q4_k_m || type == FileType::q5_k_m; }
+
 Format choose_attn_v(FileType type, const MixtureShape& shape, Place place, Format usual) {
   if (shape.n_experts == 8) return Format::q8_0;  // small beside the experts
-  const bool is_mixture = type == FileType::q4_k_m || type == FileType::q5_k_m;
-  if (is_mixture && is_favoured(place.index, place.count)) return Format::q6_k;
+  if (is_mixture(type) && is_favoured(place.index, place.count)) return Format::q6_k;
   if (type == FileType::q4_k_s && place.index < 4) return Format::q5_k;
   if (shape.is_70b && usual == Format::q4_k) return Format::q5_k;
   return usual;
 }
 
 Format choose_ffn_down(FileType type, Place place, Format usual) {
-  const bool is_mixture = type == FileType::q4_k_m || type == FileType::q5_k_m;
-  if (is_mixture && is_favoured(place.index, place.count)) return Format::q6_k;
+  if (is_mixture(type) && is_favoured(place.index, place.count)) return Format::q6_k;
   if (type == FileType::q4_k_s && place.index < place.count / 8) return Format::q5_k;
   return usual;
 }
@@ -136,7 +123,7 @@ Format fitting(Format format, std::uint64_t n) {
 
 }  // namespace
 
-std::span<const FileType> file_types() { return types; }
+std::span<const FileTypeInfo> file_types() { return type_table; }
 
 const FileTypeInfo& info(FileType type) {
   return *std::find_if(type_table.begin(), type_table.end(),

@@ -35,14 +35,12 @@ enum class FileType : std::uint32_t {
 
 struct FileTypeInfo {
   FileType type;
-  std::string_view name;   // "Q4_K_M"
-  quants::Format format;   // the format of most tensors
-  bool recommended;        // a good choice for its size
-  std::string_view about;  // for lists: "4.8 bits a weight; ..."
+  std::string_view name;  // "Q4_K_M"
+  quants::Format format;  // the format of most tensors
 };
 
 // Every file type that Plumb writes, from the largest to the smallest.
-std::span<const FileType> file_types();
+std::span<const FileTypeInfo> file_types();
 const FileTypeInfo& info(FileType type);
 std::string_view name(FileType type);
 

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/random.h"
 #include "quants/format.h"
 
 namespace plumb::model {
@@ -50,24 +51,18 @@ constexpr std::array preset_table{
     with_head_norms({"qwen3-8b", "qwen3", 36, 4096, 32, 8, 128, 12288, 151936, 40960, 1e-6, 1e6, false}),
 };
 
-// SplitMix64 (https://prng.di.unimi.it/splitmix64.c): small, and the same on every platform.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t next() {
-    std::uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
+  explicit Random(std::uint64_t seed) : seed_(seed) {}
+  std::uint64_t next() { return splitmix64(seed_, draws_++); }
   // In (0, 1].
-  double uniform() { return (static_cast<double>(next() >> 11) + 1) * 0x1p-53; }
+  double uniform() { return plumb::uniform(seed_, draws_++) + 0x1p-53; }
   // In [0, n), n at most 2^32: the bias is below n / 2^32.
   std::uint64_t below(std::uint64_t n) { return ((next() >> 32) * n) >> 32; }
   double normal() { return std::sqrt(-2 * std::log(uniform())) * std::cos(2 * std::numbers::pi * uniform()); }
 
  private:
-  std::uint64_t state_;
+  std::uint64_t seed_, draws_ = 0;
 };
 
 // Encoded runs of `run` random weights each. A matrix is made of runs drawn at random.

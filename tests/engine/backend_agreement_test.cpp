@@ -116,7 +116,8 @@ std::vector<std::tuple<std::string, std::string, KvType>> runs() {
   for (const Way& way : backends::ways()) {
     const bool every =
         way.fused || (way.name.starts_with("cpu") && way.options.activations == backends::Activations::int16);
-    for (const model::FileType type : model::file_types()) {
+    for (const model::FileTypeInfo& listed : model::file_types()) {
+      const model::FileType type = listed.type;
       const std::string name(model::name(type));
       if (every || name == "Q8_0" || name == "Q4_1" || name == "Q4_K_M") all.emplace_back(way.name, name, KvType::f16);
     }

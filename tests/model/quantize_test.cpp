@@ -250,7 +250,8 @@ TEST(FileTypes, HaveTheNumbersOfGguf) {
 }
 
 TEST(FileTypes, NamesAreFoundInAnyCase) {
-  for (const FileType type : file_types()) {
+  for (const FileTypeInfo& listed : file_types()) {
+    const FileType type = listed.type;
     EXPECT_EQ(info(type).type, type);
     EXPECT_EQ(*parse_file_type(name(type)), type);
   }
@@ -282,7 +283,8 @@ TEST(Quantize, EveryFileTypeHoldsTheWeightsAndSaysWhatItIs) {
   source.set("split.count", std::uint16_t{1});
   const auto in = build(source);
   ASSERT_TRUE(in) << in.error().message;
-  for (const FileType type : file_types()) {
+  for (const FileTypeInfo& listed : file_types()) {
+    const FileType type = listed.type;
     SCOPED_TRACE(name(type));
     std::vector<TensorReport> report;
     const auto writer = quantize(in->file, type, {}, &report);
