@@ -8,9 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <iterator>
-#include <limits>
 
 #include "cli/command.h"
 #include "cli/pull.h"
@@ -82,8 +80,6 @@ Result<gguf::File> open_model(const std::string& model) {
   return fail("{}: there is no such file", model);
 }
 
-std::string is_named(const std::string& path) { return path.empty() ? "the file's name is empty" : ""; }
-
 std::string is_seed(const std::string& text) {
   std::uint64_t seed = 0;
   const char* end = text.data() + text.size();
@@ -93,19 +89,16 @@ std::string is_seed(const std::string& text) {
 
 void EngineArguments::add(CLI::App& app) {
   app.add_option("MODEL", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
-  app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker")->capture_default_str();
+  app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker");
   app.add_option("-t,--threads", settings.n_threads, "CPU threads (0: all cores this process may use)")
-      ->check(CLI::Range(0u, 1024u))
-      ->capture_default_str();
+      ->check(CLI::Range(0u, 1024u));
   app.add_option("-c,--ctx", settings.context, "Positions of the KV cache (0: the model's own, at most 4096)")
-      ->check(CLI::Range(0u, 16u << 20))
-      ->capture_default_str();
-  app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}))->capture_default_str();
+      ->check(CLI::Range(0u, 16u << 20));
+  app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}));
   app.add_option(
          "--activations", activations,
          "What the cpu backend rounds the inputs of quantized products to: int16, or int8 as llama.cpp does (faster)")
-      ->check(CLI::IsMember({"int16", "int8"}))
-      ->capture_default_str();
+      ->check(CLI::IsMember({"int16", "int8"}));
   app.add_flag("--shared-kernels", settings.shared_kernels,
                "On a GPU, run only the kernels that all GPUs share, none tuned for this one: slower, and a check of those");
 }
@@ -130,24 +123,16 @@ void PromptArguments::add(CLI::App& app) {
 }
 
 Result<std::string> sha256_of(const gguf::File& file) {
-  Sha256 hash;
-  if (file.label() == "canary") {
-    hash.update(engine::canary_bytes());
-    return hash.hex();
-  }
+  if (file.label() == "canary") return *sha256(engine::canary_bytes());
   PLUMB_TRY(const gguf::Mapping mapping, gguf::Mapping::open(file.label()));
   if (mapping.bytes().size() != file.size_bytes()) return std::string();
-  hash.update(mapping.bytes());
-  return hash.hex();
+  return *sha256(mapping.bytes());
 }
 
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt) {
   return {.engine = fmt::format("plumb {} ({})", PLUMB_VERSION, engine.backend().name()),
           .model = std::filesystem::path(engine.model().file().label()).filename().string(),
-          .model_sha256 = {},
-          .prompt = prompt,
-          .tokens = {},
-          .positions = {}};
+          .prompt = prompt};
 }
 
 Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& engine, const std::string& model,
@@ -168,24 +153,16 @@ Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& e
 }
 
 void SamplerArguments::add(CLI::App& app) {
-  app.add_option("--temp", settings.temperature, "Temperature; 0 takes the most likely token")->capture_default_str();
-  app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)")->capture_default_str();
-  app.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)")
-      ->capture_default_str();
-  app.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)")
-      ->capture_default_str();
-  app.add_option("--repeat-penalty", settings.repeat_penalty, "Divide the logits of recent tokens (1: off)")
-      ->capture_default_str();
-  app.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)")
-      ->capture_default_str();
-  app.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)")
-      ->capture_default_str();
-  app.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)")
-      ->capture_default_str();
+  app.add_option("--temp", settings.temperature, "Temperature; 0 takes the most likely token");
+  app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)");
+  app.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)");
+  app.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)");
+  app.add_option("--repeat-penalty", settings.repeat_penalty, "Divide the logits of recent tokens (1: off)");
+  app.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)");
+  app.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)");
+  app.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)");
   app.add_option("--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
-  app.add_option("--seed", settings.seed, "Seed of the random choice; the same seed gives the same answer")
-      ->check(is_seed)
-      ->capture_default_str();
+  app.add_option("--seed", settings.seed, "Seed of the random choice; the same seed gives the same answer")->check(is_seed);
 }
 
 Result<engine::SamplerSettings> SamplerArguments::read() const {
@@ -198,15 +175,15 @@ Result<engine::SamplerSettings> SamplerArguments::read() const {
   return read;
 }
 
-Result<void> print(std::string_view text) {
+Result<int> print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return fail("standard output cannot be written: {}", std::strerror(errno));
   }
-  return {};
+  return 0;
 }
 
-Result<void> print_json(const nlohmann::ordered_json& document) {
-  return print(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+Result<int> print_json(const Json& document) {
+  return print(document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes) {

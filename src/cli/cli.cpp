@@ -5,7 +5,6 @@
 #include <array>
 #include <cstdio>
 #include <exception>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,6 +17,7 @@ namespace {
 
 constexpr int exit_unusable = 2;
 
+// All commands, in the order of the help.
 constexpr std::array<Command, 13> table{{
     {"run", "Generate an answer to a prompt", setup_run},
     {"chat", "A conversation in the terminal", setup_chat},
@@ -40,16 +40,21 @@ int run(int argc, char** argv) {
   app.add_flag_callback(
       "--list-commands",
       [] {
-        for (const Command& command : commands()) fmt::print("{}\n", command.name);
+        for (const Command& command : table) fmt::print("{}\n", command.name);
         throw CLI::Success();
       },
       "Print the names of the commands");
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::help);
   std::vector<std::pair<CLI::App*, Action>> actions;
-  for (const Command& command : commands()) {
+  for (const Command& command : table) {
     CLI::App* subcommand = app.add_subcommand(std::string(command.name), std::string(command.summary));
     actions.emplace_back(subcommand, command.setup(*subcommand));
+    // The help shows every option's default but that of lists, which are empty.
+    for (CLI::Option* option : subcommand->get_options()) {
+      option->capture_default_str();
+      if (option->get_default_str() == "[]") option->default_str("");
+    }
   }
   try {
     app.parse(argc, argv);
@@ -72,8 +77,6 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
-
-std::span<const Command> commands() { return table; }
 
 int main(int argc, char** argv) {
   try {

@@ -20,6 +20,8 @@
 
 namespace plumb::cli {
 
+using Json = nlohmann::ordered_json;
+
 // The work of a parsed command. Returns exit code 0 or 1; an error is printed and gives exit code 2.
 using Action = std::function<Result<int>()>;
 
@@ -29,9 +31,6 @@ struct Command {
   // Adds the options to `app` and returns the action to run after parsing.
   Action (*setup)(CLI::App& app);
 };
-
-// All commands, in the order of the help.
-std::span<const Command> commands();
 
 Action setup_run(CLI::App& app);
 Action setup_chat(CLI::App& app);
@@ -100,16 +99,13 @@ struct PromptArguments {
 // A run's trace metadata without the tokens and the file's hash. prompt: the text that was asked, empty if there was none.
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 
-// A check for CLI::Option: a file's name must not be empty.
-std::string is_named(const std::string& path);
-
 // A check for CLI::Option: a seed must be a whole number of 64 bits. Without it CLI11 takes others, as another number.
 std::string is_seed(const std::string& text);
 
-// Writes to stdout. Error: stdout is closed or full.
-Result<void> print(std::string_view text);
+// Writes to stdout; the result is exit code 0. Error: stdout is closed or full.
+Result<int> print(std::string_view text);
 // Prints a document, indented, and a newline. Bytes that are not UTF-8 become U+FFFD.
-Result<void> print_json(const nlohmann::ordered_json& document);
+Result<int> print_json(const Json& document);
 
 // Reads a whole file ('-': standard input) of at most `max_bytes`.
 Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes);

@@ -16,7 +16,6 @@ namespace plumb::cli {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
 constexpr int history_length = 1000;
 
 struct ChatOptions {
@@ -91,14 +90,8 @@ class LineReader {
   }
 
  private:
-  struct CloseEditor {
-    void operator()(EditLine* editor) const { el_end(editor); }
-  };
-  struct CloseHistory {
-    void operator()(History* kept) const { history_end(kept); }
-  };
-  std::unique_ptr<History, CloseHistory> history_;
-  std::unique_ptr<EditLine, CloseEditor> editor_;
+  std::unique_ptr<History, void (*)(History*)> history_{nullptr, history_end};
+  std::unique_ptr<EditLine, void (*)(EditLine*)> editor_{nullptr, el_end};
   std::string history_file_;
 };
 
@@ -167,8 +160,7 @@ Result<int> run_chat(const ChatOptions& options) {
   }
   PLUMB_TRY(auto cache, engine->new_cache());
   Conversation conversation(*engine, std::move(cache), options.system);
-  const engine::GenerateOptions generate{
-      .max_tokens = options.max_tokens, .sampler = settings, .stop = {}, .n_logprobs = 0};
+  const engine::GenerateOptions generate{.max_tokens = options.max_tokens, .sampler = settings};
   catch_interrupts();
   LineReader reader;
   fmt::print(stderr, "{} on {}. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends.\n",
@@ -183,7 +175,7 @@ Result<int> run_chat(const ChatOptions& options) {
       fmt::print(stderr, "The conversation begins anew.\n");
       continue;
     }
-    Result<void> printed;
+    Result<int> printed = 0;
     const auto answer = conversation.say(*line, generate, [&](std::string_view text) {
       printed = print(text);
       return printed && !interrupted();
@@ -204,8 +196,7 @@ Result<int> run_chat(const ChatOptions& options) {
 Action setup_chat(CLI::App& app) {
   auto options = std::make_shared<ChatOptions>();
   options->engine.add(app);
-  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens an answer may have (0: until the model ends)")
-      ->capture_default_str();
+  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens an answer may have (0: until the model ends)");
   options->sampler.add(app);
   app.add_option("--system", options->system, "System message");
   return [options] { return run_chat(*options); };

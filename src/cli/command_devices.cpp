@@ -7,8 +7,6 @@ namespace plumb::cli {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 Result<int> run_devices(bool json, bool measure) {
   const Machine machine = this_machine();
   const double bandwidth = measure ? measure_read_bandwidth(machine.n_cores) : 0;
@@ -35,8 +33,7 @@ Result<int> run_devices(bool json, bool measure) {
     if (measure) document["read_bandwidth_gbs"] = bandwidth / 1e9;
     document["gpus"] = std::move(gpus);
     document["backends"] = std::move(backends);
-    PLUMB_CHECK(print_json(document));
-    return 0;
+    return print_json(document);
   }
   PLUMB_CHECK(print(fmt::format(
       "processor  {}, {} cores usable\nfeatures   {}\nmemory     {}, {} available\n",
@@ -48,8 +45,7 @@ Result<int> run_devices(bool json, bool measure) {
                                   machine.n_cores)));
   }
   if (gpu_lines.empty()) gpu_lines = "GPU        none that this build can use\n";
-  PLUMB_CHECK(print(gpu_lines + "backends\n" + lines));
-  return 0;
+  return print(gpu_lines + "backends\n" + lines);
 }
 
 }  // namespace

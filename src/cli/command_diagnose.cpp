@@ -25,6 +25,9 @@ struct DiagnoseOptions {
   double allow = 1;
 };
 
+// A check for CLI::Option.
+std::string is_named(const std::string& path) { return path.empty() ? "the file's name is empty" : ""; }
+
 // The prompt that the run should have had, as far as the arguments say.
 Result<std::optional<diagnose::Prompt>> prompt_of(const PromptArguments& arguments) {
   if (!arguments.text.given()) return std::optional<diagnose::Prompt>();
@@ -57,7 +60,7 @@ Result<diagnose::Report> of_backend(const DiagnoseOptions& options, const diagno
   PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model, &asked));
   catch_interrupts();
   return diagnose::diagnose_engine(*engine, prompt, trace_info(*engine, asked),
-                                   {.n_steps = options.n_steps, .wanted = {}, .interrupted = interrupted}, settings);
+                                   {.n_steps = options.n_steps, .interrupted = interrupted}, settings);
 }
 
 // Checks before the work that the page can be written and does not replace a file that is read.
@@ -104,12 +107,9 @@ Action setup_diagnose(CLI::App& app) {
                  "The run of another engine, a .safetensors file (docs/trace.md); without it --backend is run")
       ->check(is_named);
   app.add_option("--steps", options->n_steps, "Greedy steps after the prompt, at most; with --backend")
-      ->check(CLI::Range(0u, 4096u))
-      ->capture_default_str();
+      ->check(CLI::Range(0u, 4096u));
   app.add_flag("--strict", options->strict, "Allow the rounding of float32 only");
-  app.add_option("--allow", options->allow, "Multiply every allowance by this")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  app.add_option("--allow", options->allow, "Multiply every allowance by this")->check(CLI::PositiveNumber);
   app.add_option("--html", options->html, "Also write the report as one page for a browser, which needs no network")
       ->check(is_named);
   app.add_flag("--json", options->json, "Print one JSON document (docs/report-schema.json is its schema)");

@@ -26,13 +26,12 @@ Result<int> list(bool json) {
     }
     return 0;
   }
-  auto models = nlohmann::ordered_json::array();
+  auto models = Json::array();
   for (const KnownModel& model : known_models()) {
     models.push_back(
         {{"name", model.name}, {"description", model.description}, {"bytes", model.bytes}, {"sha256", model.sha256}});
   }
-  PLUMB_CHECK(print_json({{"models", std::move(models)}}));
-  return 0;
+  return print_json({{"models", std::move(models)}});
 }
 
 Result<int> run_pull(const PullArguments& options) {
@@ -52,10 +51,7 @@ Result<int> run_pull(const PullArguments& options) {
   const auto path = pull(options.model, options.pull, progress);
   bar.reset();
   if (!path) return fail(path.error());
-  if (options.json) {
-    PLUMB_CHECK(print_json({{"name", path->stem().string()}, {"path", path->string()}}));
-    return 0;
-  }
+  if (options.json) return print_json({{"name", path->stem().string()}, {"path", path->string()}});
   PLUMB_CHECK(print(path->string() + "\n"));
   fmt::print(stderr, "ask it something: plumb run {} -p \"What is the capital of France?\"\n", path->stem().string());
   return 0;

@@ -2,8 +2,6 @@
 
 #include <filesystem>
 
-#include <filesystem>
-
 #include "base/progress.h"
 #include "cli/command.h"
 #include "model/quantize.h"
@@ -11,8 +9,6 @@
 namespace plumb::cli {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct QuantizeOptions {
   std::string in, out, type;
@@ -50,8 +46,7 @@ Result<int> run_quantize(const QuantizeOptions& options) {
                                      {"rmse", tensor.rmse},
                                      {"max_error", tensor.max_error}});
     }
-    PLUMB_CHECK(print_json(document));
-    return 0;
+    return print_json(document);
   }
   std::string lines;
   std::size_t n_requantized = 0;
@@ -78,11 +73,9 @@ Action setup_quantize(CLI::App& app) {
   app.add_option("IN", options->in, "A .gguf file, best in F16 or F32")->required();
   app.add_option("OUT", options->out, "The file to write")->required();
   std::string types = "One of";
-  for (const model::FileType type : model::file_types()) types += fmt::format(" {}", model::name(type));
+  for (const model::FileTypeInfo& info : model::file_types()) types += fmt::format(" {}", info.name);
   app.add_option("TYPE", options->type, types)->required();
-  app.add_option("-t,--threads", options->threads, "CPU threads (0: all cores)")
-      ->check(CLI::Range(0u, 1024u))
-      ->capture_default_str();
+  app.add_option("-t,--threads", options->threads, "CPU threads (0: all cores)")->check(CLI::Range(0u, 1024u));
   app.add_flag("--json", options->json, "One JSON document with the error of each tensor");
   return [options] { return run_quantize(*options); };
 }

@@ -6,8 +6,6 @@ namespace plumb::cli {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 struct RunOptions {
   EngineArguments engine;
   SamplerArguments sampler;
@@ -42,7 +40,7 @@ Result<int> run_model(const RunOptions& options) {
   PLUMB_TRY(const auto cache, engine->new_cache());
 
   catch_interrupts();
-  Result<void> printed;
+  Result<int> printed = 0;
   const auto on_text = [&](std::string_view text) {
     if (!options.json) printed = print(text);
     return printed && !interrupted();
@@ -63,8 +61,7 @@ Result<int> run_model(const RunOptions& options) {
                           {"decode_seconds", completion.decode_seconds},
                           {"prefill_tps", per_second(completion.n_prompt, completion.prompt_seconds)},
                           {"decode_tps", per_second(n_decoded, completion.decode_seconds)}};
-    PLUMB_CHECK(print_json(document));
-    return 0;
+    return print_json(document);
   }
   if (!completion.text.ends_with('\n')) PLUMB_CHECK(print("\n"));
   fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; {}\n",
@@ -80,12 +77,10 @@ Action setup_run(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   options->engine.add(app);
   options->prompt.add(app);
-  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens at most (0: until the model ends or the context is full)")
-      ->capture_default_str();
+  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens at most (0: until the model ends or the context is full)");
   options->sampler.add(app);
   app.add_option("--stop", options->stop, "End the answer before this text; may be repeated");
-  app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place")
-      ->capture_default_str();
+  app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place");
   app.add_flag("--json", options->json, "One JSON document");
   return [options] { return run_model(*options); };
 }

@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "base/progress.h"
 #include "cli/command.h"
 #include "engine/selftest.h"
@@ -9,8 +7,6 @@
 namespace plumb::cli {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct SelftestOptions {
   engine::SelftestSettings settings;
@@ -29,7 +25,7 @@ std::string table_row(std::string_view backend, std::string_view quant, std::str
 Result<int> run_selftest(SelftestOptions options) {
   options.settings.n_inputs = options.all ? 0 : default_inputs;
   catch_interrupts();
-  Result<void> printed;
+  Result<int> printed = 0;
   std::size_t n_passed = 0;
   Progress progress("selftest");
   PLUMB_TRY(const auto rows,

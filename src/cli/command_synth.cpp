@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "base/progress.h"
 #include "cli/command.h"
 #include "model/synth.h"
@@ -43,7 +41,7 @@ Action setup_synth(CLI::App& app) {
   app.add_option("PRESET", options->preset, presets)->required();
   app.add_option("TYPE", options->type, "A quantization, such as Q4_K_M or Q8_0")->required();
   app.add_option("-o,--output", options->out, "The file to write")->required();
-  app.add_option("--seed", options->seed, "Seed of the random weights")->check(is_seed)->capture_default_str();
+  app.add_option("--seed", options->seed, "Seed of the random weights")->check(is_seed);
   return [options] { return run_synth(*options); };
 }
 

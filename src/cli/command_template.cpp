@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <optional>
 
 #include "cli/command.h"
@@ -9,7 +8,6 @@ namespace plumb::cli {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
 constexpr std::uint64_t max_json_bytes = 64u << 20;
 constexpr std::uint64_t max_template_bytes = 4u << 20;
 
@@ -58,8 +56,7 @@ Result<int> run_template(const TemplateOptions& options) {
   if (!chat_template) return fail("{}: {}", options.source, chat_template.error().message);
   const auto prompt = text::render_chat(*chat_template, input);
   if (!prompt) return fail("{}: {}", options.source, prompt.error().message);
-  PLUMB_CHECK(print(*prompt));
-  return 0;
+  return print(*prompt);
 }
 
 }  // namespace

@@ -33,8 +33,7 @@ Result<int> run_tokenize(const TokenizeOptions& options) {
       }
     }
     const std::string text = tokenizer.decode(options.decode, true);
-    PLUMB_CHECK(options.json ? print_json({{"text", text}}) : print(text + "\n"));
-    return 0;
+    return options.json ? print_json({{"text", text}}) : print(text + "\n");
   }
   PLUMB_TRY(const std::string text, options.text.read());
   std::vector<text::TokenId> tokens;
@@ -44,15 +43,13 @@ Result<int> run_tokenize(const TokenizeOptions& options) {
     PLUMB_TRY(tokens, tokenizer.encode(text, {.add_special = !options.no_bos, .parse_special = true}));
   }
   if (options.json) {
-    nlohmann::ordered_json document{{"tokens", tokens}, {"pieces", nlohmann::ordered_json::array()}};
+    Json document{{"tokens", tokens}, {"pieces", Json::array()}};
     for (const text::TokenId token : tokens) document["pieces"].push_back(tokenizer.piece(token));
-    PLUMB_CHECK(print_json(document));
-    return 0;
+    return print_json(document);
   }
   std::string lines;
   for (const text::TokenId token : tokens) lines += fmt::format("{:6}  {}\n", token, tokenizer.piece(token));
-  PLUMB_CHECK(print(lines));
-  return 0;
+  return print(lines);
 }
 
 }  // namespace

@@ -39,9 +39,8 @@ Result<int> run_trace(const TraceOptions& options) {
                              {.n_steps = options.n_steps,
                               .wanted = [&](std::string_view name) { return is_wanted(options.values, std::string(name)); },
                               .interrupted = interrupted}));
-  PLUMB_CHECK(print(fmt::format("{}: {} values, {} of {} prompt tokens and {} steps after them\n", options.output,
-                                recorded.n_values, format_bytes(recorded.n_bytes), prompt.size(), recorded.n_steps)));
-  return 0;
+  return print(fmt::format("{}: {} values, {} of {} prompt tokens and {} steps after them\n", options.output,
+                           recorded.n_values, format_bytes(recorded.n_bytes), prompt.size(), recorded.n_steps));
 }
 
 }  // namespace
@@ -53,9 +52,7 @@ Action setup_trace(CLI::App& app) {
   app.add_option("-o,--output", options->output, "The trace, a .safetensors file")->required();
   app.add_option("--values", options->values,
                  "Only values that match this pattern, such as 'blk.0.*'; may be repeated (default: all but *.attn_probs)");
-  app.add_option("--steps", options->n_steps, "Greedy steps after the prompt, at most")
-      ->check(CLI::Range(0u, 4096u))
-      ->capture_default_str();
+  app.add_option("--steps", options->n_steps, "Greedy steps after the prompt, at most")->check(CLI::Range(0u, 4096u));
   return [options] { return run_trace(*options); };
 }
 

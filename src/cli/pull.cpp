@@ -26,6 +26,7 @@
 
 #include "cli/sha256.h"
 #include "gguf/file.h"
+#include "gguf/mapping.h"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program, glibc does not
 
@@ -64,23 +65,10 @@ bool is_name(std::string_view name) {
          name.find_first_not_of(allowed) == std::string_view::npos;
 }
 
-bool is_shard(std::string_view name) {  // ...-00001-of-00003
-  const auto digits = [](std::string_view text) { return text.find_first_not_of("0123456789") == std::string_view::npos; };
-  if (name.size() < 15) return false;
-  const std::string_view end = name.substr(name.size() - 15);
-  return end[0] == '-' && digits(end.substr(1, 5)) && end.substr(6, 4) == "-of-" && digits(end.substr(10));
-}
-
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
 }
-
-struct CloseFile {
-  // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): the owner releases it here
-  void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
-};
-using FilePtr = std::unique_ptr<std::FILE, CloseFile>;
 
 // Locks the models folder, and holds an empty folder inside it for incomplete files.
 class Partial {
@@ -125,20 +113,10 @@ class Partial {
 };
 
 Result<std::string> hash_file(const fs::path& path, const PullProgress& progress) {
-  const FilePtr file(std::fopen(path.c_str(), "rb"));
-  if (!file) return fail("{}: cannot be opened: {}", path.string(), std::strerror(errno));
-  std::error_code ignored;
-  const std::uint64_t total = fs::file_size(path, ignored);
-  Sha256 hash;
-  std::vector<std::byte> buffer(std::size_t{1} << 20);
-  std::uint64_t done = 0;
-  while (const std::size_t n = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
-    hash.update(std::span(buffer).first(n));
-    done += n;
-    if (!progress("check", done, total)) return interrupted_error();
-  }
-  if (std::ferror(file.get()) != 0) return fail("{}: cannot be read: {}", path.string(), std::strerror(errno));
-  return hash.hex();
+  PLUMB_TRY(const gguf::Mapping file, gguf::Mapping::open(path));
+  const auto hash = sha256(file.bytes(), [&](std::uint64_t done) { return progress("check", done, file.bytes().size()); });
+  if (!hash) return interrupted_error();
+  return *hash;
 }
 
 // The bytes of all files under a folder. Another process may be changing them meanwhile.
@@ -306,11 +284,11 @@ int on_progress(void* download, curl_off_t total, curl_off_t done, curl_off_t, c
 
 Result<fs::path> fetch_url(const std::string& url, const fs::path& folder, const PullProgress& progress) {
   const fs::path target = folder / "model.gguf";
-  FilePtr file(std::fopen(target.c_str(), "wb"));
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(target.c_str(), "wb"), std::fclose);
   if (!file) return fail("{}: cannot be written: {}", target.string(), std::strerror(errno));
   const std::unique_ptr<CURL, void (*)(CURL*)> curl(curl_easy_init(), curl_easy_cleanup);
   if (!curl) return fail("libcurl cannot be started");
-  Download download{.curl = curl.get(), .file = file.get(), .folder = folder, .progress = progress, .refusal = {}};
+  Download download{.curl = curl.get(), .file = file.get(), .folder = folder, .progress = progress};
   std::array<char, CURL_ERROR_SIZE> message{};
   CURL* handle = curl.get();
   curl_easy_setopt(handle, CURLOPT_URL, url.c_str());
@@ -359,7 +337,7 @@ Result<std::string> name_for(const std::string& url, const PullOptions& options)
   }
   if (name == "canary" || find_known(name) != nullptr)
     return fail("'{}' is the name of another model; give another with --name", name);
-  if (is_shard(name)) {
+  if (gguf::is_shard_name(name + ".gguf")) {
     return fail(
         "'{}' is one file of a split set, which cannot be pulled: download all of them into one folder and give the first",
         name);

@@ -3,28 +3,25 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <array>
+#include <memory>
 #include <new>
 
 namespace plumb::cli {
 
-namespace {
-EVP_MD_CTX* as_context(void* context) { return static_cast<EVP_MD_CTX*>(context); }
-}  // namespace
-
-void Sha256::Free::operator()(void* context) const { EVP_MD_CTX_free(as_context(context)); }
-
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  if (!context_ || EVP_DigestInit_ex(as_context(context_.get()), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
-}
-
-void Sha256::update(std::span<const std::byte> bytes) {
-  EVP_DigestUpdate(as_context(context_.get()), bytes.data(), bytes.size());
-}
-
-std::string Sha256::hex() {
+std::optional<std::string> sha256(std::span<const std::byte> bytes, const std::function<bool(std::uint64_t done)>& go_on) {
+  constexpr std::size_t piece = std::size_t{1} << 20;
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+  for (std::size_t done = 0; done < bytes.size();) {
+    const auto part = bytes.subspan(done, std::min(piece, bytes.size() - done));
+    EVP_DigestUpdate(context.get(), part.data(), part.size());
+    done += part.size();
+    if (go_on && !go_on(done)) return std::nullopt;
+  }
   std::array<unsigned char, 32> digest{};
-  EVP_DigestFinal_ex(as_context(context_.get()), digest.data(), nullptr);
+  EVP_DigestFinal_ex(context.get(), digest.data(), nullptr);
   return fmt::format("{:02x}", fmt::join(digest, ""));
 }
 

@@ -1,25 +1,18 @@
-// SHA-256 (FIPS 180-4) of a stream of bytes, by OpenSSL's libcrypto.
+// SHA-256 (FIPS 180-4), by OpenSSL's libcrypto.
 #pragma once
 
 #include <cstddef>
-#include <memory>
+#include <cstdint>
+#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
 namespace plumb::cli {
 
-class Sha256 {
- public:
-  Sha256();
-  void update(std::span<const std::byte> bytes);
-  // The digest of all bytes so far as 64 lower-case hexadecimal digits; ends the stream.
-  std::string hex();
-
- private:
-  struct Free {
-    void operator()(void* context) const;
-  };
-  std::unique_ptr<void, Free> context_;
-};
+// The digest as 64 lower-case hexadecimal digits. `go_on`, if there is one, is called now and then with the number of bytes
+// done; there is no digest after it has returned false.
+std::optional<std::string> sha256(std::span<const std::byte> bytes,
+                                  const std::function<bool(std::uint64_t done)>& go_on = {});
 
 }  // namespace plumb::cli
