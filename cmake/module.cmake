@@ -50,3 +50,11 @@ function(plumb_module name)
     set_property(GLOBAL APPEND PROPERTY PLUMB_MODULES plumb_${name})
   endif()
 endfunction()
+
+# Puts a file into the program, between <symbol>_begin and <symbol>_end; a zero byte follows it.
+function(plumb_embed target symbol file)
+  set(source ${CMAKE_CURRENT_BINARY_DIR}/${symbol}.S)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/embedded.S.in ${source} @ONLY)
+  set_source_files_properties(${source} PROPERTIES OBJECT_DEPENDS ${file})
+  target_sources(${target} PRIVATE ${source})
+endfunction()

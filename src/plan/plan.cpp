@@ -69,6 +69,14 @@ void Builder::expect(bool holds, std::string_view op, std::string_view value, st
   if (!holds && !error_) error_ = Error{fmt::format("{} '{}': {}", op, value, rule)};
 }
 
+void Builder::expect_vector(std::optional<VectorId> id, std::uint64_t n, std::string_view what, std::string_view op,
+                            std::string_view value) {
+  if (!id) return;
+  const Weight& w = plan_.weight(*id);
+  expect(w.tensor.n_dims == 1 && w.in() == n, op, value,
+         fmt::format("the {} {} must be one vector of {} values", what, describe(w), n));
+}
+
 ResultId Builder::make(std::string value, Rows rows, std::uint64_t width) {
   const auto index = static_cast<std::uint32_t>(plan_.values.size());
   const bool fresh = names_.emplace(value, index).second;
@@ -129,11 +137,7 @@ ValueId Builder::linear(std::string value, ValueId x, MatrixId weight, std::opti
       w.tensor.n_dims == 2 && w.in() == input.width, "linear", value,
       fmt::format("the weight {} must be [out, in] with in = {}, the width of '{}'", describe(w), input.width, input.name));
   expect(rows == input.rows || rows == Rows::outputs, "linear", value, "output rows cannot become token rows");
-  if (bias) {
-    const Weight& b = plan_.weight(*bias);
-    expect(b.tensor.n_dims == 1 && b.in() == w.out(), "linear", value,
-           fmt::format("the bias {} must be one vector of {} values", describe(b), w.out()));
-  }
+  expect_vector(bias, w.out(), "bias", "linear", value);
   return append(std::move(value), rows, w.out(), Linear{.x = x, .weight = weight, .bias = bias});
 }
 
@@ -145,11 +149,7 @@ ValueId Builder::rope(std::string value, ValueId x, Rope op) {
   expect(op.n_rot > 0 && op.n_rot % 2 == 0 && op.n_rot <= op.head_dim, "rope", value,
          fmt::format("{} rotated components must be even and at most head_dim {}", op.n_rot, op.head_dim));
   expect(std::isfinite(op.theta) && op.theta > 0, "rope", value, "theta must be a positive number");
-  if (op.factors) {
-    const Weight& w = plan_.weight(*op.factors);
-    expect(w.tensor.n_dims == 1 && w.in() == op.n_rot / 2, "rope", value,
-           fmt::format("the factors {} must be one vector of {} values", describe(w), op.n_rot / 2));
-  }
+  expect_vector(op.factors, op.n_rot / 2, "factors", "rope", value);
   op.x = x;
   return append(std::move(value), input.rows, input.width, op);
 }
@@ -178,11 +178,7 @@ ValueId Builder::attention(std::string value, ValueId q, Attention op) {
   expect(std::isfinite(op.scale) && op.scale > 0, "attention", value, "the scale must be a positive number");
   expect(std::isfinite(op.soft_cap) && op.soft_cap >= 0, "attention", value,
          "the soft cap must be a positive number, or 0 for none");
-  if (op.sinks) {
-    const Weight& w = plan_.weight(*op.sinks);
-    expect(w.tensor.n_dims == 1 && w.in() == op.n_heads, "attention", value,
-           fmt::format("the sinks {} must be one vector of {} values", describe(w), op.n_heads));
-  }
+  expect_vector(op.sinks, op.n_heads, "sinks", "attention", value);
   op.q = q;
   return append(std::move(value), Rows::tokens, input.width, op);
 }

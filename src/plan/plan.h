@@ -20,7 +20,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -324,6 +323,9 @@ class Builder {
   // All inputs of the op.
   void expect_one_shape(const Op& op, std::string_view name);
   void expect(bool holds, std::string_view op, std::string_view name, std::string_view rule);
+  // A weight, if there is one, that is a vector of n values; `what` is its role.
+  void expect_vector(std::optional<VectorId> id, std::uint64_t n, std::string_view what, std::string_view op,
+                     std::string_view name);
 
   Plan plan_;
   std::unordered_map<std::string, std::uint32_t> names_;

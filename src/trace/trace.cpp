@@ -97,10 +97,7 @@ Result<Info> read_info(const Json& header) {
   Info info{.engine = text("engine"),
             .model = text("model"),
             .model_sha256 = lower(text("model_sha256")),
-            .prompt = text("prompt"),
-            .tokens = {},
-            .positions = {},
-            .parameters = {}};
+            .prompt = text("prompt")};
   PLUMB_TRY(info.tokens, list_of<std::int32_t>("tokens", text("tokens")));
   if (metadata->contains("positions")) {
     PLUMB_TRY(info.positions, list_of<std::uint32_t>("positions", text("positions")));
@@ -130,33 +127,34 @@ Result<Value> read_value(const std::string& key, const Json& entry, std::span<co
   }
   value.name = key.substr(slash + 1);
   const auto label = [&] { return key.substr(0, 200); };
-  const Json* const fields[] = {entry.is_object() && entry.contains("dtype") ? &entry["dtype"] : nullptr,
-                                entry.is_object() && entry.contains("shape") ? &entry["shape"] : nullptr,
-                                entry.is_object() && entry.contains("data_offsets") ? &entry["data_offsets"] : nullptr};
-  if (fields[0] == nullptr || !fields[0]->is_string() || fields[1] == nullptr || !fields[1]->is_array() ||
-      fields[2] == nullptr || !fields[2]->is_array() || fields[2]->size() != 2) {
+  const Json none;
+  const auto field = [&](const char* name) -> const Json& {
+    return entry.is_object() && entry.contains(name) ? entry[name] : none;
+  };
+  const Json &type = field("dtype"), &shape = field("shape"), &offsets = field("data_offsets");
+  if (!type.is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2) {
     return fail("'{}' lacks a dtype, a shape or data_offsets", label());
   }
   const auto dtype = std::find_if(dtypes.begin(), dtypes.end(),
-                                  [&](const DtypeInfo& d) { return d.name == fields[0]->get_ref<const std::string&>(); });
+                                  [&](const DtypeInfo& d) { return d.name == type.get_ref<const std::string&>(); });
   if (dtype == dtypes.end()) {
-    return fail("'{}' is of type {}; a trace has F32, F16 or BF16", label(), fields[0]->dump().substr(0, 40));
+    return fail("'{}' is of type {}; a trace has F32, F16 or BF16", label(), type.dump().substr(0, 40));
   }
   value.dtype = dtype->dtype;
   const auto natural = [](const Json& number) {
     return number.is_number_unsigned() ? std::optional(number.get<std::uint64_t>()) : std::nullopt;
   };
   value.rows = value.width = 1;
-  for (std::size_t i = 0; i < fields[1]->size(); ++i) {
-    const auto dim = natural((*fields[1])[i]);
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const auto dim = natural(shape[i]);
     if (!dim) return fail("'{}' has a shape that is not of whole numbers", label());
-    std::uint64_t& side = i + 1 == fields[1]->size() ? value.width : value.rows;
+    std::uint64_t& side = i + 1 == shape.size() ? value.width : value.rows;
     if (__builtin_mul_overflow(side, *dim, &side)) return fail("'{}' has a shape of too many elements", label());
   }
-  const auto first = natural((*fields[2])[0]), last = natural((*fields[2])[1]);
+  const auto first = natural(offsets[0]), last = natural(offsets[1]);
   if (!first || !last || *first > *last || *last > data.size()) {
     return fail("'{}': data_offsets {} lie outside the {} bytes of values; the file may be cut short", label(),
-                fields[2]->dump().substr(0, 60), data.size());
+                offsets.dump().substr(0, 60), data.size());
   }
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(value.rows, value.width, &bytes) || __builtin_mul_overflow(bytes, dtype->bytes, &bytes) ||

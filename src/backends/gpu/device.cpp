@@ -23,16 +23,13 @@ constexpr std::uint32_t sum_of(std::initializer_list<std::size_t> sizes) {
 
 std::span<const KernelInfo> kernel_infos() {
   using namespace dialect;
-#define PLUMB_NO_SHARED(...)
 #define PLUMB_SHARED_BYTES(T, name) sizeof(T),
 #define PLUMB_KERNEL(signature, name, n) \
   {#name, n,                             \
-   sum_of(                               \
-       {SIGNATURE_##signature(PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_NO_SHARED, PLUMB_SHARED_BYTES, PLUMB_NO_SHARED)})},
+   sum_of({SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_SHARED_BYTES, PLUMB_NOTHING)})},
   static constexpr KernelInfo infos[] = {PLUMB_KERNEL_LIST};
 #undef PLUMB_KERNEL
 #undef PLUMB_SHARED_BYTES
-#undef PLUMB_NO_SHARED
   return infos;
 }
 

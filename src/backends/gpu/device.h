@@ -39,6 +39,8 @@ std::span<const KernelInfo> kernel_infos();
 // Device memory, freed with the object. Its first content is undefined, and the checker reports any read of it.
 class Memory {
  public:
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
   virtual ~Memory() = default;
   [[nodiscard]] std::uint64_t size() const { return size_; }
 

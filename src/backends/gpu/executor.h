@@ -1,6 +1,5 @@
 // Runs a Plan on a Device, for all GPU backends. Weights are uploaded in the file's format (norms, biases and rotary
-// factors as float). Values share one arena; those that are not needed at the same time share memory. A step is a list of
-// launches, run as one submission. operations.h turns ops into launches.
+// factors as float). A step is a list of launches, run as one submission. operations.h turns ops into launches.
 #pragma once
 
 #include <functional>

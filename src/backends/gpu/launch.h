@@ -41,25 +41,23 @@ namespace sig {
 using namespace dialect;
 
 #define PLUMB_HOST_BUFFER(i, T, name) ViewOf<T> name;
-#define PLUMB_HOST_SHARED(T, name)
 #define PLUMB_HOST_PARAMS(i, T) \
   T p;                          \
   using Params = T;
 #define PLUMB_HOST_ADD_IN(i, T, name) arguments.push_back({(name).view, Access::in, sizeof(T), #name});
 #define PLUMB_HOST_ADD_OUT(i, T, name) arguments.push_back({(name).view, Access::out, sizeof(T), #name});
 #define PLUMB_HOST_ADD_INOUT(i, T, name) arguments.push_back({(name).view, Access::inout, sizeof(T), #name});
-#define PLUMB_HOST_NOTHING(...)
 
-#define PLUMB_HOST_SIGNATURE(signature, name, n)                                                                         \
-  struct signature {                                                                                                     \
-    SIGNATURE_##signature(PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_SHARED, PLUMB_HOST_PARAMS) \
-        [[nodiscard]] std::vector<Argument> list() const {                                                               \
-      std::vector<Argument> arguments;                                                                                   \
-      SIGNATURE_##signature(PLUMB_HOST_ADD_IN, PLUMB_HOST_ADD_OUT, PLUMB_HOST_ADD_INOUT, PLUMB_HOST_NOTHING,             \
-                            PLUMB_HOST_NOTHING) return arguments;                                                        \
-    }                                                                                                                    \
-    static_assert(std::is_trivially_copyable_v<Params> && sizeof(Params) % 4 == 0 && alignof(Params) == 4,               \
-                  "a parameter struct holds 4-byte fields only");                                                        \
+#define PLUMB_HOST_SIGNATURE(signature, name, n)                                                                     \
+  struct signature {                                                                                                 \
+    SIGNATURE_##signature(PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_HOST_BUFFER, PLUMB_NOTHING, PLUMB_HOST_PARAMS) \
+        [[nodiscard]] std::vector<Argument> list() const {                                                           \
+      std::vector<Argument> arguments;                                                                               \
+      SIGNATURE_##signature(PLUMB_HOST_ADD_IN, PLUMB_HOST_ADD_OUT, PLUMB_HOST_ADD_INOUT, PLUMB_NOTHING,              \
+                            PLUMB_NOTHING) return arguments;                                                         \
+    }                                                                                                                \
+    static_assert(std::is_trivially_copyable_v<Params> && sizeof(Params) % 4 == 0 && alignof(Params) == 4,           \
+                  "a parameter struct holds 4-byte fields only");                                                    \
   };
 
 PLUMB_FORMAT_KERNELS(PLUMB_HOST_SIGNATURE, of_any_format)
@@ -85,7 +83,7 @@ struct Grid {
 
 template <class Signature>
 Launch launch(Kernel<Signature> kernel, Grid grid, const std::type_identity_t<Signature>& with) {
-  Launch result{.kernel = kernel.id, .grid = {grid.x, grid.y, grid.z}, .arguments = with.list(), .params = {}};
+  Launch result{.kernel = kernel.id, .grid = {grid.x, grid.y, grid.z}, .arguments = with.list()};
   result.params.resize(sizeof with.p);
   std::memcpy(result.params.data(), &with.p, sizeof with.p);
   return result;

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-// Defined by kernel_text_data.S, which includes the file.
+// Made by plumb_embed() in CMakeLists.txt.
 extern "C" {
 extern const char plumb_metal_text_begin[];
 extern const char plumb_metal_text_end[];

@@ -4,6 +4,9 @@
 
 #include "quants/format_list.h"
 
+// For the kinds of arguments that a use of a signature (interface.h) leaves out.
+#define PLUMB_NOTHING(...)
+
 #define PLUMB_EMBED_THREADS 64
 #define PLUMB_REDUCE_THREADS 256
 #define PLUMB_LINEAR_VEC_THREADS 128

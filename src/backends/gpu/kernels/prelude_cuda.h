@@ -23,7 +23,6 @@ using ulong = unsigned long;
 #define PLUMB_CUDA_IN(i, T, name) const T* __restrict__ name,
 #define PLUMB_CUDA_OUT(i, T, name) T* __restrict__ name,
 #define PLUMB_CUDA_INOUT(i, T, name) T *name,
-#define PLUMB_CUDA_NOTHING(...)
 #define PLUMB_CUDA_PARAMS(i, T) const __grid_constant__ T p
 #define PLUMB_CUDA_BODY_PARAMS(i, T) const T& p
 #define PLUMB_CUDA_BODY_SHARED(T, name) T *name,
@@ -38,10 +37,9 @@ using ulong = unsigned long;
 #define KERNEL(signature, name, n)                                                                                     \
   static __device__ __forceinline__ void name##_body(SIGNATURE_##signature(                                            \
       PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_BODY_SHARED, PLUMB_CUDA_BODY_PARAMS));               \
-  extern "C" __global__ void __launch_bounds__(n) name(                                                                \
-      SIGNATURE_##signature(PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_CUDA_NOTHING, PLUMB_CUDA_PARAMS)) { \
-    SIGNATURE_##signature(PLUMB_CUDA_NOTHING, PLUMB_CUDA_NOTHING, PLUMB_CUDA_NOTHING, PLUMB_CUDA_DECLARE_SHARED,       \
-                          PLUMB_CUDA_NOTHING)                                                                          \
+  extern "C" __global__ void __launch_bounds__(n)                                                                      \
+      name(SIGNATURE_##signature(PLUMB_CUDA_IN, PLUMB_CUDA_OUT, PLUMB_CUDA_INOUT, PLUMB_NOTHING, PLUMB_CUDA_PARAMS)) { \
+    SIGNATURE_##signature(PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_NOTHING, PLUMB_CUDA_DECLARE_SHARED, PLUMB_NOTHING)       \
         name##_body(SIGNATURE_##signature(PLUMB_CUDA_PASS, PLUMB_CUDA_PASS, PLUMB_CUDA_PASS, PLUMB_CUDA_PASS_SHARED,   \
                                           PLUMB_CUDA_PASS_PARAMS));                                                    \
   }                                                                                                                    \
