@@ -246,7 +246,9 @@ TEST(FileTypes, HaveTheNumbersOfGguf) {
       {"F32", 0},     {"F16", 1},     {"Q4_0", 2},    {"Q4_1", 3},    {"Q8_0", 7},  {"Q5_0", 8}, {"Q5_1", 9},
       {"Q4_K_S", 14}, {"Q4_K_M", 15}, {"Q5_K_S", 16}, {"Q5_K_M", 17}, {"Q6_K", 18}, {"BF16", 32}};
   EXPECT_EQ(file_types().size(), numbers.size());
-  for (const FileType type : file_types()) EXPECT_EQ(static_cast<unsigned>(type), numbers.at(std::string(name(type))));
+  for (const FileTypeInfo& listed : file_types()) {
+    EXPECT_EQ(static_cast<unsigned>(listed.type), numbers.at(std::string(listed.name)));
+  }
 }
 
 TEST(FileTypes, NamesAreFoundInAnyCase) {
