@@ -1,5 +1,10 @@
 #include <fmt/format.h>
 
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <charconv>
@@ -9,6 +14,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
+#include <random>
 
 #include "cli/command.h"
 #include "cli/pull.h"
@@ -72,29 +79,26 @@ Result<gguf::File> open_model(const std::string& model) {
   const bool looks_like_path = model.find('/') != std::string::npos || model.ends_with(".gguf");
   if (!looks_like_path) {
     if (auto path = find_pulled(model)) return gguf::File::open(*path);
-    return fail(
-        "there is no file and no fetched model named '{}': give a path to a .gguf, 'canary', or fetch it with 'plumb pull "
-        "{}'",
-        model, model);
+    const bool known = std::ranges::any_of(known_models(), [&](const KnownModel& entry) { return entry.name == model; });
+    return fail("there is no file and no fetched model named '{}'; {}", model,
+                known ? fmt::format("fetch it with 'plumb pull {}'", model)
+                      : "give a path to a .gguf, 'canary', or one that 'plumb pull --list' names");
   }
   return fail("{}: there is no such file", model);
 }
 
-std::string is_seed(const std::string& text) {
-  std::uint64_t seed = 0;
-  const char* end = text.data() + text.size();
-  const auto [read_until, error] = std::from_chars(text.data(), end, seed);
-  return error == std::errc() && read_until == end ? "" : fmt::format("{} is no whole number from 0 to 2^64 - 1", text);
-}
-
 void EngineArguments::add(CLI::App& app) {
-  app.add_option("MODEL", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
-  app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker");
+  app.add_option("MODEL,-m,--model", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
+  backend_option = app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker");
+  app.add_option("--gpu-layers,--n-gpu-layers", gpu_layers,
+                 "-ngl: 0 is --backend cpu; a number, all or auto is a GPU where there is one, which then holds all layers")
+      ->check(CLI::IsMember({"all", "auto"}) | CLI::Range(-1, 1 << 20));
   app.add_option("-t,--threads", settings.n_threads, "CPU threads (0: all cores this process may use)")
       ->check(CLI::Range(0u, 1024u));
-  app.add_option("-c,--ctx", settings.context, "Positions of the KV cache (0: the model's own, at most 4096)")
+  app.add_option("-c,--ctx,--ctx-size", settings.context, "Positions of the KV cache (0: the model's own, at most 4096)")
       ->check(CLI::Range(0u, 16u << 20));
-  app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}));
+  app.add_option("--kv-type,--cache-type-k,--cache-type-v", kv_type, "Type of the KV cache")
+      ->check(CLI::IsMember({"f16", "f32"}));
   app.add_option(
          "--activations", activations,
          "What the cpu backend rounds the inputs of quantized products to: int16, or int8 as llama.cpp does (faster)")
@@ -106,6 +110,7 @@ void EngineArguments::add(CLI::App& app) {
 Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   PLUMB_TRY(gguf::File file, open_model(model));
   engine::EngineSettings chosen = settings;
+  if (gpu_layers == "0" && backend_option->count() == 0) chosen.backend = "cpu";
   chosen.kv_type = kv_type == "f32" ? backends::KvType::f32 : backends::KvType::f16;
   chosen.activations = activations == "int8" ? backends::Activations::int8 : backends::Activations::int16;
   return engine::Engine::load(std::move(file), chosen);
@@ -114,7 +119,8 @@ Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
 void PromptArguments::add(CLI::App& app) {
   text.add(app);
   app.add_flag("--raw", raw, "No chat template: the text goes to the model as it is");
-  app.add_option("--system", system, "System message");
+  app.add_flag("--no-conversation", raw, "As --raw");
+  app.add_option("--system,--system-prompt", system, "System message");
   app.add_option("--tokens", tokens, "Token ids in place of a text, such as 1,2,3")
       ->delimiter(',')
       ->check([](const std::string& id) { return id.empty() ? "a token id is missing" : ""; })
@@ -137,9 +143,18 @@ trace::Info trace_info(const engine::Engine& engine, const std::string& prompt) 
 
 Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& engine, const std::string& model,
                                                          std::string* asked) const {
+  std::optional<std::string> given;
+  if (tokens.empty()) {
+    PLUMB_TRY(given, text.read());
+  }
+  if (asked != nullptr && given) *asked = *given;
+  return encode(engine, model, given);
+}
+
+Result<std::vector<text::TokenId>> PromptArguments::encode(const engine::Engine& engine, const std::string& model,
+                                                           const std::optional<std::string>& given) const {
   if (!tokens.empty()) return tokens;
-  PLUMB_TRY(const std::string given, text.read());
-  if (asked != nullptr) *asked = given;
+  if (!given) return fail("there is no text: give it with -p TEXT or -f FILE");
   if (raw || !engine.has_chat_template()) {
     if (!raw && !system.empty()) {
       return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt", model);
@@ -147,13 +162,13 @@ Result<std::vector<text::TokenId>> PromptArguments::read(const engine::Engine& e
     if (!raw) {
       fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", model);
     }
-    return engine.tokenizer().encode(given, {.add_special = true, .parse_special = true});
+    return engine.tokenizer().encode(*given, {.add_special = true, .parse_special = true});
   }
-  return engine.chat_tokens(engine::conversation(system, given));
+  return engine.chat_tokens(engine::conversation(system, *given));
 }
 
 void SamplerArguments::add(CLI::App& app) {
-  app.add_option("--temp", settings.temperature, "Temperature; 0 takes the most likely token");
+  app.add_option("--temp,--temperature", settings.temperature, "Temperature; 0 takes the most likely token");
   app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)");
   app.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)");
   app.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)");
@@ -161,8 +176,8 @@ void SamplerArguments::add(CLI::App& app) {
   app.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)");
   app.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)");
   app.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)");
-  app.add_option("--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
-  app.add_option("--seed", settings.seed, "Seed of the random choice; the same seed gives the same answer")->check(is_seed);
+  app.add_option("-l,--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
+  seed.add(app, "Seed of the random choice; the same seed gives the same answer (-1: another one each time)");
 }
 
 Result<engine::SamplerSettings> SamplerArguments::read() const {
@@ -171,8 +186,45 @@ Result<engine::SamplerSettings> SamplerArguments::read() const {
     PLUMB_TRY(const auto entry, parse_bias(text));
     read.logit_bias.push_back(entry);
   }
+  PLUMB_TRY(const std::uint64_t number, seed.read());
+  read.seed = number;
   PLUMB_CHECK(read.validate());
   return read;
+}
+
+void SeedArgument::add(CLI::App& app, const std::string& help) { app.add_option("-s,--seed", text, help); }
+
+Result<std::uint64_t> SeedArgument::read() const {
+  if (text == "-1") {
+    std::random_device device;
+    return (std::uint64_t{device()} << 32) | device();
+  }
+  std::uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  return fail("--seed '{}': expected a number from 0 to {}, or -1", text, std::numeric_limits<std::uint64_t>::max());
+}
+
+Result<std::uint32_t> token_limit(std::int64_t given) {
+  if (given < -1 || given > std::numeric_limits<std::uint32_t>::max()) {
+    return fail("--max-tokens {}: expected a number from 0 to {}, or -1", given, std::numeric_limits<std::uint32_t>::max());
+  }
+  return given == -1 ? 0 : static_cast<std::uint32_t>(given);
+}
+
+Result<std::optional<std::string>> piped_text() {
+  struct stat status {};
+  if (fstat(STDIN_FILENO, &status) != 0) return std::nullopt;
+  const bool pipe = S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode);
+  if (!pipe && !S_ISREG(status.st_mode)) return std::nullopt;
+  pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  if (pipe && poll(&input, 1, 2000) == 0)
+    fmt::print(stderr, "plumb: waiting for standard input; '</dev/null' leaves it out\n");
+  PLUMB_TRY(std::string text, read_stream(stdin, "standard input", max_text_bytes));
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  if (text.empty()) return std::nullopt;
+  return text;
 }
 
 Result<int> print(std::string_view text) {

@@ -2,14 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "base/printable.h"
 #include "cli/command.h"
+#include "cli/pull.h"
+#include "cli/spelling.h"
 
 namespace plumb::cli {
 
@@ -34,7 +38,43 @@ constexpr std::array<Command, 13> table{{
     {"devices", "What this machine has for running models", setup_devices},
 }};
 
-int run(int argc, char** argv) {
+// Whether a word that is no command names a model: an existing file, a fetched model, or plainly a path.
+bool names_a_model(const std::string& word) {
+  std::error_code ignored;
+  return word == "canary" || word.find('/') != std::string::npos || word.ends_with(".gguf") ||
+         std::filesystem::exists(word, ignored) || find_pulled(word).has_value();
+}
+
+const CLI::App* subcommand_of(const CLI::App& app, const std::string& name) {
+  const auto found = app.get_subcommands([&](const CLI::App* subcommand) { return subcommand->get_name() == name; });
+  return found.empty() ? nullptr : found.front();
+}
+
+// `plumb MODEL …` and `plumb -m MODEL …` are `plumb run …`; `plumb help COMMAND` is `plumb COMMAND --help`.
+Result<std::vector<std::string>> with_command(const CLI::App& app, std::vector<std::string> words) {
+  if (words.empty()) return std::vector<std::string>{"--help"};
+  if (words[0] == "help") {
+    words.erase(words.begin());
+    words.resize(std::min<std::size_t>(words.size(), 1));
+    words.emplace_back("--help");
+  }
+  const std::string& first = words[0];
+  if (subcommand_of(app, first) != nullptr || app.get_option_no_throw(first) != nullptr) return words;
+  if (first.starts_with('-') || names_a_model(first)) {
+    words.insert(words.begin(), "run");
+    return words;
+  }
+  std::vector<std::string> known{"help"};
+  for (const Command& command : table) known.emplace_back(command.name);
+  return fail("'{}' is no command, no file and no fetched model{}", first, suggestion(first, known));
+}
+
+int unusable(std::string_view command, std::string_view message) {
+  fmt::print(stderr, "plumb{}: {}; see 'plumb{} --help'\n", command, printable(message), command);
+  return exit_unusable;
+}
+
+int run(std::vector<std::string> words) {
   CLI::App app("Plumb runs GGUF language models and proves that the output is right.", "plumb");
   app.set_version_flag("--version", PLUMB_VERSION);
   app.add_flag_callback(
@@ -44,27 +84,38 @@ int run(int argc, char** argv) {
         throw CLI::Success();
       },
       "Print the names of the commands");
+  app.footer("plumb help COMMAND shows a command's options. plumb MODEL is plumb run MODEL.");
   app.require_subcommand(1);
-  app.failure_message(CLI::FailureMessage::help);
   std::vector<std::pair<CLI::App*, Action>> actions;
   for (const Command& command : table) {
     CLI::App* subcommand = app.add_subcommand(std::string(command.name), std::string(command.summary));
     actions.emplace_back(subcommand, command.setup(*subcommand));
-    // The help shows every option's default but that of lists, which are empty.
     for (CLI::Option* option : subcommand->get_options()) {
+      // The help shows every option's default but that of lists, which are empty.
       option->capture_default_str();
       if (option->get_default_str() == "[]") option->default_str("");
+      // The last of a repeated option wins. A list takes one value each time, so that a model may follow.
+      if (option->get_items_expected_max() == 1) option->take_last();
+      if (option->get_items_expected_max() > 1 && !option->get_positional()) option->allow_extra_args(false);
     }
   }
+  std::string name;
   try {
-    app.parse(argc, argv);
+    auto given = with_command(app, std::move(words));
+    if (!given) return unusable("", given.error().message);
+    if (const CLI::App* command = subcommand_of(app, given->front())) {
+      name = " " + command->get_name();
+      auto arranged = arrange(*command, std::span(*given).subspan(1));
+      if (!arranged) return unusable(name, arranged.error().message);
+      given->resize(1);
+      given->insert(given->end(), arranged->begin(), arranged->end());
+    }
+    std::ranges::reverse(*given);  // CLI11 takes words from the back
+    app.parse(std::move(*given));
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    std::string command;
-    for (const CLI::App* parsed : app.get_subcommands()) command = " " + parsed->get_name();
-    fmt::print(stderr, "plumb{}: {}; see 'plumb{} --help'\n", command, printable(error.what()), command);
-    return exit_unusable;
+    return unusable(name, error.what());
   }
   for (const auto& [subcommand, action] : actions) {
     if (!subcommand->parsed()) continue;
@@ -80,7 +131,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    return run(std::vector<std::string>(argv + 1, argv + std::max(argc, 1)));
   } catch (const std::bad_alloc&) {
     static_cast<void>(std::fputs("plumb: not enough memory for this; try a smaller --ctx or a smaller model\n", stderr));
   } catch (const std::exception& error) {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -69,15 +70,26 @@ struct EngineArguments {
   engine::EngineSettings settings;
   std::string kv_type = "f16";
   std::string activations = "int16";
+  std::string gpu_layers = "auto";
+  CLI::Option* backend_option = nullptr;
 
   void add(CLI::App& app);
   [[nodiscard]] Result<std::unique_ptr<engine::Engine>> load() const;
+};
+
+// --seed: a number of 64 bits; random where it is not given, or -1.
+struct SeedArgument {
+  std::string text = "-1";
+
+  void add(CLI::App& app, const std::string& help);
+  [[nodiscard]] Result<std::uint64_t> read() const;
 };
 
 // --temp and the other settings of the sampler.
 struct SamplerArguments {
   engine::SamplerSettings settings;
   std::vector<std::string> bias;
+  SeedArgument seed;
 
   void add(CLI::App& app);
   [[nodiscard]] Result<engine::SamplerSettings> read() const;
@@ -94,18 +106,34 @@ struct PromptArguments {
   // model: the model's name as the user gave it, for messages. asked: receives the text, if there is one.
   [[nodiscard]] Result<std::vector<text::TokenId>> read(const engine::Engine& engine, const std::string& model,
                                                         std::string* asked = nullptr) const;
+  // The tokens of --tokens, else of this text. Error: there is neither.
+  [[nodiscard]] Result<std::vector<text::TokenId>> encode(const engine::Engine& engine, const std::string& model,
+                                                          const std::optional<std::string>& given) const;
 };
+
+// A conversation in the terminal; `plumb run` without a prompt starts one as well.
+struct ChatOptions {
+  EngineArguments engine;
+  SamplerArguments sampler;
+  std::int64_t max_tokens = 0;
+  std::string system;
+};
+Result<int> chat(const ChatOptions& options);
+
+// The tokens of an answer at most: as GenerateOptions::max_tokens counts, where -1 and 0 are no limit.
+Result<std::uint32_t> token_limit(std::int64_t given);
 
 // A run's trace metadata without the tokens and the file's hash. prompt: the text that was asked, empty if there was none.
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
-
-// A check for CLI::Option: a seed must be a whole number of 64 bits. Without it CLI11 takes others, as another number.
-std::string is_seed(const std::string& text);
 
 // Writes to stdout; the result is exit code 0. Error: stdout is closed or full.
 Result<int> print(std::string_view text);
 // Prints a document, indented, and a newline. Bytes that are not UTF-8 become U+FFFD.
 Result<int> print_json(const Json& document);
+
+// The text of standard input where that is a pipe or a file, without its last newline; else, and where it is empty, none.
+// After two silent seconds it says on stderr that it waits.
+Result<std::optional<std::string>> piped_text();
 
 // Reads a whole file ('-': standard input) of at most `max_bytes`.
 Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes);

@@ -5,6 +5,7 @@
 
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/spelling.h"
 
 namespace plumb::cli {
 
@@ -153,6 +154,7 @@ Action setup_bench(CLI::App& app) {
   app.add_option("-d,--depth", options->depth, "Positions in the cache before each")->check(CLI::Range(0u, 1u << 20));
   app.add_option("-s,--streams", options->streams, "Sequences to decode together")->check(CLI::Range(1u, 4096u));
   app.add_flag("--json", options->json, "One JSON document");
+  add_accepted(app);
   return [options] { return run_bench(*options); };
 }
 

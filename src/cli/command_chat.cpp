@@ -11,19 +11,13 @@
 
 #include "cli/command.h"
 #include "cli/pull.h"
+#include "cli/spelling.h"
 
 namespace plumb::cli {
 
 namespace {
 
 constexpr int history_length = 1000;
-
-struct ChatOptions {
-  EngineArguments engine;
-  SamplerArguments sampler;
-  std::uint32_t max_tokens = 0;
-  std::string system;
-};
 
 // Reads lines from the terminal, with editing and with a history in the user's cache folder. Where stdin is no terminal, it
 // reads plain lines.
@@ -152,15 +146,18 @@ class Conversation {
   std::vector<text::TokenId> cached_;  // the tokens that the cache holds
 };
 
-Result<int> run_chat(const ChatOptions& options) {
+}  // namespace
+
+Result<int> chat(const ChatOptions& options) {
   PLUMB_TRY(engine::SamplerSettings settings, options.sampler.read());
+  PLUMB_TRY(const std::uint32_t max_tokens, token_limit(options.max_tokens));
   PLUMB_TRY(const auto engine, options.engine.load());
   if (!engine->has_chat_template()) {
     return fail("{}: the file has no chat template; 'plumb run --raw' completes a text with it", options.engine.model);
   }
   PLUMB_TRY(auto cache, engine->new_cache());
   Conversation conversation(*engine, std::move(cache), options.system);
-  const engine::GenerateOptions generate{.max_tokens = options.max_tokens, .sampler = settings};
+  const engine::GenerateOptions generate{.max_tokens = max_tokens, .sampler = settings};
   catch_interrupts();
   LineReader reader;
   fmt::print(stderr, "{} on {}. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends.\n",
@@ -191,15 +188,17 @@ Result<int> run_chat(const ChatOptions& options) {
   return 0;
 }
 
-}  // namespace
-
 Action setup_chat(CLI::App& app) {
   auto options = std::make_shared<ChatOptions>();
   options->engine.add(app);
-  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens an answer may have (0: until the model ends)");
+  app.add_option("-n,--max-tokens,--predict,--n-predict", options->max_tokens,
+                 "Tokens an answer may have (0 or -1: until the model ends)");
   options->sampler.add(app);
-  app.add_option("--system", options->system, "System message");
-  return [options] { return run_chat(*options); };
+  app.add_option("--system,--system-prompt", options->system, "System message");
+  app.add_flag_callback(
+      "-i,--interactive,--conversation", [] {}, "What this command does anyway");
+  add_accepted(app);
+  return [options] { return chat(*options); };
 }
 
 }  // namespace plumb::cli

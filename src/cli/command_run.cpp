@@ -1,6 +1,11 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <charconv>
 
 #include "cli/command.h"
+#include "cli/spelling.h"
 
 namespace plumb::cli {
 
@@ -10,7 +15,10 @@ struct RunOptions {
   EngineArguments engine;
   SamplerArguments sampler;
   PromptArguments prompt;
-  std::uint32_t max_tokens = 0;
+  std::vector<std::string> words;  // the prompt without -p
+  bool interactive = false;
+  bool escapes = false;
+  std::int64_t max_tokens = 0;
   std::vector<std::string> stop;
   std::uint32_t n_logprobs = 0;
   bool json = false;
@@ -27,16 +35,65 @@ Json token_json(const engine::Engine& engine, const engine::GeneratedToken& toke
   return json;
 }
 
+// The text with \n \r \t \' \" \\ and \xHH as the characters that they stand for, as llama.cpp reads them; other
+// backslashes stay.
+std::string without_escapes(std::string_view text) {
+  std::string plain;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    constexpr std::string_view letters = "nrt'\"\\", values = "\n\r\t'\"\\";
+    const std::size_t known = text[i] == '\\' && i + 1 < text.size() ? letters.find(text[i + 1]) : std::string_view::npos;
+    unsigned char byte = 0;
+    if (known != std::string_view::npos) {
+      plain += values[known];
+      i += 1;
+    } else if (text.substr(i).starts_with("\\x") && i + 4 <= text.size() &&
+               std::from_chars(&text[i + 2], &text[i + 2] + 2, byte, 16).ptr == &text[i + 2] + 2) {
+      plain += static_cast<char>(byte);
+      i += 3;
+    } else {
+      plain += text[i];
+    }
+  }
+  return plain;
+}
+
+// The prompt of -p, -f or the words after the model, with standard input behind it where that is a pipe or a file. None:
+// there is neither.
+Result<std::optional<std::string>> prompt_text(const RunOptions& options) {
+  const TextArguments& given = options.prompt.text;
+  std::optional<std::string> text;
+  if (given.given()) {
+    PLUMB_TRY(text, given.read());
+  } else if (!options.words.empty()) {
+    text = fmt::format("{}", fmt::join(options.words, " "));
+  }
+  if (text && options.escapes) text = without_escapes(*text);
+  if (given.file == "-") return text;
+  PLUMB_TRY(const std::optional<std::string> piped, piped_text());
+  if (!piped) return text;
+  if (!text) return piped;
+  // One line goes on with the sentence; more begin on a line of their own.
+  return *text + (piped->find('\n') == std::string::npos ? ' ' : '\n') + *piped;
+}
+
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
 Result<int> run_model(const RunOptions& options) {
   PLUMB_TRY(engine::SamplerSettings sampler, options.sampler.read());
-  const engine::GenerateOptions generate{.max_tokens = options.max_tokens,
-                                         .sampler = std::move(sampler),
-                                         .stop = options.stop,
-                                         .n_logprobs = options.n_logprobs};
+  PLUMB_TRY(const std::uint32_t max_tokens, token_limit(options.max_tokens));
+  std::optional<std::string> asked;
+  if (options.prompt.tokens.empty()) {
+    PLUMB_TRY(asked, prompt_text(options));
+  }
+  if (options.interactive || (options.prompt.tokens.empty() && !asked && !options.json && isatty(STDIN_FILENO) == 1)) {
+    if (asked) return fail("a chat asks for each message; give no prompt with -i");
+    return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system});
+  }
+  const std::uint64_t seed = sampler.seed;
+  const engine::GenerateOptions generate{
+      .max_tokens = max_tokens, .sampler = std::move(sampler), .stop = options.stop, .n_logprobs = options.n_logprobs};
   PLUMB_TRY(const auto engine, options.engine.load());
-  PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model));
+  PLUMB_TRY(const auto prompt, options.prompt.encode(*engine, options.engine.model, asked));
   PLUMB_TRY(const auto cache, engine->new_cache());
 
   catch_interrupts();
@@ -56,6 +113,7 @@ Result<int> run_model(const RunOptions& options) {
     for (const auto& token : completion.tokens) {
       document["tokens"].push_back(token_json(*engine, token, options.n_logprobs > 0));
     }
+    document["seed"] = seed;
     document["stop_reason"] = engine::name(completion.reason);
     document["timing"] = {{"prefill_seconds", completion.prompt_seconds},
                           {"decode_seconds", completion.decode_seconds},
@@ -64,10 +122,10 @@ Result<int> run_model(const RunOptions& options) {
     return print_json(document);
   }
   if (!completion.text.ends_with('\n')) PLUMB_CHECK(print("\n"));
-  fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; {}\n",
+  fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; seed {}; {}\n",
              engine->backend().description(), completion.n_prompt,
              per_second(completion.n_prompt, completion.prompt_seconds), completion.tokens.size(),
-             per_second(n_decoded, completion.decode_seconds), engine::name(completion.reason));
+             per_second(n_decoded, completion.decode_seconds), seed, engine::name(completion.reason));
   return 0;
 }
 
@@ -76,12 +134,18 @@ Result<int> run_model(const RunOptions& options) {
 Action setup_run(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   options->engine.add(app);
+  app.add_option("PROMPT", options->words, "The text, when there is no -p; several words are joined by spaces")
+      ->expected(0, -1);
   options->prompt.add(app);
-  app.add_option("-n,--max-tokens", options->max_tokens, "Tokens at most (0: until the model ends or the context is full)");
+  app.add_flag("-i,--interactive,--conversation", options->interactive, "A conversation, as plumb chat");
+  app.add_flag("-e,--escape", options->escapes, "Read \\n, \\t, \\xHH and so on in the prompt as what they stand for");
+  app.add_option("-n,--max-tokens,--predict,--n-predict", options->max_tokens,
+                 "Tokens at most (0 or -1: until the model ends or the context is full)");
   options->sampler.add(app);
-  app.add_option("--stop", options->stop, "End the answer before this text; may be repeated");
+  app.add_option("-r,--stop,--reverse-prompt", options->stop, "End the answer before this text; may be repeated");
   app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place");
   app.add_flag("--json", options->json, "One JSON document");
+  add_accepted(app);
   return [options] { return run_model(*options); };
 }
 

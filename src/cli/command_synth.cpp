@@ -10,7 +10,7 @@ namespace {
 
 struct SynthOptions {
   std::string preset, type, out;
-  std::uint64_t seed = 0;
+  SeedArgument seed{.text = "0"};
 };
 
 Result<int> run_synth(const SynthOptions& options) {
@@ -21,9 +21,10 @@ Result<int> run_synth(const SynthOptions& options) {
     return fail("'{}' is no known shape; there are {}", options.preset, fmt::join(names, ", "));
   }
   PLUMB_TRY(const model::FileType type, model::parse_file_type(options.type));
+  PLUMB_TRY(const std::uint64_t seed, options.seed.read());
   {
     Progress progress("writing", true);
-    PLUMB_CHECK(model::synthesize(*preset, type, options.seed, options.out,
+    PLUMB_CHECK(model::synthesize(*preset, type, seed, options.out,
                                   [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); }));
   }
   PLUMB_TRY(const gguf::File out, gguf::File::open(options.out));
@@ -41,7 +42,7 @@ Action setup_synth(CLI::App& app) {
   app.add_option("PRESET", options->preset, presets)->required();
   app.add_option("TYPE", options->type, "A quantization, such as Q4_K_M or Q8_0")->required();
   app.add_option("-o,--output", options->out, "The file to write")->required();
-  app.add_option("--seed", options->seed, "Seed of the random weights")->check(is_seed);
+  options->seed.add(app, "Seed of the random weights (-1: another one each time)");
   return [options] { return run_synth(*options); };
 }
 

@@ -132,7 +132,6 @@ class Commands(CommandLine):
         self.assertIn("no chat template", self.refused("chat", str(model)))
 
     def test_bad_usage_gets_a_message(self):
-        self.refused()
         self.refused("frobnicate")
         self.refused("run", "canary", "-p", "1", "--no-such-option")
         self.assertIn("no text", self.refused("run", "canary"))
