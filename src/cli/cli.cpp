@@ -22,7 +22,7 @@ namespace {
 constexpr int exit_unusable = 2;
 
 // All commands, in the order of the help.
-constexpr std::array<Command, 13> table{{
+constexpr std::array<Command, 16> table{{
     {"run", "Generate an answer to a prompt", setup_run},
     {"chat", "A conversation in the terminal", setup_chat},
     {"selftest", "Known answers of the canary on every backend and quantization", setup_selftest},
@@ -35,6 +35,9 @@ constexpr std::array<Command, 13> table{{
     {"trace", "Record the values of a run in a file", setup_trace},
     {"diagnose", "Find the op that does not follow from its inputs, and the cause", setup_diagnose},
     {"pull", "Fetch a model by name or URL", setup_pull},
+    {"list", "The fetched models", setup_list},
+    {"rm", "Remove fetched models", setup_rm},
+    {"ps", "The models that are loaded", setup_ps},
     {"devices", "What this machine has for running models", setup_devices},
 }};
 
@@ -46,7 +49,7 @@ bool names_a_model(const std::string& word) {
 }
 
 const CLI::App* subcommand_of(const CLI::App& app, const std::string& name) {
-  const auto found = app.get_subcommands([&](const CLI::App* subcommand) { return subcommand->get_name() == name; });
+  const auto found = app.get_subcommands([&](const CLI::App* subcommand) { return subcommand->check_name(name); });
   return found.empty() ? nullptr : found.front();
 }
 

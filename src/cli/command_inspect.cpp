@@ -295,6 +295,7 @@ Result<int> run_inspect(const InspectOptions& options) {
 }  // namespace
 
 Action setup_inspect(CLI::App& app) {
+  app.alias("show");
   auto options = std::make_shared<InspectOptions>();
   app.add_option("MODEL", options->model, "A .gguf file, 'canary', or the name of a fetched model")->required();
   auto* tensor = app.add_option("--tensor", options->tensor, "Statistics and a histogram of one tensor");

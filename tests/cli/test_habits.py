@@ -3,6 +3,7 @@ code, and what must appear on stdout (code 0) or stderr. PLUMB names the program
 
 import json
 import os
+import pathlib
 import pty
 import subprocess
 import tempfile
@@ -28,6 +29,10 @@ HABITS = [
     (["run", "smollm2-not-fetched", "-p", "x"], None, 2, "plumb pull --list"),
     (["run", "canary", "--ctx"], None, 2, "--ctx"),
     (["run", "canary", "-p"], None, 2, "--prompt"),
+    # Ollama's commands.
+    (["show", "canary"], None, 0, "canary: GGUF version 3"),
+    (["ps"], None, 0, ""),
+    (["lsit"], None, 2, "did you mean list?"),
     # A model in place of a command, and llama.cpp's order.
     (["canary", "upper cat", "--temp", "0"], None, 0, "CAT"),
     (["-m", "canary", "-p", "upper cat", "--temp", "0"], None, 0, "CAT"),
@@ -105,6 +110,28 @@ class Habits(unittest.TestCase):
                 self.assertIn(expected, (done.stdout if code == 0 else done.stderr).decode())
                 if code != 0:
                     self.assertEqual(done.stdout, b"")
+
+    def test_list_and_rm(self):
+        with tempfile.TemporaryDirectory() as cache:
+            environment = {**os.environ, "PLUMB_CACHE": cache}
+
+            def run(*words):
+                return subprocess.run([PLUMB, *words], capture_output=True, timeout=120, env=environment)
+
+            self.assertEqual((run("list").returncode, run("list").stdout), (0, b""))
+            self.assertEqual(json.loads(run("ls", "--json").stdout), {"models": []})
+            folder = pathlib.Path(cache, "models")
+            folder.mkdir()
+            for name in ("b.gguf", "a.gguf", "not-a-model.txt"):
+                (folder / name).write_bytes(b"12345")
+            models = json.loads(run("list", "--json").stdout)["models"]
+            self.assertEqual([(m["name"], m["bytes"]) for m in models], [("a", 5), ("b", 5)])
+            self.assertIn("5 B", run("ls").stdout.decode())
+            self.assertEqual((run("rm", "a", "c").returncode, run("rm").returncode), (2, 2))
+            self.assertEqual(run("rm", "../a").returncode, 2)
+            self.assertTrue((folder / "a.gguf").exists())
+            self.assertEqual(run("rm", "a", "b").returncode, 0)
+            self.assertEqual(sorted(os.listdir(folder)), ["not-a-model.txt"])
 
     def test_standard_input_from_a_file(self):
         with tempfile.TemporaryFile() as file:
