@@ -134,9 +134,14 @@ Result<int> run_model(const RunOptions& options) {
 Action setup_run(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   options->engine.add(app);
-  app.add_option("PROMPT", options->words, "The text, when there is no -p; several words are joined by spaces")
-      ->expected(0, -1);
+  auto* const words =
+      app.add_option("PROMPT", options->words, "The text, when there is no -p; several words are joined by spaces")
+          ->expected(0, -1);
   options->prompt.add(app);
+  for (CLI::Option* other :
+       {options->prompt.text.text_option, options->prompt.text.file_option, app.get_option("--tokens")}) {
+    words->excludes(other);
+  }
   app.add_flag("-i,--interactive,--conversation", options->interactive, "A conversation, as plumb chat");
   app.add_flag("-e,--escape", options->escapes, "Read \\n, \\t, \\xHH and so on in the prompt as what they stand for");
   app.add_option("-n,--max-tokens,--predict,--n-predict", options->max_tokens,

@@ -296,7 +296,7 @@ class Commands(CommandLine):
         for arguments, good, bad in (
             (("run", *model, "--threads"), (0, 1, 1024), (-1, 1025, "x", "1.5", "")),
             (("run", *model, "--ctx"), (13, 300), (-1, 11, (16 << 20) + 1)),
-            (("run", *model, "-n"), (0, 1), (-1, "x")),
+            (("run", *model, "-n"), (-1, 0, 1), (-2, 2**32, "x")),
             (("run", *model, "--logprobs"), (0, 375, 376), (-1,)),
             (("run", *model, "--top-k"), (0, 1), (-1,)),
             (("run", *model, "--top-p"), (0, 1), (-0.01, 1.01)),
@@ -305,7 +305,7 @@ class Commands(CommandLine):
             (("run", *model, "--repeat-last-n"), (-1, 0), (-2,)),
             (("run", *model, "--presence-penalty"), (-1, 1), ("inf", "nan")),
             (("run", *model, "--frequency-penalty"), (-1, 1), ("inf", "nan")),
-            (("run", *model, "--seed"), (0, 2**64 - 1), (-1, 2**64)),
+            (("run", *model, "--seed"), (-1, 0, 2**64 - 1), (-2, 2**64)),
             (("run", *model, "--kv-type"), ("f16", "f32"), ("f8", "F16", "")),
             (("run", *model, "--activations"), ("int8", "int16"), ("int4", "")),
             (("trace", *model[:3], "-o", self.path / "t", "--steps"), (0, 1), (-1, 4097)),
@@ -386,7 +386,7 @@ class Commands(CommandLine):
         self.assertEqual(self.ok(*line, "-n", "1"), b"\n", "the answer's own line end is enough")
         self.assertEqual(self.ok("run", "canary", "-p", "upper cat", "--temp", "0", "-n", "2"), b"CA\n")
         done = plumb("run", "canary", "-p", "upper cat", "--temp", "0")
-        self.assertRegex(done.stderr.decode(), r": prompt 20 tokens, [0-9.]+ tokens/s; answer 4 tokens, [0-9.]+ tokens/s; end of generation\n$")
+        self.assertRegex(done.stderr.decode(), r": prompt 20 tokens, [0-9.]+ tokens/s; answer 4 tokens, [0-9.]+ tokens/s; seed [0-9]+; end of generation\n$")
         document = self.json("run", "canary", "-p", "upper cat", "--temp", "0")
         self.assertEqual([(token["piece"], token["text"]) for token in document["tokens"]],
                          [("C", "C"), ("A", "A"), ("T", "T"), ("</s>", "")])  # fmt: skip
@@ -435,7 +435,7 @@ class Commands(CommandLine):
 
     def test_usage_and_names(self):
         self.assertRegex(self.ok("--version"), rb"^[0-9]+\.[0-9]+\.[0-9]+\n$")
-        names = "run chat selftest inspect tokenize template quantize synth bench trace diagnose pull devices".split()
+        names = "run chat selftest inspect tokenize template quantize synth bench trace diagnose pull list rm ps devices".split()
         self.assertEqual(self.ok("--list-commands").decode().split(), names)
         for name in names:
             self.assertIn(b"--help", self.ok(name, "--help"))
@@ -484,7 +484,7 @@ class Commands(CommandLine):
     def test_synth_writes_a_model(self):
         self.assertIn("no known shape", self.refused("synth", "abacus", "Q8_0", "-o", self.path / "m.gguf"))
         self.assertIn("Q9", self.refused("synth", "smollm2-135m", "Q9", "-o", self.path / "m.gguf"))
-        self.assertIn("2^64", self.refused("synth", "smollm2-135m", "Q8_0", "-o", self.path / "m.gguf", "--seed=-1"))
+        self.assertIn("--seed", self.refused("synth", "smollm2-135m", "Q8_0", "-o", self.path / "m.gguf", "--seed=-2"))
         self.assertIn("--output", self.refused("synth", "smollm2-135m", "Q8_0"))
         self.assertEqual(os.listdir(self.path), [])
 

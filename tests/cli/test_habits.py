@@ -40,6 +40,8 @@ HABITS = [
     (["run", "upper", "cat", "-m", "canary", "--temp", "0"], None, 0, "CAT"),
     (["run", "--model=canary", "--prompt=upper cat", "--temperature", "0"], None, 0, "CAT"),
     (["run", *CANARY, "upper", "cat"], None, 0, "CAT"),
+    (["run", *CANARY, "upper cat", "-p", "x"], None, 2, "excludes"),
+    (["run", *CANARY, "upper cat", "--tokens", "1"], None, 2, "excludes"),
     # Values that look like options, attached values, and repeated options.
     (["run", *CANARY, "-p", "-x"], None, 0, "-x"),
     (["run", *CANARY, "-p=upper cat"], None, 0, "CAT"),
