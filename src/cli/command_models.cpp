@@ -39,7 +39,7 @@ Result<std::vector<Kept>> kept_models() {
   return kept;
 }
 
-Result<int> list(bool json) {
+Result<int> print_kept(bool json) {
   PLUMB_TRY(const auto kept, kept_models());
   if (json) {
     Json models = Json::array();
@@ -62,17 +62,16 @@ Result<int> list(bool json) {
   return print(lines);
 }
 
-Result<int> remove(const std::vector<std::string>& names) {
+Result<int> remove_kept(const std::vector<std::string>& names) {
   // All names are looked up first: a misspelt one removes nothing.
   std::vector<std::filesystem::path> paths;
   for (const std::string& name : names) {
     PLUMB_TRY(paths.emplace_back(), find_pulled(name));
   }
-  for (std::size_t i = 0; i < paths.size(); ++i) {
+  for (const std::filesystem::path& path : paths) {
     std::error_code error;
-    if (!std::filesystem::remove(paths[i], error))
-      return fail("{}: cannot be removed: {}", paths[i].string(), error.message());
-    fmt::print(stderr, "removed {}\n", printable(paths[i].string()));
+    if (!std::filesystem::remove(path, error)) return fail("{}: cannot be removed: {}", path.string(), error.message());
+    fmt::print(stderr, "removed {}\n", printable(path.string()));
   }
   return 0;
 }
@@ -83,13 +82,13 @@ Action setup_list(CLI::App& app) {
   auto json = std::make_shared<bool>(false);
   app.alias("ls");
   app.add_flag("--json", *json, "One JSON document");
-  return [json] { return list(*json); };
+  return [json] { return print_kept(*json); };
 }
 
 Action setup_rm(CLI::App& app) {
   auto names = std::make_shared<std::vector<std::string>>();
   app.add_option("NAME", *names, "Names of fetched models, as 'plumb list' shows them")->required()->expected(1, -1);
-  return [names] { return remove(*names); };
+  return [names] { return remove_kept(*names); };
 }
 
 Action setup_ps(CLI::App&) {

@@ -96,21 +96,21 @@ constexpr std::array<std::string_view, 5> switch_values{"on", "off", "auto", "0"
 
 // Edits between two words, neighbours exchanged counting as one (optimal string alignment).
 std::size_t edits(std::string_view a, std::string_view b) {
-  std::vector<std::vector<std::size_t>> table(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  std::vector<std::vector<std::size_t>> costs(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i) {
     for (std::size_t j = 0; j <= b.size(); ++j) {
       if (i == 0 || j == 0) {
-        table[i][j] = i + j;
+        costs[i][j] = i + j;
         continue;
       }
-      table[i][j] =
-          std::min({table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      costs[i][j] =
+          std::min({costs[i - 1][j] + 1, costs[i][j - 1] + 1, costs[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
       if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-        table[i][j] = std::min(table[i][j], table[i - 2][j - 2] + 1);
+        costs[i][j] = std::min(costs[i][j], costs[i - 2][j - 2] + 1);
       }
     }
   }
-  return table[a.size()][b.size()];
+  return costs[a.size()][b.size()];
 }
 
 bool is_number(std::string_view word) {
@@ -212,7 +212,8 @@ Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<cons
     }
   }
   // The model first: behind it, words without a dash are the prompt.
-  std::ranges::stable_partition(arranged, [](const std::string& word) { return word.starts_with("--model="); });
+  std::stable_partition(arranged.begin(), arranged.end(),
+                        [](const std::string& word) { return word.starts_with("--model="); });
   return arranged;
 }
 
