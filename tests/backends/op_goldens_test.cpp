@@ -130,6 +130,9 @@ std::vector<Golden> goldens() {
           3),
       rotation("TurnOfHalves", halves, {1, 1, 0, 0, 7, 8}, {std::cos(3), std::cos(0.03), std::sin(3), std::sin(0.03), 7, 8},
                3),
+      // A float holds no angle of 300.01: it is 300.0099945.
+      rotation("LateTurn", halves, {1, 1, 0, 0, 7, 8},
+               {std::cos(30001), std::cos(300.01), std::sin(30001), std::sin(300.01), 7, 8}, 30001),
       rotation("ScaledTurn", scaled, {1, 0, 1, 0}, circle({0.75, 0.0075}), 3),
       rotation("Yarn", yarn, pairs, circle({100, 6.25, 0.25, 0.025}, 1.25), 100),
       rotation("YarnOfALongContext", long_yarn, pairs, circle({100, 10, 0.75, 0.05}, 1.25), 100),
