@@ -5,7 +5,6 @@
 #include <cmath>
 #include <map>
 #include <numbers>
-#include <ranges>
 #include <set>
 #include <tuple>
 
@@ -340,8 +339,9 @@ class Isolator {
         coarsest[check.op] = std::max(coarsest[check.op], check.arithmetic);
     }
     if (coarsest.size() < 2) return usual_arithmetic(std::move(of_checks));
-    const auto of_ops = coarsest | std::views::values;
-    return usual_arithmetic({of_ops.begin(), of_ops.end()}, 0.5);
+    std::vector<std::size_t> of_ops;
+    for (const auto& [op, arithmetic] : coarsest) of_ops.push_back(arithmetic);
+    return usual_arithmetic(std::move(of_ops), 0.5);
   }
 
   static std::size_t first_arithmetic(bool (*is)(const Arithmetic&)) {

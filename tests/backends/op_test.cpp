@@ -172,7 +172,7 @@ void products(Table& table) {
         table.push_back(product(format, block(format) == 1 ? 32 : block(format), n_out, n_rows, true));
     }
     for (const std::uint32_t n_in :
-         lengths(format, Sizes{1} + around({8, 16, 32, 64, 128}), {1, 2, 3, 4, 5, 7, 8, 9, 33})) {
+         lengths(format, Sizes{1, 34, 36, 38, 44} + around({8, 16, 32, 64, 128}), {1, 2, 3, 4, 5, 7, 8, 9, 33})) {
       for (const std::uint32_t n_rows : {1U, 9U}) table.push_back(product(format, n_in, 3, n_rows));
     }
     table.push_back(product(format, some, 7, 9, true));

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <ranges>
 
 #include "diagnose/hypothesis.h"
 #include "diagnose/numbers.h"
@@ -212,8 +211,11 @@ void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
     if (!(least <= most_left * most_left * right)) return;
   }
   std::string list;
-  for (const auto& [row, p] : positions | std::views::take(4))
+  std::size_t n_listed = 0;
+  for (const auto& [row, p] : positions) {
+    if (++n_listed > 4) break;
     list += fmt::format("{}position {} turns as {:g}", list.empty() ? "" : ", ", row, p);
+  }
   if (positions.size() > 4) list += fmt::format(", and {} more", positions.size() - 4);
   at_position(out, op, list, [positions](const Head& head) {
     const auto found = positions.find(head.site.rows[head.row]);
