@@ -24,7 +24,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/checker/cuda_checker.h"
+#include "backends/checker/checker.h"
 #include "backends/gpu/executor.h"
 #include "engine/engine.h"
 
