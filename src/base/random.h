@@ -1,5 +1,5 @@
-// SplitMix64 (Steele, Lea, Flood 2014) with a counter: draw number n is a function of the seed and n alone, the same on every
-// platform.
+// SplitMix64 (Steele, Lea, Flood 2014) with a counter: draw number n is a function of the seed and n alone, the same on
+// every platform.
 #pragma once
 
 #include <cstdint>
