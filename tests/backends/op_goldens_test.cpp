@@ -213,8 +213,9 @@ TEST_P(OpGoldens, AreWhatIsKnown) {
     golden.op(maker);
     const auto executor = std::move(*(*backend)->load(maker.finish({}), way.options));
     const auto cache = std::move(*executor->new_cache(golden.first + golden.n_tokens, KvType::f32));
-    if (golden.first > 0) {
-      ASSERT_TRUE(executor->run({cache.get(), std::vector<TokenId>(golden.first), Outputs::last}));
+    while (cache->length() < golden.first) {
+      const std::uint32_t n = std::min(golden.first - cache->length(), 256U);
+      ASSERT_TRUE(executor->run({cache.get(), std::vector<TokenId>(n), Outputs::last}));
     }
     std::vector<float> found;
     executor->watch([](std::string_view name) { return name == "op"; },
