@@ -93,7 +93,7 @@ void Candidates::with_changed_weight(std::string detail, plan::WeightId weight,
                                      std::function<void(std::span<float>)> change) {
   reading(std::move(detail), [weight, change = std::move(change)](const Site& site, Scene& scene) {
     scene.weight = [&](plan::WeightId id) -> RowSource {
-      const RowSource rows = site.scene.weight(id);
+      RowSource rows = site.scene.weight(id);
       if (id != weight) return rows;
       return [rows, &change](std::uint64_t row, std::span<float> decoded) {
         rows(row, decoded);

@@ -145,9 +145,9 @@ class Candidates {
   void changed(plan::Op op, std::string detail = "");
   // The op with another value of one parameter.
   template <class Op, class T>
-  void with(Op op, T Op::*parameter, std::type_identity_t<T> value, std::string detail = "") {
+  void with(Op op, T Op::*parameter, std::type_identity_t<T> value, const std::string& detail = "") {
     op.*parameter = std::move(value);
-    changed(std::move(op), std::move(detail));
+    changed(std::move(op), detail);
   }
   // The right op, whose output, [rows, width], is then changed.
   void afterwards(std::string detail, std::function<void(const Site& site, std::vector<float>& y)> change);

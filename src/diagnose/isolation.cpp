@@ -340,6 +340,7 @@ class Isolator {
     }
     if (coarsest.size() < 2) return usual_arithmetic(std::move(of_checks));
     std::vector<std::size_t> of_ops;
+    of_ops.reserve(coarsest.size());
     for (const auto& [op, arithmetic] : coarsest) of_ops.push_back(arithmetic);
     return usual_arithmetic(std::move(of_ops), 0.5);
   }

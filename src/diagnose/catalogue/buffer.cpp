@@ -206,8 +206,8 @@ void other_rows(const Question& q, Candidates& out) {
     }
     return true;
   };
-  const auto add = [&](std::string detail, auto from) {
-    out.add(std::move(detail), [from](const Site& site) {
+  const auto add = [&](const std::string& detail, auto from) {
+    out.add(detail, [from](const Site& site) {
       return site.compute_on([&](std::uint32_t row) { return std::int64_t{from(site.replay.step_of(row), row)}; });
     });
   };

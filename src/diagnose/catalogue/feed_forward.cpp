@@ -38,8 +38,8 @@ void add_in_run(const Question& q, Candidates& out) {
 
 // Adds the op as a function of one element of each input; without `up`, that element is 1.
 template <class Function>
-void add(Candidates& out, const plan::Activate& op, std::string detail, Function function) {
-  out.add(std::move(detail), [op, function](const Site& site) {
+void add(Candidates& out, const plan::Activate& op, const std::string& detail, Function function) {
+  out.add(detail, [op, function](const Site& site) {
     const auto gate = site.scene.value(op.gate), up = op.up ? site.scene.value(*op.up) : gate;
     std::vector<float> y(gate.size());
     for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(function(gate[i], op.up ? up[i] : 1.0f));
@@ -48,8 +48,8 @@ void add(Candidates& out, const plan::Activate& op, std::string detail, Function
 }
 // The same for the operands of a sum.
 template <class Function>
-void add(Candidates& out, const plan::Add& op, std::string detail, Function function) {
-  out.add(std::move(detail), [op, function](const Site& site) {
+void add(Candidates& out, const plan::Add& op, const std::string& detail, Function function) {
+  out.add(detail, [op, function](const Site& site) {
     const auto a = site.scene.value(op.a), b = site.scene.value(op.b);
     std::vector<float> y(a.size());
     std::transform(a.begin(), a.end(), b.begin(), y.begin(),

@@ -78,8 +78,8 @@ void postprocessed(const Question& q, Candidates& out) {
     const float largest = *std::max_element(y.begin(), y.end());
     for (float& v : y) v -= largest;
   });
-  const auto add_each = [&](std::string detail, auto of) {
-    add(std::move(detail), [of](std::uint32_t, std::span<float> y) {
+  const auto add_each = [&](const std::string& detail, auto of) {
+    add(detail, [of](std::uint32_t, std::span<float> y) {
       for (float& v : y) v = static_cast<float>(of(double{v}));
     });
   };
