@@ -120,6 +120,7 @@ std::vector<Case> cases() {
       {"WriteToInput", Id::write_to_input, 1,
        ", threadgroup (0, 0, 0), thread 0: writes element 0 of argument 'x', which is read-only"},
       {"OutputLeftUnwritten", Id::element_left_out, 37, ": element 37 of its output 'y' is left unwritten"},
+      {"LastOutputLeftUnwritten", Id::element_left_out, 99, ": element 99 of its output 'y' is left unwritten"},
       {"ThreadgroupsWriteOneElement", Id::groups_write_one_element, 1,
        ", threadgroup (1, 0, 0), thread 0: writes element 0 of argument 'y' while another threadgroup writes it" + race},
       {"ThreadgroupReadsWhatAnotherWrites", Id::group_reads_what_another_writes, 1,
