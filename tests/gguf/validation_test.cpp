@@ -92,7 +92,12 @@ const std::vector<Damage>& damages() {
       {"format_4", put("w.format", 4U), "\"w\"", "w.format", "removed"},
       {"format_5", put("w.format", 5U), "\"w\"", "w.format", "removed"},
       {"part_of_a_block", put("q.dim0", std::uint64_t{33}), "\"q\"", "q", "blocks of 32 (Q8_0)"},
-      {"rows_of_half_a_block", put("q.dim0", std::uint64_t{16}), "\"q\"", "q", "blocks of 32 (Q8_0)"},
+      {"rows_of_half_a_block",
+       [](RawFile& f) {
+         put("q.dim0", std::uint64_t{16})(f);
+         put("q.dim1", std::uint64_t{2})(f);
+       },
+       "\"q\"", "q", "blocks of 32 (Q8_0)"},
       {"offset_unaligned", put("q.offset", std::uint64_t{33}), "\"q\"", "q", "multiple of the alignment 32"},
       {"offset_huge", put("q.offset", huge - 31), "\"q\"", "q", "do not fit in the file"},
       {"offset_beyond", put("q.offset", std::uint64_t{96}), "\"q\"", "q", "do not fit in the file"},
