@@ -265,8 +265,8 @@ void normalized(const Question& q, const plan::Add& op, Candidates& out) {
 }
 
 void residual_weighed(const Question& q, const plan::Add& op, Candidates& out) {
-  const auto weighed = [&](double a, double b, std::string detail) {
-    add(out, op, std::move(detail), [a, b](float x, float y) { return a * x + b * y; });
+  const auto weighed = [&](double a, double b, const std::string& detail) {
+    add(out, op, detail, [a, b](float x, float y) { return a * x + b * y; });
   };
   weighed(2, 1, "the residual is added twice");
   weighed(1, 2, "the branch is added twice");

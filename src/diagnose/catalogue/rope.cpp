@@ -123,9 +123,7 @@ void scaling(const Question&, const plan::Rope& op, Candidates& out) {
             [](plan::Rope& wrong) { wrong.yarn->extrapolation_mix = 0; });
     return;
   }
-  const auto scaled = [&](float by, std::string detail) {
-    out.with(op, &plan::Rope::position_scale, by, std::move(detail));
-  };
+  const auto scaled = [&](float by, const std::string& detail) { out.with(op, &plan::Rope::position_scale, by, detail); };
   if (op.position_scale != 1) {
     scaled(1, fmt::format("linear scaling by {:g} is not applied", 1 / op.position_scale));
     scaled(1 / op.position_scale, "positions are multiplied by the scaling factor instead of divided");
