@@ -257,13 +257,19 @@ TEST(EngineLoad, CachesHaveTheTypeThatIsAskedFor) {
 TEST(EngineLoad, MoreTokensThanLogitsAreRefused) {
   for (const std::size_t n_more : {0U, 1U}) {
     std::vector<std::byte> bytes;
+    // The writer keeps views of these.
+    decltype(gguf::Array::strings) pieces;
+    std::vector<float> scores;
+    std::vector<std::int32_t> types;
     gguf::File file = changed_canary(
         [&](gguf::Writer& writer, const gguf::File& canary) {
-          auto pieces = (*canary.get_array("tokenizer.ggml.tokens", gguf::ValueType::string))->strings;
+          pieces = (*canary.get_array("tokenizer.ggml.tokens", gguf::ValueType::string))->strings;
           pieces.resize(pieces.size() + n_more, "another");
+          scores.assign(pieces.size(), -1);
+          types.assign(pieces.size(), 1);
           writer.set("tokenizer.ggml.tokens", gguf::array_of(pieces));
-          writer.set("tokenizer.ggml.scores", gguf::array_of(std::vector<float>(pieces.size(), -1)));
-          writer.set("tokenizer.ggml.token_type", gguf::array_of(std::vector<std::int32_t>(pieces.size(), 1)));
+          writer.set("tokenizer.ggml.scores", gguf::array_of(scores));
+          writer.set("tokenizer.ggml.token_type", gguf::array_of(types));
         },
         bytes);
     const auto engine = Engine::load(std::move(file), {.backend = "cpu", .n_threads = 1});
