@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Speed of plumb and another engine on the same file, measured in turns (A B A B …), as a Markdown table.
 
-A is `plumb bench`; B is llama_decode of llama-cpp-python, or with --against ik_llama.cpp of ik-llama-cpp-python. Each turn is a process of its own: it loads the file, does
-everything once to warm up, then measures prefill (one prompt from an empty context, batches of 512) and decode (token by
+A is `plumb bench`; B is llama_decode of llama-cpp-python, or with --against ik_llama.cpp of ik-llama-cpp-python. Each turn
+is a process of its own: it loads the file, does everything once to warm up, then measures prefill (one prompt from an empty context, batches of 512) and decode (token by
 token from an empty context). Both get the same number of tokens and threads; neither samples. Prints the median and the
 extremes of the rounds, and plumb's load time and peak memory.
 
-Needs numpy and the other engine's package, in this Python or in the one that --python names. On a busy machine, or one with shared
-cores, only the ratio is meaningful.
+Needs numpy and the other engine's package, in this Python or in the one that --python names. On a busy machine, or one
+with shared cores, only the ratio is meaningful.
 """
 
 import argparse

@@ -99,7 +99,7 @@ PLUMB_WIDEST_LOADS std::uint64_t read_all(const Line* lines, std::size_t n_lines
   return total;
 }
 
-// Zeroed memory in huge pages where the system has them, so that the translation of addresses is no limit.
+// Memory in huge pages where the system has them, so that the translation of addresses is no limit.
 struct Pages {
   explicit Pages(std::size_t n_bytes)
       : bytes(n_bytes), data(mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
@@ -107,7 +107,7 @@ struct Pages {
 #if defined(MADV_HUGEPAGE)
     madvise(data, bytes, MADV_HUGEPAGE);
 #endif
-    std::memset(data, 1, bytes);  // pages that were only read would all be one page of zeros
+    std::memset(data, 1, bytes);  // pages that nobody has written are all one page of zeros
   }
   ~Pages() { munmap(data, bytes); }
   Pages(const Pages&) = delete;
