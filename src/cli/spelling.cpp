@@ -12,7 +12,7 @@ namespace plumb::cli {
 namespace {
 
 // llama.cpp's names of several letters behind one dash (common/arg.cpp there), and the long names that mean the same.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 22> short_spellings{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 18> short_spellings{{
     {"-cnv", "--conversation"},
     {"-co", "--color"},
     {"-ctk", "--cache-type-k"},
@@ -20,7 +20,6 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 22> short_sp
     {"-fa", "--flash-attn"},
     {"-hf", "--hf-repo"},
     {"-hfr", "--hf-repo"},
-    {"-if", "--interactive-first"},
     {"-md", "--model-draft"},
     {"-mm", "--mmproj"},
     {"-mu", "--model-url"},
@@ -28,10 +27,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 22> short_sp
     {"-no-cnv", "--no-conversation"},
     {"-np", "--parallel"},
     {"-sm", "--split-mode"},
-    {"-sp", "--special"},
-    {"-st", "--single-turn"},
     {"-sys", "--system"},
-    {"-sysf", "--system-prompt-file"},
     {"-tb", "--threads-batch"},
     {"-ts", "--tensor-split"},
     {"-ub", "--ubatch-size"},
@@ -44,9 +40,9 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 23> not_yet{
     {"--dry-multiplier", "the DRY sampler"},
     {"--dynatemp-range", "dynamic temperature"},
     {"--format", "answers held to a format"},
-    {"--hf-repo", "models fetched by their name at Hugging Face"},
     {"--grammar", "answers held to a grammar"},
     {"--grammar-file", "answers held to a grammar"},
+    {"--hf-repo", "models fetched by their name at Hugging Face"},
     {"--image", "pictures"},
     {"--json-schema", "answers held to a schema"},
     {"--lora", "adapters"},
