@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <clocale>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -42,6 +43,14 @@ class LineReader {
     el_set(editor_.get(), EL_EDITOR, "emacs");
     el_set(editor_.get(), EL_HIST, history, history_.get());
     el_set(editor_.get(), EL_SIGNAL, 0);
+    // While a line is edited, Ctrl-C is a key: a signal that comes just before the read would not end it.
+    el_set(editor_.get(), EL_SETTY, "-d", "-isig", nullptr);
+    el_set(
+        editor_.get(), EL_ADDFN, "interrupt", "End the line", +[](EditLine*, int) -> unsigned char {
+          std::raise(SIGINT);
+          return CC_EOF;
+        });
+    el_set(editor_.get(), EL_BIND, "^C", "interrupt", nullptr);
   }
 
   ~LineReader() {
@@ -65,8 +74,10 @@ class LineReader {
       if (!std::getline(std::cin, line)) return std::nullopt;
       return line;
     }
+    // Before the prompt: what is typed after it is read as keys.
+    el_set(editor_.get(), EL_PREP_TERM, 1);
     int n = 0;
-    const char* text = el_gets(editor_.get(), &n);
+    const char* text = interrupted() ? nullptr : el_gets(editor_.get(), &n);
     if (text == nullptr || n <= 0) {
       if (interrupted()) {
         fmt::print(stderr, "\n");

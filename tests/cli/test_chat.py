@@ -104,6 +104,12 @@ class Chat(CommandLine):
             _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
 
+    def test_an_interrupt_is_never_lost(self):
+        # A Ctrl-C that is typed the moment the prompt appears.
+        interrupt = ((b"sea\x03", b"\n"), (b"", b"> "))
+        environment = {"PLUMB_CACHE": str(self.path / "cache")}
+        self.assertEqual(self.terminal((b"", b"> "), *interrupt * 30, (b"upper king\r", b"KING\r\n"), environment=environment), 0)
+
     def test_a_terminal_has_editing_and_a_history(self):
         up = b"\x1b[A"
         environment = {"PLUMB_CACHE": str(self.path / "cache"), "LC_ALL": "C"}
