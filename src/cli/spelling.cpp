@@ -196,6 +196,10 @@ Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<cons
       const bool optional = option->get_items_expected_min() == 0;
       if (!optional || std::ranges::find(switch_values, words[i + 1]) != switch_values.end()) value = words[++i];
     }
+    // A list of numbers may be written with spaces.
+    while (value && option->get_delimiter() != '\0' && i + 1 < words.size() && is_number(words[i + 1])) {
+      *value += option->get_delimiter() + words[++i];
+    }
     if (!value && option->get_items_expected_min() == 0) value = "on";
     const bool has_long = !option->get_lnames().empty();
     const std::string joined = has_long ? "--" + option->get_lnames().front() : name;

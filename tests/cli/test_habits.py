@@ -51,6 +51,7 @@ HABITS = [
     (["run", *CANARY, "-p", ""], None, 0, ""),
     (["run", "--stop", "T", *CANARY, "-p", "upper cat"], None, 0, "CA"),
     (["run", "-r", "X", "-r", "T", *CANARY, "-p", "upper cat"], None, 0, "CA"),
+    (["tokenize", "canary", "--decode", "332", "313", "345"], None, 0, "TAa"),
     # llama.cpp's names.
     (["run", *CANARY, "-p", "upper cat", "-n", "-1"], None, 0, "CAT"),
     (["run", *CANARY, "-p", "upper cat", "--predict", "-1"], None, 0, "CAT"),
