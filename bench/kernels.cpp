@@ -46,7 +46,7 @@ void dot(benchmark::State& state, Isa isa, const quants::FormatInfo& format, std
   const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
   for (std::size_t t = 0; t < n_tokens; ++t) {
     std::byte* to = x.get() + t * stride;
-    if (kind == Operand::f32) std::memcpy(to, values.data(), stride);
+    if (kind == Operand::f32) table.put_floats(values.data(), n_in, t, n_tokens, reinterpret_cast<float*>(x.get()));
     if (kind == Operand::x128) rounded.round_128(values.data(), n_in, to, sign);
     if (kind == Operand::x256) rounded.round_256(values.data(), n_in, to, sign);
   }

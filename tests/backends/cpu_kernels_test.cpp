@@ -144,11 +144,7 @@ double rounded_at(Operand kind, const std::uint8_t* row, std::size_t i, Sign sig
 std::vector<double> read_back(Operand kind, int planes, const std::uint8_t* row, std::size_t n, Sign sign) {
   std::vector<double> x(n);
   for (std::size_t i = 0; i < n; ++i) {
-    if (kind == Operand::f32) {
-      x[i] = double{reinterpret_cast<const float*>(row)[i]};
-    } else {
-      x[i] = planes == 1 ? rounded_at<1>(kind, row, i, sign) : rounded_at<2>(kind, row, i, sign);
-    }
+    x[i] = planes == 1 ? rounded_at<1>(kind, row, i, sign) : rounded_at<2>(kind, row, i, sign);
   }
   return x;
 }
@@ -182,11 +178,12 @@ class CpuKernels : public testing::TestWithParam<Isa> {
     const Sign sign = n_tokens >= table.packs_from ? Sign::biased : Sign::plain;
     const std::size_t stride = operand_bytes(activation, n_in, planes);
     const AlignedBuffer x(stride * n_tokens);
+    std::vector<std::vector<float>> given;
     for (std::size_t t = 0; t < n_tokens; ++t) {
-      const std::vector<float> values = make_activations(n_in, random);
+      const std::vector<float>& values = given.emplace_back(make_activations(n_in, random));
       std::uint8_t* to = x.bytes.get() + t * stride;
       if (activation == Operand::f32) {
-        std::memcpy(to, values.data(), stride);
+        table.put_floats(values.data(), n_in, t, n_tokens, reinterpret_cast<float*>(x.bytes.get()));
       } else {
         round(activation, planes, values, to, sign);
       }
@@ -214,7 +211,9 @@ class CpuKernels : public testing::TestWithParam<Isa> {
 
     std::vector<float> w(n_in);
     for (std::size_t t = 0; t < n_tokens; ++t) {
-      const std::vector<double> values = read_back(activation, planes, x.bytes.get() + t * stride, n_in, sign);
+      const std::vector<double> values = activation == Operand::f32
+                                             ? std::vector<double>(given[t].begin(), given[t].end())
+                                             : read_back(activation, planes, x.bytes.get() + t * stride, n_in, sign);
       ASSERT_EQ(y[t * dot.y_stride], untouched);
       ASSERT_EQ(y[t * dot.y_stride + n_out + 1], untouched);
       for (std::size_t r = 0; r < n_out; ++r) {
@@ -270,8 +269,11 @@ TEST_P(CpuKernels, DotProductsAroundTheEdgesOfTiles) {
       check_dot(format, block == 1 ? 40 : 256, 2 * half, 1, Weights::random);
     }
     for (const std::size_t n_tokens : around({2, 4, 8, 12, 16}, 1)) check_dot(format, 256, 9, n_tokens, Weights::random);
+    // Products with floats end with a tile of any size.
+    for (std::size_t n_tokens = 18; block == 1 && n_tokens < 26; ++n_tokens)
+      check_dot(format, 40, 9, n_tokens, Weights::random);
     // The edges: lanes of all sets, chunks of floats, groups of four blocks, and the inputs packed at a time.
-    const auto inputs = block == 1    ? around({4, 8, 16, 32, 64, 256, 512}, 1)
+    const auto inputs = block == 1    ? around({4, 8, 16, 32, 64, 128, 256, 512}, 1)
                         : block == 32 ? around({128, 256, 2048, 4096}, 32)
                                       : around({2048, 4096}, 256);
     for (const std::size_t n_in : inputs) {

@@ -63,7 +63,7 @@ struct Dot {
   const std::uint8_t* weights;  // row 0
   std::size_t row_bytes;
   std::size_t n_in;
-  const void* x;         // float, X128 or X256; token t starts x_stride bytes after token t - 1
+  const void* x;  // as put_floats(), round_128() or round_256() makes it; token t starts x_stride bytes after token t - 1
   std::size_t x_stride;  // bytes
   std::size_t n_tokens;
   float* y;
@@ -115,6 +115,9 @@ struct KernelTable {
     void (*round_256)(const float* x, std::size_t n, void* out, Sign sign);
     DotFn dot[PLUMB_N_FORMATS];  // by quants::index()
   } rounded[2];
+  // Lays out n floats, those of one of n_tokens tokens, as dot() with float weights reads them. `operands` are those of all
+  // tokens.
+  void (*put_floats)(const float* x, std::size_t n, std::size_t token, std::size_t n_tokens, float* operands);
 
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* y);
   void (*add)(const float* a, const float* b, std::size_t n, float* y);

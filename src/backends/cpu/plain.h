@@ -64,13 +64,16 @@ PLUMB_INLINE Vb splat_four(const void* p) { return as<Vb>(read<std::uint32_t>(p)
 PLUMB_INLINE Vi times(Vi v, int power) { return as<Vi>(as<Vu>(v) << __builtin_ctz(static_cast<unsigned>(power))); }
 PLUMB_INLINE Vf to_float(Vi v) { return __builtin_convertvector(v, Vf); }
 
-// The end of a row as a full vector: elements past the end read as zero and are not written.
+// The end of a row as a full vector: elements past the end read as zero and are not written. A copy of n bytes is much
+// slower than a whole vector.
 PLUMB_INLINE Vf load_part(const float* p, std::size_t n) {
+  if (n == lanes) return load(p);
   float x[lanes] = {};
   memcpy(x, p, n * sizeof(float));
   return load(x);
 }
 PLUMB_INLINE void store_part(float* p, Vf v, std::size_t n) {
+  if (n == lanes) return store(p, v);
   float x[lanes];
   store(x, v);
   memcpy(p, x, n * sizeof(float));

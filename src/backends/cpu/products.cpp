@@ -29,9 +29,8 @@ std::uint32_t n_items(const Workspace& w, const plan::Weight& weight, std::uint3
 // The operands of a product: rows of x, the weight whose first row is at `weights`, and rows of y for the result.
 struct Operands {
   const std::byte* weights;
-  const float* bias;  // or null
-  const float* x;
-  const std::byte* rounded_x;  // used instead of x by formats that multiply rounded activations
+  const float* bias;   // or null
+  const std::byte* x;  // in the form that the weight's format multiplies
   std::uint32_t n_rows;
   float* y;
   std::uint64_t y_stride;
@@ -45,7 +44,7 @@ void multiply(const Workspace& w, const plan::Weight& weight, quants::Format for
   dot.weights = reinterpret_cast<const std::uint8_t*>(of.weights);
   dot.row_bytes = row_bytes(weight);
   dot.n_in = weight.in();
-  dot.x = operand(format) == Operand::f32 ? static_cast<const void*>(of.x) : of.rounded_x;
+  dot.x = of.x;
   dot.x_stride = operand_bytes(operand(format), weight.in(), w.planes);
   dot.n_tokens = of.n_rows;
   dot.y = of.y;
@@ -83,12 +82,10 @@ void run_item(const Workspace& w, const LinearStage& stage, std::uint32_t item, 
   const auto& op = w.op<plan::Linear>(part->op);
   const plan::Weight& weight = w.plan.weight(op.weight);
   const std::uint32_t n_rows = w.n_rows(op.out);
-  const bool rounds = operand(part->format) != Operand::f32;
   multiply(w, weight, part->format,
            {.weights = weight.tensor.data.data(),
             .bias = op.bias ? w.vector(*op.bias).data() : nullptr,
-            .x = w.row(op.x, w.n_rows(op.x) - n_rows),
-            .rounded_x = rounds ? w.buffer(part->buffer) : nullptr,
+            .x = w.buffer(part->buffer),
             .n_rows = n_rows,
             .y = w.value(op.out),
             .y_stride = w.width(op.out)},
@@ -109,22 +106,27 @@ void run_item(const Workspace& w, const ExpertStage& stage, std::uint32_t item, 
   const auto expert = static_cast<std::uint64_t>(w.row(op.experts, row)[slot]);
   const std::uint64_t n_parts = w.width(op.x) / weight.in();
   const std::uint64_t part = n_parts > 1 ? slot : 0;
-  const Operand kind = operand(stage.part.format);
-  const std::size_t operand_at = (row * n_parts + part) * operand_bytes(kind, weight.in(), w.planes);
+  const std::size_t operand_at = (row * n_parts + part) * operand_bytes(operand(stage.part.format), weight.in(), w.planes);
   multiply(w, weight, stage.part.format,
            {.weights = weight.tensor.data.data() + expert * weight.out() * row_bytes(weight),
             .bias = op.bias ? w.vector(*op.bias).data() + expert * weight.out() : nullptr,
-            .x = w.row(op.x, row) + part * weight.in(),
-            .rounded_x = kind != Operand::f32 ? w.buffer(stage.part.buffer) + operand_at : nullptr,
+            .x = w.buffer(stage.part.buffer) + operand_at,
             .n_rows = 1,
             .y = w.row(op.out, row) + slot * weight.out(),
             .y_stride = weight.out()},
            item % n, thread);
 }
 
-void run_row(const Workspace& w, const Quantize& op, std::uint32_t row) {
+void run_row(const Workspace& w, const MakeOperand& op, std::uint32_t row) {
   const std::uint32_t n_rows = w.batch.n_rows(op.rows);
   const float* x = w.row(op.x, row + w.n_rows(op.x) - n_rows);
+  if (op.kind == Operand::f32) {
+    const std::uint64_t width = w.width(op.x);
+    auto* all = reinterpret_cast<float*>(w.buffer(op.buffer));
+    if (op.alone) w.kernels.put_floats(x, width, 0, 1, all + row * width);
+    if (!op.alone) w.kernels.put_floats(x, width, row, n_rows, all);
+    return;
+  }
   const Sign sign = !op.alone && n_rows >= w.kernels.packs_from ? Sign::biased : Sign::plain;
   const std::uint64_t part = w.width(op.x) / op.n_parts;
   const std::size_t bytes = operand_bytes(op.kind, part, w.planes);

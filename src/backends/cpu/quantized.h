@@ -220,7 +220,7 @@ struct Small {
     Group w;
     std::size_t g = 0;
     for (; g < n_blocks / 4; ++g, p += 4 * Format::bytes) {
-      prefetch<1>(p, 4 * Format::bytes);
+      prefetch<1>(p + page, 4 * Format::bytes);
       Format::load(p, w);
 #pragma GCC unroll 4
       for (std::size_t t = 0; t < tokens; ++t) add(w, x[t][g], sums[t]);
@@ -326,7 +326,7 @@ struct Large {
   template <std::size_t tokens>
   PLUMB_INLINE void row(const Dot& job, const std::uint8_t* p, const X* const (&x)[tokens], Sums (&sums)[tokens]) {
     for (std::size_t b = 0; b < job.n_in / 256; ++b, p += Format::bytes) {
-      prefetch<1>(p, Format::bytes);
+      prefetch<1>(p + page, Format::bytes);
       Super w;
       Format::load(p, w);
       add(w, x, b, sums);

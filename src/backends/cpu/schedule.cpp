@@ -40,7 +40,7 @@ class Planner {
       lifetimes.push_back({made_in_[i], used_in_[i], value.rows, value.width * sizeof(float)});
     }
     for (const Buffer& buffer : buffers_) {
-      const Quantize& of = buffer.filled_by;
+      const MakeOperand& of = buffer.filled_by;
       const std::size_t bytes = of.n_parts * operand_bytes(of.kind, plan_.value(of.x).width / of.n_parts, planes_);
       lifetimes.push_back({buffer.made_in, buffer.used_in, of.rows, bytes});
     }
@@ -50,7 +50,7 @@ class Planner {
 
  private:
   struct Buffer {
-    Quantize filled_by;
+    MakeOperand filled_by;
     std::uint32_t made_in, used_in;
   };
 
@@ -85,37 +85,35 @@ class Planner {
 
   void add(const plan::Linear& op) {
     LinearStage::Part part{op_, 0, plan_.weight(op.weight).tensor.format};
-    const Operand kind = operand(part.format);
-    if (kind != Operand::f32) part.buffer = buffer_of({op.x, kind, 0, plan_.value(op.out).rows});
+    part.buffer = buffer_of({op.x, operand(part.format), 0, plan_.value(op.out).rows});
     auto* stage = std::get_if<LinearStage>(&schedule_.stages.back());
     if (stage == nullptr || made_in_[op.x.index] == last_stage()) {
       stage = &std::get<LinearStage>(schedule_.stages.emplace_back(LinearStage{}));
     }
     stage->parts.push_back(part);
-    if (kind != Operand::f32) buffers_[part.buffer].used_in = last_stage();
+    buffers_[part.buffer].used_in = last_stage();
   }
 
-  // Experts' operands are multiplied one by one, so each is rounded separately.
+  // Experts' operands are multiplied one by one, so each is made separately.
   void add(const plan::ExpertLinear& op) {
     const plan::Weight& weight = plan_.weight(op.weight);
     LinearStage::Part part{op_, 0, weight.tensor.format};
-    const Operand kind = operand(part.format);
     const auto n_parts = static_cast<std::uint32_t>(plan_.value(op.x).width / weight.in());
-    if (kind != Operand::f32) part.buffer = buffer_of({op.x, kind, 0, plan_.value(op.x).rows, n_parts, true});
+    part.buffer = buffer_of({op.x, operand(part.format), 0, plan_.value(op.x).rows, n_parts, true});
     schedule_.stages.emplace_back(ExpertStage{part});
-    if (kind != Operand::f32) buffers_[part.buffer].used_in = last_stage();
+    buffers_[part.buffer].used_in = last_stage();
   }
 
-  // The buffer for this rounding. If there is none yet, makes it and adds the op that fills it.
-  std::uint32_t buffer_of(Quantize op) {
+  // The buffer for this operand. If there is none yet, makes it and adds the op that fills it.
+  std::uint32_t buffer_of(MakeOperand op) {
     const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
-      const Quantize& other = buffer.filled_by;
+      const MakeOperand& other = buffer.filled_by;
       return other.x == op.x && other.kind == op.kind && other.rows == op.rows && other.n_parts == op.n_parts &&
              other.alone == op.alone;
     });
     op.buffer = static_cast<std::uint32_t>(found - buffers_.begin());
     if (found != buffers_.end()) return op.buffer;
-    // Linears with one input but several formats share a stage, if the rounding comes in a stage before it.
+    // Linears with one input but several formats share a stage, if the operand is made in a stage before it.
     if (!op.alone && last_stage() > 0 && std::holds_alternative<LinearStage>(schedule_.stages.back()) &&
         made_in_[op.x.index] < last_stage()) {
       auto* before = std::get_if<RowStage>(&schedule_.stages[last_stage() - 1]);

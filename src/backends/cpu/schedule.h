@@ -18,13 +18,13 @@
 
 namespace plumb::backends::cpu {
 
-// Rounds rows of a value to int8 planes, for the Linears that follow.
-struct Quantize {
+// Brings rows of a value into the form that the Linears which follow multiply.
+struct MakeOperand {
   plan::ValueId x;
-  Operand kind = Operand::x128;
+  Operand kind = Operand::f32;
   std::uint32_t buffer = 0;
   plan::Rows rows = plan::Rows::tokens;
-  std::uint32_t n_parts = 1;  // a row is rounded in this many parts, each a separate operand
+  std::uint32_t n_parts = 1;  // of a row, each a separate operand
   bool alone = false;         // operands are multiplied one by one
 };
 // Computes the sines and cosines for the step's positions.
@@ -39,7 +39,7 @@ struct Merge {
 struct PlanOp {
   std::uint32_t op = 0;
 };
-using RowOp = std::variant<PlanOp, Quantize, Turn, Merge>;
+using RowOp = std::variant<PlanOp, MakeOperand, Turn, Merge>;
 
 struct RowStage {
   std::vector<RowOp> ops;
@@ -48,7 +48,7 @@ struct RowStage {
 struct LinearStage {
   struct Part {
     std::uint32_t op = 0;
-    std::uint32_t buffer = 0;  // has the rounded input; unused with float weights
+    std::uint32_t buffer = 0;  // has the operand
     quants::Format format = quants::Format::f32;
   };
   std::vector<Part> parts;
@@ -64,7 +64,7 @@ using Stage = std::variant<RowStage, LinearStage, ExpertStage, AttentionStage>;
 
 struct Schedule {
   std::vector<Stage> stages;
-  Layout layout;  // the values by ValueId, then the buffers of rounded activations
+  Layout layout;  // the values by ValueId, then the buffers of operands
   Rotations rotations;
   std::vector<std::uint32_t> stage_of;  // by op
 };

@@ -23,7 +23,7 @@ void run_item(const Workspace& w, const LinearStage& stage, std::uint32_t item, 
 std::uint32_t begin_stage(const Workspace& w, const ExpertStage& stage);
 void run_item(const Workspace& w, const ExpertStage& stage, std::uint32_t item, std::uint32_t thread);
 // Rounds a row of activations for the products that follow.
-void run_row(const Workspace& w, const Quantize& op, std::uint32_t row);
+void run_row(const Workspace& w, const MakeOperand& op, std::uint32_t row);
 
 // attention.cpp: attention over the cache, block by block, for the query heads that share a KV head. A short step of one
 // sequence splits the blocks among the threads, and Merge adds up the results, row by row. Longer steps, and steps of

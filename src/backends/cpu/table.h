@@ -33,6 +33,7 @@ constexpr KernelTable table = {
     .row_tile = float_tile_rows,
     .scratch_bytes = dot_scratch,
     .rounded = {rounded_kernels<1>, rounded_kernels<2>},
+    .put_floats = put_floats,
     .rms_norm = rms_norm,
     .add = add,
     .gated = {gated<Silu>, gated<GeluTanh>, gated<GeluErf>, gated<Relu>},
