@@ -42,13 +42,14 @@ Result<void> write_all(const std::filesystem::path& path, std::span<const std::b
 
 }  // namespace
 
-NewFile::NewFile(int fd, std::filesystem::path temporary, std::filesystem::path target)
-    : fd_(fd), temporary_(std::move(temporary)), target_(std::move(target)) {}
+NewFile::NewFile(int fd, std::filesystem::path temporary, std::filesystem::path target, RemovedAtSignal removed)
+    : fd_(fd), temporary_(std::move(temporary)), target_(std::move(target)), removed_(std::move(removed)) {}
 
 NewFile::NewFile(NewFile&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       temporary_(std::exchange(other.temporary_, {})),
-      target_(std::move(other.target_)) {}
+      target_(std::move(other.target_)),
+      removed_(std::move(other.removed_)) {}
 
 NewFile::~NewFile() {
   if (fd_ >= 0) ::close(fd_);
@@ -62,8 +63,9 @@ Result<NewFile> NewFile::create(const std::filesystem::path& path) {
   for (int i = 0; i < attempts; ++i) {
     std::filesystem::path temporary = target;
     temporary += fmt::format(".{}-{}.tmp", ::getpid(), i);
+    RemovedAtSignal removed(temporary.native());
     const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd >= 0) return NewFile(fd, std::move(temporary), std::move(target));
+    if (fd >= 0) return NewFile(fd, std::move(temporary), std::move(target), std::move(removed));
     error = errno;
     if (error != EEXIST) break;
   }
@@ -96,6 +98,7 @@ Result<void> NewFile::finish() {
     return fail("{}: cannot give {} this name: {}", target_.string(), temporary_.string(), system_reason(errno));
   }
   temporary_.clear();
+  removed_.reset();
   return {};
 }
 

@@ -1,12 +1,15 @@
 // A file that appears under its name only when it is complete: a temporary file in the same folder is written and renamed.
-// Until then an existing file of that name stays as it was. Where writing ends early, nothing is left behind.
+// Until then an existing file of that name stays as it was. Where writing ends early, by a signal too, nothing is left
+// behind.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 
+#include "base/at_signal.h"
 #include "base/result.h"
 
 namespace plumb {
@@ -32,9 +35,10 @@ class NewFile {
   Result<void> finish();
 
  private:
-  NewFile(int fd, std::filesystem::path temporary, std::filesystem::path target);
+  NewFile(int fd, std::filesystem::path temporary, std::filesystem::path target, RemovedAtSignal removed);
   int fd_;
   std::filesystem::path temporary_, target_;
+  std::optional<RemovedAtSignal> removed_;  // while there is a temporary file
 };
 
 }  // namespace plumb

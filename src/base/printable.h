@@ -6,24 +6,11 @@
 
 namespace plumb {
 
-// Writes out control characters other than '\n' ("\x1b"), the C1 set included: they could move the cursor or send commands
-// to the terminal. The text is UTF-8.
-inline std::string printable(std::string_view text) {
-  constexpr std::string_view digits = "0123456789abcdef";
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool is_c1 = byte == 0xc2 && i + 1 < text.size() && (static_cast<unsigned char>(text[i + 1]) & 0xe0) == 0x80;
-    if (!is_c1 && (byte >= 0x20 || byte == '\n') && byte != 0x7f) {
-      result += text[i];
-      continue;
-    }
-    const unsigned char shown = is_c1 ? static_cast<unsigned char>(text[++i]) : byte;
-    result += "\\x";
-    result += digits[shown >> 4];
-    result += digits[shown & 15];
-  }
-  return result;
-}
+enum class Lines { keep, escape };
+
+// Writes out what could deceive a reader or command the terminal: control characters ("\x1b"), the C1 set and, with
+// Lines::escape, '\n' included; marks that reorder text ("\u202e"); separators of lines and paragraphs; bytes that are no
+// UTF-8 ("\xff").
+std::string printable(std::string_view text, Lines lines = Lines::keep);
 
 }  // namespace plumb

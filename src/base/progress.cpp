@@ -7,6 +7,9 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/at_signal.h"
+#include "base/terminal.h"
+
 namespace plumb {
 
 namespace {
@@ -18,10 +21,12 @@ constexpr std::size_t bar_width = 32;
 }  // namespace
 
 Progress::Progress(std::string label, bool unit_bytes)
-    : label_(std::move(label)), unit_bytes_(unit_bytes), visible_(isatty(STDERR_FILENO) == 1), start_(Clock::now()) {}
+    : label_(std::move(label)), unit_bytes_(unit_bytes), visible_(can_redraw(STDERR_FILENO)), start_(Clock::now()) {}
 
 Progress::~Progress() {
-  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  if (!drawn_) return;
+  fmt::print(stderr, "\r\x1b[K");
+  progress_is_drawn(false);
 }
 
 void Progress::update(std::uint64_t done, std::uint64_t total) {
@@ -29,6 +34,7 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
   if (!visible_ || now - start_ < quiet_time || now - last_ < redraw_interval) return;
   last_ = now;
   drawn_ = true;
+  progress_is_drawn(true);
   const auto amount = [&](std::uint64_t n) {
     return unit_bytes_ ? fmt::format("{:.1f} MB", static_cast<double>(n) / 1e6) : fmt::format("{}", n);
   };

@@ -21,7 +21,7 @@ class Progress {
   using Clock = std::chrono::steady_clock;
   std::string label_;
   bool unit_bytes_;
-  bool visible_;  // stderr is a terminal
+  bool visible_;  // stderr is a terminal that can redraw a line
   bool drawn_ = false;
   Clock::time_point start_, last_;
 };

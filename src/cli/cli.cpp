@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/at_signal.h"
 #include "base/printable.h"
 #include "cli/command.h"
 #include "cli/pull.h"
@@ -133,12 +134,13 @@ int run(std::vector<std::string> words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  end_well_at_signals();
   try {
     return run(std::vector<std::string>(argv + 1, argv + std::max(argc, 1)));
   } catch (const std::bad_alloc&) {
     static_cast<void>(std::fputs("plumb: not enough memory for this; try a smaller --ctx or a smaller model\n", stderr));
   } catch (const std::exception& error) {
-    fmt::print(stderr, "plumb: {}\n", error.what());
+    fmt::print(stderr, "plumb: {}\n", printable(error.what()));
   }
   return exit_unusable;
 }

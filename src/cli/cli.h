@@ -4,7 +4,8 @@
 
 namespace plumb::cli {
 
-// Exit codes, as docs/cli.md lists them: 0 done; 1 done, and the answer is "no"; 2 bad usage or unreadable input.
+// Exit codes, as docs/cli.md lists them: 0 done; 1 done, and the answer is "no"; 2 bad usage or unreadable input;
+// 128 plus the number of the signal that ended it, which is 130 after Ctrl-C.
 int main(int argc, char** argv);
 
 }  // namespace plumb::cli

@@ -35,10 +35,10 @@ Result<Mapping> Mapping::open(const std::filesystem::path& path) {
     return fail("{}: is no regular file; its bytes are mapped, so save them to a file first", path.string());
   }
   const auto size = static_cast<std::size_t>(status.st_size);
-  if (size == 0) return Mapping(nullptr, 0);
+  if (size == 0) return Mapping(nullptr, 0, path);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
   if (data == MAP_FAILED) return fail("{}: cannot map {} bytes: {}", path.string(), size, system_reason(errno));
-  return Mapping(static_cast<const std::byte*>(data), size);
+  return Mapping(static_cast<const std::byte*>(data), size, path);
 }
 
 // munmap takes void* for memory that it does not write.

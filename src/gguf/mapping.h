@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "base/at_signal.h"
 #include "base/result.h"
 
 namespace plumb::gguf {
@@ -22,8 +23,10 @@ class Mapping {
     std::size_t size;
     void operator()(const std::byte* data) const;
   };
-  Mapping(const std::byte* data, std::size_t size) : data_(data, Unmap{size}) {}
+  Mapping(const std::byte* data, std::size_t size, const std::filesystem::path& path)
+      : data_(data, Unmap{size}), watched_(bytes(), path.native()) {}
   std::unique_ptr<const std::byte[], Unmap> data_;
+  MappedFromFile watched_;
 };
 
 }  // namespace plumb::gguf

@@ -16,7 +16,23 @@ TEST(Printable, ControlCharactersAreWrittenOut) {
   EXPECT_EQ(printable("\xc2\x9b"
                       "2J, but \xc2\xa0"),
             "\\x9b2J, but \xc2\xa0");  // U+009B, the control sequence introducer of C1
-  EXPECT_EQ(printable("cut \xc2"), "cut \xc2");
+}
+
+TEST(Printable, LinesStayUnlessTheyAreNames) {
+  EXPECT_EQ(printable("a\nb"), "a\nb");
+  EXPECT_EQ(printable("a\nb", Lines::escape), "a\\x0ab");
+}
+
+TEST(Printable, MarksThatReorderTextAreWrittenOut) {
+  EXPECT_EQ(printable("a\u202eb\u2066c\u200fd\u061ce"), "a\\u202eb\\u2066c\\u200fd\\u061ce");
+  EXPECT_EQ(printable("a\u2028b\u2029"), "a\\u2028b\\u2029");
+  EXPECT_EQ(printable("\u0634\u200d\u2030"), "\u0634\u200d\u2030");  // letters, joiners and signs beside them stay
+}
+
+TEST(Printable, BytesThatAreNoTextAreWrittenOut) {
+  EXPECT_EQ(printable("cut \xc2"), "cut \\xc2");
+  EXPECT_EQ(printable("\x9b 2J\xff"), "\\x9b 2J\\xff");
+  EXPECT_EQ(printable("\xed\xa0\x80 \xc0\xaf \xf4\x90\x80\x80"), "\\xed\\xa0\\x80 \\xc0\\xaf \\xf4\\x90\\x80\\x80");
 }
 
 }  // namespace
