@@ -1,7 +1,10 @@
 #include "gguf/file.h"
 
 #include <charconv>
+#include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "gguf/mapping.h"
 #include "gguf/name_index.h"
@@ -43,18 +46,21 @@ std::filesystem::path shard_path(const std::filesystem::path& folder, const Shar
   return folder / fmt::format("{}-{:05}-of-{:05}.gguf", name.prefix, number, name.count);
 }
 
-std::optional<std::uint64_t> as_uint(const Value& value) {
-  return std::visit(
-      [](const auto& held) -> std::optional<std::uint64_t> {
-        using T = std::decay_t<decltype(held)>;
-        if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
-          if (std::cmp_less(held, 0)) return std::nullopt;
-          return static_cast<std::uint64_t>(held);
-        } else {
-          return std::nullopt;
-        }
-      },
-      value);
+// The value, or that of an array whose elements are all equal; none for an array without such a value.
+std::optional<Value> single(const Value& value) {
+  const auto* array = std::get_if<Array>(&value);
+  if (array == nullptr) return value;
+  if (array->count == 0 || scalar_bytes(array->element) == 0) return std::nullopt;
+  const std::size_t width = scalar_bytes(array->element);
+  // All are equal if each equals the next one.
+  if (std::memcmp(array->raw.data(), array->raw.data() + width, array->raw.size() - width) != 0) return std::nullopt;
+  return element_of(*array, 0);
+}
+
+template <class T>
+std::optional<T> single_as(const Value& value) {
+  const std::optional<Value> one = single(value);
+  return one ? exactly<T>(*one) : std::nullopt;
 }
 
 std::string shown(const Value& value) {
@@ -76,7 +82,7 @@ std::string shown(const Value& value) {
 Result<std::uint64_t> split_value(const ParsedFile& parsed, const std::string& label, std::string_view key) {
   for (const auto& [name, value] : parsed.metadata) {
     if (name != key) continue;
-    if (const auto number = as_uint(value)) return *number;
+    if (const auto number = exactly<std::uint64_t>(value)) return *number;
     return fail("{}: key {} must be a non-negative integer, but is {}", label, in_quotes(key), shown(value));
   }
   return 0;
@@ -161,8 +167,12 @@ Result<File> File::open(const std::filesystem::path& path) {
           state->label, no + 1, count, no + 1, count);
     }
     if (no != 0) {
-      return fail("{}: is file {} of {} of a split set; open the first, {}", state->label, no + 1, count,
-                  shard_path(path.parent_path(), *named, 1).string());
+      const std::filesystem::path first = shard_path(path.parent_path(), *named, 1);
+      std::error_code ignored;
+      const bool is_there = std::filesystem::exists(first, ignored);
+      return fail(
+          "{}: is file {} of {} of a split set; {} {}", state->label, no + 1, count,
+          is_there ? "open the first," : "fetch the whole set and open the first, which is not here:", first.string());
     }
   } else if (named && named->count > 1) {
     return fail(
@@ -216,20 +226,19 @@ Result<const Value*> File::require(std::string_view key) const {
 
 Result<std::uint64_t> File::get_uint(std::string_view key) const {
   PLUMB_TRY(const Value* value, require(key));
-  if (const auto number = as_uint(*value)) return *number;
+  if (const auto number = single_as<std::uint64_t>(*value)) return *number;
   return fail("{}: key {} must be a non-negative integer, but is {}", label(), in_quotes(key), shown(*value));
 }
 
 Result<double> File::get_float(std::string_view key) const {
   PLUMB_TRY(const Value* value, require(key));
-  if (const auto* single = std::get_if<float>(value)) return static_cast<double>(*single);
-  if (const auto* twice = std::get_if<double>(value)) return *twice;
-  return fail("{}: key {} must be f32 or f64, but is {}", label(), in_quotes(key), shown(*value));
+  if (const auto number = single_as<double>(*value)) return *number;
+  return fail("{}: key {} must be a number, but is {}", label(), in_quotes(key), shown(*value));
 }
 
 Result<bool> File::get_bool(std::string_view key) const {
   PLUMB_TRY(const Value* value, require(key));
-  if (const auto* flag = std::get_if<bool>(value)) return *flag;
+  if (const auto flag = single_as<bool>(*value)) return *flag;
   return fail("{}: key {} must be a bool, but is {}", label(), in_quotes(key), shown(*value));
 }
 
@@ -247,6 +256,33 @@ Result<const Array*> File::get_array(std::string_view key, ValueType element) co
   }
   return array;
 }
+
+template <class T>
+Result<std::vector<T>> File::get_all(std::string_view key, std::string_view what) const {
+  PLUMB_TRY(const Value* value, require(key));
+  const auto* array = std::get_if<Array>(value);
+  if (array == nullptr || scalar_bytes(array->element) == 0) {
+    return fail("{}: key {} must be an array of {}, but is {}", label(), in_quotes(key), what, shown(*value));
+  }
+  std::vector<T> numbers;
+  numbers.reserve(array->count);
+  for (std::uint64_t i = 0; i < array->count; ++i) {
+    const Value element = element_of(*array, i);
+    const auto number = exactly<T>(element);
+    if (!number) {
+      return fail("{}: key {} must be an array of {}, but its element {} is {}", label(), in_quotes(key), what, i,
+                  shown(element));
+    }
+    numbers.push_back(*number);
+  }
+  return numbers;
+}
+
+Result<std::vector<std::int64_t>> File::get_integers(std::string_view key) const {
+  return get_all<std::int64_t>(key, "integers");
+}
+
+Result<std::vector<double>> File::get_numbers(std::string_view key) const { return get_all<double>(key, "numbers"); }
 
 std::span<const Tensor> File::tensors() const { return state_->parsed.tensors; }
 

@@ -2,9 +2,9 @@
 //
 // open() validates the file before it returns: the header; counts (can the file hold as many?); string lengths; value
 // types; duplicate keys and tensor names; tensor types; dimensions (their product must not overflow, and a row must be a
-// whole number of blocks); alignment; and that every tensor's bytes lie inside the data section and no two overlap. An
-// error names the file, the item and the byte offset. No allocation is larger than the file's size justifies.
-// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+// whole number of blocks; a tensor with a dimension of 0 has no values); alignment; and that every tensor's bytes lie
+// inside the data section and no two overlap. An error names the file, the item and the byte offset. No allocation is
+// larger than the file's size justifies. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
 
 #include <array>
@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "gguf/value.h"
@@ -67,13 +68,18 @@ class File {
   [[nodiscard]] std::span<const std::pair<std::string_view, Value>> metadata() const;
   [[nodiscard]] const Value* find(std::string_view key) const;  // null when absent
 
-  // Typed look-ups. Integers convert between widths where the value fits. Errors name file and key: the key is missing, its
-  // value has another type, or the value does not fit.
+  // Typed look-ups. Exporters differ in how they write a number, so what counts is its value: an integer may have any
+  // width, a float may be written as an integer, a bool as 0 or 1, and any of them as an array of equal values (one for
+  // each block). Errors name file and key: the key is missing, its value has another type, or the value does not fit.
   [[nodiscard]] Result<std::uint64_t> get_uint(std::string_view key) const;
   [[nodiscard]] Result<double> get_float(std::string_view key) const;
   [[nodiscard]] Result<bool> get_bool(std::string_view key) const;
   [[nodiscard]] Result<std::string_view> get_string(std::string_view key) const;
+  // An array whose elements have this type.
   [[nodiscard]] Result<const Array*> get_array(std::string_view key, ValueType element) const;
+  // The elements of an array of integers that fit 64 bits with sign; of one of integers or floats.
+  [[nodiscard]] Result<std::vector<std::int64_t>> get_integers(std::string_view key) const;
+  [[nodiscard]] Result<std::vector<double>> get_numbers(std::string_view key) const;
 
   [[nodiscard]] std::span<const Tensor> tensors() const;            // file order, shard by shard
   [[nodiscard]] const Tensor* tensor(std::string_view name) const;  // null when absent
@@ -82,6 +88,8 @@ class File {
   struct State;
   explicit File(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   [[nodiscard]] Result<const Value*> require(std::string_view key) const;
+  template <class T>
+  [[nodiscard]] Result<std::vector<T>> get_all(std::string_view key, std::string_view what) const;
   std::shared_ptr<const State> state_;  // copies of a File share the mapping
 };
 

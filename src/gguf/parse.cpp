@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "gguf/kind.h"
 #include "gguf/name_index.h"
 
 namespace plumb::gguf {
@@ -21,6 +22,8 @@ constexpr std::uint64_t min_metadata_bytes = 13;   // empty key, type, one byte
 constexpr std::uint64_t min_string_bytes = 8;      // length
 constexpr std::uint64_t min_array_bytes = 12;      // element type, count
 constexpr std::uint64_t max_first_reserve = 4096;  // items; beyond it a vector grows only as items are read
+
+constexpr std::string_view cut_short = "the file is cut short or damaged: download it again";
 
 // Reads forward through the bytes. Messages name its position as the byte offset.
 class Cursor {
@@ -41,7 +44,8 @@ class Cursor {
 
   Result<std::span<const std::byte>> take(std::uint64_t n, std::string_view what) {
     if (n > remaining()) {
-      return fail("the file ends inside {} at byte {}: {} bytes needed, {} left", what, offset_, n, remaining());
+      return fail("the file ends inside {} at byte {}: {} bytes needed, {} left; {}", what, offset_, n, remaining(),
+                  cut_short);
     }
     const auto taken = bytes_.subspan(offset_, n);
     offset_ += n;
@@ -52,7 +56,8 @@ class Cursor {
     const std::uint64_t start = offset_;
     PLUMB_TRY(const auto length, number<std::uint64_t>(what));
     if (length > remaining()) {
-      return fail("the length of {} at byte {} is {}, but only {} bytes follow", what, start, length, remaining());
+      return fail("the length of {} at byte {} is {}, but only {} bytes follow; {}", what, start, length, remaining(),
+                  cut_short);
     }
     PLUMB_TRY(const auto raw, take(length, what));
     return std::string_view(reinterpret_cast<const char*>(raw.data()), raw.size());
@@ -96,8 +101,8 @@ Result<Array> read_array(Cursor& cursor, int depth, std::uint64_t& index_left) {
                                       : is_array ? min_array_bytes
                                                  : scalar_bytes(array.element);
   if (array.count > cursor.remaining() / element_bytes) {
-    return fail("the array's count at byte {} is {}, but only {} bytes follow", count_offset, array.count,
-                cursor.remaining());
+    return fail("the array's count at byte {} is {}, but only {} bytes follow; {}", count_offset, array.count,
+                cursor.remaining(), cut_short);
   }
   if (is_string || is_array) {
     if (array.count > index_left) {
@@ -188,34 +193,19 @@ std::string known_formats() {
   return names;
 }
 
-std::string other_magic(std::span<const std::byte> bytes) {
-  const std::string_view start(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 16));
-  if (start.starts_with("FUGG")) return "a big-endian GGUF file; convert it to little-endian first";
-  if (start.starts_with("lmgg") || start.starts_with("fmgg") || start.starts_with("tjgg") || start.starts_with("algg")) {
-    return "a file of GGML's older formats; convert the original model to GGUF again";
-  }
-  if (start.starts_with("PK\x03\x04"))
-    return "a zip archive (perhaps a PyTorch checkpoint); convert the model to GGUF first";
-  if (start.size() > 8 && start[8] == '{') return "perhaps a safetensors file; convert the model to GGUF first";
-  if (start.starts_with("version https://") || start.starts_with("version http")) {
-    return "a Git LFS pointer; fetch the file it stands for";
-  }
-  if (start.starts_with("<")) return "perhaps a web page saved by a failed download; download the model again";
-  return "no GGUF file";
-}
-
 struct Header {
   std::uint32_t version = 0;
   std::uint64_t n_tensors = 0;
   std::uint64_t n_metadata = 0;
 };
 
-Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes) {
+Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes, std::string_view label) {
   constexpr std::string_view magic = "GGUF";
   if (bytes.empty()) return fail("the file is empty (0 bytes); download or convert the model again");
   if (bytes.size() < magic.size() || std::memcmp(bytes.data(), magic.data(), magic.size()) != 0) {
     const std::string_view start(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 4));
-    return fail("the magic at byte 0 is {} instead of \"GGUF\": this is {}", in_quotes(start), other_magic(bytes));
+    return fail("the magic at byte 0 is {} instead of \"GGUF\": this is {}", in_quotes(start),
+                describe_foreign(bytes, label));
   }
   PLUMB_TRY([[maybe_unused]] const auto skipped, cursor.take(magic.size(), "the magic"));
   Header header;
@@ -236,7 +226,7 @@ Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes) {
   const auto check_count = [&](std::string_view of, std::uint64_t n, std::uint64_t least_bytes,
                                std::uint64_t most) -> Result<void> {
     if (n > cursor.remaining() / least_bytes) {
-      return fail("the {} is {}, but only {} bytes follow byte {}", of, n, cursor.remaining(), header_bytes);
+      return fail("the {} is {}, but only {} bytes follow byte {}; {}", of, n, cursor.remaining(), header_bytes, cut_short);
     }
     if (n > most) return fail("the {} is {}; at most {} are allowed", of, n, most);
     return {};
@@ -248,12 +238,15 @@ Result<Header> read_header(Cursor& cursor, std::span<const std::byte> bytes) {
 
 // `offset` is where the key starts.
 Result<std::uint64_t> check_alignment(const Value& value, std::uint64_t offset) {
-  const auto* alignment = std::get_if<std::uint32_t>(&value);
-  if (alignment == nullptr) {
-    return fail("key \"general.alignment\" at byte {} is of type {} instead of u32", offset, name(type_of(value)));
+  const auto alignment = exactly<std::uint64_t>(value);
+  if (!alignment) {
+    return fail("key \"general.alignment\" at byte {} is of type {}; it must be an integer above 0", offset,
+                name(type_of(value)));
   }
-  if (*alignment < 8 || !std::has_single_bit(*alignment)) {
-    return fail("key \"general.alignment\" at byte {} is {}; it must be a power of two of at least 8", offset, *alignment);
+  constexpr std::uint64_t most = std::uint64_t{1} << 31;
+  if (*alignment < 8 || *alignment > most || !std::has_single_bit(*alignment)) {
+    return fail("key \"general.alignment\" at byte {} is {}; it must be a power of two of at least 8, and below 2^32",
+                offset, *alignment);
   }
   return *alignment;
 }
@@ -295,12 +288,12 @@ Result<void> read_entry(Cursor& cursor, Tensor& tensor) {
   for (std::uint32_t i = 0; i < tensor.n_dims; ++i) {
     offset = cursor.offset();
     PLUMB_TRY(const auto dim, cursor.number<std::uint64_t>("its dimensions"));
-    if (dim == 0) return fail("dimension {} at byte {} is 0", i, offset);
+    // Zeros are legal and do not count here, so that the other dimensions have bounds as well.
     constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
     if (dim > most / elements) {
       return fail("with dimension {} at byte {}, {}, it would have more than 2^63 elements", i, offset, dim);
     }
-    elements *= dim;
+    elements *= std::max<std::uint64_t>(dim, 1);
     tensor.dims[i] = dim;
   }
 
@@ -347,20 +340,26 @@ Result<void> locate_tensors(std::span<const std::byte> bytes, std::uint64_t dire
       return fail("tensor {} at byte {}: its offset {} is no multiple of the alignment {}", in_quotes(tensor.name), entry,
                   relative, alignment);
     }
+    if (tensor.n_elements() == 0) {  // nothing to read, wherever it lies
+      tensor.file_offset = data_start + relative;
+      continue;
+    }
     // The sizes are compared in blocks, because the product in bytes can overflow.
     const std::uint64_t n_blocks = tensor.n_elements() / format.block_size;
     if (relative > data_bytes || n_blocks > (data_bytes - relative) / format.block_bytes) {
       return fail(
           "tensor {} at byte {}: its {} blocks of {} bytes from offset {} of the data section (which starts at byte {}) do "
-          "not fit in the file of {} bytes; the file is cut short or damaged: download it again",
-          in_quotes(tensor.name), entry, n_blocks, format.block_bytes, relative, data_start, bytes.size());
+          "not fit in the file of {} bytes; {}",
+          in_quotes(tensor.name), entry, n_blocks, format.block_bytes, relative, data_start, bytes.size(), cut_short);
     }
     tensor.file_offset = data_start + relative;
     tensor.data = bytes.subspan(tensor.file_offset, n_blocks * format.block_bytes);
   }
 
   std::vector<std::pair<std::uint64_t, std::size_t>> order;  // offsets, and the tensors' places in the directory
-  for (const Tensor& tensor : parsed.tensors) order.emplace_back(tensor.file_offset, order.size());
+  for (std::size_t i = 0; i < parsed.tensors.size(); ++i) {
+    if (!parsed.tensors[i].data.empty()) order.emplace_back(parsed.tensors[i].file_offset, i);
+  }
   std::sort(order.begin(), order.end());
   for (std::size_t i = 1; i < order.size(); ++i) {
     const Tensor& before = parsed.tensors[order[i - 1].second];
@@ -375,9 +374,9 @@ Result<void> locate_tensors(std::span<const std::byte> bytes, std::uint64_t dire
   return {};
 }
 
-Result<ParsedFile> parse_unlabelled(std::span<const std::byte> bytes) {
+Result<ParsedFile> parse_unlabelled(std::span<const std::byte> bytes, std::string_view label) {
   Cursor cursor(bytes);
-  PLUMB_TRY(const auto header, read_header(cursor, bytes));
+  PLUMB_TRY(const auto header, read_header(cursor, bytes, label));
   ParsedFile parsed;
   parsed.version = header.version;
   PLUMB_CHECK(read_metadata(cursor, header.n_metadata, parsed));
@@ -420,7 +419,7 @@ std::string in_quotes(std::string_view text) {
 }
 
 Result<ParsedFile> parse(std::span<const std::byte> bytes, const std::string& label) {
-  auto parsed = parse_unlabelled(bytes);
+  auto parsed = parse_unlabelled(bytes, label);
   if (!parsed) return fail("{}: {}", label, parsed.error().message);
   return parsed;
 }

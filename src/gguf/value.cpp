@@ -20,6 +20,20 @@ Value empty_value(ValueType type) {
   return makers[static_cast<std::size_t>(type)]();
 }
 
+Value element_of(const Array& array, std::uint64_t i) {
+  return std::visit(
+      [&]<class T>(const T&) -> Value {
+        if constexpr (std::is_same_v<T, std::string_view>) {
+          return array.strings[i];
+        } else if constexpr (std::is_same_v<T, Array>) {
+          return array.arrays[i];
+        } else {
+          return array.at<T>(i);
+        }
+      },
+      empty_value(array.element));
+}
+
 std::size_t scalar_bytes(ValueType type) {
   return std::visit([]<class T>(const T&) { return std::is_arithmetic_v<T> ? sizeof(T) : 0; }, empty_value(type));
 }

@@ -5,8 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -58,7 +62,39 @@ struct Array {
 using Value = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float, bool,
                            std::string_view, Array, std::uint64_t, std::int64_t, double>;
 
+// Element i of an array as a value of its own; an array in an array is copied.
+Value element_of(const Array& array, std::uint64_t i);
+
 inline ValueType type_of(const Value& value) { return static_cast<ValueType>(value.index()); }
+
+// The value as a T (an integer, double or bool) where it is a number that T holds exactly. Integers may have any width; a
+// double may be stored as a float or an integer, a bool as 0 or 1. A bool is no number.
+template <class T>
+std::optional<T> exactly(const Value& value) {
+  return std::visit(
+      [](const auto& held) -> std::optional<T> {
+        using Held = std::decay_t<decltype(held)>;
+        constexpr bool is_integer = std::is_integral_v<Held> && !std::is_same_v<Held, bool>;
+        if constexpr (std::is_same_v<Held, T>) {
+          return held;
+        } else if constexpr (std::is_same_v<T, double> && std::is_same_v<Held, float>) {
+          return static_cast<double>(held);
+        } else if constexpr (std::is_same_v<T, double> && is_integer) {
+          constexpr std::int64_t most = std::int64_t{1} << std::numeric_limits<double>::digits;
+          if (std::cmp_less(held, -most) || std::cmp_greater(held, most)) return std::nullopt;
+          return static_cast<double>(held);
+        } else if constexpr (std::is_same_v<T, bool> && is_integer) {
+          if (held != 0 && held != 1) return std::nullopt;
+          return held == 1;
+        } else if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool> && is_integer) {
+          if (!std::in_range<T>(held)) return std::nullopt;
+          return static_cast<T>(held);
+        } else {
+          return std::nullopt;
+        }
+      },
+      value);
+}
 
 // A zero or empty value of that type, by which std::visit chooses code for the type.
 Value empty_value(ValueType type);

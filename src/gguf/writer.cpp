@@ -146,13 +146,15 @@ Result<Writer::Layout> Writer::layout() const {
     }
     // With this bound, bytes, padding and their sum cannot overflow.
     constexpr std::uint64_t most_elements = std::uint64_t{1} << 56;
-    std::uint64_t elements = 1;
+    std::uint64_t elements = 1;  // without zeros
+    bool empty = false;
     for (const auto dim : item.dims) {
-      if (dim == 0 || dim > most_elements / elements) {
-        return fail("tensor {}: the dimension {} is 0 or too large", in_quotes(item.name), dim);
-      }
-      elements *= dim;
+      if (dim > most_elements / elements)
+        return fail("tensor {}: the dimension {} is too large", in_quotes(item.name), dim);
+      elements *= std::max<std::uint64_t>(dim, 1);
+      empty = empty || dim == 0;
     }
+    if (empty) elements = 0;
     const std::uint64_t row = item.dims.empty() ? 1 : item.dims[0];
     if (row % format.block_size != 0) {
       return fail("tensor {}: its rows of {} elements are no whole number of blocks of {} ({})", in_quotes(item.name), row,

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "gguf/file.h"
+#include "gguf/kind.h"
 #include "gguf/raw_file.h"
 
 namespace plumb::gguf {
@@ -71,7 +72,13 @@ const std::vector<Damage>& damages() {
       {"alignment_0", put("general.alignment.value", 0U), "\"general.alignment\"", "general.alignment", "power of two"},
       {"alignment_24", put("general.alignment.value", 24U), "\"general.alignment\"", "general.alignment", "is 24"},
       {"alignment_4", put("general.alignment.value", 4U), "\"general.alignment\"", "general.alignment", "at least 8"},
-      {"alignment_type", put("general.alignment.type", 5U), "\"general.alignment\"", "general.alignment", "i32"},
+      {"alignment_type", put("general.alignment.type", 6U), "\"general.alignment\"", "general.alignment", "f32"},
+      {"alignment_negative",
+       [](RawFile& f) {
+         put("general.alignment.type", 5U)(f);
+         put("general.alignment.value", -32)(f);
+       },
+       "\"general.alignment\"", "general.alignment", "i32"},
       {"alignment_large", put("general.alignment.value", 1U << 31), "\"w\"", "w", "starts at byte 2147483648"},
       {"key_twice",
        [](RawFile& f) {
@@ -82,7 +89,6 @@ const std::vector<Damage>& damages() {
       {"tensor_twice", [](RawFile& f) { f.bytes[f.at.at("q") + 8] = std::byte{'w'}; }, "\"w\"", "q", "occurs twice"},
       {"tensor_name_length", put("q", huge), "tensor 2 of 2", "q", "only"},
       {"n_dims_5", put("q.n_dims", 5U), "\"q\"", "q.n_dims", "at most 4"},
-      {"dim_0", put("q.dim1", std::uint64_t{0}), "\"q\"", "q.dim1", "dimension 1"},
       {"dims_overflow", put("q.dim1", std::uint64_t{1} << 60), "\"q\"", "q.dim1", "2^63"},
       {"dim_negative", put("w.dim0", huge), "\"w\"", "w.dim0", "2^63"},
       {"bytes_overflow", put("w.dim1", std::uint64_t{1} << 60), "\"w\"", "w", "do not fit in the file"},
@@ -162,10 +168,50 @@ TEST(Validation, OtherKindsOfFileAreNamed) {
   };
   EXPECT_THAT(message("PK\x03\x04"), HasSubstr("zip"));
   EXPECT_THAT(message(std::string_view("\x10\0\0\0\0\0\0\0{\"a\"", 12)), HasSubstr("safetensors"));
-  EXPECT_THAT(message("tjgg"), HasSubstr("older formats"));
-  EXPECT_THAT(message("version https://git-lfs"), HasSubstr("LFS"));
-  EXPECT_THAT(message("<!DOCTYPE html>"), HasSubstr("web page"));
+  EXPECT_THAT(message(std::string_view("\x18\0\0\0\0\0\0\0{\"format\":\"plumb-trace\"", 32)),
+              HasSubstr("'plumb diagnose MODEL --trace' takes it"));
+  for (const auto& [start, name] :
+       {std::pair("lmgg", "(ggml)"), {"fmgg", "(ggmf)"}, {"tjgg", "(ggjt)"}, {"ggjt", "(ggjt)"}})
+    EXPECT_THAT(message(start), testing::AllOf(HasSubstr("older formats"), HasSubstr(name)));
+  EXPECT_THAT(message("algg"), HasSubstr("a LoRA adapter of GGML's older format (ggla)"));
+  EXPECT_THAT(message("version https://git-lfs.github.com/spec/v1\noid x\nsize 1234\n"),
+              testing::AllOf(HasSubstr("Git LFS pointer"), HasSubstr("1234 bytes"), HasSubstr("git lfs pull")));
+  for (const char* page : {"<!DOCTYPE html>", "\xef\xbb\xbf\n  <html>"}) EXPECT_THAT(message(page), HasSubstr("web page"));
+  EXPECT_THAT(message(" {\"error\": 1}"), HasSubstr("JSON"));
+  EXPECT_THAT(message(std::string_view("\2\0\0\0\x16\0\0\0blk.0.attn_q", 20)), HasSubstr("importance matrix"));
+  EXPECT_THAT(message("\x1f\x8b"), HasSubstr("gzip"));
   EXPECT_THAT(message("FUGG"), HasSubstr("big-endian"));
+  EXPECT_THAT(message("hello"), HasSubstr("no GGUF file"));
+  EXPECT_THAT(File::from_memory(std::vector<std::byte>(64), "m.gguf.part2of3").error().message,
+              HasSubstr("join all parts"));
+  for (const std::size_t n : {std::size_t{1}, std::size_t{3}, std::size_t{7}}) {
+    RawFile file;
+    file.header(3, 0, 0);
+    EXPECT_THAT(File::from_memory(std::span(file.bytes).first(n), "x").error().message, HasSubstr("cut short"));
+  }
+}
+
+TEST(Validation, OtherKindsOfGgufAreNamed) {
+  const auto message = [](const char* key, std::string_view value) {
+    RawFile file;
+    file.header(3, 0, 1).key(key, value);
+    const auto read = expect_model(*File::from_memory(file.bytes, "x"));
+    return read ? std::string("no error") : read.error().message;
+  };
+  EXPECT_THAT(message("general.type", "adapter"), HasSubstr("x: is a LoRA adapter, not a model"));
+  EXPECT_THAT(message("adapter.type", "lora"), HasSubstr("LoRA adapter"));
+  EXPECT_THAT(message("general.type", "imatrix"), HasSubstr("importance matrix, not a model"));
+  EXPECT_THAT(message("general.type", "mmproj"), HasSubstr("(mmproj), not a model"));
+  EXPECT_THAT(message("general.architecture", "clip"), HasSubstr("(mmproj), not a model"));
+  EXPECT_THAT(message("general.architecture", "controlvector"), HasSubstr("control vector, not a model"));
+  EXPECT_EQ(message("general.type", "model"), "no error");
+  EXPECT_EQ(message("general.architecture", "llama"), "no error");
+}
+
+TEST(Validation, WhatEndsTooEarlySaysThatItIsCutShort) {
+  const RawFile whole = test::sample();
+  for (std::size_t n = 4; n < whole.bytes.size(); ++n)
+    EXPECT_THAT(File::from_memory(std::span(whole.bytes).first(n), "x").error().message, HasSubstr("cut short")) << n;
 }
 
 TEST(Validation, OfSeveralNamesThatOccurTwiceTheFirstRepetitionIsNamed) {

@@ -344,7 +344,7 @@ TEST(WriterErrors, NameTheItem) {
   EXPECT_THAT(tensor(quants::Format::q8_0, {33}), AllOf(HasSubstr("\"t\""), HasSubstr("blocks of 32 (Q8_0)")));
   EXPECT_THAT(tensor(quants::Format::q8_0, {}), AllOf(HasSubstr("\"t\""), HasSubstr("blocks of 32 (Q8_0)")));
   EXPECT_THAT(tensor(quants::Format::f32, {1, 1, 1, 1, 16}), HasSubstr("5 dimensions"));
-  EXPECT_THAT(tensor(quants::Format::f32, {16, 0}), HasSubstr("dimension 0"));
+  EXPECT_THAT(tensor(quants::Format::f32, {16, 0}), HasSubstr("64 bytes were given, but its dimensions and F32 need 0"));
   EXPECT_THAT(tensor(quants::Format::f32, {1ULL << 40, 1ULL << 40}), HasSubstr("too large"));
 
   Writer twice;

@@ -104,23 +104,39 @@ TEST(TokenizerKeys, WordPieceHasTheTokensOfBert) {
 
 TEST(TokenizerKeys, EachRoleIsReadFromItsKey) {
   using Role = std::optional<TokenId> SpecialTokens::*;
-  const std::pair<const char*, Role> roles[] = {
-      {"bos", &SpecialTokens::bos},         {"eos", &SpecialTokens::eos},         {"eot", &SpecialTokens::eot},
-      {"eom", &SpecialTokens::eom},         {"unknown", &SpecialTokens::unknown}, {"seperator", &SpecialTokens::separator},
-      {"padding", &SpecialTokens::padding},
+  struct {
+    const char* key;
+    Role role;
+    std::string_view used_by;  // models
+  } const roles[] = {
+      {"bos", &SpecialTokens::bos, "llama bert"},         {"eos", &SpecialTokens::eos, "llama gpt2 bert"},
+      {"eot", &SpecialTokens::eot, "llama gpt2 bert"},    {"eom", &SpecialTokens::eom, "llama gpt2 bert"},
+      {"unknown", &SpecialTokens::unknown, "llama bert"}, {"seperator", &SpecialTokens::separator, "bert"},
+      {"padding", &SpecialTokens::padding, ""},
   };
   for (const auto& make : {samples::sentencepiece, +[] { return samples::byte_pairs(); }, samples::wordpiece}) {
-    for (const auto& [key, role] : roles) {
+    for (const auto& [key, role, used_by] : roles) {
       samples::Vocabulary v = make();
       const std::string full = std::string("tokenizer.ggml.") + key + "_token_id";
       SCOPED_TRACE(v.model + ", " + full);
       const auto last = static_cast<std::uint32_t>(v.tokens.size() - 1);
       v.more[full] = last;
       EXPECT_EQ(samples::load(v)->special().*role, static_cast<TokenId>(last));
-      v.more[full] = last + 1;
-      EXPECT_THAT(message(v), testing::AllOf(HasSubstr(full), HasSubstr(std::to_string(last + 1))));
-      v.more[full] = std::string_view("5");
-      EXPECT_THAT(message(v), HasSubstr(full));
+      v.more[full] = static_cast<std::int64_t>(last);
+      EXPECT_EQ(samples::load(v)->special().*role, static_cast<TokenId>(last));
+      // An id that nothing uses keeps no file from being read.
+      for (const gguf::Value& odd : {gguf::Value{last + 1}, gguf::Value{-1}, gguf::Value{std::string_view("5")}}) {
+        v.more[full] = odd;
+        if (used_by.find(v.model) != std::string_view::npos) {
+          EXPECT_THAT(message(v), HasSubstr(full));
+          continue;
+        }
+        const auto tokenizer = samples::load(v);
+        ASSERT_TRUE(tokenizer.tokenizer) << tokenizer.tokenizer.error().message;
+        EXPECT_EQ(tokenizer->special().*role, std::nullopt);
+        ASSERT_EQ(tokenizer->warnings().size(), 1U);
+        EXPECT_THAT(tokenizer->warnings()[0], testing::AllOf(HasSubstr(full), HasSubstr("left out")));
+      }
     }
   }
 }
@@ -130,12 +146,16 @@ TEST(TokenizerKeys, FlagsAreTruthValues) {
     samples::Vocabulary v = samples::sentencepiece();
     const std::string full = std::string("tokenizer.ggml.") + key;
     v.more[full] = std::uint32_t{1};
+    EXPECT_TRUE(samples::load(v).tokenizer);
+    v.more[full] = std::uint32_t{2};
     EXPECT_THAT(message(v), HasSubstr(full));
   }
   for (const char* key : {"lowercase", "strip_accents"}) {
     samples::Vocabulary v = samples::wordpiece();
     const std::string full = std::string("tokenizer.ggml.normalizer.") + key;
     v.more[full] = std::uint32_t{1};
+    EXPECT_TRUE(samples::load(v).tokenizer);
+    v.more[full] = std::uint32_t{2};
     EXPECT_THAT(message(v), HasSubstr(full));
   }
 }

@@ -305,8 +305,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "tokenizer.ggml.token_type", "as many"},
         BadFile{"BosOutside",
                 [] {
-                  return changed(samples::byte_pairs(),
-                                 [](auto& v) { v.more["tokenizer.ggml.bos_token_id"] = std::uint32_t{100000}; });
+                  return changed(samples::byte_pairs(), [](auto& v) {
+                    v.more["tokenizer.ggml.bos_token_id"] = std::uint32_t{100000};
+                    v.more["tokenizer.ggml.add_bos_token"] = true;
+                  });
                 },
                 "tokenizer.ggml.bos_token_id", "100000"},
         BadFile{

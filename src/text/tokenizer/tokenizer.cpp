@@ -5,6 +5,7 @@
 #include <limits>
 #include <variant>
 
+#include "gguf/kind.h"
 #include "text/tokenizer/encoder.h"
 #include "text/tokenizer/pre_tokenizer.h"
 #include "text/tokenizer/vocabulary.h"
@@ -126,6 +127,7 @@ struct Tokenizer::State {
 };
 
 Result<Tokenizer> Tokenizer::load(const gguf::File& file) {
+  PLUMB_CHECK(gguf::expect_model(file));
   PLUMB_TRY(const std::string_view model, file.get_string(model_key));
   auto state = std::make_shared<State>(file);
   if (model == "llama") {
@@ -209,6 +211,8 @@ bool Tokenizer::ends_generation(TokenId token) const {
   const std::vector<TokenId>& ends = state_->vocabulary.end_of_generation;
   return std::binary_search(ends.begin(), ends.end(), token);
 }
+
+const std::vector<std::string>& Tokenizer::warnings() const { return state_->vocabulary.warnings; }
 
 const std::string& Tokenizer::description() const { return state_->description; }
 

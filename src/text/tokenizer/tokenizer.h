@@ -59,6 +59,8 @@ class Tokenizer {
   [[nodiscard]] const SpecialTokens& special() const;
   // Whether a token ends a generation: EOS, EOT, EOM, and tokens known to do so ("<|im_end|>", "<|eot_id|>", …).
   [[nodiscard]] bool ends_generation(TokenId token) const;
+  // What is odd in the file's metadata, and was left out: sentences that name the file and the key.
+  [[nodiscard]] const std::vector<std::string>& warnings() const;
   // "SentencePiece", "BPE (smollm)", …: for people.
   [[nodiscard]] const std::string& description() const;
 

@@ -86,16 +86,7 @@ constexpr auto end_pieces = std::to_array<std::string_view>({
 
 std::string token_key(std::string_view role) { return fmt::format("tokenizer.ggml.{}_token_id", role); }
 
-Result<std::optional<TokenId>> special_id(const gguf::File& file, const std::string& key, std::size_t n_tokens) {
-  if (file.find(key) == nullptr) return std::nullopt;
-  PLUMB_TRY(const std::uint64_t id, file.get_uint(key));
-  if (id >= n_tokens)
-    return fail("{}: {} is {}, but the vocabulary has only {} tokens; the file's tokenizer metadata are damaged",
-                file.label(), key, id, n_tokens);
-  return static_cast<TokenId>(id);
-}
-
-std::uint8_t attribute_of(std::int32_t type) {
+std::uint8_t attribute_of(std::int64_t type) {
   return type >= 1 && type <= 6 ? static_cast<std::uint8_t>(1u << (type - 1)) : std::uint8_t{0};
 }
 
@@ -140,21 +131,21 @@ class Loader {
     return {};
   }
 
-  // The array of `key`. Error: it does not have one element for each token.
-  Result<const gguf::Array*> per_token(std::string_view key, gguf::ValueType element) {
-    PLUMB_TRY(const gguf::Array* array, file_.get_array(key, element));
-    if (array->count != v_.pieces.size())
+  // Error: an array does not have one element for each token.
+  template <class T>
+  Result<std::vector<T>> per_token(std::string_view key, Result<std::vector<T>> read) const {
+    if (read && read->size() != v_.pieces.size())
       return fail("{}: {} has {} elements, but tokenizer.ggml.tokens has {}; they must be as many", file_.label(), key,
-                  array->count, v_.pieces.size());
-    return array;
+                  read->size(), v_.pieces.size());
+    return read;
   }
 
   Result<void> read_scores() {
     constexpr std::string_view key = "tokenizer.ggml.scores";
-    PLUMB_TRY(const gguf::Array* scores, per_token(key, gguf::ValueType::f32));
+    PLUMB_TRY(const std::vector<double> scores, per_token(key, file_.get_numbers(key)));
     v_.scores.resize(v_.pieces.size());
     for (std::size_t i = 0; i < v_.scores.size(); ++i) {
-      v_.scores[i] = scores->at<float>(i);
+      v_.scores[i] = static_cast<float>(scores[i]);
       if (std::isnan(v_.scores[i])) return fail("{}: {}[{}] is not a number", file_.label(), key, i);
     }
     return {};
@@ -164,15 +155,32 @@ class Loader {
     constexpr std::string_view key = "tokenizer.ggml.token_type";
     v_.attributes.assign(v_.pieces.size(), attribute_normal);
     if (file_.find(key) == nullptr) return {};
-    PLUMB_TRY(const gguf::Array* types, per_token(key, gguf::ValueType::i32));
-    for (std::size_t i = 0; i < v_.attributes.size(); ++i) v_.attributes[i] = attribute_of(types->at<std::int32_t>(i));
+    PLUMB_TRY(const std::vector<std::int64_t> types, per_token(key, file_.get_integers(key)));
+    for (std::size_t i = 0; i < v_.attributes.size(); ++i) v_.attributes[i] = attribute_of(types[i]);
     return {};
   }
 
+  // The token that a key names. An id outside the vocabulary is an error where the role is `used`; else it is as if the key
+  // were missing, with a warning.
+  Result<std::optional<TokenId>> id_of(const std::string& key, bool used) {
+    const gguf::Value* value = file_.find(key);
+    if (value == nullptr) return std::nullopt;
+    const auto id = file_.get_uint(key);
+    if (id && *id < v_.pieces.size()) return static_cast<TokenId>(*id);
+    std::string complaint =
+        id ? fmt::format("{}: {} is {}, but the vocabulary has only {} tokens", file_.label(), key, *id, v_.pieces.size())
+           : id.error().message;
+    if (used) return fail("{}; the file's tokenizer metadata are damaged", complaint);
+    v_.warnings.push_back(std::move(complaint) + "; it is left out, since nothing here uses it");
+    return std::nullopt;
+  }
+
   // The token of a role's key. Without the key, the model's customary token, if the vocabulary is large enough to have it.
-  Result<void> read_id(std::optional<TokenId>& id, std::string_view role, TokenId customary) {
-    PLUMB_TRY(id, special_id(file_, token_key(role), v_.pieces.size()));
-    if (!id && customary >= 0 && static_cast<std::size_t>(customary) < v_.pieces.size()) id = customary;
+  Result<void> read_id(std::optional<TokenId>& id, std::string_view role, TokenId customary, bool used) {
+    const std::string key = token_key(role);
+    PLUMB_TRY(id, id_of(key, used));
+    const bool named = file_.find(key) != nullptr;
+    if (!named && customary >= 0 && static_cast<std::size_t>(customary) < v_.pieces.size()) id = customary;
     return {};
   }
 
@@ -180,16 +188,17 @@ class Loader {
     const bool spm = v_.model == Model::sentencepiece;
     const bool bert = v_.model == Model::wordpiece;
     SpecialTokens& s = v_.special;
-    PLUMB_CHECK(read_id(s.bos, "bos", spm ? 1 : bert ? 101 : -1));
-    PLUMB_CHECK(read_id(s.eos, "eos", spm ? 2 : -1));
-    PLUMB_CHECK(read_id(s.unknown, "unknown", spm ? 0 : bert ? 100 : -1));
-    PLUMB_CHECK(read_id(s.separator, "seperator", bert ? 102 : -1));  // GGUF's spelling
-    PLUMB_CHECK(read_id(s.padding, "padding", bert ? 0 : -1));
     PLUMB_TRY(s.add_bos, bool_or(file_, "tokenizer.ggml.add_bos_token", defaults_.add_bos));
     PLUMB_TRY(s.add_eos, bool_or(file_, "tokenizer.ggml.add_eos_token", defaults_.add_eos));
     PLUMB_TRY(v_.add_space_prefix, bool_or(file_, "tokenizer.ggml.add_space_prefix", defaults_.add_space_prefix));
     if (defaults_.forces_bos) s.add_bos = true;
     if (bert) s.add_bos = true;
+    PLUMB_CHECK(read_id(s.bos, "bos", spm ? 1 : bert ? 101 : -1, s.add_bos));
+    PLUMB_CHECK(read_id(s.eos, "eos", spm ? 2 : -1, true));
+    PLUMB_CHECK(read_id(s.unknown, "unknown", spm ? 0 : bert ? 100 : -1, spm || bert));
+    PLUMB_CHECK(read_id(s.separator, "seperator", bert ? 102 : -1, bert));  // GGUF's spelling
+    PLUMB_CHECK(read_id(s.padding, "padding", bert ? 0 : -1, false));
+    for (const std::string_view unused : {"cls", "mask"}) PLUMB_CHECK(id_of(token_key(unused), false));
     if (s.add_bos && !s.bos)
       return fail("{}: a BOS token is to be added, but tokenizer.ggml.bos_token_id is missing", file_.label());
     if (s.add_eos && !s.eos)
@@ -209,9 +218,9 @@ class Loader {
     std::array<std::optional<TokenId>, 8> ids;
     for (std::size_t role = 0; role < roles().size(); ++role) {
       const Role& r = roles()[role];
-      PLUMB_TRY(ids[role], special_id(file_, token_key(r.key), v_.pieces.size()));
+      PLUMB_TRY(ids[role], id_of(token_key(r.key), role == role_eot || role == role_eom));
       if (!ids[role] && !r.old_key.empty()) {
-        PLUMB_TRY(ids[role], special_id(file_, token_key(r.old_key), v_.pieces.size()));
+        PLUMB_TRY(ids[role], id_of(token_key(r.old_key), false));
       }
       for (std::size_t i = 0; i < r.pieces.size() && !ids[role]; ++i) {
         ids[role] = v_.find(r.pieces[i]);

@@ -51,6 +51,7 @@ struct Vocabulary {
   bool add_space_prefix = false;
   std::vector<TokenId> end_of_generation;  // sorted
   ByteTrie special_trie;                   // control, user-defined and unknown tokens
+  std::vector<std::string> warnings;       // what is odd in the file and keeps no text from being encoded
 
   [[nodiscard]] std::optional<TokenId> find(std::string_view piece) const {
     const auto found = index.find(piece, [this](std::uint32_t i) { return pieces[i]; });
