@@ -81,6 +81,8 @@ class Executor {
   [[nodiscard]] virtual const plan::Plan& plan() const = 0;
   // The most tokens of a step, over all its sequences.
   [[nodiscard]] virtual std::uint32_t max_batch() const = 0;
+  // The CPU threads that compute or, on a GPU, wait for it.
+  [[nodiscard]] virtual std::uint32_t n_threads() const { return 1; }
   // Caches of n sequences that may run together, each of `capacity` positions.
   [[nodiscard]] virtual Result<std::vector<std::unique_ptr<KvCache>>> new_caches(std::uint32_t n, std::uint32_t capacity,
                                                                                  KvType type) = 0;
@@ -146,8 +148,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   [[nodiscard]] virtual std::string_view name() const = 0;
-  // One line for people: "AVX-512 VNNI, 2 threads".
-  [[nodiscard]] virtual std::string description() const = 0;
+  // One line for people, for a run on that many CPU threads (0: the cores this process may use): "AVX-512 VNNI, 2 threads".
+  [[nodiscard]] virtual std::string description(std::uint32_t n_threads) const = 0;
   [[nodiscard]] virtual Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,
                                                                const LoadOptions& options) = 0;
 };

@@ -25,7 +25,7 @@ double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::u
 Angles angles_for(const plan::Rope& rope, const Vectors& vectors) {
   Angles angles;
   angles.n_rot = rope.n_rot;
-  angles.magnitude = rope.yarn ? rope.yarn->attention_factor : 1.0f;
+  angles.magnitude = rope.magnitude;
   for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
     double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
     if (rope.factors) frequency /= double{vectors[rope.factors->index][i]};

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "model/file_type.h"
+
 namespace plumb::engine {
 
 namespace {
@@ -97,11 +99,39 @@ Result<std::vector<std::unique_ptr<backends::KvCache>>> Engine::new_caches(std::
   return executor_->new_caches(n, context_, settings_.kv_type);
 }
 
-Result<std::span<const float>> Engine::prefill(backends::KvCache& cache, std::span<const TokenId> tokens) {
+std::vector<std::string> Engine::warnings() const {
+  std::vector<std::string> found = tokenizer_.warnings();
+  if (auto contradiction = model::file_type_contradiction(model_.file())) found.push_back(std::move(*contradiction));
+  const std::uint32_t trained = model_.plan()->context;
+  if (context_ > trained) {
+    found.push_back(
+        fmt::format("the context of {} positions is longer than the {} that the model was made for; what it "
+                    "writes beyond them may make no sense",
+                    context_, trained));
+  }
+  return found;
+}
+
+Result<void> Engine::check_room(const backends::KvCache& cache, std::size_t n_prompt, std::size_t n_answer) {
+  constexpr std::size_t some_answer = 256;
+  const std::size_t n_free = cache.capacity() - cache.length();
+  if (n_prompt <= n_free) return {};
+  const std::size_t enough = cache.length() + n_prompt + (n_answer == 0 ? some_answer : n_answer);
+  return fail("the prompt has {} tokens, and the context has room for {}{}; -c {} is enough for it and an answer", n_prompt,
+              n_free, cache.length() == 0 ? "" : fmt::format(" of its {} positions", cache.capacity()), enough);
+}
+
+Result<std::span<const float>> Engine::prefill(backends::KvCache& cache, std::span<const TokenId> tokens,
+                                               const std::function<bool()>& interrupted) {
   if (tokens.empty()) return fail("the prompt has no tokens");
+  PLUMB_CHECK(check_room(cache, tokens.size(), 0));
   const std::uint32_t length = cache.length();
   Result<std::span<const float>> logits;
   while (!tokens.empty()) {
+    if (interrupted && interrupted()) {
+      cache.truncate(length);
+      return fail("interrupted");
+    }
     const std::size_t n = std::min<std::size_t>(tokens.size(), executor_->max_batch());
     logits = executor_->run({.cache = &cache, .tokens = tokens.first(n), .outputs = backends::Outputs::last});
     if (!logits) {
@@ -118,14 +148,22 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
   for (const std::string& stop : options.stop) {
     if (stop.empty()) return fail("a stop text must not be empty");
   }
+  PLUMB_CHECK(check_room(cache, prompt.size(), options.max_tokens));
   PLUMB_TRY(Sampler sampler, Sampler::make(options.sampler, model_.plan()->vocab));
   for (const TokenId token : prompt) sampler.accept(token);
 
   Completion completion;
   completion.n_prompt = prompt.size();
   auto start = Clock::now();
-  PLUMB_TRY(std::span<const float> logits, prefill(cache, prompt));
+  const auto is_interrupted = [&] { return options.interrupted && options.interrupted(); };
+  Result<std::span<const float>> prefilled = prefill(cache, prompt, options.interrupted);
   completion.prompt_seconds = seconds_since(start);
+  if (!prefilled && is_interrupted()) {
+    completion.n_prompt = 0;
+    completion.reason = StopReason::interrupted;
+    return completion;
+  }
+  PLUMB_TRY(std::span<const float> logits, std::move(prefilled));
   start = Clock::now();
 
   std::size_t shown = 0;
@@ -163,7 +201,7 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
       completion.reason = StopReason::stop_text;
       break;
     }
-    if (!show(completion.text.size() - held_back(completion.text, options.stop))) {
+    if (!show(completion.text.size() - held_back(completion.text, options.stop)) || is_interrupted()) {
       completion.reason = StopReason::interrupted;
       break;
     }

@@ -48,8 +48,9 @@ std::string_view name(StopReason reason);
 struct GenerateOptions {
   std::uint32_t max_tokens = 0;  // 0: until the context is full
   SamplerSettings sampler;
-  std::vector<std::string> stop;  // texts that end the answer and are not part of it
-  std::uint32_t n_logprobs = 0;   // alternatives kept in GeneratedToken::top
+  std::vector<std::string> stop;      // texts that end the answer and are not part of it
+  std::uint32_t n_logprobs = 0;       // alternatives kept in GeneratedToken::top
+  std::function<bool()> interrupted;  // asked between the batches of a prompt, and before each token
 };
 
 struct Completion {
@@ -79,6 +80,10 @@ class Engine {
   [[nodiscard]] backends::Executor& executor() { return *executor_; }
   [[nodiscard]] const backends::Backend& backend() const { return *backend_; }
   [[nodiscard]] std::uint32_t context() const { return context_; }
+  // The backend as it runs: "AVX-512 VNNI, 2 threads".
+  [[nodiscard]] std::string description() const { return backend_->description(executor_->n_threads()); }
+  // What is odd about the file or the settings and keeps nothing from running: sentences, each about another thing.
+  [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] const EngineSettings& settings() const { return settings_; }
 
   // The tokens of a conversation, by the file's chat template. Error: the file has no template.
@@ -90,7 +95,13 @@ class Engine {
   [[nodiscard]] Result<std::vector<std::unique_ptr<backends::KvCache>>> new_caches(std::uint32_t n);
 
   // Runs tokens through the model in batches, after those in the cache. Returns the logits of the last one, [vocab].
-  Result<std::span<const float>> prefill(backends::KvCache& cache, std::span<const TokenId> tokens);
+  // Errors: no tokens; more than the cache has room for, which is told before any is run; `interrupted` says so between
+  // batches.
+  Result<std::span<const float>> prefill(backends::KvCache& cache, std::span<const TokenId> tokens,
+                                         const std::function<bool()>& interrupted = {});
+  // Error: the cache has no room for a prompt of that many tokens. The message has both numbers, and the --ctx with which
+  // the prompt and an answer of n_answer tokens (0: some) fit.
+  static Result<void> check_room(const backends::KvCache& cache, std::size_t n_prompt, std::size_t n_answer);
 
   // Answers a prompt: prefill after the tokens in the cache, then one token at a time. `on_text` receives the answer's text
   // as soon as it is final (text that may begin a stop text is held back) and returns false to stop.

@@ -31,7 +31,9 @@ Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters)
     : file_(file), p_(parameters), builder_({parameters.n_layers, parameters.n_kv_heads, parameters.head_dim}) {}
 
 void Assembler::complain(std::string complaint) {
-  if (!error_) error_ = Error{fmt::format("{}: tensor {}", file_.label(), complaint)};
+  std::string message = fmt::format("{}: tensor {}", file_.label(), complaint);
+  if (std::find(complaints_.begin(), complaints_.end(), message) == complaints_.end())
+    complaints_.push_back(std::move(message));
 }
 
 gguf::Tensor Assembler::rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape) {
@@ -97,6 +99,7 @@ plan::ValueId Assembler::rope(const std::string& name, plan::ValueId x) {
   rope.pairing = p_.rope.pairing;
   rope.theta = static_cast<float>(p_.rope.theta);
   rope.position_scale = static_cast<float>(1 / p_.rope.factor);
+  rope.magnitude = static_cast<float>(p_.rope.magnitude);
   rope.yarn = p_.rope.yarn;
   if (p_.rope.frequency_factors) rope.factors = vector({"rope_freqs"}, "weight", p_.rope.n_rot / 2);
   return builder_.rope(name, x, rope);
@@ -121,17 +124,17 @@ plan::ValueId Assembler::logits(plan::ValueId x) {
 }
 
 Result<Assembler::Draft> Assembler::finish(plan::ValueId logits) {
-  if (error_) return fail(*error_);
   Draft draft;
   for (const gguf::Tensor& tensor : file_.tensors()) {
     if (used_.contains(tensor.name)) continue;
     if (matters(tensor.name)) {
-      return fail(
-          "{}: tensor '{}' has no role in architecture {} with {} blocks; without it Plumb would compute another model",
-          file_.label(), tensor.name, p_.architecture, p_.n_layers);
+      complain(
+          fmt::format("'{}' has no role in architecture {} with {} blocks; without it Plumb would compute another model",
+                      tensor.name, p_.architecture, p_.n_layers));
     }
     draft.unused_tensors.push_back(tensor.name);
   }
+  if (!complaints_.empty()) return fail("{}", complaints_.front());
   auto plan = builder_.finish(logits, p_.context);
   if (!plan) return fail("{}: {}", file_.label(), plan.error().message);
   draft.plan = std::move(*plan);

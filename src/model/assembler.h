@@ -71,6 +71,8 @@ class Assembler {
     std::deque<std::string> names;                 // names of weights that are some rows of a tensor
   };
   Result<Draft> finish(plan::ValueId logits);
+  // After finish(): every complaint, of which finish() returned the first.
+  [[nodiscard]] const std::vector<std::string>& complaints() const { return complaints_; }
 
  private:
   // The shape that a role needs.
@@ -89,7 +91,7 @@ class Assembler {
   plan::Builder builder_;
   std::unordered_set<std::string_view> used_;  // views of the file
   std::deque<std::string> names_;              // the plan's weights view them
-  std::optional<Error> error_;
+  std::vector<std::string> complaints_;
 };
 
 }  // namespace plumb::model

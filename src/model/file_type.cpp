@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -114,11 +115,73 @@ Format choose_ffn_down(FileType type, Place place, Format usual) {
 Format fitting(Format format, std::uint64_t n) {
   const auto fits = [n](Format candidate) { return n % quants::info(candidate).block_size == 0; };
   if (fits(format)) return format;
-  const Format smaller_blocks = format == Format::q4_k   ? Format::q5_0
-                                : format == Format::q5_k ? Format::q5_1
-                                : format == Format::q6_k ? Format::q8_0
-                                                         : Format::f16;
+  const auto smaller_blocks = [&] {
+    switch (format) {
+      case Format::q2_k:
+      case Format::q3_k:
+      case Format::iq4_xs:
+        return Format::iq4_nl;
+      case Format::q4_k:
+        return Format::q5_0;
+      case Format::q5_k:
+        return Format::q5_1;
+      case Format::q6_k:
+        return Format::q8_0;
+      case Format::tq2_0:
+        return Format::q4_0;
+      default:
+        return Format::f16;
+    }
+  }();
   return fits(smaller_blocks) ? smaller_blocks : Format::f16;
+}
+
+// All values of general.file_type, as of llama.cpp's llama_ftype.
+struct NamedType {
+  std::uint64_t number;
+  std::string_view name;
+  std::optional<Format> format;  // of most tensors; none: one that Plumb does not read
+};
+constexpr std::array named_types = {
+    NamedType{0, "F32", Format::f32},
+    NamedType{1, "F16", Format::f16},
+    NamedType{2, "Q4_0", Format::q4_0},
+    NamedType{3, "Q4_1", Format::q4_1},
+    NamedType{7, "Q8_0", Format::q8_0},
+    NamedType{8, "Q5_0", Format::q5_0},
+    NamedType{9, "Q5_1", Format::q5_1},
+    NamedType{10, "Q2_K", Format::q2_k},
+    NamedType{11, "Q3_K_S", Format::q3_k},
+    NamedType{12, "Q3_K_M", Format::q3_k},
+    NamedType{13, "Q3_K_L", Format::q3_k},
+    NamedType{14, "Q4_K_S", Format::q4_k},
+    NamedType{15, "Q4_K_M", Format::q4_k},
+    NamedType{16, "Q5_K_S", Format::q5_k},
+    NamedType{17, "Q5_K_M", Format::q5_k},
+    NamedType{18, "Q6_K", Format::q6_k},
+    NamedType{19, "IQ2_XXS", {}},
+    NamedType{20, "IQ2_XS", {}},
+    NamedType{21, "Q2_K_S", Format::q2_k},
+    NamedType{22, "IQ3_XS", {}},
+    NamedType{23, "IQ3_XXS", {}},
+    NamedType{24, "IQ1_S", {}},
+    NamedType{25, "IQ4_NL", Format::iq4_nl},
+    NamedType{26, "IQ3_S", {}},
+    NamedType{27, "IQ3_M", {}},
+    NamedType{28, "IQ2_S", {}},
+    NamedType{29, "IQ2_M", {}},
+    NamedType{30, "IQ4_XS", Format::iq4_xs},
+    NamedType{31, "IQ1_M", {}},
+    NamedType{32, "BF16", Format::bf16},
+    NamedType{36, "TQ1_0", {}},
+    NamedType{37, "TQ2_0", Format::tq2_0},
+    NamedType{38, "MXFP4", Format::mxfp4},
+};
+
+const NamedType* find_named(std::uint64_t number) {
+  const auto* found =
+      std::find_if(named_types.begin(), named_types.end(), [&](const NamedType& type) { return type.number == number; });
+  return found == named_types.end() ? nullptr : found;
 }
 
 }  // namespace
@@ -131,6 +194,36 @@ const FileTypeInfo& info(FileType type) {
 }
 
 std::string_view name(FileType type) { return info(type).name; }
+
+std::string_view file_type_name(std::uint64_t number) {
+  const auto* found = find_named(number);
+  return found == nullptr ? std::string_view() : found->name;
+}
+
+std::optional<std::string> file_type_contradiction(const gguf::File& file) {
+  constexpr std::string_view key = "general.file_type";
+  const auto number = file.get_uint(key);
+  const NamedType* type = number ? find_named(*number) : nullptr;
+  if (type == nullptr) return std::nullopt;
+  std::map<Format, std::uint64_t> weights;  // of the blocks' matrices
+  bool found = false;
+  std::uint64_t n_floats = 0, n_quantized = 0;
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    if (!is_quantizable(tensor) || !block_of(tensor.name)) continue;
+    weights[tensor.format] += tensor.n_elements();
+    found = found ||
+            (type->format && (tensor.format == *type->format || tensor.format == fitting(*type->format, tensor.dims[0])));
+    // Rows that no block fits stay floats in a quantized file.
+    if (tensor.dims[0] % quants::info(Format::q8_0).block_size != 0) continue;
+    (quants::info(tensor.format).block_size > 1 ? n_quantized : n_floats) += tensor.n_elements();
+  }
+  const bool is_quantized = !type->format || quants::info(*type->format).block_size > 1;
+  if (weights.empty() || (found && (is_quantized ? n_floats <= n_quantized : n_quantized <= n_floats))) return std::nullopt;
+  const auto most =
+      std::max_element(weights.begin(), weights.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return fmt::format("{}: key '{}' says {}, but most weights are {}; the tensors count", file.label(), key, type->name,
+                     quants::info(most->first).name);
+}
 
 Result<FileType> parse_file_type(std::string_view name) {
   std::string wanted(name);

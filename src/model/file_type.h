@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -43,6 +45,14 @@ struct FileTypeInfo {
 std::span<const FileTypeInfo> file_types();
 const FileTypeInfo& info(FileType type);
 std::string_view name(FileType type);
+
+// The name that llama.cpp gives a value of general.file_type, for those that Plumb does not write as well; empty where it
+// is not known.
+std::string_view file_type_name(std::uint64_t number);
+
+// Where general.file_type and the formats of the blocks' matrices contradict each other: a sentence that says so. No value:
+// they agree, the key is missing or unknown, or there are no such matrices.
+std::optional<std::string> file_type_contradiction(const gguf::File& file);
 
 // By name, upper or lower case; "Q4_K" and "Q5_K" mean the _M mixtures. The error lists all names.
 Result<FileType> parse_file_type(std::string_view name);

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace plumb::model {
 namespace {
@@ -24,6 +26,11 @@ bool is_zero(const gguf::Value& value) {
         using T = std::decay_t<decltype(v)>;
         if constexpr (std::is_arithmetic_v<T>) {
           return v == T{};
+        } else if constexpr (std::is_same_v<T, gguf::Array>) {
+          for (std::uint64_t i = 0; i < v.count; ++i) {
+            if (!is_zero(gguf::element_of(v, i))) return false;
+          }
+          return true;
         } else {
           return false;
         }
@@ -94,15 +101,79 @@ Result<std::uint32_t> read_vocab(const Keys& keys) {
   return static_cast<std::uint32_t>(tokens->count);
 }
 
+constexpr std::string_view scaling_prefix = "rope.scaling.";
+
+// Keys of rope.scaling.* that say how YaRN turns, and their values that change nothing.
+struct YarnKey {
+  std::string_view key;
+  std::optional<double> neutral;
+};
+constexpr std::array yarn_keys{YarnKey{"yarn_beta_fast", {}}, YarnKey{"yarn_beta_slow", {}},
+                               YarnKey{"yarn_ext_factor", 0.0}, YarnKey{"yarn_attn_factor", 1.0}};
+
+// Every key of rope.scaling.* is applied or refused: one that is left out would compute another model.
+Result<void> check_scaling_keys(const Keys& keys, bool yarn) {
+  // What the file says about the model's making; with YaRN, the original length matters, and read_yarn() reads it.
+  constexpr std::array always{
+      "type", "factor", "attn_factor", "original_context_length", "finetuned", "yarn_log_multiplier"};
+  const std::string prefix = keys.full(scaling_prefix);
+  for (const auto& [full, value] : keys.file().metadata()) {
+    if (!full.starts_with(prefix)) continue;
+    const std::string_view key = full.substr(prefix.size());
+    if (std::find(always.begin(), always.end(), key) != always.end()) continue;
+    const std::string name = fmt::format("{}{}", scaling_prefix, key);
+    const auto* known =
+        std::find_if(yarn_keys.begin(), yarn_keys.end(), [&](const YarnKey& entry) { return entry.key == key; });
+    if (known == yarn_keys.end()) return keys.odd(name, "is set, and Plumb does not know it");
+    if (yarn) continue;
+    if (known->neutral) {
+      PLUMB_TRY(const double number, keys.file().get_float(full));
+      if (number == *known->neutral) continue;
+    }
+    return keys.odd(name, fmt::format("is set, but '{}' is not yarn", keys.full("rope.scaling.type")));
+  }
+  return {};
+}
+
+Result<void> read_yarn(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
+  rope.scaling = RopeScaling::yarn;
+  PLUMB_TRY(const std::uint32_t original, keys.count("rope.scaling.original_context_length", max_context));
+  if (original > context) {
+    return keys.odd("rope.scaling.original_context_length",
+                    fmt::format("is {}, more than the context length {} that scaling reaches", original, context));
+  }
+  PLUMB_TRY(const std::optional<double> beta_fast, keys.optional_number("rope.scaling.yarn_beta_fast", 1e-3, 1e6));
+  PLUMB_TRY(const std::optional<double> beta_slow, keys.optional_number("rope.scaling.yarn_beta_slow", 1e-3, 1e6));
+  PLUMB_TRY(const std::optional<double> extrapolation, keys.optional_number("rope.scaling.yarn_ext_factor", 0, 1));
+  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.yarn_attn_factor", 1e-3, 1e3));
+  plan::Yarn yarn;
+  yarn.factor = static_cast<float>(rope.factor);
+  yarn.original_context = static_cast<float>(original);
+  yarn.beta_fast = static_cast<float>(beta_fast.value_or(32));
+  yarn.beta_slow = static_cast<float>(beta_slow.value_or(1));
+  yarn.extrapolation_mix = static_cast<float>(extrapolation.value_or(1));
+  if (yarn.beta_fast <= yarn.beta_slow) {
+    return keys.odd("rope.scaling.yarn_beta_fast",
+                    fmt::format("is {}, not above 'rope.scaling.yarn_beta_slow' = {}", yarn.beta_fast, yarn.beta_slow));
+  }
+  rope.magnitude *= magnitude.value_or(0.1 * std::log(rope.factor) + 1);
+  rope.yarn = yarn;
+  return {};
+}
+
 // The scaling of rotary embedding. By the specification, rope.scaling.type is none, linear or yarn, with
-// rope.scaling.factor; older files have only rope.scale_linear. YaRN follows https://arxiv.org/abs/2309.00071. Its
-// recommended ramp (beta 32 and 1) and magnitude (0.1 ln s + 1) apply where the file does not state others: converters
-// write these keys only for models that deviate.
+// rope.scaling.factor; older files have only rope.scale_linear. rope.scaling.attn_factor multiplies the rotated components
+// whatever the type, as in llama.cpp. YaRN follows https://arxiv.org/abs/2309.00071. Its recommended ramp (beta 32 and 1)
+// and magnitude (0.1 ln s + 1) apply where the file does not state others: converters write these keys only for models
+// that deviate.
 Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
   constexpr double max_factor = 1e6;
   PLUMB_TRY(const std::optional<std::string_view> type, keys.optional_string("rope.scaling.type"));
   PLUMB_TRY(const std::optional<double> factor, keys.optional_number("rope.scaling.factor", 1, max_factor));
   PLUMB_TRY(const std::optional<double> scale_linear, keys.optional_number("rope.scale_linear", 1, max_factor));
+  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.attn_factor", 1e-3, 1e3));
+  rope.magnitude = magnitude.value_or(1);
+  PLUMB_CHECK(check_scaling_keys(keys, type == "yarn"));
 
   if (!type) {
     if (factor)
@@ -114,7 +185,13 @@ Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopePara
     }
     return {};
   }
-  if (*type == "none") return {};
+  if (*type == "none") {
+    for (const auto& [key, stated] :
+         {std::pair("rope.scaling.factor", factor), std::pair("rope.scale_linear", scale_linear)}) {
+      if (stated && *stated != 1) return keys.odd(key, fmt::format("is {}, but 'rope.scaling.type' is none", *stated));
+    }
+    return {};
+  }
   if (*type != "linear" && *type != "yarn") {
     return keys.odd("rope.scaling.type", fmt::format("is '{}'; expected none, linear or yarn", *type));
   }
@@ -123,33 +200,8 @@ Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopePara
     return keys.odd("rope.scale_linear", fmt::format("is {}, but 'rope.scaling.factor' is {}", *scale_linear, *factor));
   }
   rope.factor = *factor;
-  if (*type == "linear") {
-    rope.scaling = RopeScaling::linear;
-    return {};
-  }
-  rope.scaling = RopeScaling::yarn;
-  PLUMB_TRY(const std::uint32_t original, keys.count("rope.scaling.original_context_length", max_context));
-  if (original > context) {
-    return keys.odd("rope.scaling.original_context_length",
-                    fmt::format("is {}, more than the context length {} that scaling reaches", original, context));
-  }
-  PLUMB_TRY(const std::optional<double> beta_fast, keys.optional_number("rope.scaling.yarn_beta_fast", 1e-3, 1e6));
-  PLUMB_TRY(const std::optional<double> beta_slow, keys.optional_number("rope.scaling.yarn_beta_slow", 1e-3, 1e6));
-  PLUMB_TRY(const std::optional<double> extrapolation, keys.optional_number("rope.scaling.yarn_ext_factor", 0, 1));
-  PLUMB_TRY(const std::optional<double> attention, keys.optional_number("rope.scaling.attn_factor", 1e-3, 1e3));
-  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.yarn_attn_factor", 1e-3, 1e3));
-  plan::Yarn yarn;
-  yarn.factor = static_cast<float>(*factor);
-  yarn.original_context = static_cast<float>(original);
-  yarn.beta_fast = static_cast<float>(beta_fast.value_or(32));
-  yarn.beta_slow = static_cast<float>(beta_slow.value_or(1));
-  yarn.extrapolation_mix = static_cast<float>(extrapolation.value_or(1));
-  yarn.attention_factor = static_cast<float>(magnitude.value_or(0.1 * std::log(*factor) + 1) * attention.value_or(1));
-  if (yarn.beta_fast <= yarn.beta_slow) {
-    return keys.odd("rope.scaling.yarn_beta_fast",
-                    fmt::format("is {}, not above 'rope.scaling.yarn_beta_slow' = {}", yarn.beta_fast, yarn.beta_slow));
-  }
-  rope.yarn = yarn;
+  if (*type == "yarn") return read_yarn(keys, context, rope);
+  rope.scaling = RopeScaling::linear;
   return {};
 }
 
@@ -182,6 +234,14 @@ tl::unexpected<Error> Keys::odd(std::string_view key, std::string_view complaint
 }
 
 Result<std::uint32_t> Keys::count(std::string_view key, std::uint32_t most) const {
+  const gguf::Value* held = file_.find(full(key));
+  if (const auto* array = held == nullptr ? nullptr : std::get_if<gguf::Array>(held)) {
+    const auto n_blocks = file_.get_uint(full("block_count"));
+    if (n_blocks && array->count != *n_blocks)
+      return odd(key, fmt::format("has {} values for {} blocks; expected one for each", array->count, *n_blocks));
+    const auto one = file_.get_uint(full(key));
+    if (!one) return odd(key, "differs from block to block, which Plumb does not run for this architecture");
+  }
   PLUMB_TRY(const std::uint64_t value, file_.get_uint(full(key)));
   if (value == 0 || value > most) return odd(key, fmt::format("is {}; expected 1 to {}", value, most));
   return static_cast<std::uint32_t>(value);

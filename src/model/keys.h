@@ -26,7 +26,7 @@ class Keys {
   [[nodiscard]] bool has(std::string_view key) const;
   [[nodiscard]] bool has_tensor(std::string_view name) const { return file_.tensor(name) != nullptr; }
 
-  // A required count in [1, most].
+  // A required count in [1, most]; an array of equal values, one for each block, is such a count.
   [[nodiscard]] Result<std::uint32_t> count(std::string_view key, std::uint32_t most) const;
   // The same for a key that the file may leave out.
   [[nodiscard]] Result<std::optional<std::uint32_t>> optional_count(std::string_view key, std::uint32_t most) const;

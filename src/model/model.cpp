@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "gguf/kind.h"
 #include "model/architectures.h"
 
 namespace plumb::model {
@@ -22,17 +23,40 @@ std::string_view name(RopeScaling scaling) {
   return scaling == RopeScaling::linear ? "linear" : "yarn";
 }
 
-Result<Model> Model::load(gguf::File file) {
-  PLUMB_TRY(const std::string_view architecture, file.get_string("general.architecture"));
+namespace {
+
+// The architecture of a file that may hold a model with weights.
+Result<const Architecture*> architecture_of(const gguf::File& file) {
+  PLUMB_CHECK(gguf::expect_model(file));
+  PLUMB_TRY(const std::string_view name, file.get_string("general.architecture"));
   const auto entry = std::find_if(architectures::all.begin(), architectures::all.end(),
-                                  [&](const Architecture* a) { return a->name == architecture; });
+                                  [&](const Architecture* a) { return a->name == name; });
   if (entry == architectures::all.end()) {
-    return fail("{}: key 'general.architecture' is '{}', which Plumb does not know; it runs {}", file.label(), architecture,
+    return fail("{}: key 'general.architecture' is '{}', which Plumb does not know; it runs {}", file.label(), name,
                 fmt::join(architecture_names(), ", "));
   }
-  PLUMB_TRY(const HyperParameters parameters, (*entry)->read(Keys(file, (*entry)->name)));
+  if (file.tensors().empty()) return fail("{}: is a vocabulary without weights; 'plumb tokenize' takes it", file.label());
+  return *entry;
+}
+
+}  // namespace
+
+std::vector<std::string> problems(const gguf::File& file) {
+  const auto architecture = architecture_of(file);
+  if (!architecture) return {architecture.error().message};
+  const auto parameters = (*architecture)->read(Keys(file, (*architecture)->name));
+  if (!parameters) return {parameters.error().message};
+  Assembler assembler(file, *parameters);
+  const auto draft = assembler.finish((*architecture)->forward(assembler));
+  if (draft || !assembler.complaints().empty()) return assembler.complaints();
+  return {draft.error().message};
+}
+
+Result<Model> Model::load(gguf::File file) {
+  PLUMB_TRY(const Architecture* architecture, architecture_of(file));
+  PLUMB_TRY(const HyperParameters parameters, architecture->read(Keys(file, architecture->name)));
   Assembler assembler(file, parameters);
-  PLUMB_TRY(Assembler::Draft draft, assembler.finish((*entry)->forward(assembler)));
+  PLUMB_TRY(Assembler::Draft draft, assembler.finish(architecture->forward(assembler)));
   return Model(std::make_shared<const State>(
       State{std::move(file), parameters, std::move(draft.plan), std::move(draft.unused_tensors), std::move(draft.names)}));
 }

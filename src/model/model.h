@@ -31,6 +31,7 @@ struct RopeParameters {
   double theta = 0;         // frequency base
   RopeScaling scaling = RopeScaling::none;
   double factor = 1;               // context extension; 1 without scaling
+  double magnitude = 1;            // multiplies the rotated components
   std::optional<plan::Yarn> yarn;  // with RopeScaling::yarn
   bool frequency_factors = false;  // rope_freqs.weight divides the frequencies (Llama 3)
 };
@@ -80,6 +81,10 @@ class Model {
 
   std::shared_ptr<const State> state_;
 };
+
+// All reasons for which load() fails, as far as they can be told apart: every tensor that is missing, has another shape or
+// no role. Empty: it does not fail.
+std::vector<std::string> problems(const gguf::File& file);
 
 // The architectures that load() knows, as general.architecture spells them.
 std::vector<std::string_view> architecture_names();

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <thread>
 
+#include "gguf/kind.h"
+
 namespace plumb::model {
 namespace {
 
@@ -20,6 +22,7 @@ struct ChunkResult {
   double squares = 0;
   double max_error = 0;
   std::optional<std::uint64_t> not_finite;  // index of the first such weight
+  std::optional<std::uint64_t> too_large;   // index of the first weight that becomes infinite
 };
 
 ChunkResult convert(const gguf::Tensor& in, const quants::FormatInfo& to, std::uint64_t start, std::uint64_t n,
@@ -37,6 +40,11 @@ ChunkResult convert(const gguf::Tensor& in, const quants::FormatInfo& to, std::u
   std::byte* blocks = out.data() + to.row_bytes(start);
   to.encode(weights.data(), blocks, n / to.block_size);
   to.decode(blocks, decoded.data(), n / to.block_size);
+  const auto lost = std::find_if(decoded.begin(), decoded.end(), [](float w) { return !std::isfinite(w); });
+  if (lost != decoded.end()) {
+    result.too_large = start + static_cast<std::uint64_t>(lost - decoded.begin());
+    return result;
+  }
   for (std::uint64_t i = 0; i < n; ++i) {
     const double error = std::fabs(static_cast<double>(weights[i]) - decoded[i]);
     result.squares += error * error;
@@ -81,6 +89,13 @@ Result<void> produce(const gguf::File& file, const gguf::Tensor& in, const quant
           "{}: tensor '{}' has a weight that is infinite or not a number, at row {}, column {}; the model is damaged",
           file.label(), in.name, *result.not_finite / in.dims[0], *result.not_finite % in.dims[0]);
     }
+    if (result.too_large) {
+      return fail(
+          "{}: tensor '{}' has a weight that is too large for {}, at row {}, column {}; F32 holds it, and BF16 unless it "
+          "is "
+          "beyond 3.39e38",
+          file.label(), in.name, to.name, *result.too_large / in.dims[0], *result.too_large % in.dims[0]);
+    }
     squares += result.squares;
     max_error = std::max(max_error, result.max_error);
   }
@@ -97,6 +112,7 @@ bool is_quantized(quants::Format format) { return quants::info(format).block_siz
 
 Result<gguf::Writer> quantize(const gguf::File& in, FileType type, const QuantizeOptions& options,
                               std::vector<TensorReport>* report) {
+  PLUMB_CHECK(gguf::expect_model(in));
   PLUMB_TRY(const std::vector<quants::Format> formats, choose_formats(in, type));
   const std::uint32_t n_threads =
       options.n_threads != 0 ? options.n_threads : std::max(1u, std::thread::hardware_concurrency());

@@ -118,14 +118,13 @@ enum class RopePairing : std::uint8_t {
 
 // Rotates the first n_rot components of every head of x by position * frequency[i]; the rest is copied.
 // frequency[i] = theta^(-2i/n_rot) * position_scale / factor[i], i in [0, n_rot/2)
-// YaRN (when set) blends interpolated and extrapolated angles and scales the magnitude: https://arxiv.org/abs/2309.00071
+// YaRN (when set) blends interpolated and extrapolated angles: https://arxiv.org/abs/2309.00071
 struct Yarn {
   float factor = 1.0f;         // context extension factor s
   float original_context = 0;  // tokens the model was trained on
   float beta_fast = 32.0f;
   float beta_slow = 1.0f;
   float extrapolation_mix = 1.0f;
-  float attention_factor = 1.0f;  // multiplies cos and sin
 };
 struct Rope {
   static constexpr std::string_view name = "rope";
@@ -136,6 +135,7 @@ struct Rope {
   RopePairing pairing = RopePairing::adjacent;
   float theta = 0.0f;
   float position_scale = 1.0f;      // 1/factor of linear scaling
+  float magnitude = 1.0f;           // multiplies cos and sin
   std::optional<VectorId> factors;  // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
   std::optional<Yarn> yarn;
 };

@@ -63,17 +63,24 @@ Levels fit_symmetric(const float* values, int half, fit::Trials trials, Block& b
 // Sets the scale and offset of a block with levels 0..high. Returns the levels.
 template <class Block>
 Levels fit_affine(const float* values, float high, fit::Trials trials, Block& block) {
+  // Offset and scale are halves, and a positive scale reaches from the least half to far above the largest. So a block with
+  // a weight far below zero is fitted with its signs changed, and one whose weights are all larger than halves with an
+  // offset that is the largest half or less.
+  const auto [least, most] = std::minmax_element(values, values + small_block);
+  const float sign = *least < -fit::largest_half && -*least > *most ? -1.0f : 1.0f;
+  const float shift = std::min(sign * *least, sign * *most) > fit::largest_half ? fit::largest_half : 0.0f;
   std::array<float, small_block> x;
   std::array<float, small_block> w;
-  fit::load<small_block>(values, fit::largest_half, x.data());
+  for (std::size_t j = 0; j < small_block; ++j)
+    x[j] = fit::clamp(sign * values[j], -fit::largest_half, (high + 1.0f) * fit::largest_half) - shift;
   w.fill(1.0f);
-  fit::Scale s = fit::fit_scale_offset<small_block>(x.data(), w.data(), high, trials, false);
-  s = {fit::to_half(s.scale), fit::to_half(s.offset)};
+  fit::Scale s = fit::fit_scale_offset<small_block>(x.data(), w.data(), high, trials, shift > 0);
+  s = {fit::to_half(sign * s.scale), fit::to_half(sign * (s.offset + shift))};
   block.d.set(s.scale);
   block.m.set(s.offset);
   Levels q;
   for (std::size_t j = 0; j < small_block; ++j) {
-    q[j] = static_cast<std::uint8_t>(fit::level_of(x[j], s, {0.0f, high}));
+    q[j] = static_cast<std::uint8_t>(fit::level_of(sign * (x[j] + shift), s, {0.0f, high}));
   }
   return q;
 }

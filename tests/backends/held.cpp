@@ -31,7 +31,7 @@ using diagnose::Arithmetic;
 Way on_cpu(Isa isa, Activations activations) {
   // "AVX-512 VNNI, 2 threads": avx512vnni
   std::string name = "cpu_";
-  for (const char c : make_cpu(isa)->description()) {
+  for (const char c : make_cpu(isa)->description(0)) {
     if (c == ',') break;
     if (std::isalnum(static_cast<unsigned char>(c)) != 0)
       name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
@@ -291,7 +291,8 @@ void Held::compare(std::string_view name, std::string_view op, std::span<const f
                    std::span<const float> expected, std::span<const float> variance, std::size_t width, double factor) {
   const double ratio = diagnose::misfit({found, expected, variance, width}, factor);
   if (ratio <= 1) return;
-  diagnose::Check worst{.n_rows = static_cast<std::uint32_t>(found.size() / width)};
+  diagnose::Check worst;
+  worst.n_rows = static_cast<std::uint32_t>(found.size() / width);
   diagnose::describe(worst, {found, expected, variance, width});
   ADD_FAILURE() << name << " (" << op << ") is off by " << ratio << " times what is allowed; worst in row "
                 << worst.worst.row << " of " << worst.n_rows << " (positions " << rows_.front().position << " to "

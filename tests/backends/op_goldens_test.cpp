@@ -92,7 +92,8 @@ std::vector<Golden> goldens() {
   halves.pairing = RopePairing::halves;
   scaled.position_scale = 0.25F;
   // YaRN's frequencies by its authors' code, for pairs before, inside and after the ramp.
-  yarn.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.25F};
+  yarn.magnitude = 1.25F;
+  yarn.yarn = plan::Yarn{.factor = 4, .original_context = 64};
   plan::Rope long_yarn = yarn;
   long_yarn.yarn->original_context = 8192;
   const std::vector<float> pairs{1, 0, 1, 0, 1, 0, 1, 0};

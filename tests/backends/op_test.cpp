@@ -240,7 +240,8 @@ void rotations(Table& table) {
     plan::Rope scaled = rope;
     scaled.position_scale = 0.25F;
     add(scaled, 2, {70, 1}, true, ", scaled");
-    scaled.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1F};
+    scaled.magnitude = 1.1F;
+    scaled.yarn = plan::Yarn{.factor = 4, .original_context = 64};
     add(scaled, 2, {70, 1}, false, ", YaRN");
     plan::Rope small = rope;
     small.head_dim = small.n_rot = 4;
@@ -389,7 +390,8 @@ void rotated_attentions(Table& table) {
         k.pairing = pairing == plan::RopePairing::adjacent ? plan::RopePairing::halves : plan::RopePairing::adjacent;
         add("other pairs" + of, q, k, steps);
         k = q;
-        k.yarn = plan::Yarn{.factor = 4, .original_context = 8, .attention_factor = 1.1F};
+        k.magnitude = 1.1F;
+        k.yarn = plan::Yarn{.factor = 4, .original_context = 8};
         add("YaRN for keys" + of, q, k, steps);
       }
     }

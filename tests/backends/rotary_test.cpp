@@ -23,7 +23,8 @@ plan::Rope rope_of(const YarnCase& yarn) {
   rope.head_dim = rope.n_rot = yarn.n_rot;
   rope.theta = yarn.theta;
   rope.position_scale = 1 / yarn.factor;
-  rope.yarn = plan::Yarn{.factor = yarn.factor, .original_context = yarn.original_context, .attention_factor = 1.25f};
+  rope.magnitude = 1.25f;
+  rope.yarn = plan::Yarn{.factor = yarn.factor, .original_context = yarn.original_context};
   return rope;
 }
 

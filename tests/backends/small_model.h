@@ -58,7 +58,8 @@ inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
     plan::Rope rope{.head_dim = shape.head_dim, .n_rot = shape.n_rot, .pairing = shape.pairing, .factors = factors};
     if (shape.yarn) {
       rope.position_scale = 0.25F;
-      rope.yarn = plan::Yarn{.factor = 4, .original_context = 64, .attention_factor = 1.1F};
+      rope.magnitude = 1.1F;
+      rope.yarn = plan::Yarn{.factor = 4, .original_context = 64};
     }
     const auto input = norm(blk + "attn_norm", x, shape.d, 1e-5F);
     const auto q = linear(blk + "attn_q", input, q_width, shape.d, true);

@@ -230,6 +230,53 @@ TEST_F(Generation, APrefillThatFailsLeavesTheCacheAsItWas) {
   EXPECT_EQ(cache->length(), 700U);
 }
 
+TEST_F(Generation, APromptThatHasNoRoomIsRefusedBeforeItRuns) {
+  const auto cache = std::move(*engine_->executor().new_cache(8, backends::KvType::f16));
+  const std::vector<TokenId> prompt(10, 300);
+  const auto refused = engine_->generate(*cache, prompt, {.max_tokens = 5, .sampler = {.temperature = 0}});
+  EXPECT_EQ(error_of(refused),
+            "the prompt has 10 tokens, and the context has room for 8; -c 15 is enough for it and an answer");
+  EXPECT_NE(error_of(engine_->prefill(*cache, prompt)).find("-c 266"), std::string::npos);
+  EXPECT_EQ(cache->length(), 0U);
+  ASSERT_TRUE(engine_->prefill(*cache, std::span(prompt).first(6)));
+  EXPECT_NE(error_of(engine_->prefill(*cache, prompt)).find("room for 2 of its 8 positions; -c 272"), std::string::npos);
+}
+
+TEST_F(Generation, AnInterruptEndsItBetweenBatchesAndTokens) {
+  const auto cache = std::move(*engine_->executor().new_cache(2000, backends::KvType::f16));
+  int n_asked = 0;
+  const GenerateOptions options{.sampler = {.temperature = 0}, .interrupted = [&] { return ++n_asked > 1; }};
+  const auto in_prompt = engine_->generate(*cache, std::vector<TokenId>(1500, 300), options);
+  ASSERT_TRUE(in_prompt) << error_of(in_prompt);
+  EXPECT_EQ(in_prompt->reason, StopReason::interrupted);
+  EXPECT_TRUE(in_prompt->tokens.empty());
+  EXPECT_EQ(cache->length(), 0U);
+  n_asked = 0;
+  const auto in_answer = engine_->generate(*cache, std::vector<TokenId>(3, 300), options);
+  ASSERT_TRUE(in_answer) << error_of(in_answer);
+  EXPECT_EQ(in_answer->reason, StopReason::interrupted);
+  EXPECT_EQ(in_answer->tokens.size(), 1U);
+}
+
+TEST(EngineLoad, WarnsOfAContextBeyondTheModels) {
+  const auto warnings = [](std::uint32_t context) {
+    std::vector<std::byte> bytes;
+    gguf::File file = changed_canary([](gguf::Writer&, const gguf::File&) {}, bytes);
+    return (*Engine::load(std::move(file), {.backend = "cpu", .n_threads = 1, .context = context}))->warnings();
+  };
+  EXPECT_TRUE(warnings(256).empty());
+  ASSERT_EQ(warnings(257).size(), 1U);
+  EXPECT_NE(warnings(257)[0].find("257 positions is longer than the 256"), std::string::npos);
+}
+
+TEST(EngineLoad, DescribesTheBackendAsItRuns) {
+  std::vector<std::byte> bytes;
+  gguf::File file = changed_canary([](gguf::Writer&, const gguf::File&) {}, bytes);
+  const auto engine = Engine::load(std::move(file), {.backend = "cpu", .n_threads = 3});
+  EXPECT_EQ((*engine)->executor().n_threads(), 3U);
+  EXPECT_NE((*engine)->description().find(", 3 threads"), std::string::npos);
+}
+
 TEST(EngineLoad, TheContextIsTheModelsButAtMost4096UnlessItIsGiven) {
   const struct {
     std::uint32_t model, given, used;

@@ -202,7 +202,9 @@ TEST(DecoderKeys, ScaleRotations) {
   EXPECT_EQ(parameters({{old, Value{1.0}}}).rope.scaling, RopeScaling::none);
   EXPECT_EQ(parameters({{old, Value{4.0}}}).rope.scaling, RopeScaling::linear);
   EXPECT_EQ(parameters({{old, Value{4.0}}}).rope.factor, 4.0);
-  EXPECT_EQ(parameters({{type, named("none")}, {factor, Value{2.0}}}).rope.scaling, RopeScaling::none);
+  EXPECT_EQ(parameters({{type, named("none")}, {factor, Value{1.0}}}).rope.scaling, RopeScaling::none);
+  for (const std::string& key : {factor, old})
+    refused({{type, named("none")}, {key, Value{2.0}}}, key, "is 2, but 'rope.scaling.type' is none");
   refused({{type, named("dynamic")}}, type, "is 'dynamic'; expected none, linear or yarn");
   refused({{type, named("")}}, type, "expected none, linear or yarn");
   refused({{type, named("linear")}}, factor, "is missing; scaling of type linear needs it");
@@ -213,6 +215,27 @@ TEST(DecoderKeys, ScaleRotations) {
   EXPECT_EQ(parameters({{type, named("linear")}, {factor, Value{2.0}}, {old, Value{2.0}}}).rope.factor, 2.0);
   EXPECT_EQ(parameters({{type, named("linear")}, {factor, Value{1e6}}}).rope.factor, 1e6);
   EXPECT_FALSE(parameters({{type, named("linear")}, {factor, Value{2.0}}}).rope.yarn);
+
+  // The magnitude applies with and without scaling; what only YaRN can apply is refused elsewhere unless it is neutral.
+  const std::string attn = "x.rope.scaling.attn_factor", ext = "x.rope.scaling.yarn_ext_factor";
+  EXPECT_EQ(parameters({}).rope.magnitude, 1.0);
+  for (const std::map<std::string, std::optional<Value>>& values : {std::map<std::string, std::optional<Value>>{},
+                                                                    {{type, named("none")}},
+                                                                    {{type, named("linear")}, {factor, Value{2.0}}}}) {
+    auto with_magnitude = values, with_neutral = values, with_odd = values, with_beta = values;
+    with_magnitude[attn] = Value{1.3};
+    EXPECT_EQ(parameters(with_magnitude).rope.magnitude, 1.3);
+    with_neutral[ext] = Value{0.0};
+    with_neutral["x.rope.scaling.yarn_attn_factor"] = Value{1.0};
+    with_neutral["x.rope.scaling.finetuned"] = Value{true};
+    with_neutral[original] = Value{32u};
+    EXPECT_TRUE(read(with_neutral));
+    with_odd[ext] = Value{1.0};
+    refused(with_odd, ext, "is set, but 'x.rope.scaling.type' is not yarn");
+    with_beta["x.rope.scaling.yarn_beta_fast"] = Value{32.0};
+    refused(with_beta, "x.rope.scaling.yarn_beta_fast", "is not yarn");
+  }
+  refused({{"x.rope.scaling.low_freq_factor", Value{1.0}}}, "x.rope.scaling.low_freq_factor", "does not know it");
 
   const Values yarn{{type, named("yarn")}, {factor, Value{4.0}}, {original, Value{16u}}};
   const auto with = [&](const std::string& key, std::optional<Value> value) {
@@ -229,7 +252,7 @@ TEST(DecoderKeys, ScaleRotations) {
   EXPECT_EQ(rope.yarn->beta_fast, 32.0f);
   EXPECT_EQ(rope.yarn->beta_slow, 1.0f);
   EXPECT_EQ(rope.yarn->extrapolation_mix, 1.0f);
-  EXPECT_EQ(rope.yarn->attention_factor, static_cast<float>(0.1 * std::log(4.0) + 1));
+  EXPECT_EQ(rope.magnitude, 0.1 * std::log(4.0) + 1);
   refused(with(original, {}), original, "");
   refused(with(original, Value{0u}), original, "expected 1 to");
   refused(with(original, Value{65u}), original, "is 65, more than the context length 64");
@@ -244,13 +267,16 @@ TEST(DecoderKeys, ScaleRotations) {
   for (const auto& [name, field, least, most, some] :
        {Case{"yarn_beta_fast", &plan::Yarn::beta_fast, 1e-3, 1e6, 20},
         Case{"yarn_beta_slow", &plan::Yarn::beta_slow, 1e-3, 1e6, 2},
-        Case{"yarn_ext_factor", &plan::Yarn::extrapolation_mix, 0, 1, 0.5},
-        Case{"attn_factor", &plan::Yarn::attention_factor, 1e-3, 1e3, 2},
-        Case{"yarn_attn_factor", &plan::Yarn::attention_factor, 1e-3, 1e3, 3}}) {
+        Case{"yarn_ext_factor", &plan::Yarn::extrapolation_mix, 0, 1, 0.5}, Case{"attn_factor", nullptr, 1e-3, 1e3, 2},
+        Case{"yarn_attn_factor", nullptr, 1e-3, 1e3, 3}}) {
     const std::string key = std::string("x.rope.scaling.") + name;
     SCOPED_TRACE(key);
-    const double expected = std::string_view(name) == "attn_factor" ? some * magnitude : some;
-    EXPECT_EQ(*parameters(with(key, Value{some})).rope.yarn.*field, static_cast<float>(expected));
+    const RopeParameters some_rope = parameters(with(key, Value{some})).rope;
+    if (field != nullptr) {
+      EXPECT_EQ(*some_rope.yarn.*field, static_cast<float>(some));
+    } else {
+      EXPECT_EQ(some_rope.magnitude, std::string_view(name) == "attn_factor" ? some * magnitude : some);
+    }
     for (const double wrong : {std::nextafter(least, -1.0), std::nextafter(most, 1e300), std::nan("")})
       refused(with(key, Value{wrong}), key, "expected");
     const bool is_beta = std::string_view(name).find("beta") != std::string_view::npos;
@@ -285,7 +311,8 @@ TEST(DecoderKeys, OfWhatIsNotSupportedMustBeNeutral) {
   }
   EXPECT_TRUE(read({{"x.attention.causal", Value{true}}}));
   refused({{"x.attention.causal", Value{false}}}, "x.attention.causal", "is false");
-  refused({{"x.attention.causal", Value{0u}}}, "x.attention.causal", "");
+  refused({{"x.attention.causal", Value{0u}}}, "x.attention.causal", "is false");
+  refused({{"x.attention.causal", Value{2u}}}, "x.attention.causal", "must be a bool");
 }
 
 }  // namespace

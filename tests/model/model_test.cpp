@@ -231,7 +231,7 @@ TEST(ModelTest, YarnsMagnitudeIsTheProductOfBothKeys) {
   file.set("llama.rope.scaling.attn_factor", 1.25f).set("llama.rope.scaling.yarn_attn_factor", 1.5f);
   const auto model = file.load();
   ASSERT_TRUE(model) << model.error().message;
-  EXPECT_EQ(model->parameters().rope.yarn->attention_factor, 1.875f);
+  EXPECT_EQ(model->parameters().rope.magnitude, 1.875);
 }
 
 TEST(ModelTest, NeutralValuesOfForeignKeysAreHarmless) {
@@ -343,8 +343,14 @@ TEST(ModelTest, EveryHyperParameterMatters) {
       {"llama", "untied output", [](Edited& e) { e.drop_tensor("output.weight"); }},
       {"llama-rope-factors", "factors", [](Edited& e) { e.drop_tensor("rope_freqs.weight"); }},
       {"llama-linear", "factor", [](Edited& e) { e.set("llama.rope.scaling.factor", 3.0f); }},
-      {"llama-linear", "type", [](Edited& e) { e.set("llama.rope.scaling.type", std::string_view("none")); }},
-      {"llama-yarn", "type", [](Edited& e) { e.set("llama.rope.scaling.type", std::string_view("linear")); }},
+      {"llama-linear", "type",
+       [](Edited& e) { e.set("llama.rope.scaling.type", std::string_view("none")).erase("llama.rope.scaling.factor"); }},
+      {"llama-yarn", "type",
+       [](Edited& e) {
+         e.set("llama.rope.scaling.type", std::string_view("linear"));
+         for (const char* key : {"yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor", "yarn_attn_factor"})
+           e.erase(std::string("llama.rope.scaling.") + key);
+       }},
       {"llama-yarn", "factor", [](Edited& e) { e.set("llama.rope.scaling.factor", 3.0f); }},
       {"llama-yarn", "context", [](Edited& e) { e.set("llama.rope.scaling.original_context_length", 8u); }},
       {"llama-yarn", "fast", [](Edited& e) { e.set("llama.rope.scaling.yarn_beta_fast", 0.5f); }},

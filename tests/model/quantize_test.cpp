@@ -376,6 +376,73 @@ TEST(Quantize, WeightsThatAreNotFiniteAreAnError) {
   }
 }
 
+// One tensor of 32 columns and 2 rows, the second of which begins with `weight`; the rest is 0.5.
+Result<std::vector<float>> quantized(float weight, FileType type) {
+  std::vector<float> weights(64, 0.5f);
+  weights[32] = weight;
+  gguf::Writer source;
+  source.set("general.architecture", std::string_view("llama"));
+  source.set("llama.block_count", std::uint32_t{1});
+  const std::vector<std::uint64_t> dims{32, 2};
+  source.add_tensor("blk.0.attn_q.weight", Format::f32, dims, std::as_bytes(std::span(weights)));
+  PLUMB_TRY(const Built in, build(source));
+  PLUMB_TRY(const gguf::Writer writer, quantize(in.file, type));
+  PLUMB_TRY(const Built out, build(writer));
+  const gguf::Tensor& tensor = out.file.tensors()[0];
+  std::vector<float> decoded(64);
+  const quants::FormatInfo& format = quants::info(tensor.format);
+  format.decode(tensor.data.data(), decoded.data(), decoded.size() / format.block_size);
+  return decoded;
+}
+
+TEST(Quantize, WeightsThatAFormatCannotHoldAreAnError) {
+  EXPECT_EQ(quantized(65504.0f, FileType::f16).value()[32], 65504.0f);
+  for (const float weight : {65520.0f, -1e5f, 3e38f}) {
+    const auto refused = quantized(weight, FileType::f16);
+    ASSERT_FALSE(refused) << weight;
+    for (const char* part : {"blk.0.attn_q.weight", "too large for F16", "row 1, column 0"})
+      EXPECT_NE(refused.error().message.find(part), std::string::npos) << refused.error().message;
+  }
+  EXPECT_NEAR(quantized(3e38f, FileType::bf16).value()[32], 3e38f, 1e36f);
+  EXPECT_FALSE(quantized(std::numeric_limits<float>::max(), FileType::bf16));
+  for (const FileTypeInfo& type : file_types()) {
+    if (quants::info(type.format).block_size != 32) continue;
+    const std::vector<float> clamped = quantized(3e38f, type.type).value();
+    for (const float decoded : clamped) EXPECT_TRUE(std::isfinite(decoded)) << type.name;
+  }
+}
+
+TEST(Quantize, OffsetsReachBeyondTheLargestHalf) {
+  for (const FileType type : {FileType::q4_1, FileType::q5_1}) {
+    for (const float weight : {7e4f, 2e5f, 9e5f, -7e4f, -2e5f, -9e5f})
+      EXPECT_NEAR(quantized(weight, type).value()[32], weight, 0.01f * std::fabs(weight)) << weight;
+  }
+}
+
+TEST(FileTypes, ContradictTensorsOfAnotherFormat) {
+  const auto contradiction = [](std::uint64_t file_type, Format format, std::uint64_t columns) {
+    gguf::Writer writer;
+    writer.set("general.file_type", file_type);
+    add(writer, "blk.0.attn_norm.weight", Format::f32, {columns});
+    const gguf::Writer::Produce zeros = [](std::span<std::byte>) -> Result<void> { return {}; };
+    writer.add_tensor("blk.0.ffn_up.weight", format, std::vector<std::uint64_t>{columns, 4}, zeros);
+    const auto file = build(writer);
+    return file_type_contradiction(file->file).value_or("");
+  };
+  EXPECT_EQ(contradiction(15, Format::f32, 256),
+            "test: key 'general.file_type' says Q4_K_M, but most weights are F32; the tensors count");
+  EXPECT_NE(contradiction(0, Format::q8_0, 256), "");
+  EXPECT_NE(contradiction(1, Format::bf16, 256), "");
+  EXPECT_NE(contradiction(7, Format::q4_0, 256), "");
+  EXPECT_NE(contradiction(28, Format::q4_0, 256), "");  // IQ2_S
+  for (const auto& [type, format] : {std::pair(0, Format::f32), {1, Format::f16}, {15, Format::q4_k}, {7, Format::q8_0}})
+    EXPECT_EQ(contradiction(static_cast<std::uint64_t>(type), format, 256), "");
+  EXPECT_EQ(contradiction(15, Format::q5_0, 32), "");  // rows that are no whole number of blocks of 256
+  EXPECT_EQ(contradiction(15, Format::f16, 48), "");   // nor of 32
+  EXPECT_EQ(contradiction(10, Format::iq4_nl, 32), "");
+  EXPECT_EQ(contradiction(4711, Format::f32, 256), "");  // not known
+}
+
 TEST(Quantize, AMissingBlockCountIsNamed) {
   gguf::Writer source;
   source.set("general.architecture", std::string_view("llama"));

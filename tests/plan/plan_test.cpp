@@ -60,7 +60,7 @@ TEST(Plan, ListsOpsOverNamedValues) {
 }
 
 TEST(Plan, AnOpsOperandsAreWhatItsFieldsTypesSay) {
-  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 9 && n_fields<Attention> == 10);
+  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 10 && n_fields<Attention> == 10);
   const auto index = [](const auto& ids) {
     std::vector<std::uint32_t> list;
     for (const auto id : ids) list.push_back(id.index);

@@ -27,6 +27,8 @@ class CpuExecutor final : public PlanExecutor, private Program {
 
   using PlanExecutor::run;
 
+  [[nodiscard]] std::uint32_t n_threads() const override { return pool_.n_threads(); }
+
  private:
   Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) override {
     return caches_of<Cache>(std::make_shared<CachePool>(pool));
@@ -78,8 +80,8 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(Isa isa) : isa_(isa) {}
 
   [[nodiscard]] std::string_view name() const override { return "cpu"; }
-  [[nodiscard]] std::string description() const override {
-    const std::uint32_t n = usable_cores();
+  [[nodiscard]] std::string description(std::uint32_t n_threads) const override {
+    const std::uint32_t n = n_threads == 0 ? usable_cores() : n_threads;
     return fmt::format("{}, {} thread{}", kernels(isa_).name, n, n == 1 ? "" : "s");
   }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,

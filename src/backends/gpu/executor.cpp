@@ -145,7 +145,7 @@ class GpuBackend final : public Backend {
   GpuBackend(std::string_view name, std::function<Result<std::unique_ptr<Device>>()> make_device, std::string description)
       : name_(name), make_device_(std::move(make_device)), description_(std::move(description)) {}
   [[nodiscard]] std::string_view name() const override { return name_; }
-  [[nodiscard]] std::string description() const override { return description_; }
+  [[nodiscard]] std::string description(std::uint32_t) const override { return description_; }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan,
                                                        const LoadOptions& options) override {
     PLUMB_TRY(auto device, make_device_());

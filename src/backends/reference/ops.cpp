@@ -262,14 +262,12 @@ Rotation rotation_at(const plan::Rope& rope, std::span<const float> factors, dou
     double angle = position * std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
     if (!factors.empty()) angle /= factors[i];
     double turned = angle * rope.position_scale;
-    double magnitude = 1.0;
     if (rope.yarn) {
       const double extrapolation = yarn_extrapolation(rope, i);
       turned = angle * rope.position_scale * (1.0 - extrapolation) + angle * extrapolation;
-      magnitude = rope.yarn->attention_factor;
     }
-    rotation.cosine.push_back(std::cos(turned) * magnitude);
-    rotation.sine.push_back(std::sin(turned) * magnitude);
+    rotation.cosine.push_back(std::cos(turned) * rope.magnitude);
+    rotation.sine.push_back(std::sin(turned) * rope.magnitude);
   }
   return rotation;
 }

@@ -49,7 +49,7 @@ std::vector<float> compute(const plan::Op& op, const Scene& scene);
 
 double activate(plan::Activation activation, double x);
 
-// The rotation of one position: pair i turns by (cosine[i], sine[i]), both multiplied by YaRN's magnitude.
+// The rotation of one position: pair i turns by (cosine[i], sine[i]), both multiplied by the magnitude.
 struct Rotation {
   std::vector<double> cosine, sine;
 };

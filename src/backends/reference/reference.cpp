@@ -68,6 +68,8 @@ class ReferenceExecutor final : public PlanExecutor {
     scene_.cached = [this](std::uint64_t row) { return batch().position(row) + 1; };
   }
 
+  [[nodiscard]] std::uint32_t n_threads() const override { return scene_.n_threads; }
+
  private:
   Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) override {
     return caches_of<Cache>(std::make_shared<CachePool>(pool));
@@ -118,7 +120,7 @@ class ReferenceExecutor final : public PlanExecutor {
 class ReferenceBackend final : public Backend {
  public:
   [[nodiscard]] std::string_view name() const override { return "reference"; }
-  [[nodiscard]] std::string description() const override { return "plain loops in double precision"; }
+  [[nodiscard]] std::string description(std::uint32_t) const override { return "plain loops in double precision"; }
   [[nodiscard]] Result<std::unique_ptr<Executor>> load(std::shared_ptr<const Plan> plan,
                                                        const LoadOptions& options) override {
     PLUMB_CHECK(check_tensors(*plan));
