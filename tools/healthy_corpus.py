@@ -83,7 +83,7 @@ def main():
             if done.returncode not in (0, 1):
                 return done.returncode, 0.0, done.stderr.strip()
             report = json.loads(done.stdout)
-            worst = max((op["ratio"] for op in report["ops"] if op["ratio"] is not None), default=0.0)
+            worst = max((op["misfit"] for op in report["ops"] if op["misfit"] is not None), default=0.0)
             return done.returncode, worst, json.dumps(report["faults"])[:600]
 
         total = accused = failed = 0

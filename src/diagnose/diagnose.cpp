@@ -73,7 +73,7 @@ class Diagnosis {
   [[nodiscard]] Result<std::unique_ptr<CheckedRun>> check_ops(Suspect suspect) const {
     const auto checked = [&](Suspect of) {
       const std::uint32_t n_threads = settings_.n_threads > 0 ? settings_.n_threads : usable_cores();
-      return std::make_unique<CheckedRun>(model_, std::move(of), settings_.allowance, n_threads);
+      return std::make_unique<CheckedRun>(model_, std::move(of), settings_.allowance, n_threads, settings_.progress);
     };
     const auto n_faults = [](const CheckedRun& run) {
       const std::vector<Check>& checks = run.isolation.checks;

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "diagnose/explain.h"
+#include "diagnose/isolation.h"
 #include "diagnose/prompt.h"
 #include "diagnose/report.h"
 #include "model/model.h"
@@ -21,6 +22,7 @@ struct Settings {
   std::optional<Prompt> prompt;       // the prompt that the run should have had; none: the trace's
   std::vector<text::TokenId> tokens;  // in place of a prompt, the ids that the run should have had; empty: not known
   std::string file_sha256;            // of the model's file; empty: not compared
+  OnProgress progress;                // may be empty
 };
 
 // Errors: a trace that does not fit the model (see Suspect::bind), or was made from another file.

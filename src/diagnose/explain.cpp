@@ -29,7 +29,10 @@ class Explainer {
 
   Explanation explain() {
     mark_hidden_faults(run_, search_);
-    for (const auto& [op, checks] : faulty_ops()) {
+    const auto faulty = faulty_ops();
+    std::size_t n_tried = 0;
+    for (const auto& [op, checks] : faulty) {
+      if (run_.progress) run_.progress("trying causes", n_tried++, faulty.size());
       const std::vector<std::size_t> left = left_by_earlier(op, checks);
       if (left.empty()) continue;
       Evidence evidence = evidence_of(run_, op, left, arithmetic_of(left.front()));
@@ -37,6 +40,7 @@ class Explainer {
       explained_.push_back({std::move(evidence), std::move(matches)});
     }
     merge();
+    if (run_.progress) run_.progress("proving", 0, 1);
     if (!explained_.empty()) prove_all();
     try_alternatives();
     judge();
@@ -89,8 +93,8 @@ class Explainer {
       for (const std::size_t c : checks) {
         Check& check = run_.isolation.checks[c];
         const std::vector<std::uint32_t> rows = rows_of(check);
-        check.ratio = evidence.ratio(rows, evidence.part(y, rows));
-        if (check.ratio > 1) left.push_back(c);
+        check.misfit = evidence.ratio(rows, evidence.part(y, rows));
+        if (check.misfit > 1) left.push_back(c);
       }
     }
     // A consequence of a fault without a known cause cannot be told from a fault of its own.

@@ -29,12 +29,12 @@ std::map<std::pair<std::size_t, std::string>, std::size_t> suspicious(const Chec
   std::map<std::pair<std::size_t, std::string>, std::size_t> worst;
   for (std::size_t i = 0; i < checks.size(); ++i) {
     const Check& check = checks[i];
-    if (check.at_fault || check.arithmetic == 0 || check.ratios.empty()) continue;
+    if (check.at_fault || check.arithmetic == 0 || check.misfits.empty()) continue;
     // A region contains products; it is not suspicious for being as coarse as most ops.
     const std::size_t n_ops = run.replay.region(check.op, std::span(&check.step, 1)).size();
     if (n_ops > most_hidden_in || (n_ops > 1 && check.arithmetic <= usual)) continue;
     const auto [at, is_new] = worst.try_emplace({check.group, role_of(run, check)}, i);
-    if (!is_new && check.ratios[0] > checks[at->second].ratios[0]) at->second = i;
+    if (!is_new && check.misfits[0] > checks[at->second].misfits[0]) at->second = i;
   }
   return worst;
 }
@@ -105,7 +105,7 @@ void mark_hidden_faults(CheckedRun& run, Search& search) {
           continue;
       }
       other.at_fault = true;
-      other.ratio = other.ratios[0];
+      other.misfit = other.misfits[0];
     }
     search.remember(*mistake);
   }

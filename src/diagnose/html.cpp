@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/printable.h"
 #include "diagnose/report.h"
 
 // report_page.S
@@ -27,19 +28,12 @@ std::string embedded(const nlohmann::ordered_json& json) {
   return result;
 }
 
-// Escapes text outside of tags. Control characters become spaces, except line ends and tabs.
+// Text outside of tags.
 std::string escaped(std::string_view text) {
-  // Writing and reading the text as a JSON string replaces bytes that are not UTF-8.
-  const std::string valid =
-      nlohmann::json::parse(nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))
-          .get<std::string>();
   std::string result;
-  for (const char c : valid) {
-    if (const std::size_t mark = marks.find(c); mark != std::string_view::npos) {
-      result += entities[mark];
-    } else {
-      result += (c >= 0 && c < ' ' && c != '\n' && c != '\t') || c == 0x7f ? ' ' : c;
-    }
+  for (const char c : printable(text)) {
+    const std::size_t mark = marks.find(c);
+    result += mark == std::string_view::npos ? std::string(1, c) : std::string(entities[mark]);
   }
   return result;
 }

@@ -91,14 +91,15 @@ std::string format_of(const plan::Plan& plan, const plan::Op& op) {
 
 class Isolator {
  public:
-  Isolator(Replay& replay, const Suspect& suspect, const Allowance& allowance)
-      : replay_(replay), suspect_(suspect), plan_(replay.plan()), allowance_(allowance) {}
+  Isolator(Replay& replay, const Suspect& suspect, const Allowance& allowance, const OnProgress& progress)
+      : replay_(replay), suspect_(suspect), plan_(replay.plan()), allowance_(allowance), progress_(progress) {}
 
   Isolation run() {
     count_stored();
     for (std::size_t op = 0; op < plan_.ops.size(); ++op) {
       const auto out = plan::output(plan_.ops[op]);
       if (out && suspect_.knows(*out)) check(op);
+      if (progress_) progress_("checking ops", op + 1, plan_.ops.size());
     }
     judge();
     return std::move(result_);
@@ -163,7 +164,11 @@ class Isolator {
     for (std::uint32_t step = 0; step < suspect_.n_steps(); ++step) {
       const std::uint32_t n = suspect_.known_rows(*plan::output(plan_.ops[op]), step);
       if (n == 0) continue;
-      Check& check = result_.checks.emplace_back(Check{.op = op, .step = step, .n_rows = n, .arithmetic = n_arithmetics});
+      Check& check = result_.checks.emplace_back();
+      check.op = op;
+      check.step = step;
+      check.n_rows = n;
+      check.arithmetic = n_arithmetics;
       check.first_row = suspect_.end(step) - n;
       const Compared rows = rows_of(check, c);
       measure(rows, check);
@@ -176,6 +181,7 @@ class Isolator {
       is_long.push_back(region.size() > few_ops);
     }
     const auto checks = std::span(result_.checks).subspan(first_check);
+    details_.resize(result_.checks.size());
     // Tries arithmetics from fine to coarse until every step is allowed. A step keeps the first arithmetic that allows it.
     const std::size_t finest_of_long = finest_of_long_regions();
     bool all = false;
@@ -185,20 +191,21 @@ class Isolator {
       for (std::size_t i = 0; i < checks.size(); ++i) {
         Check& check = checks[i];
         if (check.arithmetic < a) continue;
-        check.ratios.push_back(infinity);
+        check.misfits.push_back(infinity);
         if ((!is_long[i] || a >= finest_of_long) && may_be_stored(op, a, rows_of(check, c), dtype)) {
           if (v.empty()) v = variance(op, c, a);
           const Compared rows = rows_of(check, c, v);
           describe(check, rows);
-          check.ratios.back() = misfit(rows, factors[i]);
+          check.allowed_rms *= factors[i];
+          check.misfits.back() = misfit(rows, factors[i]);
+          details_[first_check + i].emplace(a, check);
         }
-        if (check.ratios.back() <= 1) check.arithmetic = a;
+        if (check.misfits.back() <= 1) check.arithmetic = a;
         all = all && check.arithmetic == a;
       }
     }
     for (std::size_t i = 0; i < checks.size(); ++i) {
       Check& check = checks[i];
-      check.allowed_rms *= factors[i];
       check.tells = !(check.allowed_rms > check.rms_expected / 3);
       if (is_long[i] && check.step == 0) of_long_regions_.push_back(check.arithmetic);
     }
@@ -294,17 +301,21 @@ class Isolator {
     for (Group& group : result_.groups) {
       if (!group.region.empty()) group.arithmetic = std::max(group.arithmetic, coarsest);
     }
-    for (Check& check : result_.checks) {
+    for (std::size_t i = 0; i < result_.checks.size(); ++i) {
+      Check& check = result_.checks[i];
       const bool is_region = !result_.groups[check.group].region.empty();
       const std::size_t usual = coarsest_of(check);
-      if (check.arithmetic <= usual) {
-        check.ratio = check.ratios[check.arithmetic];
-      } else {
-        const std::size_t n = std::min(usual + 1, check.ratios.size());
-        check.ratio = *std::min_element(check.ratios.begin(), check.ratios.begin() + static_cast<std::ptrdiff_t>(n));
-        check.at_fault =
-            check.ratio > (is_region ? outlier_of_regions : outlier) || check.arithmetic >= arithmetics().size();
+      std::size_t judged_in = check.arithmetic;
+      if (check.arithmetic > usual) {
+        const std::size_t n = std::min(usual + 1, check.misfits.size());
+        const auto least = std::min_element(check.misfits.begin(), check.misfits.begin() + static_cast<std::ptrdiff_t>(n));
+        judged_in = static_cast<std::size_t>(least - check.misfits.begin());
+        check.at_fault = *least > (is_region ? outlier_of_regions : outlier) || check.arithmetic >= arithmetics().size();
       }
+      check.misfit = check.misfits[judged_in];
+      // An arithmetic that was not admissible has no details; the check then keeps those of the last that was.
+      const auto details = details_[i].find(judged_in);
+      if (details != details_[i].end()) static_cast<Details&>(check) = std::move(details->second);
     }
   }
 
@@ -366,8 +377,10 @@ class Isolator {
   const Suspect& suspect_;
   const plan::Plan& plan_;
   const Allowance& allowance_;
+  const OnProgress& progress_;
   Isolation result_;
-  std::vector<std::size_t> of_long_regions_;  // for each, the arithmetic that allows the prompt's pass
+  std::vector<std::map<std::size_t, Details>> details_;  // by check and arithmetic
+  std::vector<std::size_t> of_long_regions_;             // for each, the arithmetic that allows the prompt's pass
   struct Stored {
     std::size_t n = 0, n_16_bits = 0, n_bf16 = 0;  // values, and those that the trace has in 16 bits
     std::vector<std::size_t> n_fit;                // by arithmetic: values that are numbers of its type
@@ -451,12 +464,14 @@ void add_rounding(std::vector<float>& variance, std::span<const float> y, trace:
   }
 }
 
-CheckedRun::CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads)
+CheckedRun::CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads,
+                       OnProgress on_progress)
     : model(of_model),
       allowance(allowed),
+      progress(std::move(on_progress)),
       suspect(std::move(of_suspect)),
       replay(model, suspect.rows(), &suspect, suspect.logit_rows(), n_threads),
-      isolation(Isolator(replay, suspect, allowance).run()) {}
+      isolation(Isolator(replay, suspect, allowance, progress).run()) {}
 
 Replay CheckedRun::replay_of(const Suspect* shown) const {
   return {model, suspect.rows(), shown, suspect.logit_rows(), replay.n_threads()};

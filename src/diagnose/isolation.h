@@ -4,7 +4,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "diagnose/arithmetic.h"
@@ -40,25 +42,32 @@ struct Element {
 // Counts of |error| / standard deviation: below 2^-8, then by powers of 2; the last count has all larger ones.
 using Histogram = std::array<std::uint32_t, 17>;
 
-// The check of an op in one step.
-struct Check {
+// How a check's errors look in one arithmetic.
+struct Details {
+  Element worst;           // the element with the largest error in standard deviations
+  double allowed_rms = 0;  // allowed root mean square of the error, absolute
+  Histogram histogram{};
+  std::vector<float> row_ratio;  // by row of the step, root mean square of error / standard deviation
+};
+
+// The check of an op in one step. Its details are those in the arithmetic by which it is judged.
+struct Check : Details {
   std::size_t op = 0;
   std::uint32_t step = 0;
   std::uint32_t first_row = 0, n_rows = 0;  // rows of the step that the trace has
   std::size_t group = 0;                    // index in Isolation::groups
   double rms_expected = 0;
   double rms_error = 0, largest_error = 0;
-  Element worst;                   // the element with the largest error in standard deviations
   std::uint64_t n_not_finite = 0;  // elements that are NaN or infinite and should not be
-  std::vector<double> ratios;      // error / allowance in each arithmetic tried; infinite if not admissible
+  std::vector<double> misfits;     // in each arithmetic tried; infinite if not admissible
   std::size_t stored_as = 0;       // the coarsest arithmetic that stores such numbers, if most of the run's are
-  std::size_t arithmetic = 0;      // the first that allows the error; ratios.size() if none does
-  double allowed_rms = 0;          // allowed absolute error in the arithmetic by which the check is judged
-  double ratio = 0;                // error / allowance in that arithmetic
+  std::size_t arithmetic = 0;      // the first that allows the error; misfits.size() if none does
+  double misfit = 0;               // see misfit(), in the arithmetic by which the check is judged
   bool tells = true;               // an error of a third of the value's size would be more than rounding
   bool at_fault = false;
-  Histogram histogram{};         // in the arithmetic by which the check is judged
-  std::vector<float> row_ratio;  // by row of the step, root mean square of error / standard deviation
+
+  // The root mean square of the error over its allowance. Judged is misfit, which looks at each element by itself.
+  [[nodiscard]] double ratio() const { return rms_error == 0 ? 0 : rms_error / allowed_rms; }
 };
 
 // A group of checks whose ops an engine computes in the same way: ops of one kind, with weights of one format, in the
@@ -87,17 +96,22 @@ struct Compared {
 // Fills in a check's details for the report, from its rows: the worst element, the histogram, the allowance.
 void describe(Check& check, const Compared& rows);
 
-// error / allowance; 1 is the most that is allowed. An element that should be finite and is not makes it infinite. Where
-// the variance is infinite, anything is allowed.
+// The errors over what they may be, element by element: the larger of their root mean square in standard deviations over
+// most_rms, and of the largest over most_single. 1 is the most that is allowed. An element that should be finite and is not
+// makes it infinite. Where the variance is infinite, anything is allowed.
 double misfit(const Compared& rows, double allowance_factor = 1);
 
 // Adds the variance of rounding y to a trace's dtype.
 void add_rounding(std::vector<float>& variance, std::span<const float> y, trace::Dtype dtype);
 
+// Receives how far a part of the diagnosis is: "checking ops", 3 of 40.
+using OnProgress = std::function<void(std::string_view what, std::uint64_t done, std::uint64_t total)>;
+
 // A suspect's run with its ops recomputed and checked.
 struct CheckedRun {
   // `model`, and the plan and trace of the suspect, must outlive this.
-  CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads);
+  CheckedRun(const model::Model& of_model, Suspect of_suspect, const Allowance& allowed, std::uint32_t n_threads,
+             OnProgress on_progress = {});
   CheckedRun(const CheckedRun&) = delete;
   CheckedRun& operator=(const CheckedRun&) = delete;
 
@@ -107,6 +121,7 @@ struct CheckedRun {
 
   const model::Model& model;
   Allowance allowance;
+  OnProgress progress;  // may be empty
   Suspect suspect;
   Replay replay;  // of the suspect's run
   Isolation isolation;

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/at_signal.h"
 #include "base/half.h"
 #include "base/machine.h"
 #include "base/system_error.h"
@@ -102,13 +103,18 @@ class TemporaryFile {
     std::error_code ignored;
     if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
   }
-  TemporaryFile(TemporaryFile&& other) noexcept : folder_(std::exchange(other.folder_, {})) {}
+  TemporaryFile(TemporaryFile&& other) noexcept
+      : folder_(std::exchange(other.folder_, {})),
+        removed_folder_(std::move(other.removed_folder_)),
+        removed_file_(std::move(other.removed_file_)) {}
   TemporaryFile& operator=(TemporaryFile&&) = delete;
   [[nodiscard]] std::filesystem::path path() const { return folder_ / "run.safetensors"; }
 
  private:
-  explicit TemporaryFile(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  explicit TemporaryFile(std::filesystem::path folder)
+      : folder_(std::move(folder)), removed_folder_(folder_.native()), removed_file_(path().native()) {}
   std::filesystem::path folder_;
+  RemovedAtSignal removed_folder_, removed_file_;
 };
 
 class OwnRun {
@@ -120,8 +126,14 @@ class OwnRun {
     tokens_ = trace_.info().tokens;
     n_prompt_ = report_.n_prompt;
     stage(Stage::file) = {Stage::file, Outcome::pass, "the run was made from this file"};
+    auto next = [&, n_done = 0u]() mutable {
+      constexpr std::uint32_t n_parts = 4;
+      if (settings_.progress) settings_.progress("running it again", n_done++, n_parts);
+    };
+    next();
     PLUMB_CHECK(weights());
     PLUMB_TRY(first_, as_it_is());
+    next();
     engine_.executor().poison_memory(true);
     auto poisoned = as_it_is();
     engine_.executor().poison_memory(false);
@@ -129,7 +141,9 @@ class OwnRun {
     buffers(second);
     // The distance of the recorded run, all of whose ops follow, shows how much rounding alone may do.
     if (!report_.follows()) return {};
+    next();
     reference();
+    next();
     unwatched();
     return cache();
   }
@@ -322,6 +336,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   });
   const auto run = [&]() -> Result<void> {
     PLUMB_TRY(const auto cache, engine.new_cache());
+    PLUMB_CHECK(engine::Engine::check_room(*cache, prompt.size(), std::max<std::uint32_t>(1, options.n_steps)));
     std::span<const float> logits;
     for (; first < prompt.size() && written; first += n) {
       if (options.interrupted && options.interrupted()) return fail("interrupted; nothing was written");
@@ -348,7 +363,12 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
 Result<Report> diagnose_engine(engine::Engine& engine, std::span<const TokenId> prompt, trace::Info info,
                                const RecordOptions& options, const Settings& settings) {
   PLUMB_TRY(const TemporaryFile file, TemporaryFile::create());
-  PLUMB_CHECK(record(engine, prompt, file.path(), std::move(info), options));
+  RecordOptions recording = options;
+  recording.interrupted = [&, n_passes = 0u]() mutable {
+    if (settings.progress) settings.progress("recording the run, pass", ++n_passes, 0);
+    return options.interrupted && options.interrupted();
+  };
+  PLUMB_CHECK(record(engine, prompt, file.path(), std::move(info), recording));
   PLUMB_TRY(const trace::Trace trace, trace::Trace::open(file.path()));
   PLUMB_TRY(Report report, diagnose_trace(engine.model(), trace, settings));
   PLUMB_CHECK(OwnRun(engine, trace, settings, report).run());

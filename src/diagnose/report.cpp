@@ -194,17 +194,18 @@ class Text {
       ++row.n;
       if (check.at_fault) ++row.n_faults;
       row.arithmetics.insert(report_.isolation.groups[check.group].own);
-      if (row.worst == nullptr || check.ratio > row.worst->ratio || std::isnan(check.ratio)) row.worst = &check;
+      if (row.worst == nullptr || check.misfit > row.worst->misfit || std::isnan(check.misfit)) row.worst = &check;
     }
-    out_ += "\nops (error / allowance: above 1 does not follow)\n";
-    out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>10}{:>10}{:>10}  {}\n", "value", "checks", "faults", "worst at",
-                        "error", "allowed", "ratio", "arithmetic");
+    out_ += "\nops (ratio: error / allowed; misfit: the same element by element, above 1 does not follow)\n";
+    out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>9}{:>9}{:>10}{:>10}  {}\n", "value", "checks", "faults", "worst at",
+                        "error", "allowed", "ratio", "misfit", "arithmetic");
+    const auto figure = [](double x) { return std::isfinite(x) ? fmt::format("{:.3g}", x) : "no number"; };
     for (const auto& [key, row] : rows) {
       const Check& check = *row.worst;
-      const std::string ratio = std::isfinite(check.ratio) ? fmt::format("{:.3g}", check.ratio) : "no number";
-      out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>10.2g}{:>10.2g}{:>10}  {}\n", key, row.n, row.n_faults,
+      out_ += fmt::format("  {:<18}{:>7}{:>7}  {:<24}{:>9.2g}{:>9.2g}{:>10}{:>10}  {}\n", key, row.n, row.n_faults,
                           fmt::format("{} step {}", report_.op_values[check.op], check.step), check.rms_error,
-                          check.allowed_rms, ratio, arithmetics()[*row.arithmetics.rbegin()].name);
+                          check.allowed_rms, figure(check.ratio()), figure(check.misfit),
+                          arithmetics()[*row.arithmetics.rbegin()].name);
     }
     if (!report_.unknown_names.empty()) {
       out_ += fmt::format("  {} names in the trace are no values of this model, such as '{}'\n",
@@ -350,7 +351,8 @@ nlohmann::ordered_json to_json(const Report& report) {
                            {"size", number(check.rms_expected)},
                            {"error", number(check.rms_error)},
                            {"allowed", number(check.allowed_rms)},
-                           {"ratio", number(check.ratio)},
+                           {"ratio", number(check.ratio())},
+                           {"misfit", number(check.misfit)},
                            {"largest_error", number(check.largest_error)},
                            {"not_finite", check.n_not_finite},
                            {"worst",

@@ -102,13 +102,17 @@ void scaling(const Question&, const plan::Rope& op, Candidates& out) {
       return rotation_at(op, inverse, head.position());
     });
   }
+  if (op.magnitude != 1)
+    out.with(op, &plan::Rope::magnitude, 1.0f, fmt::format("the magnitude, {:g}, is not applied", op.magnitude));
   if (op.yarn) {
-    out.with(op, &plan::Rope::yarn, std::nullopt, "YaRN is read as linear scaling");
+    changed("YaRN is read as linear scaling", [](plan::Rope& wrong) {
+      wrong.yarn.reset();
+      wrong.magnitude = 1;
+    });
     changed("YaRN is not applied", [](plan::Rope& wrong) {
       wrong.yarn.reset();
-      wrong.position_scale = 1;
+      wrong.position_scale = wrong.magnitude = 1;
     });
-    changed("YaRN's magnitude is not applied", [](plan::Rope& wrong) { wrong.yarn->attention_factor = 1; });
     // The paper's values for llama models: https://arxiv.org/abs/2309.00071
     constexpr float usual_fast = 32, usual_slow = 1;
     if (op.yarn->beta_fast != usual_fast || op.yarn->beta_slow != usual_slow) {
@@ -149,8 +153,8 @@ void exponent(const Question& q, const plan::Rope& op, Candidates& out) {
       for (std::uint32_t i = 0; i < op.n_rot / 2; ++i) {
         double angle = head.position() * std::pow(double{op.theta}, -step * (i + first)) * op.position_scale;
         if (!head.factors.empty()) angle /= head.factors[i];
-        rotation.cosine.push_back(std::cos(angle));
-        rotation.sine.push_back(std::sin(angle));
+        rotation.cosine.push_back(std::cos(angle) * op.magnitude);
+        rotation.sine.push_back(std::sin(angle) * op.magnitude);
       }
       return rotation;
     });
@@ -236,9 +240,10 @@ void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
   };
   fit(
       "positions are multiplied by", [](auto& rope) -> auto& { return rope.position_scale; });
+  if (op.yarn || op.magnitude != 1)
+    fit(
+        "the magnitude is", [](auto& rope) -> auto& { return rope.magnitude; });
   if (!op.yarn) return;
-  fit(
-      "YaRN's magnitude is", [](auto& rope) -> auto& { return rope.yarn->attention_factor; });
   fit(
       "YaRN's original context is", [](auto& rope) -> auto& { return rope.yarn->original_context; });
   fit(
