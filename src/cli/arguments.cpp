@@ -17,6 +17,7 @@
 #include <limits>
 #include <random>
 
+#include "base/printable.h"
 #include "cli/command.h"
 #include "cli/pull.h"
 #include "cli/sha256.h"
@@ -113,7 +114,9 @@ Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   if (gpu_layers == "0" && backend_option->count() == 0) chosen.backend = "cpu";
   chosen.kv_type = kv_type == "f32" ? backends::KvType::f32 : backends::KvType::f16;
   chosen.activations = activations == "int8" ? backends::Activations::int8 : backends::Activations::int16;
-  return engine::Engine::load(std::move(file), chosen);
+  PLUMB_TRY(auto engine, engine::Engine::load(std::move(file), chosen));
+  for (const std::string& warning : engine->warnings()) warn(warning);
+  return engine;
 }
 
 void PromptArguments::add(CLI::App& app) {
@@ -160,9 +163,16 @@ Result<std::vector<text::TokenId>> PromptArguments::encode(const engine::Engine&
       return fail("{}: the file has no chat template, so there is no place for --system; put it in the prompt", model);
     }
     if (!raw) {
-      fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", model);
+      fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", printable(model));
     }
-    return engine.tokenizer().encode(*given, {.add_special = true, .parse_special = true});
+    PLUMB_TRY(auto encoded, engine.tokenizer().encode(*given, {.add_special = true, .parse_special = true}));
+    const std::optional<text::TokenId> bos = engine.tokenizer().special().bos;
+    if (bos && encoded.size() > 1 && encoded[0] == *bos && encoded[1] == *bos) {
+      warn(
+          fmt::format("the text begins with {}, which the model's tokenizer adds as well; the prompt begins with two of it",
+                      engine.tokenizer().piece(*bos)));
+    }
+    return encoded;
   }
   return engine.chat_tokens(engine::conversation(system, *given));
 }
@@ -227,6 +237,8 @@ Result<std::optional<std::string>> piped_text() {
   return text;
 }
 
+void warn(std::string_view warning) { fmt::print(stderr, "plumb: warning: {}\n", printable(warning)); }
+
 Result<int> print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return fail("standard output cannot be written: {}", std::strerror(errno));
@@ -246,6 +258,8 @@ Result<std::string> read_file(const std::string& path, std::uint64_t max_bytes) 
 }
 
 void catch_interrupts() {
+  struct sigaction before {};
+  if (sigaction(SIGINT, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) return;
   struct sigaction action {};
   action.sa_handler = [](int) { interrupt_flag = true; };
   sigaction(SIGINT, &action, nullptr);

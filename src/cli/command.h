@@ -23,7 +23,10 @@ namespace plumb::cli {
 
 using Json = nlohmann::ordered_json;
 
-// The work of a parsed command. Returns exit code 0 or 1; an error is printed and gives exit code 2.
+// What the shell reports of a program that Ctrl-C ends.
+inline constexpr int exit_interrupted = 130;
+
+// The work of a parsed command. Returns exit code 0, 1 or 130; an error is printed and gives exit code 2.
 using Action = std::function<Result<int>()>;
 
 struct Command {
@@ -128,6 +131,9 @@ Result<std::uint32_t> token_limit(std::int64_t given);
 
 // A run's trace metadata without the tokens and the file's hash. prompt: the text that was asked, empty if there was none.
 trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
+
+// Says on stderr what is odd and keeps nothing from running.
+void warn(std::string_view warning);
 
 // Writes to stdout; the result is exit code 0. Error: stdout is closed or full.
 Result<int> print(std::string_view text);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
+#include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/spelling.h"
@@ -77,7 +79,7 @@ Result<int> run_bench(BenchOptions options) {
   const auto tokens = some_tokens(std::max(options.n_prompt, options.depth), vocab);
 
   catch_interrupts();
-  Progress progress("bench");
+  std::optional<Progress> progress("bench");
   Rates prefill{.tokens = options.n_prompt, .streams = 1};
   Rates decode{.tokens = options.n_decode, .streams = options.streams};
   for (const auto& cache : caches) {
@@ -110,9 +112,11 @@ Result<int> run_bench(BenchOptions options) {
       return {};
     });
     PLUMB_CHECK(decoded);
-    progress.update(repetition + 1, options.repetitions + 1);
+    progress->update(repetition + 1, options.repetitions + 1);
     if (interrupted()) return fail("interrupted");
   }
+
+  progress.reset();
 
   const std::uint64_t bytes = bytes_per_token(*engine->model().plan());
   // The streams of a step share one reading of the weights.
@@ -120,8 +124,8 @@ Result<int> run_bench(BenchOptions options) {
   if (options.json) {
     return print_json({{"model", options.engine.model},
                        {"backend", engine->backend().name()},
-                       {"description", engine->backend().description()},
-                       {"threads", options.engine.settings.n_threads},
+                       {"description", engine->description()},
+                       {"threads", engine->executor().n_threads()},
                        {"load_seconds", load_seconds},
                        {"depth", options.depth},
                        {"streams", options.streams},
@@ -135,7 +139,7 @@ Result<int> run_bench(BenchOptions options) {
                        rates.min(), rates.max());
   };
   PLUMB_CHECK(print(
-      fmt::format("{} on {}\nload     {:.3f} s\n", options.engine.model, engine->backend().description(), load_seconds)));
+      fmt::format("{} on {}\nload     {:.3f} s\n", printable(options.engine.model), engine->description(), load_seconds)));
   PLUMB_CHECK(print(line("prefill", prefill) + line("decode", decode)));
   if (options.streams > 1) PLUMB_CHECK(print(fmt::format("streams  {}, decoded together\n", options.streams)));
   return print(fmt::format("weights  {} a step, {:.1f} GB/s while decoding\n", format_bytes(bytes), bandwidth));

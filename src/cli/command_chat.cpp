@@ -172,7 +172,7 @@ Result<int> chat(const ChatOptions& options) {
   catch_interrupts();
   LineReader reader;
   fmt::print(stderr, "{} on {}. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends.\n",
-             options.engine.model, engine->backend().description());
+             options.engine.model, engine->description());
   for (;;) {
     clear_interrupt();
     const auto line = reader.read();

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "base/machine.h"
+#include "base/printable.h"
 #include "cli/command.h"
 
 namespace plumb::cli {
@@ -16,12 +17,12 @@ Result<int> run_devices(bool json, bool measure) {
   for (const auto& entry : backends::all()) {
     const auto backend = entry.make();
     Json item{{"name", entry.name}, {"present", backend.has_value()}};
-    item[backend ? "description" : "reason"] = backend ? (*backend)->description() : backend.error().message;
-    lines += fmt::format("  {:<10} {}\n", entry.name, backend ? (*backend)->description() : backend.error().message);
+    item[backend ? "description" : "reason"] = backend ? (*backend)->description(0) : backend.error().message;
+    lines += fmt::format("  {:<10} {}\n", entry.name, backend ? (*backend)->description(0) : backend.error().message);
     backends.push_back(std::move(item));
     if (backend && (entry.name == "cuda" || entry.name == "metal")) {
-      gpus.push_back((*backend)->description());
-      gpu_lines += fmt::format("GPU        {}\n", (*backend)->description());
+      gpus.push_back((*backend)->description(0));
+      gpu_lines += fmt::format("GPU        {}\n", (*backend)->description(0));
     }
   }
   if (json) {
@@ -37,7 +38,7 @@ Result<int> run_devices(bool json, bool measure) {
   }
   PLUMB_CHECK(print(fmt::format(
       "processor  {}, {} cores usable\nfeatures   {}\nmemory     {}, {} available\n",
-      machine.processor.empty() ? "unknown" : machine.processor, machine.n_cores,
+      machine.processor.empty() ? "unknown" : printable(machine.processor), machine.n_cores,
       machine.features.empty() ? "none that kernels look for" : fmt::format("{}", fmt::join(machine.features, ", ")),
       format_bytes(machine.memory_bytes), format_bytes(machine.available_bytes))));
   if (measure) {

@@ -2,9 +2,12 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <optional>
 #include <span>
 
 #include "base/new_file.h"
+#include "base/progress.h"
+#include "base/terminal.h"
 #include "cli/command.h"
 #include "diagnose/diagnose.h"
 #include "diagnose/own_run.h"
@@ -87,12 +90,20 @@ Result<int> run_diagnose(const DiagnoseOptions& options) {
   diagnose::Settings settings;
   settings.allowance = {.factor = options.allow, .strict = options.strict};
   settings.n_threads = options.engine.settings.n_threads;
-  PLUMB_TRY(const auto report, options.trace.empty() ? of_backend(options, settings) : of_trace(options, settings));
+  std::optional<Progress> bar;  // of the part that is at work
+  std::string part;
+  settings.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+    if (what != part) bar.emplace(part = what);
+    bar->update(done, total);
+  };
+  auto diagnosed = options.trace.empty() ? of_backend(options, settings) : of_trace(options, settings);
+  bar.reset();
+  PLUMB_TRY(const auto report, std::move(diagnosed));
   if (!options.html.empty()) PLUMB_CHECK(write_page(report, options.html));
   if (options.json) {
     PLUMB_CHECK(print_json(diagnose::to_json(report)));
   } else {
-    PLUMB_CHECK(print(diagnose::to_text(report, ::isatty(STDOUT_FILENO) == 1)));
+    PLUMB_CHECK(print(diagnose::to_text(report, can_color(STDOUT_FILENO))));
   }
   return report.follows() ? 0 : 1;
 }

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "model/quantize.h"
@@ -52,11 +53,11 @@ Result<int> run_quantize(const QuantizeOptions& options) {
   std::size_t n_requantized = 0;
   for (const auto& tensor : report) {
     if (tensor.requantized) ++n_requantized;
-    lines += fmt::format("{:<36} {:>6} -> {:<6} rmse {:.3g}, at most {:.3g}\n", tensor.name, quants::info(tensor.from).name,
-                         quants::info(tensor.to).name, tensor.rmse, tensor.max_error);
+    lines += fmt::format("{:<36} {:>6} -> {:<6} rmse {:.3g}, at most {:.3g}\n", printable(tensor.name, Lines::escape),
+                         quants::info(tensor.from).name, quants::info(tensor.to).name, tensor.rmse, tensor.max_error);
   }
-  PLUMB_CHECK(print(lines + fmt::format("{} -> {}: {} -> {}\n", in.label(), options.out, format_bytes(in.size_bytes()),
-                                        format_bytes(out.size_bytes()))));
+  PLUMB_CHECK(print(lines + fmt::format("{} -> {}: {} -> {}\n", printable(in.label()), printable(options.out),
+                                        format_bytes(in.size_bytes()), format_bytes(out.size_bytes()))));
   if (n_requantized > 0) {
     fmt::print(stderr,
                "plumb: {} tensors were quantized already; their errors stay and the new ones come on top. Start from F16 "

@@ -90,8 +90,11 @@ Result<int> run_model(const RunOptions& options) {
     return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system});
   }
   const std::uint64_t seed = sampler.seed;
-  const engine::GenerateOptions generate{
-      .max_tokens = max_tokens, .sampler = std::move(sampler), .stop = options.stop, .n_logprobs = options.n_logprobs};
+  const engine::GenerateOptions generate{.max_tokens = max_tokens,
+                                         .sampler = std::move(sampler),
+                                         .stop = options.stop,
+                                         .n_logprobs = options.n_logprobs,
+                                         .interrupted = interrupted};
   PLUMB_TRY(const auto engine, options.engine.load());
   PLUMB_TRY(const auto prompt, options.prompt.encode(*engine, options.engine.model, asked));
   PLUMB_TRY(const auto cache, engine->new_cache());
@@ -100,14 +103,19 @@ Result<int> run_model(const RunOptions& options) {
   Result<int> printed = 0;
   const auto on_text = [&](std::string_view text) {
     if (!options.json) printed = print(text);
-    return printed && !interrupted();
+    return printed.has_value();
   };
   PLUMB_TRY(const engine::Completion completion, engine->generate(*cache, prompt, generate, on_text));
   PLUMB_CHECK(printed);
 
+  const int exit_code = completion.reason == engine::StopReason::interrupted ? exit_interrupted : 0;
   const std::uint64_t n_decoded = completion.tokens.empty() ? 0 : completion.tokens.size() - 1;
   if (options.json) {
-    Json document{{"model", options.engine.model}, {"backend", engine->backend().name()}, {"text", completion.text}};
+    Json document{{"model", options.engine.model},
+                  {"backend", engine->backend().name()},
+                  {"description", engine->description()},
+                  {"threads", engine->executor().n_threads()},
+                  {"text", completion.text}};
     document["prompt_tokens"] = prompt;
     document["tokens"] = Json::array();
     for (const auto& token : completion.tokens) {
@@ -119,14 +127,15 @@ Result<int> run_model(const RunOptions& options) {
                           {"decode_seconds", completion.decode_seconds},
                           {"prefill_tps", per_second(completion.n_prompt, completion.prompt_seconds)},
                           {"decode_tps", per_second(n_decoded, completion.decode_seconds)}};
-    return print_json(document);
+    PLUMB_CHECK(print_json(document));
+    return exit_code;
   }
   if (!completion.text.ends_with('\n')) PLUMB_CHECK(print("\n"));
   fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; seed {}; {}\n",
-             engine->backend().description(), completion.n_prompt,
-             per_second(completion.n_prompt, completion.prompt_seconds), completion.tokens.size(),
-             per_second(n_decoded, completion.decode_seconds), seed, engine::name(completion.reason));
-  return 0;
+             engine->description(), completion.n_prompt, per_second(completion.n_prompt, completion.prompt_seconds),
+             completion.tokens.size(), per_second(n_decoded, completion.decode_seconds), seed,
+             engine::name(completion.reason));
+  return exit_code;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "base/progress.h"
 #include "cli/command.h"
 #include "engine/selftest.h"
@@ -27,12 +29,12 @@ Result<int> run_selftest(SelftestOptions options) {
   catch_interrupts();
   Result<int> printed = 0;
   std::size_t n_passed = 0;
-  Progress progress("selftest");
+  std::optional<Progress> progress("selftest");
   PLUMB_TRY(const auto rows,
             engine::selftest(options.settings, [&](const engine::SelftestRow& row, std::size_t done, std::size_t total) {
               if (row.pass()) ++n_passed;
               if (options.json) {
-                progress.update(done, total);
+                progress->update(done, total);
               } else {
                 if (done == 1) printed = print(table_row("backend", "quant", "input", "expected", "actual", "result"));
                 if (printed)
@@ -41,6 +43,7 @@ Result<int> run_selftest(SelftestOptions options) {
               }
               return printed && !interrupted();
             }));
+  progress.reset();
   PLUMB_CHECK(printed);
   const std::size_t n_failed = rows.size() - n_passed;
   if (options.json) {

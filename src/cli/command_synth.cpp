@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "model/synth.h"
@@ -28,7 +29,7 @@ Result<int> run_synth(const SynthOptions& options) {
                                   [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); }));
   }
   PLUMB_TRY(const gguf::File out, gguf::File::open(options.out));
-  fmt::print(stderr, "{}: {} in {}, {}, random weights\n", options.out, preset->name, model::name(type),
+  fmt::print(stderr, "{}: {} in {}, {}, random weights\n", printable(options.out), preset->name, model::name(type),
              format_bytes(out.size_bytes()));
   return 0;
 }

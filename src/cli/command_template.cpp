@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "gguf/kind.h"
 
 namespace plumb::cli {
 
@@ -38,7 +39,11 @@ Result<int> run_template(const TemplateOptions& options) {
     PLUMB_TRY(source, read_file(options.source, max_template_bytes));
   } else {
     PLUMB_TRY(const gguf::File file, open_model(options.source));
-    PLUMB_TRY(const std::string_view text, file.get_string("tokenizer.chat_template"));
+    PLUMB_CHECK(gguf::expect_model(file));
+    // Some models have a template of its own for conversations with tools.
+    constexpr std::string_view usual = "tokenizer.chat_template", with_tools = "tokenizer.chat_template.tool_use";
+    const bool has_own = !options.tools.empty() && file.find(with_tools) != nullptr;
+    PLUMB_TRY(const std::string_view text, file.get_string(has_own ? with_tools : usual));
     source = text;
     PLUMB_TRY(const text::Tokenizer tokenizer, text::Tokenizer::load(file));
     const text::SpecialTokens& special = tokenizer.special();

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "base/printable.h"
 #include "cli/command.h"
 
 namespace plumb::cli {
@@ -48,7 +49,8 @@ Result<int> run_tokenize(const TokenizeOptions& options) {
     return print_json(document);
   }
   std::string lines;
-  for (const text::TokenId token : tokens) lines += fmt::format("{:6}  {}\n", token, tokenizer.piece(token));
+  for (const text::TokenId token : tokens)
+    lines += fmt::format("{:6}  {}\n", token, printable(tokenizer.piece(token), Lines::escape));
   return print(lines);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backends/backend.h"
+#include "base/printable.h"
 #include "cli/command.h"
 #include "diagnose/own_run.h"
 #include "trace/trace.h"
@@ -39,7 +40,7 @@ Result<int> run_trace(const TraceOptions& options) {
                              {.n_steps = options.n_steps,
                               .wanted = [&](std::string_view name) { return is_wanted(options.values, std::string(name)); },
                               .interrupted = interrupted}));
-  return print(fmt::format("{}: {} values, {} of {} prompt tokens and {} steps after them\n", options.output,
+  return print(fmt::format("{}: {} values, {} of {} prompt tokens and {} steps after them\n", printable(options.output),
                            recorded.n_values, format_bytes(recorded.n_bytes), prompt.size(), recorded.n_steps));
 }
 

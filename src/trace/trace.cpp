@@ -211,6 +211,8 @@ Result<Trace> Trace::open(const std::filesystem::path& path) {
 Result<Trace> Trace::parse(std::span<const std::byte> bytes) {
   Trace trace;
   std::uint64_t length = 0;
+  const std::string_view start(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 4));
+  if (start == "GGUF") return fail("this is a GGUF file, as models are, and no trace; plumb trace makes one");
   if (bytes.size() < length_bytes) return fail("{} bytes are no safetensors file", bytes.size());
   std::memcpy(&length, bytes.data(), length_bytes);
   if (length > most_header_bytes || length > bytes.size() - length_bytes) {

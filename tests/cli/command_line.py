@@ -71,6 +71,38 @@ def gguf_value(type, value):
     return struct.pack("<" + CODES[type], value)
 
 
+def edited(whole, *changes):
+    """A GGUF file with other metadata: (key, type, value) replaces the key's value or comes last, (key, None, None) goes."""
+    number = lambda at, code: struct.unpack_from("<" + code, whole, at)[0]  # noqa: E731
+
+    def after(at, type):
+        if type == TYPES["str"]:
+            return at + 8 + number(at, "Q")
+        if type == TYPES["arr"]:
+            element, count, at = number(at, "I"), number(at + 4, "Q"), at + 12
+            for _ in range(count):
+                at = after(at, element)
+            return at
+        return at + struct.calcsize("<" + next(CODES[name] for name, id in TYPES.items() if id == type))
+
+    entries, at = {}, 24
+    for _ in range(number(16, "Q")):
+        name = after(at, TYPES["str"])
+        end = after(name + 4, number(name, "I"))
+        entries[whole[at + 8 : name].decode()] = whole[at:end]
+        at = end
+    for key, type, value in changes:
+        entries.pop(key, None) if type is None else entries.update(
+            {key: gguf_value("str", key) + struct.pack("<I", TYPES[type]) + gguf_value(type, value)}
+        )
+    directory = at
+    for _ in range(number(8, "Q")):
+        at = after(at, TYPES["str"])
+        at += 4 + 8 * number(at, "I") + 4 + 8
+    head = whole[:16] + struct.pack("<Q", len(entries)) + b"".join(entries.values()) + whole[directory:at]
+    return head + bytes(-len(head) % 32) + whole[at + -at % 32 :]
+
+
 def gguf(metadata, tensors=()):
     """A file with metadata (key, type, value) and F32 tensors (name, dims, values)."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))

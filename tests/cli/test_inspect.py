@@ -102,13 +102,52 @@ class Inspect(CommandLine):
         self.assertIn("none", document["template"])
         self.assertTrue(document["runs"].startswith("no: "), document["runs"])
         text = self.ok("inspect", path).decode()
-        self.assertIn("2 tensors\n\nmetadata\n", text)
+        self.assertIn("2 tensors\n\nparameters    20, 32.00 bits each\nquantization  mostly F32\ntokenizer", text)
+        self.assertLess(text.index("\nruns"), text.index("\nmetadata\n"))
         self.assertRegex(text, r"\n  F32 +2 tensors +80 B\n")
         canary = self.json("inspect", "canary")
         self.assertTrue(canary["runs"].startswith("llama, 3 layers, on "), canary["runs"])
         self.assertRegex(canary["template"], "^[0-9]+ bytes$")
         self.assertEqual(self.json("inspect", self.written("v.gguf", gguf(VOCABULARY)))["runs"],
-                         "no: the file is a vocabulary without a model")  # fmt: skip
+                         f"no: {self.path / 'v.gguf'}: is a vocabulary without weights; 'plumb tokenize' takes it")  # fmt: skip
+
+    def test_the_card_comes_first(self):
+        lines = self.ok("inspect", "canary").decode().splitlines()
+        self.assertTrue(lines[0].startswith("canary: GGUF version 3, "), lines[0])
+        card = dict(line.split(maxsplit=1) for line in lines[2 : lines.index("metadata") - 1])
+        self.assertEqual(card["context"], "256 positions")
+        self.assertEqual(card["quantization"], "F16")
+        document = self.json("inspect", "canary")
+        weights = [(math.prod(tensor["dims"]), tensor["bytes"]) for tensor in document["tensors"]]
+        self.assertEqual(document["card"]["parameters"], sum(n for n, _ in weights))
+        self.assertAlmostEqual(document["card"]["bits_per_weight"], 8 * sum(b for _, b in weights) / sum(n for n, _ in weights))
+        metadata = document["metadata"]
+        heads = metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"])
+        width = metadata.get("llama.attention.key_length",
+                             metadata["llama.embedding_length"] // metadata["llama.attention.head_count"])  # fmt: skip
+        self.assertEqual(document["card"]["cache_bytes_per_token"], 2 * 2 * metadata["llama.block_count"] * heads * width)
+        self.assertGreater(document["card"]["positions_that_fit"], 0)
+
+    def test_blocks_come_in_natural_order(self):
+        names = ["output.weight", "blk.10.a.weight", "blk.1.a.weight", "blk.2.a.weight", "token_embd.weight", "blk.1.b.bias"]
+        path = self.written("m.gguf", gguf(VOCABULARY, [(name, [2], [1, 2]) for name in names]))
+        order = ["token_embd.weight", "blk.1.a.weight", "blk.1.b.bias", "blk.2.a.weight", "blk.10.a.weight", "output.weight"]
+        self.assertEqual([tensor["name"] for tensor in self.json("inspect", path)["tensors"]], order)
+        text = self.ok("inspect", path).decode()
+        listed = text[text.index("\ntensors\n") :].split()
+        self.assertEqual([word for word in listed if word in order], order)
+        roles = text[text.index("\ntypes by role\n") : text.index("\ntypes\n")].splitlines()[2:]
+        self.assertEqual([line.split() for line in roles if line],
+                         [["token_embd.weight", "1", "F32"], ["a.weight", "3", "F32"], ["b.bias", "1", "F32"],
+                          ["output.weight", "1", "F32"]])  # fmt: skip
+
+    def test_long_values_on_request(self):
+        text, numbers = "x" * 500, list(range(50))
+        path = self.written("m.gguf", gguf([("t", "str", text), ("n", "arr", ("u8", numbers))]))
+        shown = self.ok("inspect", path, "--full").decode()
+        self.assertEqual(self.line(shown, "t"), f'"{text}"')
+        self.assertEqual(self.line(shown, "n"), "50 u8 " + json.dumps(numbers, separators=(",", ":")))
+        self.assertEqual(self.json("inspect", path, "--full")["metadata"]["n"]["items"], numbers)
 
     def test_a_split_model_is_one(self):
         count = ("split.count", "u16", 2)
@@ -124,7 +163,7 @@ class Inspect(CommandLine):
     def test_check_names_every_problem(self):
         # Without a model's tensors only the vocabulary is checked.
         good = self.written("good.gguf", gguf(VOCABULARY))
-        self.assertEqual(self.json("inspect", good, "--check"), {"file": str(good), "valid": True, "problems": []})
+        self.assertEqual(self.json("inspect", good, "--check"), {"file": str(good), "valid": True, "problems": [], "warnings": []})
         self.assertEqual(self.ok("inspect", good, "--check").decode(),
                          f"{good}: valid; 5 metadata entries, 0 tensors, every value a number\n")  # fmt: skip
         cases = {
