@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "model/file_type.h"
@@ -175,7 +176,13 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
   };
 
   for (;;) {
-    PLUMB_TRY(const TokenId token, sampler.sample(logits));
+    auto sampled = sampler.sample(logits);
+    if (!sampled && settings_.kv_type == backends::KvType::f16 &&
+        std::ranges::any_of(logits, [](float x) { return std::isnan(x); })) {
+      return fail("{}. Keys or values beyond 65504 do not fit a cache in float16; --kv-type f32 holds them",
+                  sampled.error().message);
+    }
+    PLUMB_TRY(const TokenId token, std::move(sampled));
     sampler.accept(token);
     GeneratedToken generated{.id = token, .text = tokenizer_.token_text(token)};
     if (options.n_logprobs > 0) {

@@ -330,6 +330,11 @@ class Faults(CommandLine):
                     for path in (self.file("attn-factor-linear"), without)]  # fmt: skip
             self.assertGreater(abs(tops[0] - tops[1]), 1e-3, backend)
 
+    def test_keys_that_overflow_the_cache(self):
+        words = ["run", self.file("key-70000"), "--tokens", "1,5", "-n", "2", "--temp", "0"]
+        self.assertIn("--kv-type f32", self.refused(*words))
+        self.ok(*words, "--kv-type", "f32")
+
     def test_those_that_are_told_apart(self):
         for name, words in {"lora": "LoRA adapter", "imatrix": "importance matrix", "truncated-header": "cut short"}.items():
             self.assertIn(words, self.refused("run", self.file(name), "-p", "x"))
