@@ -61,9 +61,7 @@ Result<diagnose::Report> of_backend(const DiagnoseOptions& options, const diagno
   PLUMB_TRY(const auto engine, arguments.load());
   std::string asked;
   PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model, &asked));
-  catch_interrupts();
-  return diagnose::diagnose_engine(*engine, prompt, trace_info(*engine, asked),
-                                   {.n_steps = options.n_steps, .interrupted = interrupted}, settings);
+  return diagnose::diagnose_engine(*engine, prompt, trace_info(*engine, asked), {.n_steps = options.n_steps}, settings);
 }
 
 // Checks before the work that the page can be written and does not replace a file that is read.
