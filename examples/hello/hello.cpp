@@ -3,6 +3,6 @@
 #include <iostream>
 
 int main() {
-  plumb::Model model = plumb::Model::open("canary");
-  std::cout << model.ask("1") << '\n';
+  const plumb::Model model = plumb::Model::open("canary");
+  std::cout << model.ask("1", {.temperature = 0}).text << '\n';
 }

@@ -1,7 +1,12 @@
 #include "plumb/plumb.h"
 
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
 #include "engine/canary.h"
 #include "engine/engine.h"
+#include "engine/session.h"
 
 namespace plumb {
 
@@ -10,43 +15,238 @@ namespace {
 template <class T>
 T value_or_throw(Result<T> result) {
   if (!result) throw Exception(result.error().message);
-  return std::move(*result);
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+nlohmann::ordered_json json_of(const std::vector<Message>& messages) {
+  auto list = nlohmann::ordered_json::array();
+  for (const Message& message : messages) list.push_back({{"role", message.role}, {"content", message.content}});
+  return list;
+}
+
+std::vector<Message> messages_of(const std::string& json) {
+  std::vector<Message> messages;
+  const auto list = nlohmann::ordered_json::parse(json, nullptr, false);
+  if (!list.is_array()) throw Exception("the saved conversation's messages are not a list");
+  for (const auto& message : list) {
+    if (!message.is_object() || message.size() != 2 || !message.contains("role") || !message.contains("content") ||
+        !message["role"].is_string() || !message["content"].is_string()) {
+      throw Exception("a message of the saved conversation is not one of a role and a content");
+    }
+    messages.push_back({message["role"].get<std::string>(), message["content"].get<std::string>()});
+  }
+  return messages;
+}
+
+engine::GenerateOptions options_of(const Settings& settings) {
+  engine::GenerateOptions options;
+  engine::SamplerSettings& sampler = options.sampler;
+  const auto set = [](auto& to, const auto& from) {
+    if (from) to = *from;
+  };
+  set(sampler.temperature, settings.temperature);
+  set(sampler.top_k, settings.top_k);
+  set(sampler.top_p, settings.top_p);
+  set(sampler.min_p, settings.min_p);
+  set(sampler.repeat_penalty, settings.repeat_penalty);
+  set(sampler.repeat_last_n, settings.repeat_last_n);
+  set(sampler.presence_penalty, settings.presence_penalty);
+  set(sampler.frequency_penalty, settings.frequency_penalty);
+  sampler.logit_bias = settings.logit_bias;
+  sampler.seed = settings.seed ? *settings.seed : engine::random_seed();
+  options.max_tokens = settings.max_tokens;
+  options.stop = settings.stop;
+  options.n_logprobs = settings.logprobs;
+  return options;
+}
+
+Answer answer_of(engine::Completion completion, std::uint64_t n_tokens, std::uint64_t seed) {
+  Answer answer{.text = std::move(completion.text),
+                .reason = static_cast<Reason>(completion.reason),
+                .prompt_tokens = n_tokens - completion.tokens.size(),
+                .read_tokens = completion.n_prompt,
+                .prompt_seconds = completion.prompt_seconds,
+                .answer_seconds = completion.decode_seconds,
+                .seed = seed};
+  for (engine::GeneratedToken& token : completion.tokens) {
+    AnswerToken& copy =
+        answer.tokens.emplace_back(AnswerToken{.id = token.id, .text = std::move(token.text), .logprob = token.logprob});
+    for (const auto& [id, logprob] : token.top) copy.top.push_back({id, logprob});
+  }
+  return answer;
 }
 
 }  // namespace
 
+std::string_view version() { return PLUMB_VERSION; }
+
+std::string_view name(Reason reason) { return engine::name(static_cast<engine::StopReason>(reason)); }
+
 struct Model::State {
   std::unique_ptr<engine::Engine> engine;
+  std::mutex computing;  // held while the engine's executor or a cache is used
 };
 
-Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Model::Model(Model&&) noexcept = default;
-Model& Model::operator=(Model&&) noexcept = default;
-Model::~Model() = default;
+struct Conversation::State {
+  State(std::shared_ptr<Model::State> of, engine::Session begun, std::vector<Message> said)
+      : model(std::move(of)), session(std::move(begun)), messages(std::move(said)) {}
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    const std::lock_guard lock(model->computing);
+    const engine::Session gone = std::move(session);
+  }
 
-Model Model::open(const std::string& path, const Options& options) {
+  std::shared_ptr<Model::State> model;  // outlives the session
+  engine::Session session;
+  std::vector<Message> messages;
+
+  Answer answer(std::vector<Token> all, const Settings& settings, const OnText& on_text) {
+    engine::GenerateOptions options = options_of(settings);
+    const std::uint64_t seed = options.sampler.seed;
+    auto completion = value_or_throw(session.answer(std::move(all), std::move(options), on_text));
+    return answer_of(std::move(completion), session.tokens().size(), seed);
+  }
+  // tokens() and more.
+  [[nodiscard]] std::vector<Token> with(std::span<const Token> more) const {
+    std::vector<Token> all = session.tokens();
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+};
+
+Model::Model(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+Model Model::open(const std::string& model, const ModelOptions& options) {
   gguf::File file =
-      value_or_throw(path == "canary" ? gguf::File::from_memory(engine::canary_bytes(), "canary") : gguf::File::open(path));
-  auto state = std::make_unique<State>();
+      value_or_throw(model == "canary" ? gguf::File::from_memory(engine::canary_bytes(), model) : gguf::File::open(model));
   engine::EngineSettings settings;
-  settings.backend = options.backend;
+  if (!options.backend.empty()) settings.backend = options.backend;
   settings.n_threads = options.threads;
-  settings.context = options.context;
+  settings.context = options.ctx;
+  if (!options.kv_type.empty()) settings.kv_type = value_or_throw(backends::kv_type(options.kv_type));
+  if (!options.activations.empty()) settings.activations = value_or_throw(backends::activations(options.activations));
+  settings.progress = options.on_progress;
+  auto state = std::make_shared<State>();
   state->engine = value_or_throw(engine::Engine::load(std::move(file), settings));
   return Model(std::move(state));
 }
 
-std::string Model::ask(std::string_view prompt, const AskOptions& options,
-                       const std::function<bool(std::string_view)>& on_text) {
-  engine::Engine& engine = *state_->engine;
-  engine::GenerateOptions generate;
-  generate.max_tokens = options.max_tokens;
-  generate.sampler.temperature = options.temperature;
-  generate.sampler.seed = options.seed;
-  auto tokens = value_or_throw(options.raw ? engine.tokenizer().encode(prompt)
-                                           : engine.chat_tokens(engine::conversation(options.system, prompt)));
-  auto cache = value_or_throw(engine.new_cache());
-  return value_or_throw(engine.generate(*cache, tokens, generate, on_text)).text;
+Answer Model::ask(std::string_view prompt, const Settings& settings, const OnText& on_text) const {
+  return conversation().say(prompt, settings, on_text);
+}
+
+Conversation Model::conversation(std::string_view system) const {
+  const std::lock_guard lock(state_->computing);
+  std::vector<Message> messages;
+  if (!system.empty()) messages.push_back({"system", std::string(system)});
+  auto session = value_or_throw(engine::Session::make(*state_->engine));
+  return Conversation(std::make_unique<Conversation::State>(state_, std::move(session), std::move(messages)));
+}
+
+Conversation Model::restore(const std::string& path) const {
+  const std::lock_guard lock(state_->computing);
+  auto [session, note] = value_or_throw(engine::Session::restore(*state_->engine, path));
+  std::vector<Message> messages = messages_of(note);
+  return Conversation(std::make_unique<Conversation::State>(state_, std::move(session), std::move(messages)));
+}
+
+std::string Model::render(const std::vector<Message>& messages) const {
+  return value_or_throw(state_->engine->chat_text(json_of(messages)));
+}
+std::vector<Token> Model::chat_tokens(const std::vector<Message>& messages) const {
+  return value_or_throw(state_->engine->chat_tokens(json_of(messages)));
+}
+bool Model::has_template() const { return state_->engine->has_chat_template(); }
+
+std::vector<Token> Model::tokenize(std::string_view text, bool no_bos) const {
+  return value_or_throw(state_->engine->tokenizer().encode(text, {.add_special = !no_bos, .parse_special = true}));
+}
+std::string Model::detokenize(std::span<const Token> tokens) const {
+  for (const Token token : tokens) static_cast<void>(piece(token));
+  return state_->engine->tokenizer().decode(tokens, true);
+}
+std::string Model::piece(Token token) const {
+  const text::Tokenizer& tokenizer = state_->engine->tokenizer();
+  if (token < 0 || static_cast<std::uint32_t>(token) >= tokenizer.size()) {
+    throw Exception(fmt::format("token {} is outside the vocabulary of {} tokens", token, tokenizer.size()));
+  }
+  return std::string(tokenizer.piece(token));
+}
+
+Settings Model::settings() const {
+  const engine::SamplerSettings defaults;
+  return {.temperature = defaults.temperature,
+          .top_k = defaults.top_k,
+          .top_p = defaults.top_p,
+          .min_p = defaults.min_p,
+          .repeat_penalty = defaults.repeat_penalty,
+          .repeat_last_n = defaults.repeat_last_n,
+          .presence_penalty = defaults.presence_penalty,
+          .frequency_penalty = defaults.frequency_penalty};
+}
+std::uint32_t Model::vocabulary() const { return state_->engine->model().plan()->vocab; }
+std::uint32_t Model::ctx() const { return state_->engine->context(); }
+std::string Model::backend() const { return std::string(state_->engine->backend().name()); }
+std::string Model::description() const { return state_->engine->backend().description(); }
+
+Conversation::Conversation(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Conversation::Conversation(Conversation&&) noexcept = default;
+Conversation& Conversation::operator=(Conversation&&) noexcept = default;
+Conversation::~Conversation() = default;
+
+Answer Conversation::say(std::string_view text, const Settings& settings, const OnText& on_text) {
+  std::vector<Message> messages = state_->messages;
+  messages.push_back({"user", std::string(text)});
+  return answer(std::move(messages), settings, on_text);
+}
+
+Answer Conversation::answer(std::vector<Message> messages, const Settings& settings, const OnText& on_text) {
+  const std::lock_guard lock(state_->model->computing);
+  auto all = value_or_throw(state_->model->engine->chat_tokens(json_of(messages)));
+  Answer answer = state_->answer(std::move(all), settings, on_text);
+  messages.push_back({"assistant", answer.text});
+  state_->messages = std::move(messages);
+  return answer;
+}
+
+Model Conversation::model() const { return Model(state_->model); }
+
+const std::vector<Message>& Conversation::messages() const { return state_->messages; }
+
+Answer Conversation::complete(std::span<const Token> more, const Settings& settings, const OnText& on_text) {
+  const std::lock_guard lock(state_->model->computing);
+  Answer answer = state_->answer(state_->with(more), settings, on_text);
+  state_->messages.clear();
+  return answer;
+}
+
+std::vector<float> Conversation::logits(std::span<const Token> more) {
+  const std::lock_guard lock(state_->model->computing);
+  const auto logits = value_or_throw(state_->session.read(state_->with(more)));
+  state_->messages.clear();
+  return {logits.begin(), logits.end()};
+}
+
+const std::vector<Token>& Conversation::tokens() const { return state_->session.tokens(); }
+
+void Conversation::rewind(std::size_t n) {
+  const std::lock_guard lock(state_->model->computing);
+  state_->session.rewind(n);
+  state_->messages.clear();
+}
+
+Conversation Conversation::fork() const {
+  const std::lock_guard lock(state_->model->computing);
+  std::vector<Message> messages = state_->messages;
+  auto session = value_or_throw(state_->session.fork());
+  return Conversation(std::make_unique<State>(state_->model, std::move(session), std::move(messages)));
+}
+
+void Conversation::save(const std::string& path) const {
+  const std::lock_guard lock(state_->model->computing);
+  const std::string note = json_of(state_->messages).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  value_or_throw(state_->session.save(path, note));
 }
 
 }  // namespace plumb

@@ -23,6 +23,8 @@ namespace plumb::backends {
 using TokenId = std::int32_t;
 
 enum class KvType : std::uint8_t { f16, f32 };
+// "f16" or "f32".
+Result<KvType> kv_type(std::string_view name);
 
 // The common data of all caches from one call of new_caches().
 struct CachePool {
@@ -96,6 +98,13 @@ class Executor {
   virtual Result<std::span<const float>> run(std::span<const Step> steps) = 0;
   Result<std::span<const float>> run(const Step& step) { return run(std::span(&step, 1)); }
 
+  // A cache's keys and values: for each layer the keys, then the values, [n_kv_heads, length, head_dim] each, of the
+  // cache's type. All backends have this layout. Error: a cache of another executor.
+  [[nodiscard]] virtual Result<std::vector<std::byte>> read_cache(const KvCache& cache) = 0;
+  // Puts `length` positions that read_cache() gave in place of a cache's content. Errors: a cache of another executor; more
+  // positions than its capacity; another number of bytes.
+  virtual Result<void> fill_cache(KvCache& cache, std::uint32_t length, std::span<const std::byte> bytes) = 0;
+
   // The names of weights whose bytes, read back from the device, differ from the file's. No value: the backend reads the
   // file's own bytes.
   virtual Result<std::optional<std::vector<std::string>>> changed_weights() {
@@ -127,8 +136,13 @@ class Executor {
 // way on the CPU; it can change the answers of a model with outliers among its activations, such as SmolLM2-135M. int16
 // rounds 128 times finer. A backend that does not round ignores this.
 enum class Activations : std::uint8_t { int16, int8 };
+// "int16" or "int8".
+Result<Activations> activations(std::string_view name);
 
 inline constexpr std::uint32_t default_batch = 512;
+
+// Called while weights are loaded, with bytes; false stops the loading, which is then an error.
+using LoadProgress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
 
 struct LoadOptions {
   std::uint32_t n_threads = 0;  // 0: the cores this process may use
@@ -142,6 +156,7 @@ struct LoadOptions {
 #else
   bool guard_zones = true;
 #endif
+  LoadProgress progress;  // GPUs: while weights are uploaded. Other backends read the file's mapping
 };
 
 class Backend {

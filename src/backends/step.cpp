@@ -6,6 +6,18 @@
 
 namespace plumb::backends {
 
+Result<KvType> kv_type(std::string_view name) {
+  if (name == "f16") return KvType::f16;
+  if (name == "f32") return KvType::f32;
+  return fail("'{}' is no type of KV cache; there are f16 and f32", name);
+}
+
+Result<Activations> activations(std::string_view name) {
+  if (name == "int16") return Activations::int16;
+  if (name == "int8") return Activations::int8;
+  return fail("'{}' is no rounding of activations; there are int16 and int8", name);
+}
+
 std::string probs_name(std::uint32_t layer) { return fmt::format("blk.{}.attn_probs", layer); }
 bool is_probs_name(std::string_view name) { return name.ends_with(".attn_probs"); }
 
@@ -24,11 +36,61 @@ Result<std::vector<std::unique_ptr<KvCache>>> PlanExecutor::new_caches(std::uint
   return make_caches({.shape = cache_shape_, .n_caches = n, .capacity = capacity, .type = type});
 }
 
+namespace {
+
+// All heads of a cache, in the order of Executor::read_cache().
+std::vector<CachedHead> heads_of(const plan::CacheShape& shape) {
+  std::vector<CachedHead> heads;
+  for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+    for (const bool values : {false, true}) {
+      for (std::uint32_t head = 0; head < shape.n_kv_heads; ++head) heads.push_back({layer, head, values});
+    }
+  }
+  return heads;
+}
+
+}  // namespace
+
+Result<void> PlanExecutor::check_owner(const KvCache& cache) const {
+  if (cache.pool().shape != cache_shape_) return fail("the KV cache belongs to another executor");
+  return {};
+}
+
+std::size_t PlanExecutor::head_bytes(const KvCache& cache, std::uint32_t length) const {
+  return std::size_t{length} * cache_shape_->head_dim * (cache.pool().type == KvType::f16 ? 2 : 4);
+}
+
+Result<std::vector<std::byte>> PlanExecutor::read_cache(const KvCache& cache) {
+  PLUMB_CHECK(check_owner(cache));
+  const std::size_t n = head_bytes(cache, cache.length());
+  const std::vector<CachedHead> heads = heads_of(*cache_shape_);
+  std::vector<std::byte> bytes(n * heads.size());
+  for (std::size_t i = 0; n > 0 && i < heads.size(); ++i) {
+    PLUMB_CHECK(read_head(cache, heads[i], std::span(bytes).subspan(i * n, n)));
+  }
+  return bytes;
+}
+
+Result<void> PlanExecutor::fill_cache(KvCache& cache, std::uint32_t length, std::span<const std::byte> bytes) {
+  PLUMB_CHECK(check_owner(cache));
+  const std::size_t n = head_bytes(cache, length);
+  const std::vector<CachedHead> heads = heads_of(*cache_shape_);
+  if (length > cache.capacity() || bytes.size() != n * heads.size()) {
+    return fail("a KV cache of {} positions cannot be filled with {} positions of {} bytes in all", cache.capacity(),
+                length, bytes.size());
+  }
+  cache.truncate(0);
+  for (std::size_t i = 0; n > 0 && i < heads.size(); ++i) {
+    PLUMB_CHECK(fill_head(cache, heads[i], bytes.subspan(i * n, n)));
+  }
+  cache.extend(length);
+  return {};
+}
+
 Result<std::span<const float>> PlanExecutor::run(std::span<const Step> steps) {
   for (const Step& step : steps) {
-    if (step.cache == nullptr || step.cache->pool().shape != cache_shape_) {
-      return fail("the step's KV cache belongs to another executor");
-    }
+    if (step.cache == nullptr) return fail("a step has no KV cache");
+    PLUMB_CHECK(check_owner(*step.cache));
   }
   PLUMB_TRY(batch_, make_batch(*plan_, steps, max_batch_));
   PLUMB_TRY(const std::span<const float> logits, run_batch());

@@ -22,6 +22,12 @@ std::vector<std::unique_ptr<KvCache>> caches_of(const std::shared_ptr<Pool>& poo
   return caches;
 }
 
+// One head's keys or values in a layer.
+struct CachedHead {
+  std::uint32_t layer = 0, head = 0;
+  bool values = false;  // false: keys
+};
+
 class PlanExecutor : public Executor {
  public:
   [[nodiscard]] const plan::Plan& plan() const final { return *plan_; }
@@ -30,6 +36,8 @@ class PlanExecutor : public Executor {
                                                                          KvType type) final;
   using Executor::run;
   Result<std::span<const float>> run(std::span<const Step> steps) final;
+  [[nodiscard]] Result<std::vector<std::byte>> read_cache(const KvCache& cache) final;
+  Result<void> fill_cache(KvCache& cache, std::uint32_t length, std::span<const std::byte> bytes) final;
 
  protected:
   PlanExecutor(std::shared_ptr<const plan::Plan> plan, std::uint32_t max_batch);
@@ -38,6 +46,10 @@ class PlanExecutor : public Executor {
   // Runs every op for the rows of batch() and returns the logits. The caches come from make_caches(), are of one pool, and
   // have capacity for the step. Their lengths are still those before the step.
   virtual Result<std::span<const float>> run_batch() = 0;
+  // Copy the first rows of a head's keys or values, [rows, head_dim] of the cache's type, out of a cache from make_caches()
+  // and into one. `rows` is at most the capacity.
+  virtual Result<void> read_head(const KvCache& cache, const CachedHead& head, std::span<std::byte> rows) = 0;
+  virtual Result<void> fill_head(KvCache& cache, const CachedHead& head, std::span<const std::byte> rows) = 0;
 
   [[nodiscard]] const Batch& batch() const { return batch_; }
   [[nodiscard]] std::uint32_t n_rows(plan::ValueId id) const { return batch_.n_rows(plan_->value(id).rows); }
@@ -49,6 +61,10 @@ class PlanExecutor : public Executor {
   void show_probs(const plan::Attention& op, std::span<const float> data) const;
 
  private:
+  [[nodiscard]] Result<void> check_owner(const KvCache& cache) const;
+  // Bytes of a head's keys or values.
+  [[nodiscard]] std::size_t head_bytes(const KvCache& cache, std::uint32_t length) const;
+
   std::shared_ptr<const plan::Plan> plan_;
   std::shared_ptr<const plan::CacheShape> cache_shape_;
   std::uint32_t max_batch_;

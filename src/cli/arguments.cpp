@@ -15,7 +15,6 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
-#include <random>
 
 #include "base/printable.h"
 #include "cli/command.h"
@@ -112,8 +111,8 @@ Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   PLUMB_TRY(gguf::File file, open_model(model));
   engine::EngineSettings chosen = settings;
   if (gpu_layers == "0" && backend_option->count() == 0) chosen.backend = "cpu";
-  chosen.kv_type = kv_type == "f32" ? backends::KvType::f32 : backends::KvType::f16;
-  chosen.activations = activations == "int8" ? backends::Activations::int8 : backends::Activations::int16;
+  PLUMB_TRY(chosen.kv_type, backends::kv_type(kv_type));
+  PLUMB_TRY(chosen.activations, backends::activations(activations));
   PLUMB_TRY(auto engine, engine::Engine::load(std::move(file), chosen));
   for (const std::string& warning : engine->warnings()) warn(warning);
   return engine;
@@ -205,10 +204,7 @@ Result<engine::SamplerSettings> SamplerArguments::read() const {
 void SeedArgument::add(CLI::App& app, const std::string& help) { app.add_option("-s,--seed", text, help); }
 
 Result<std::uint64_t> SeedArgument::read() const {
-  if (text == "-1") {
-    std::random_device device;
-    return (std::uint64_t{device()} << 32) | device();
-  }
+  if (text == "-1") return engine::random_seed();
   std::uint64_t seed = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
   if (error == std::errc() && end == text.data() + text.size()) return seed;

@@ -23,7 +23,7 @@ namespace {
 constexpr int exit_unusable = 2;
 
 // All commands, in the order of the help.
-constexpr std::array<Command, 16> table{{
+constexpr std::array<Command, 18> table{{
     {"run", "Generate an answer to a prompt", setup_run},
     {"chat", "A conversation in the terminal", setup_chat},
     {"selftest", "Known answers of the canary on every backend and quantization", setup_selftest},
@@ -40,6 +40,8 @@ constexpr std::array<Command, 16> table{{
     {"rm", "Remove fetched models", setup_rm},
     {"ps", "The models that are loaded", setup_ps},
     {"devices", "What this machine has for running models", setup_devices},
+    {"completion", "A completion script for bash, zsh or fish", setup_completion},
+    {"man", "A manual page", setup_man},
 }};
 
 // Whether a word that is no command names a model: an existing file, a fetched model, or plainly a path.

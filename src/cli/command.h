@@ -52,6 +52,8 @@ Action setup_ps(CLI::App& app);
 Action setup_trace(CLI::App& app);
 Action setup_diagnose(CLI::App& app);
 Action setup_devices(CLI::App& app);
+Action setup_completion(CLI::App& app);
+Action setup_man(CLI::App& app);
 
 // -p TEXT or -f FILE ('-': standard input), byte for byte.
 struct TextArguments {

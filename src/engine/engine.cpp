@@ -67,31 +67,50 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
                                       .max_batch = 0,
                                       .activations = settings.activations,
                                       .shared_kernels = settings.shared_kernels,
-                                      .guard_zones = settings.guard_zones};
+                                      .guard_zones = settings.guard_zones,
+                                      .progress = settings.progress};
+  const std::uint64_t bytes = engine->model_.file().size_bytes();
+  if (settings.progress && !settings.progress(0, bytes)) return fail("the loading was stopped");
   PLUMB_TRY(engine->executor_, engine->backend_->load(engine->model_.plan(), options));
+  if (settings.progress && !settings.progress(bytes, bytes)) return fail("the loading was stopped");
   return engine;
+}
+
+Result<std::string> chat_text(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
+                              const nlohmann::ordered_json& messages) {
+  text::ChatInput input;
+  input.messages = messages;
+  input.bos_token = special_text(tokenizer, tokenizer.special().bos);
+  input.eos_token = special_text(tokenizer, tokenizer.special().eos);
+  return text::render_chat(chat_template, input);
 }
 
 Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
                                          const nlohmann::ordered_json& messages) {
-  const text::SpecialTokens& special = tokenizer.special();
-  text::ChatInput input;
-  input.messages = messages;
-  input.bos_token = special_text(tokenizer, special.bos);
-  input.eos_token = special_text(tokenizer, special.eos);
-  PLUMB_TRY(const std::string prompt, text::render_chat(chat_template, input));
-  const bool has_bos = special.bos && !input.bos_token.empty() && prompt.starts_with(input.bos_token);
+  PLUMB_TRY(const std::string prompt, chat_text(tokenizer, chat_template, messages));
+  const std::string bos = special_text(tokenizer, tokenizer.special().bos);
+  const bool has_bos = !bos.empty() && prompt.starts_with(bos);
   return tokenizer.encode(prompt, {.add_special = !has_bos, .parse_special = true});
 }
 
-Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& messages) const {
+Result<const text::ChatTemplate*> Engine::chat_template() const {
   if (!chat_template_) {
     return fail(
         "{}: the file has no chat template (tokenizer.chat_template); use --raw to give the model the text as it is",
         model_.file().label());
   }
   if (!*chat_template_) return fail("{}; use --raw to give the model the text as it is", chat_template_->error().message);
-  return engine::chat_tokens(tokenizer_, **chat_template_, messages);
+  return &**chat_template_;
+}
+
+Result<std::string> Engine::chat_text(const nlohmann::ordered_json& messages) const {
+  PLUMB_TRY(const text::ChatTemplate* const chosen, chat_template());
+  return engine::chat_text(tokenizer_, *chosen, messages);
+}
+
+Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& messages) const {
+  PLUMB_TRY(const text::ChatTemplate* const chosen, chat_template());
+  return engine::chat_tokens(tokenizer_, *chosen, messages);
 }
 
 Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }
@@ -151,6 +170,7 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
   }
   PLUMB_CHECK(check_room(cache, prompt.size(), options.max_tokens));
   PLUMB_TRY(Sampler sampler, Sampler::make(options.sampler, model_.plan()->vocab));
+  for (const TokenId token : options.earlier) sampler.accept(token);
   for (const TokenId token : prompt) sampler.accept(token);
 
   Completion completion;

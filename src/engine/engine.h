@@ -30,6 +30,7 @@ struct EngineSettings {
   backends::Activations activations = backends::Activations::int16;
   bool shared_kernels = false;  // see backends::LoadOptions
   bool guard_zones = backends::LoadOptions{}.guard_zones;
+  backends::LoadProgress progress;  // called at least at the start and at the end of loading
 };
 
 // One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits; sampling settings
@@ -51,6 +52,7 @@ struct GenerateOptions {
   std::vector<std::string> stop;      // texts that end the answer and are not part of it
   std::uint32_t n_logprobs = 0;       // alternatives kept in GeneratedToken::top
   std::function<bool()> interrupted;  // asked between the batches of a prompt, and before each token
+  std::span<const TokenId> earlier;   // the tokens in the cache, which penalties look back on as well
 };
 
 struct Completion {
@@ -69,6 +71,9 @@ nlohmann::ordered_json conversation(std::string_view system, std::string_view pr
 // such. BOS comes first where the file asks for it and the template did not write it.
 Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
                                          const nlohmann::ordered_json& messages);
+// That text.
+Result<std::string> chat_text(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
+                              const nlohmann::ordered_json& messages);
 
 class Engine {
  public:
@@ -86,7 +91,8 @@ class Engine {
   [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] const EngineSettings& settings() const { return settings_; }
 
-  // The tokens of a conversation, by the file's chat template. Error: the file has no template.
+  // The text of a conversation by the file's chat template, and its tokens. Error: the file has no template.
+  [[nodiscard]] Result<std::string> chat_text(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] Result<std::vector<TokenId>> chat_tokens(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }
 
@@ -110,6 +116,7 @@ class Engine {
                               const OnText& on_text = {});
 
  private:
+  [[nodiscard]] Result<const text::ChatTemplate*> chat_template() const;
   Engine(model::Model model, text::Tokenizer tokenizer, EngineSettings settings)
       : model_(std::move(model)), tokenizer_(std::move(tokenizer)), settings_(std::move(settings)) {}
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 
 namespace plumb::engine {
 namespace {
@@ -34,6 +35,11 @@ double in_float_range(double x) {
 double distance(float logit, float max) { return static_cast<double>(logit) - static_cast<double>(max); }
 
 }  // namespace
+
+std::uint64_t random_seed() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32) | device();
+}
 
 Result<void> SamplerSettings::validate() const {
   const auto fraction = [](double value) { return value >= 0 && value <= 1; };

@@ -57,6 +57,9 @@ struct SamplerSettings {
   [[nodiscard]] Result<void> validate() const;
 };
 
+// Another seed each time.
+std::uint64_t random_seed();
+
 // A token that may be drawn, and its probability.
 struct Candidate {
   TokenId id = 0;

@@ -435,7 +435,7 @@ class Commands(CommandLine):
 
     def test_usage_and_names(self):
         self.assertRegex(self.ok("--version"), rb"^[0-9]+\.[0-9]+\.[0-9]+\n$")
-        names = "run chat selftest inspect tokenize template quantize synth bench trace diagnose pull list rm ps devices".split()
+        names = "run chat selftest inspect tokenize template quantize synth bench trace diagnose pull list rm ps devices completion man".split()
         self.assertEqual(self.ok("--list-commands").decode().split(), names)
         for name in names:
             self.assertIn(b"--help", self.ok(name, "--help"))

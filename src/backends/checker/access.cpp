@@ -9,10 +9,10 @@
 
 #include "backends/checker/runtime.h"
 
-// Begin and end of the program's image (the linker's symbols). Tables of constants lie inside it.
+// Begin and end of the image, a program's or a shared library's (the linker's symbols). Tables of constants lie inside it.
 extern "C" {
-extern char __executable_start;  // NOLINT(bugprone-reserved-identifier)
-extern char end;
+[[gnu::visibility("hidden")]] extern char __ehdr_start;  // NOLINT(bugprone-reserved-identifier)
+[[gnu::visibility("hidden")]] extern char end;
 }
 
 namespace plumb::backends::checker {
@@ -111,7 +111,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   }
   if (region == nullptr) {
     const auto* p = static_cast<const char*>(address);
-    if (!write && p >= &__executable_start && p < &end) return;
+    if (!write && p >= &__ehdr_start && p < &end) return;
     report(fmt::format("{} {} bytes at {}, far from every argument", verb(write), n, address));
   }
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - region->data());

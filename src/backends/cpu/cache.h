@@ -10,6 +10,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/kernels.h"
+#include "backends/step.h"
 
 namespace plumb::backends::cpu {
 
@@ -55,6 +56,12 @@ class Cache final : public KvCache {
   }
   [[nodiscard]] std::byte* values(std::size_t block, std::size_t layer, std::size_t head) const {
     return blocks_[block].get() + ((2 * layer + 1) * shape().n_kv_heads + head) * plane_bytes();
+  }
+  // A head's row of keys or values at a position.
+  [[nodiscard]] std::byte* row(const CachedHead& head, std::size_t position) const {
+    const std::size_t block = position / kv_block;
+    std::byte* const rows = head.values ? values(block, head.layer, head.head) : keys(block, head.layer, head.head);
+    return rows + position % kv_block * row_bytes();
   }
   [[nodiscard]] std::size_t row_bytes() const { return head_stride(shape()) * (f16() ? 2 : 4); }
 

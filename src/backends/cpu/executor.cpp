@@ -1,5 +1,6 @@
 // Runs the Schedule's stages over a pool of threads.
 #include <algorithm>
+#include <cstring>
 #include <system_error>
 #include <utility>
 
@@ -32,6 +33,23 @@ class CpuExecutor final : public PlanExecutor, private Program {
  private:
   Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) override {
     return caches_of<Cache>(std::make_shared<CachePool>(pool));
+  }
+  Result<void> read_head(const KvCache& cache, const CachedHead& head, std::span<std::byte> rows) override {
+    const auto& from = static_cast<const Cache&>(cache);
+    const std::size_t n = plan().cache.head_dim * (from.f16() ? sizeof(std::uint16_t) : sizeof(float));
+    for (std::size_t i = 0; i * n < rows.size(); ++i) std::memcpy(rows.data() + i * n, from.row(head, i), n);
+    return {};
+  }
+  Result<void> fill_head(KvCache& cache, const CachedHead& head, std::span<const std::byte> rows) override {
+    auto& to = static_cast<Cache&>(cache);
+    const std::size_t n = plan().cache.head_dim * (to.f16() ? sizeof(std::uint16_t) : sizeof(float));
+    PLUMB_CHECK(to.reserve(static_cast<std::uint32_t>(rows.size() / n), poisons_));
+    for (std::size_t i = 0; i * n < rows.size(); ++i) {
+      std::byte* const row = to.row(head, i);
+      std::memcpy(row, rows.data() + i * n, n);
+      std::memset(row + n, 0, to.row_bytes() - n);
+    }
+    return {};
   }
 
   Result<std::span<const float>> run_batch() override {

@@ -25,7 +25,7 @@ class GpuExecutor final : public PlanExecutor {
         memory_(*device_, plan(), batch(), options.guard_zones),
         step_(plan(), batch(), weights_, memory_) {}
 
-  Result<void> load() { return weights_.upload(*device_); }
+  Result<void> load(const LoadProgress& progress) { return weights_.upload(*device_, progress); }
 
   Result<std::optional<std::vector<std::string>>> changed_weights() override {
     PLUMB_TRY(auto changed, weights_.changed(*device_));
@@ -40,6 +40,20 @@ class GpuExecutor final : public PlanExecutor {
       for (const View& plane : pool->memory.views) PLUMB_CHECK(fill_with_poison(*device_, plane));
     }
     return caches_of<KvCache>(pool);
+  }
+  Result<void> read_head(const KvCache& cache, const CachedHead& head, std::span<std::byte> rows) override {
+    return device_->download(rows_of(cache, head, rows.size()), rows);
+  }
+  Result<void> fill_head(KvCache& cache, const CachedHead& head, std::span<const std::byte> rows) override {
+    return device_->upload(rows_of(cache, head, rows.size()), rows);
+  }
+  // The first rows of a head, whose rows lie one after the other; `bytes` long.
+  [[nodiscard]] View rows_of(const KvCache& cache, const CachedHead& head, std::uint64_t bytes) const {
+    const CacheView layer = static_cast<const Pool&>(cache.pool()).layer(head.layer);
+    const View& plane = head.values ? layer.values : layer.keys;
+    const std::uint64_t n_heads = std::uint64_t{cache.pool().n_caches} * plan().cache.n_kv_heads;
+    const std::uint64_t index = std::uint64_t{cache.slot()} * plan().cache.n_kv_heads + head.head;
+    return {plane.memory, plane.offset + index * (plane.bytes / n_heads), bytes};
   }
 
   Result<std::span<const float>> run_batch() override {
@@ -170,7 +184,7 @@ Result<std::unique_ptr<Executor>> load(std::shared_ptr<const plan::Plan> plan, s
   PLUMB_CHECK(check_tensors(*plan));
   PLUMB_CHECK(check_shapes(*plan));
   auto executor = std::make_unique<GpuExecutor>(std::move(plan), std::move(device), options);
-  PLUMB_CHECK(executor->load());
+  PLUMB_CHECK(executor->load(options.progress));
   return executor;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numbers>
+#include <numeric>
 
 #include "backends/gpu/launch.h"
 
@@ -31,12 +32,16 @@ std::span<const std::byte> Weights::source(std::size_t i) const {
   return tensor.data.first(quants::info(tensor.format).row_bytes(tensor.dims[0]) * tensor.n_rows());
 }
 
-Result<void> Weights::upload(Device& device) {
+Result<void> Weights::upload(Device& device, const LoadProgress& progress) {
   std::vector<std::uint64_t> sizes;
   for (std::size_t i = 0; i < plan_.weights.size(); ++i) sizes.push_back(source(i).size());
   for (const Angles& angles : rotations_.angles) sizes.push_back(angles.frequency.size() * sizeof(dialect::float4));
   PLUMB_TRY(memory_, allocate_views(device, sizes, "the weights"));
+  const auto total = std::accumulate(sizes.begin(), sizes.end(), std::uint64_t{0});
+  std::uint64_t done = 0;
   for (std::size_t i = 0; i < plan_.weights.size(); ++i) {
+    if (progress && !progress(done, total)) return fail("the loading was stopped");
+    done += sizes[i];
     const gguf::Tensor& tensor = plan_.weights[i].tensor;
     views_.push_back({.view = memory_.views[i],
                       .format = vectors_[i].empty() ? tensor.format : quants::Format::f32,

@@ -15,7 +15,7 @@ namespace plumb::backends::gpu {
 class Weights {
  public:
   explicit Weights(const plan::Plan& plan);
-  Result<void> upload(Device& device);
+  Result<void> upload(Device& device, const LoadProgress& progress);
 
   [[nodiscard]] const WeightView& view(plan::WeightId id) const { return views_[id.index]; }
   // The rotation of each pair of a Rope, in the form that kernels/rotation.h reads.

@@ -1,5 +1,6 @@
 #include "backends/reference/reference.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 #include <variant>
@@ -37,7 +38,30 @@ class Cache final : public KvCache {
     return values_[layer].data() + position * width_;
   }
 
+  // A head's rows, [rows, head_dim] of the pool's type.
+  void read(const CachedHead& head, std::span<std::byte> rows) const {
+    const std::size_t row_bytes = format().row_bytes(pool().shape->head_dim);
+    const std::vector<float>& from = (head.values ? values_ : keys_)[head.layer];
+    for (std::size_t i = 0; i * row_bytes < rows.size(); ++i) {
+      format().encode(&from[at(i, head)], rows.data() + i * row_bytes, pool().shape->head_dim);
+    }
+  }
+  void fill(const CachedHead& head, std::span<const std::byte> rows) {
+    const std::size_t row_bytes = format().row_bytes(pool().shape->head_dim);
+    std::vector<float>& to = (head.values ? values_ : keys_)[head.layer];
+    to.resize(std::max<std::size_t>(to.size(), rows.size() / row_bytes * width_));
+    for (std::size_t i = 0; i * row_bytes < rows.size(); ++i) {
+      format().decode(rows.data() + i * row_bytes, &to[at(i, head)], pool().shape->head_dim);
+    }
+  }
+
  private:
+  [[nodiscard]] const quants::FormatInfo& format() const {
+    return quants::info(pool().type == KvType::f16 ? quants::Format::f16 : quants::Format::f32);
+  }
+  [[nodiscard]] std::size_t at(std::size_t position, const CachedHead& head) const {
+    return position * width_ + std::size_t{head.head} * pool().shape->head_dim;
+  }
   void store(std::vector<float>& rows, std::uint32_t position, const float* row) const {
     if (rows.size() < (position + 1) * width_) rows.resize((position + 1) * width_);
     for (std::uint64_t i = 0; i < width_; ++i) {
@@ -74,13 +98,21 @@ class ReferenceExecutor final : public PlanExecutor {
   Result<std::vector<std::unique_ptr<KvCache>>> make_caches(const CachePool& pool) override {
     return caches_of<Cache>(std::make_shared<CachePool>(pool));
   }
+  Result<void> read_head(const KvCache& cache, const CachedHead& head, std::span<std::byte> rows) override {
+    static_cast<const Cache&>(cache).read(head, rows);
+    return {};
+  }
+  Result<void> fill_head(KvCache& cache, const CachedHead& head, std::span<const std::byte> rows) override {
+    static_cast<Cache&>(cache).fill(head, rows);
+    return {};
+  }
 
   Result<std::span<const float>> run_batch() override {
     scene_.rows = batch().rows;
     scene_.n_outputs = batch().n_outputs;
     for (const plan::Op& op : plan().ops) {
       if (const auto* write = std::get_if<plan::KvWrite>(&op)) {
-        fill_cache(*write);
+        write_cache(*write);
       } else {
         execute(op, *plan::output(op));
       }
@@ -90,7 +122,7 @@ class ReferenceExecutor final : public PlanExecutor {
 
   [[nodiscard]] Cache& cache(std::uint64_t row) const { return static_cast<Cache&>(batch().cache(row)); }
 
-  void fill_cache(const plan::KvWrite& op) {
+  void write_cache(const plan::KvWrite& op) {
     const std::uint64_t width = plan().value(op.k).width;
     for (std::uint32_t t = 0; t < batch().n_rows(); ++t) {
       cache(t).write(op.layer, batch().position(t), values_[op.k.index].data() + t * width,
