@@ -5,11 +5,12 @@
 if(NOT CMAKE_SYSTEM_NAME STREQUAL Linux)
   return()
 endif()
-# DT_RPATH, not DT_RUNPATH: the bundled libraries find each other by it as well.
-file(RELATIVE_PATH bundled_dir /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR}/plumb)
-set_target_properties(plumb_program PROPERTIES INSTALL_RPATH "$ORIGIN/${bundled_dir}")
-target_link_options(plumb_program PRIVATE -Wl,--disable-new-dtags)
+# DT_RPATH, not DT_RUNPATH: the bundled libraries find each other by it as well. $ORIGIN needs /proc, which a bare chroot lacks; there the
+# usual places work.
 set(bundled_dir ${CMAKE_INSTALL_LIBDIR}/plumb)
+file(RELATIVE_PATH from_program /${CMAKE_INSTALL_BINDIR} /${bundled_dir})
+set_target_properties(plumb_program PROPERTIES INSTALL_RPATH "$ORIGIN/${from_program};/usr/local/${bundled_dir};/usr/${bundled_dir};/opt/plumb/${bundled_dir}")
+target_link_options(plumb_program PRIVATE -Wl,--disable-new-dtags)
 install(RUNTIME_DEPENDENCY_SET bundled DESTINATION ${bundled_dir} COMPONENT bundled EXCLUDE_FROM_ALL
         PRE_EXCLUDE_REGEXES "^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|stdc[+][+]|gcc_s))[.]so")
 # Their copyright notices go with them.

@@ -13,6 +13,8 @@
 
 #include "plumb/plumb.h"
 
+// NOLINTBEGIN(cppcoreguidelines-owning-memory,cppcoreguidelines-no-malloc): C's callers own what they get through plain
+// pointers.
 struct plumb_model {
   plumb::Model model;
   std::string backend, description;
@@ -311,3 +313,4 @@ bool plumb_save(const plumb_conversation* conversation, const char* path) {
 plumb_conversation* plumb_restore(const plumb_model* model, const char* path) {
   return guarded([&] { return owned(model->model.restore(path)); });
 }
+// NOLINTEND(cppcoreguidelines-owning-memory,cppcoreguidelines-no-malloc)

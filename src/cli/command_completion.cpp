@@ -206,14 +206,13 @@ fi
 }
 
 std::string fish(std::span<const DescribedCommand> commands) {
-  constexpr std::string_view quote = "\\'";
   const auto text = [](std::string_view plain) {
     std::string escaped;
     for (const char c : plain) {
       if (c == '\\') escaped += '\\';
       escaped += c;
     }
-    return shell_word(escaped, quote);
+    return shell_word(escaped, "\\'");
   };
   std::string lines = "# Completion of plumb for fish: put it into ~/.config/fish/completions/plumb.fish\n";
   const std::string first = "complete -c plumb -n __fish_use_subcommand";

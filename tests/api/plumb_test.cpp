@@ -130,8 +130,8 @@ TEST(Library, EverySettingArrives) {
              {{.frequency_penalty = infinity}, "frequency"},
              {{.logit_bias = {{-1, 1.0F}}}, "token -1"},
              {{.stop = {""}}, "must not be empty"}};
-  for (const auto& [settings, says] : bad) {
-    EXPECT_THAT(error_of([&] { static_cast<void>(model.ask("hello", settings)); }), HasSubstr(says));
+  for (const auto& entry : bad) {
+    EXPECT_THAT(error_of([&] { static_cast<void>(model.ask("hello", entry.settings)); }), HasSubstr(entry.says));
   }
 }
 
