@@ -188,7 +188,7 @@ Settings Model::settings() const {
 std::uint32_t Model::vocabulary() const { return state_->engine->model().plan()->vocab; }
 std::uint32_t Model::ctx() const { return state_->engine->context(); }
 std::string Model::backend() const { return std::string(state_->engine->backend().name()); }
-std::string Model::description() const { return state_->engine->backend().description(); }
+std::string Model::description() const { return state_->engine->description(); }
 
 Conversation::Conversation(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Conversation::Conversation(Conversation&&) noexcept = default;
