@@ -258,6 +258,7 @@ void catch_interrupts() {
   if (sigaction(SIGINT, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) return;
   struct sigaction action {};
   action.sa_handler = [](int) { interrupt_flag = true; };
+  action.sa_flags = SA_RESTART;  // what is being printed is printed whole
   sigaction(SIGINT, &action, nullptr);
 }
 

@@ -125,6 +125,8 @@ struct ChatOptions {
   SamplerArguments sampler;
   std::int64_t max_tokens = 0;
   std::string system;
+  bool hide_thinking = false;
+  bool verbose = false;
 };
 Result<int> chat(const ChatOptions& options);
 

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/spelling.h"
+#include "cli/thinking.h"
 
 namespace plumb::cli {
 
@@ -22,6 +23,7 @@ struct RunOptions {
   std::vector<std::string> stop;
   std::uint32_t n_logprobs = 0;
   bool json = false;
+  bool hide_thinking = false;
 };
 
 Json token_json(const engine::Engine& engine, const engine::GeneratedToken& token, bool with_top) {
@@ -87,7 +89,7 @@ Result<int> run_model(const RunOptions& options) {
   }
   if (options.interactive || (options.prompt.tokens.empty() && !asked && !options.json && isatty(STDIN_FILENO) == 1)) {
     if (asked) return fail("a chat asks for each message; give no prompt with -i");
-    return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system});
+    return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system, options.hide_thinking});
   }
   const std::uint64_t seed = sampler.seed;
   const engine::GenerateOptions generate{.max_tokens = max_tokens,
@@ -100,9 +102,10 @@ Result<int> run_model(const RunOptions& options) {
   PLUMB_TRY(const auto cache, engine->new_cache());
 
   catch_interrupts();
+  AnswerPrinter printer(opens_thinking(*engine, prompt), options.hide_thinking);
   Result<int> printed = 0;
   const auto on_text = [&](std::string_view text) {
-    if (!options.json) printed = print(text);
+    if (!options.json) printed = printer.add(text);
     return printed.has_value();
   };
   PLUMB_TRY(const engine::Completion completion, engine->generate(*cache, prompt, generate, on_text));
@@ -130,7 +133,7 @@ Result<int> run_model(const RunOptions& options) {
     PLUMB_CHECK(print_json(document));
     return exit_code;
   }
-  if (!completion.text.ends_with('\n')) PLUMB_CHECK(print("\n"));
+  PLUMB_CHECK(printer.end());
   fmt::print(stderr, "{}: prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; seed {}; {}\n",
              engine->description(), completion.n_prompt, per_second(completion.n_prompt, completion.prompt_seconds),
              completion.tokens.size(), per_second(n_decoded, completion.decode_seconds), seed,
@@ -159,6 +162,7 @@ Action setup_run(CLI::App& app) {
   app.add_option("-r,--stop,--reverse-prompt", options->stop, "End the answer before this text; may be repeated");
   app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place");
   app.add_flag("--json", options->json, "One JSON document");
+  app.add_flag("--hide-thinking", options->hide_thinking, "Do not print what the model thinks before it answers");
   add_accepted(app);
   return [options] { return run_model(*options); };
 }

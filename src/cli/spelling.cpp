@@ -71,7 +71,7 @@ constexpr std::array<Accepted, 20> accepted{{
     {"--ubatch-size", '1', "As --batch-size"},
     {"--threads-batch", '1', "--threads holds for prompts as well"},
     {"--parallel", '1', "One answer is made at a time"},
-    {"--keep", '1', "A context that is full ends an answer"},
+    {"--keep", '1', "A chat whose context is full keeps its system message and the latest turns"},
     {"--numa", '1', "Threads stay where the system puts them"},
     {"--keepalive", '1', "No model stays loaded"},
     {"--flash-attn", '?', "Attention always runs without a table of scores"},
@@ -219,6 +219,8 @@ Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<cons
 
 void add_accepted(CLI::App& command) {
   for (const auto& [names, value, why] : accepted) {
+    const std::string_view all = names;
+    if (command.get_option_no_throw(std::string(all.substr(all.rfind(',') + 1))) != nullptr) continue;
     if (value == '0') {
       command
           .add_flag_callback(

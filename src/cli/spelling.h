@@ -25,7 +25,7 @@ std::string suggestion(std::string_view word, std::span<const std::string> known
 Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<const std::string> words);
 
 // Adds options of llama.cpp that change nothing here, such as --no-mmap and -ub: they are accepted, and the help lists them
-// in a group of their own.
+// in a group of their own. Those that the command has already are left out.
 void add_accepted(CLI::App& command);
 
 }  // namespace plumb::cli

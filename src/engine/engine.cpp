@@ -211,7 +211,7 @@ Result<Completion> Engine::generate(backends::KvCache& cache, std::span<const To
       PLUMB_TRY(generated.top, top_logprobs(logits, options.n_logprobs));
     }
     // A SentencePiece piece contains the space before its word; decoding the first token alone leaves that space out.
-    if (completion.tokens.empty()) generated.text = tokenizer_.decode(std::span(&token, 1));
+    if (completion.tokens.empty() && !options.goes_on) generated.text = tokenizer_.decode(std::span(&token, 1));
     completion.text += generated.text;
     completion.tokens.push_back(std::move(generated));
     if (tokenizer_.ends_generation(token)) {

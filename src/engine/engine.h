@@ -53,6 +53,7 @@ struct GenerateOptions {
   std::uint32_t n_logprobs = 0;       // alternatives kept in GeneratedToken::top
   std::function<bool()> interrupted;  // asked between the batches of a prompt, and before each token
   std::span<const TokenId> earlier;   // the tokens in the cache, which penalties look back on as well
+  bool goes_on = false;  // the prompt ends inside an answer, and the first token keeps the space before its word
 };
 
 struct Completion {
