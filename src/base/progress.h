@@ -1,9 +1,12 @@
 // A progress bar on stderr for work that takes more than a second. Drawn only on a terminal, and erased when the work ends.
+// Bytes have their rate and the time left, both by the last ten seconds.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <string>
+#include <utility>
 
 namespace plumb {
 
@@ -19,11 +22,13 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
+  [[nodiscard]] std::string rate(std::uint64_t done, std::uint64_t total) const;
   std::string label_;
   bool unit_bytes_;
   bool visible_;  // stderr is a terminal that can redraw a line
   bool drawn_ = false;
   Clock::time_point start_, last_;
+  std::deque<std::pair<Clock::time_point, std::uint64_t>> recent_;  // what was done when the bar was drawn
 };
 
 }  // namespace plumb

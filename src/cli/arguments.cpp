@@ -18,7 +18,6 @@
 
 #include "base/printable.h"
 #include "cli/command.h"
-#include "cli/pull.h"
 #include "cli/sha256.h"
 #include "engine/canary.h"
 #include "gguf/mapping.h"
@@ -28,6 +27,7 @@ namespace plumb::cli {
 namespace {
 
 constexpr std::uint64_t max_text_bytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t max_template_bytes = std::uint64_t{4} << 20;
 
 std::atomic<bool> interrupt_flag{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
@@ -72,23 +72,13 @@ Result<std::string> TextArguments::read() const {
   return fail("there is no text: give it with -p TEXT or -f FILE");
 }
 
-Result<gguf::File> open_model(const std::string& model) {
-  if (model == "canary") return gguf::File::from_memory(engine::canary_bytes(), "canary");
-  std::error_code ignored;
-  if (std::filesystem::exists(model, ignored)) return gguf::File::open(model);
-  const bool looks_like_path = model.find('/') != std::string::npos || model.ends_with(".gguf");
-  if (!looks_like_path) {
-    if (auto path = find_pulled(model)) return gguf::File::open(*path);
-    const bool known = std::ranges::any_of(known_models(), [&](const KnownModel& entry) { return entry.name == model; });
-    return fail("there is no file and no fetched model named '{}'; {}", model,
-                known ? fmt::format("fetch it with 'plumb pull {}'", model)
-                      : "give a path to a .gguf, 'canary', or one that 'plumb pull --list' names");
-  }
-  return fail("{}: there is no such file", model);
+void add_model(CLI::App& app, std::string& model, bool& yes, const std::string& positional, const std::string& help) {
+  app.add_option(positional + ",-m,--model", model, help)->required();
+  app.add_flag("-y,--yes", yes, "Fetch the model where it is not here, without a question");
 }
 
 void EngineArguments::add(CLI::App& app) {
-  app.add_option("MODEL,-m,--model", model, "A .gguf file, 'canary', or the name of a fetched model")->required();
+  add_model(app, model, yes);
   backend_option = app.add_option("--backend", settings.backend, "auto, reference, cpu, cuda, metal or checker");
   app.add_option("--gpu-layers,--n-gpu-layers", gpu_layers,
                  "-ngl: 0 is --backend cpu; a number, all or auto is a GPU where there is one, which then holds all layers")
@@ -107,12 +97,58 @@ void EngineArguments::add(CLI::App& app) {
                "On a GPU, run only the kernels that all GPUs share, none tuned for this one: slower, and a check of those");
 }
 
+void TemplateArguments::add(CLI::App& app) {
+  add_template(app);
+  app.add_flag("--no-special", no_special, "Special tokens in the text, such as <|im_end|>, are read as plain text");
+}
+
+void TemplateArguments::add_template(CLI::App& app) {
+  app.add_option("--template,--chat-template-file", file, "A file with a chat template (Jinja), in place of the model's");
+  app.add_option("--chat-template-kwargs", variables,
+                 "Variables for the chat template: a JSON object, such as {\"enable_thinking\":false}");
+  app.add_option("--reasoning", reasoning,
+                 "Whether the model shall think before it answers (the template's enable_thinking and thinking)")
+      ->check(CLI::IsMember({"on", "off", "auto"}));
+}
+
+Result<engine::ChatSettings> TemplateArguments::read() const {
+  engine::ChatSettings settings;
+  settings.plain_text = no_special;
+  settings.variables = Json::object();
+  // The names that templates have for it: Qwen's, GLM's and SmolLM's; DeepSeek's and Granite's.
+  if (reasoning != "auto") settings.variables = {{"enable_thinking", reasoning == "on"}, {"thinking", reasoning == "on"}};
+  if (!variables.empty()) {
+    const Json given = Json::parse(variables, nullptr, false);
+    if (!given.is_object() || given.contains("messages")) {
+      return fail(
+          "--chat-template-kwargs '{}': expected a JSON object without messages, such as {{\"enable_thinking\":false}}",
+          variables);
+    }
+    settings.variables.update(given);
+  }
+  if (!file.empty()) {
+    PLUMB_TRY(settings.chat_template, read_file(file, max_template_bytes));
+    if (const auto parsed = text::ChatTemplate::parse(*settings.chat_template); !parsed) {
+      return fail("{}: {}", file, parsed.error().message);
+    }
+  }
+  return settings;
+}
+
 Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
-  PLUMB_TRY(gguf::File file, open_model(model));
+  PLUMB_TRY(engine::ChatSettings conversation, chat.read());
+  PLUMB_TRY(gguf::File file, open_model(model, yes));
   engine::EngineSettings chosen = settings;
   if (gpu_layers == "0" && backend_option->count() == 0) chosen.backend = "cpu";
   PLUMB_TRY(chosen.kv_type, backends::kv_type(kv_type));
   PLUMB_TRY(chosen.activations, backends::activations(activations));
+  const auto of_file = file.get_string("tokenizer.chat_template");
+  const std::string_view source =
+      conversation.chat_template ? std::string_view(*conversation.chat_template) : of_file.value_or("");
+  if (chat.reasoning != "auto" && source.find("thinking") == std::string_view::npos) {
+    fmt::print(stderr, "{}: the chat template has no switch for it, so --reasoning changes nothing\n", model);
+  }
+  chosen.chat = std::move(conversation);
   PLUMB_TRY(auto engine, engine::Engine::load(std::move(file), chosen));
   for (const std::string& warning : engine->warnings()) warn(warning);
   return engine;
@@ -164,7 +200,7 @@ Result<std::vector<text::TokenId>> PromptArguments::encode(const engine::Engine&
     if (!raw) {
       fmt::print(stderr, "{}: no chat template in the file; the text goes to the model as it is\n", printable(model));
     }
-    PLUMB_TRY(auto encoded, engine.tokenizer().encode(*given, {.add_special = true, .parse_special = true}));
+    PLUMB_TRY(auto encoded, engine.tokenizer().encode(*given, {.parse_special = !engine.settings().chat.plain_text}));
     const std::optional<text::TokenId> bos = engine.tokenizer().special().bos;
     if (bos && encoded.size() > 1 && encoded[0] == *bos && encoded[1] == *bos) {
       warn(
@@ -176,17 +212,18 @@ Result<std::vector<text::TokenId>> PromptArguments::encode(const engine::Engine&
   return engine.chat_tokens(engine::conversation(system, *given));
 }
 
-void SamplerArguments::add(CLI::App& app) {
-  app.add_option("--temp,--temperature", settings.temperature, "Temperature; 0 takes the most likely token");
-  app.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)");
-  app.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)");
-  app.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)");
-  app.add_option("--repeat-penalty", settings.repeat_penalty, "Divide the logits of recent tokens (1: off)");
-  app.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)");
-  app.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)");
-  app.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)");
-  app.add_option("-l,--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
-  seed.add(app, "Seed of the random choice; the same seed gives the same answer (-1: another one each time)");
+void SamplerArguments::add(CLI::App& to) {
+  app = &to;
+  to.add_option("--temp,--temperature", settings.temperature, "Temperature; 0 takes the most likely token");
+  to.add_option("--top-k", settings.top_k, "Keep the k most likely tokens (0: off)");
+  to.add_option("--top-p", settings.top_p, "Keep the most likely tokens that make up this probability (1: off)");
+  to.add_option("--min-p", settings.min_p, "Keep tokens at least this likely beside the most likely one (0: off)");
+  to.add_option("--repeat-penalty", settings.repeat_penalty, "Divide the logits of recent tokens (1: off)");
+  to.add_option("--repeat-last-n", settings.repeat_last_n, "Tokens the penalties look back on (0: none, -1: all)");
+  to.add_option("--presence-penalty", settings.presence_penalty, "Subtract this for tokens that occur (0: off)");
+  to.add_option("--frequency-penalty", settings.frequency_penalty, "Subtract this for each occurrence (0: off)");
+  to.add_option("-l,--logit-bias", bias, "TOKEN=BIAS, added to the token's logit; may be repeated");
+  seed.add(to, "Seed of the random choice; the same seed gives the same answer (-1: another one each time)");
 }
 
 Result<engine::SamplerSettings> SamplerArguments::read() const {
@@ -199,6 +236,27 @@ Result<engine::SamplerSettings> SamplerArguments::read() const {
   read.seed = number;
   PLUMB_CHECK(read.validate());
   return read;
+}
+
+Result<void> SamplerArguments::take_recommended(const gguf::File& file, engine::SamplerSettings& read) const {
+  PLUMB_TRY(const auto recommended, engine::recommended_sampling(file));
+  for (const auto& setting : recommended) {
+    if (app->get_option(fmt::format("--{}", setting.option))->count() > 0) continue;
+    setting.apply(read, setting.value);
+    if (const auto valid = read.validate(); !valid) {
+      return fail("{}: {}: {}; --{} sets another", file.label(), setting.key, valid.error().message, setting.option);
+    }
+  }
+  return {};
+}
+
+Result<std::string> recommended_text(const gguf::File& file) {
+  PLUMB_TRY(const auto recommended, engine::recommended_sampling(file));
+  std::string text;
+  for (const auto& setting : recommended) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", setting.option, setting.value);
+  }
+  return text.empty() ? text : text + " (general.sampling)";
 }
 
 void SeedArgument::add(CLI::App& app, const std::string& help) { app.add_option("-s,--seed", text, help); }

@@ -13,7 +13,9 @@
 #include "base/at_signal.h"
 #include "base/printable.h"
 #include "cli/command.h"
-#include "cli/pull.h"
+#include "cli/model_store.h"
+#include "cli/package.h"
+#include "cli/reference.h"
 #include "cli/spelling.h"
 
 namespace plumb::cli {
@@ -44,11 +46,12 @@ constexpr std::array<Command, 18> table{{
     {"man", "A manual page", setup_man},
 }};
 
-// Whether a word that is no command names a model: an existing file, a fetched model, or plainly a path.
+// Whether a word that is no command names a model: an existing file, one that is fetched or can be, or plainly a path.
 bool names_a_model(const std::string& word) {
   std::error_code ignored;
   return word == "canary" || word.find('/') != std::string::npos || word.ends_with(".gguf") ||
-         std::filesystem::exists(word, ignored) || find_pulled(word).has_value();
+         std::filesystem::exists(word, ignored) || find_known(word) != nullptr || is_reference(word) ||
+         find_kept(word).has_value();
 }
 
 const CLI::App* subcommand_of(const CLI::App& app, const std::string& name) {

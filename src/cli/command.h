@@ -5,6 +5,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/pull.h"
 #include "engine/engine.h"
 #include "gguf/file.h"
 #include "trace/trace.h"
@@ -67,18 +69,41 @@ struct TextArguments {
   [[nodiscard]] Result<std::string> read() const;
 };
 
-// MODEL: the path of a .gguf, or a name: "canary", or that of a model which `plumb pull` has fetched.
-Result<gguf::File> open_model(const std::string& model);
+// MODEL: the path of a .gguf, or a name: "canary", that of a model which `plumb pull` has fetched, or one that it could
+// fetch. The last is fetched here: at once with --yes (-hf), and where there is a terminal, once the user agrees.
+Result<gguf::File> open_model(const std::string& model, bool yes);
+// Adds MODEL, which is -m as well, and --yes. positional: what the help calls it.
+void add_model(CLI::App& app, std::string& model, bool& yes, const std::string& positional = "MODEL",
+               const std::string& help =
+                   "A .gguf file, 'canary', the name of a fetched model, or what to fetch: "
+                   "hf:OWNER/REPO[:QUANT] (-hf), Ollama's NAME:TAG, a URL");
+
+// Fetches a model and says on stderr what is fetched from where, with a bar on a terminal. Ctrl-C ends the fetching.
+Result<std::filesystem::path> fetch_model(const Wanted& wanted, const PullOptions& options);
 // The SHA-256 of the model's file; empty for a model split into several files.
 Result<std::string> sha256_of(const gguf::File& file);
+
+// What chat templates are given, and whether special tokens in a text count.
+struct TemplateArguments {
+  std::string variables;  // JSON
+  std::string reasoning = "auto";
+  std::string file;
+  bool no_special = false;
+
+  void add(CLI::App& app);
+  void add_template(CLI::App& app);  // without --no-special
+  [[nodiscard]] Result<engine::ChatSettings> read() const;
+};
 
 // MODEL with --backend, --threads, --ctx and similar options.
 struct EngineArguments {
   std::string model;
+  bool yes = false;
   engine::EngineSettings settings;
   std::string kv_type = "f16";
   std::string activations = "int16";
   std::string gpu_layers = "auto";
+  TemplateArguments chat;  // for commands that add it
   CLI::Option* backend_option = nullptr;
 
   void add(CLI::App& app);
@@ -98,9 +123,12 @@ struct SamplerArguments {
   engine::SamplerSettings settings;
   std::vector<std::string> bias;
   SeedArgument seed;
+  const CLI::App* app = nullptr;
 
-  void add(CLI::App& app);
+  void add(CLI::App& to);
   [[nodiscard]] Result<engine::SamplerSettings> read() const;
+  // Puts what the file recommends in place of what no option gives. Error: a value that cannot be used.
+  Result<void> take_recommended(const gguf::File& file, engine::SamplerSettings& read) const;
 };
 
 // The prompt: a text, put through the model's chat template unless --raw is given, or --tokens.
@@ -138,6 +166,9 @@ trace::Info trace_info(const engine::Engine& engine, const std::string& prompt);
 
 // Says on stderr what is odd and keeps nothing from running.
 void warn(std::string_view warning);
+
+// "temp 0.6, top-k 20 (general.sampling)": what a file recommends; empty where it does not.
+Result<std::string> recommended_text(const gguf::File& file);
 
 // Writes to stdout; the result is exit code 0. Error: stdout is closed or full.
 Result<int> print(std::string_view text);

@@ -23,7 +23,7 @@
 #include "cli/conversation.h"
 #include "cli/keyboard.h"
 #include "cli/line_editor.h"
-#include "cli/pull.h"
+#include "cli/model_store.h"
 #include "cli/spelling.h"
 #include "cli/thinking.h"
 
@@ -299,6 +299,7 @@ Result<void> Chat::load(const EngineArguments& arguments) {
   if (!engine->has_chat_template()) {
     return fail("{}: the file has no chat template; 'plumb run --raw' completes a text with it", arguments.model);
   }
+  PLUMB_CHECK(options_.sampler.take_recommended(engine->model().file(), generate_.sampler));
   PLUMB_TRY(auto conversation, Conversation::begin(*engine, arguments.settings.context));
   if (conversation_) conversation->set_messages(conversation_->messages());
   conversation_ = std::move(conversation);
@@ -706,6 +707,7 @@ Action setup_chat(CLI::App& app) {
   app.add_option("-n,--max-tokens,--predict,--n-predict", options->max_tokens,
                  "Tokens an answer may have (0 or -1: until the model ends)");
   options->sampler.add(app);
+  options->engine.chat.add(app);
   app.add_option("--system,--system-prompt", options->system, "System message");
   app.add_flag("--hide-thinking", options->hide_thinking, "Do not print what the model thinks before it answers");
   app.add_flag("-v,--verbose", options->verbose, "Speed and context used after each answer, as /set verbose");

@@ -42,7 +42,7 @@ Result<std::optional<diagnose::Prompt>> prompt_of(const PromptArguments& argumen
 }
 
 Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Settings settings) {
-  PLUMB_TRY(auto file, open_model(options.engine.model));
+  PLUMB_TRY(auto file, open_model(options.engine.model, options.engine.yes));
   PLUMB_TRY(const auto trace, trace::Trace::open(options.trace));
   if (!trace.info().model_sha256.empty()) {
     PLUMB_TRY(settings.file_sha256, sha256_of(file));

@@ -26,6 +26,7 @@ constexpr std::size_t n_bins = 24;
 
 struct InspectOptions {
   std::string model;
+  bool yes = false;
   std::string tensor;
   bool check = false;
   bool full = false;  // long values are not cut
@@ -433,6 +434,8 @@ Json use_json(const gguf::File& file, const Result<model::Model>& model) {
   const auto source = file.get_string("tokenizer.chat_template");
   use["template"] =
       source ? fmt::format("{} bytes", source->size()) : "none: 'plumb run' gives the model the text as it is";
+  const auto sampling = recommended_text(file);
+  use["sampling"] = !sampling ? sampling.error().message : sampling->empty() ? "the file recommends nothing" : *sampling;
   if (!model) {
     use["runs"] = "no: " + model.error().message;
   } else {
@@ -445,7 +448,7 @@ Json use_json(const gguf::File& file, const Result<model::Model>& model) {
 }
 
 Result<int> run_inspect(const InspectOptions& options) {
-  PLUMB_TRY(const gguf::File file, open_model(options.model));
+  PLUMB_TRY(const gguf::File file, open_model(options.model, options.yes));
   if (!options.tensor.empty()) return show_tensor(options, file);
   if (options.check) return run_check(file, options.json);
   const auto model = model::Model::load(file);
@@ -470,7 +473,7 @@ Result<int> run_inspect(const InspectOptions& options) {
 Action setup_inspect(CLI::App& app) {
   app.alias("show");
   auto options = std::make_shared<InspectOptions>();
-  app.add_option("MODEL", options->model, "A .gguf file, 'canary', or the name of a fetched model")->required();
+  add_model(app, options->model, options->yes);
   auto* tensor = app.add_option("--tensor", options->tensor, "Statistics and a histogram of one tensor");
   app.add_flag("--check", options->check, "Validate everything: structure, tokenizer, template, model, every value")
       ->excludes(tensor);

@@ -3,48 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
+#include <map>
 
 #include "base/printable.h"
 #include "cli/command.h"
-#include "cli/pull.h"
+#include "cli/model_store.h"
 
 namespace plumb::cli {
 
 namespace {
 
-struct Kept {
-  std::string name;
-  std::filesystem::path path;
-  std::uint64_t bytes = 0;
-  std::time_t changed = 0;
-};
-
-// All NAME.gguf in the models' folder, by name. The folder may be missing.
-Result<std::vector<Kept>> kept_models() {
-  PLUMB_TRY(const std::filesystem::path folder, models_folder());
-  std::vector<Kept> kept;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().extension() != ".gguf" || !entry.is_regular_file(error)) continue;
-    const auto changed = std::chrono::file_clock::to_sys(entry.last_write_time(error));
-    kept.push_back({entry.path().stem().string(), entry.path(), entry.file_size(error),
-                    std::chrono::system_clock::to_time_t(std::chrono::time_point_cast<std::chrono::seconds>(changed))});
-  }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    return fail("{}: cannot be listed: {}", folder.string(), error.message());
-  }
-  std::ranges::sort(kept, {}, &Kept::name);
-  return kept;
-}
-
 Result<int> print_kept(bool json) {
   PLUMB_TRY(const auto kept, kept_models());
   if (json) {
     Json models = Json::array();
-    for (const Kept& model : kept) {
-      models.push_back({{"name", model.name}, {"path", model.path.string()}, {"bytes", model.bytes}});
+    for (const KeptModel& model : kept) {
+      models.push_back({{"name", model.name}, {"path", model.files.front().string()}, {"bytes", model.bytes}});
     }
     return print_json({{"models", std::move(models)}});
   }
@@ -53,9 +28,9 @@ Result<int> print_kept(bool json) {
     return 0;
   }
   std::size_t width = 4;
-  for (const Kept& model : kept) width = std::max(width, printable(model.name).size());
+  for (const KeptModel& model : kept) width = std::max(width, printable(model.name).size());
   std::string lines = fmt::format("{:<{}}  {:>9}  {}\n", "name", width, "size", "changed");
-  for (const Kept& model : kept) {
+  for (const KeptModel& model : kept) {
     lines += fmt::format("{:<{}}  {:>9}  {:%Y-%m-%d}\n", printable(model.name), width, format_bytes(model.bytes),
                          fmt::localtime(model.changed));
   }
@@ -64,15 +39,21 @@ Result<int> print_kept(bool json) {
 
 Result<int> remove_kept(const std::vector<std::string>& names) {
   // All names are looked up first: a misspelt one removes nothing.
-  std::vector<std::filesystem::path> paths;
+  std::vector<KeptModel> models;
   for (const std::string& name : names) {
-    PLUMB_TRY(paths.emplace_back(), find_pulled(name));
+    PLUMB_TRY(models.emplace_back(), find_kept(name));
   }
-  for (const std::filesystem::path& path : paths) {
-    std::error_code error;
-    if (!std::filesystem::remove(path, error)) return fail("{}: cannot be removed: {}", path.string(), error.message());
-    fmt::print(stderr, "removed {}\n", printable(path.string()));
+  PLUMB_TRY(const ModelsLock lock, ModelsLock::take());
+  auto references = kept_references();
+  for (const KeptModel& model : models) {
+    for (const std::filesystem::path& path : model.files) {
+      std::error_code error;
+      if (!std::filesystem::remove(path, error)) return fail("{}: cannot be removed: {}", path.string(), error.message());
+      fmt::print(stderr, "removed {}\n", printable(path.string()));
+    }
+    std::erase_if(references, [&](const auto& entry) { return entry.second == model.name; });
   }
+  if (references != kept_references()) PLUMB_CHECK(keep_references(references));
   return 0;
 }
 

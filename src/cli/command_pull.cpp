@@ -1,20 +1,34 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/model_store.h"
 #include "cli/pull.h"
+#include "cli/reference.h"
+#include "engine/canary.h"
+#include "model/model.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace plumb::cli {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 struct PullArguments {
   std::string model;
   PullOptions pull;
+  long stall = 30;
   bool list = false;
   bool json = false;
 };
@@ -34,36 +48,109 @@ Result<int> list(bool json) {
   return print_json({{"models", std::move(models)}});
 }
 
+// Whether `plumb run` would get as far as the model's answer.
+Result<void> check_runs(const fs::path& path) {
+  PLUMB_TRY(gguf::File file, gguf::File::open(path));
+  PLUMB_TRY(const auto tokenizer, text::Tokenizer::load(file));
+  PLUMB_TRY(const auto model, model::Model::load(std::move(file)));
+  return {};
+}
+
+// Until it goes, Ctrl-C stops what asks interrupted(), and not the program.
+class InterruptStops {
+ public:
+  InterruptStops() { catch_interrupts(); }
+  ~InterruptStops() { std::signal(SIGINT, SIG_DFL); }
+  InterruptStops(const InterruptStops&) = delete;
+  InterruptStops& operator=(const InterruptStops&) = delete;
+};
+
+// Asks on the terminal; Enter alone means yes.
+bool agreed(const std::string& question) {
+  fmt::print(stderr, "{} [Y/n] ", question);
+  std::string answer;
+  return std::getline(std::cin, answer) && (answer.empty() || answer.starts_with('y') || answer.starts_with('Y'));
+}
+
+std::string size_text(const Wanted& wanted) { return wanted.bytes() > 0 ? format_bytes(wanted.bytes()) : "size unknown"; }
+
+Result<gguf::File> offer(const std::string& model, bool yes) {
+  if (find_known(model) != nullptr) {
+    if (const auto able = check_pip(); !able) return fail("{} is not here; to fetch it, {}", model, able.error().message);
+  }
+  const PullOptions options;
+  PLUMB_TRY(const Wanted wanted, find_wanted(model, options, [](auto...) { return true; }));
+  if (!yes) {
+    const std::string what = fmt::format("{} ({})", wanted.source, size_text(wanted));
+    if (isatty(STDIN_FILENO) != 1 || isatty(STDERR_FILENO) != 1) {
+      return fail("{} is not here; 'plumb pull {}' or the option --yes fetches {}", model, model, what);
+    }
+    if (!agreed(fmt::format("{} is not here. Fetch {}?", printable(model), printable(what)))) {
+      return fail("{} is not here, and was not fetched", model);
+    }
+  }
+  PLUMB_TRY(const fs::path path, fetch_model(wanted, options));
+  return gguf::File::open(path);
+}
+
 Result<int> run_pull(const PullArguments& options) {
   if (options.list) return list(options.json);
   if (options.model.empty()) return fail("name a model or a URL; `plumb pull --list` shows the models that have names");
-  catch_interrupts();
-  std::optional<Progress> bar;
-  std::string_view shown;
-  const auto progress = [&](std::string_view stage, std::uint64_t done, std::uint64_t total) {
-    if (stage != shown) {
-      shown = stage;
-      bar.emplace(std::string(stage), true);
-    }
-    bar->update(done, total);
-    return !interrupted();
-  };
-  const auto path = pull(options.model, options.pull, progress);
-  bar.reset();
-  if (!path) return fail(path.error());
-  if (options.json) return print_json({{"name", path->stem().string()}, {"path", path->string()}});
-  PLUMB_CHECK(print(path->string() + "\n"));
-  fmt::print(stderr, "ask it something: plumb run {} -p \"What is the capital of France?\"\n", path->stem().string());
+  PullOptions pull = options.pull;
+  pull.stall = std::chrono::seconds(options.stall);
+  PLUMB_TRY(const Wanted wanted, find_wanted(options.model, pull, [](auto...) { return true; }));
+  PLUMB_TRY(const fs::path path, fetch_model(wanted, pull));
+  if (options.json) return print_json({{"name", wanted.name}, {"path", path.string()}});
+  PLUMB_CHECK(print(path.string() + "\n"));
+  if (const auto runs = check_runs(path); !runs) {
+    fmt::print(stderr, "plumb: {} is fetched, and cannot be run: {}\n", wanted.name, printable(runs.error().message));
+    return 0;
+  }
+  fmt::print(stderr, "ask it something: plumb run {} -p \"What is the capital of France?\"\n", wanted.name);
   return 0;
 }
 
 }  // namespace
 
+Result<fs::path> fetch_model(const Wanted& wanted, const PullOptions& options) {
+  fmt::print(stderr, "{} ({}), kept as {}\n", printable(wanted.source), size_text(wanted), wanted.name);
+  const InterruptStops interrupts;
+  std::optional<Progress> bar;
+  std::string shown;
+  return pull(wanted, options, [&](std::string_view stage, std::uint64_t done, std::uint64_t total) {
+    if (!bar || stage != shown) {
+      shown = stage;
+      bar.emplace(shown, true);
+    }
+    bar->update(done, total);
+    return !interrupted();
+  });
+}
+
+Result<gguf::File> open_model(const std::string& model, bool yes) {
+  if (model == "canary") return gguf::File::from_memory(engine::canary_bytes(), "canary");
+  std::error_code ignored;
+  if (fs::exists(model, ignored)) return gguf::File::open(model);
+  if (const auto kept = find_kept(model)) return gguf::File::open(kept->files.front());
+  const bool names_source = find_known(model) != nullptr || is_reference(model);
+  const bool looks_like_path = !names_source && (model.find('/') != std::string::npos || model.ends_with(".gguf"));
+  if (looks_like_path) return fail("{}: there is no such file", model);
+  if (names_source || yes) return offer(model, yes);
+  return fail(
+      "there is no file and no fetched model named '{}'; give a path to a .gguf, 'canary', or one that "
+      "'plumb pull --list' names",
+      model);
+}
+
 Action setup_pull(CLI::App& app) {
   auto options = std::make_shared<PullArguments>();
-  app.add_option("MODEL", options->model, "The name of a known model, or an http:// or https:// URL of a .gguf");
+  app.add_option("MODEL", options->model,
+                 "A name that --list shows, hf:OWNER/REPO[:QUANT] or an address of Hugging Face, Ollama's NAME[:TAG], or a "
+                 "URL of a .gguf");
   app.add_option("--sha256", options->pull.sha256, "What the URL's file must have");
-  app.add_option("--name", options->pull.name, "What to call the URL's model (its file name without .gguf)");
+  app.add_option("--name", options->pull.name, "What to call the model (else by its file, or its name at the source)");
+  app.add_option("--timeout", options->stall, "Seconds after which a server that sends nothing is taken for gone")
+      ->check(CLI::Range(1L, 3600L));
   app.add_flag("--list", options->list, "The models that have names");
   app.add_flag("--json", options->json, "One JSON document");
   return [options] { return run_pull(*options); };

@@ -13,13 +13,14 @@ namespace {
 
 struct QuantizeOptions {
   std::string in, out, type;
+  bool yes = false;
   std::uint32_t threads = 0;
   bool json = false;
 };
 
 Result<int> run_quantize(const QuantizeOptions& options) {
   PLUMB_TRY(const model::FileType type, model::parse_file_type(options.type));
-  PLUMB_TRY(const gguf::File in, open_model(options.in));
+  PLUMB_TRY(const gguf::File in, open_model(options.in, options.yes));
   std::error_code no_such_file;
   if (std::filesystem::equivalent(in.label(), options.out, no_such_file)) {
     return fail("{}: is the file to read, too, which would be lost; write to another", options.out);
@@ -71,7 +72,7 @@ Result<int> run_quantize(const QuantizeOptions& options) {
 
 Action setup_quantize(CLI::App& app) {
   auto options = std::make_shared<QuantizeOptions>();
-  app.add_option("IN", options->in, "A .gguf file, best in F16 or F32")->required();
+  add_model(app, options->in, options->yes, "IN", "A model, best in F16 or F32");
   app.add_option("OUT", options->out, "The file to write")->required();
   std::string types = "One of";
   for (const model::FileTypeInfo& info : model::file_types()) types += fmt::format(" {}", info.name);

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <chrono>
+#include <cmath>
 
 #include "cli/command.h"
 #include "cli/spelling.h"
@@ -24,6 +26,7 @@ struct RunOptions {
   std::uint32_t n_logprobs = 0;
   bool json = false;
   bool hide_thinking = false;
+  bool verbose = false;
 };
 
 Json token_json(const engine::Engine& engine, const engine::GeneratedToken& token, bool with_top) {
@@ -78,6 +81,39 @@ Result<std::optional<std::string>> prompt_text(const RunOptions& options) {
   return *text + (piped->find('\n') == std::string::npos ? ' ' : '\n') + *piped;
 }
 
+Json sampler_json(const engine::SamplerSettings& settings) {
+  Json json{{"temp", settings.temperature},
+            {"top_k", settings.top_k},
+            {"top_p", settings.top_p},
+            {"min_p", settings.min_p},
+            {"repeat_penalty", settings.repeat_penalty},
+            {"repeat_last_n", settings.repeat_last_n},
+            {"presence_penalty", settings.presence_penalty},
+            {"frequency_penalty", settings.frequency_penalty},
+            {"logit_bias", Json::array()}};
+  for (const auto& [token, bias] : settings.logit_bias) {
+    // JSON has no infinity.
+    json["logit_bias"].push_back({{"id", token}, {"bias", std::isfinite(bias) ? Json(bias) : Json("-inf")}});
+  }
+  return json;
+}
+
+// Everything that the answer depends on besides the model, the prompt and the seed.
+Json settings_json(const engine::Engine& engine, const engine::GenerateOptions& generate, const RunOptions& options) {
+  const engine::EngineSettings& settings = engine.settings();
+  Json json{{"sampler", sampler_json(generate.sampler)},
+            {"max_tokens", generate.max_tokens},
+            {"stop", generate.stop},
+            {"ctx", engine.context()},
+            {"threads", settings.n_threads},
+            {"kv_type", options.engine.kv_type},
+            {"activations", options.engine.activations},
+            {"raw", options.prompt.raw || !engine.has_chat_template()},
+            {"no_special", settings.chat.plain_text},
+            {"template_variables", settings.chat.variables}};
+  return json;
+}
+
 double per_second(std::uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; }
 
 Result<int> run_model(const RunOptions& options) {
@@ -89,15 +125,24 @@ Result<int> run_model(const RunOptions& options) {
   }
   if (options.interactive || (options.prompt.tokens.empty() && !asked && !options.json && isatty(STDIN_FILENO) == 1)) {
     if (asked) return fail("a chat asks for each message; give no prompt with -i");
-    return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system, options.hide_thinking});
+    return chat({options.engine, options.sampler, options.max_tokens, options.prompt.system, options.hide_thinking,
+                 options.verbose});
   }
-  const std::uint64_t seed = sampler.seed;
-  const engine::GenerateOptions generate{.max_tokens = max_tokens,
-                                         .sampler = std::move(sampler),
-                                         .stop = options.stop,
-                                         .n_logprobs = options.n_logprobs,
-                                         .interrupted = interrupted};
+  engine::GenerateOptions generate{.max_tokens = max_tokens,
+                                   .sampler = std::move(sampler),
+                                   .stop = options.stop,
+                                   .n_logprobs = options.n_logprobs,
+                                   .interrupted = interrupted};
+  const auto start = std::chrono::steady_clock::now();
   PLUMB_TRY(const auto engine, options.engine.load());
+  const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  PLUMB_CHECK(options.sampler.take_recommended(engine->model().file(), generate.sampler));
+  const std::uint64_t seed = generate.sampler.seed;
+  if (options.verbose) {
+    PLUMB_TRY(const std::string recommended, recommended_text(engine->model().file()));
+    fmt::print(stderr, "the file recommends {}\nsettings {}\n", recommended.empty() ? "no sampling" : recommended,
+               settings_json(*engine, generate, options).dump());
+  }
   PLUMB_TRY(const auto prompt, options.prompt.encode(*engine, options.engine.model, asked));
   PLUMB_TRY(const auto cache, engine->new_cache());
 
@@ -124,9 +169,12 @@ Result<int> run_model(const RunOptions& options) {
     for (const auto& token : completion.tokens) {
       document["tokens"].push_back(token_json(*engine, token, options.n_logprobs > 0));
     }
+    document["counts"] = {{"prompt_tokens", prompt.size()}, {"answer_tokens", completion.tokens.size()}};
     document["seed"] = seed;
+    document["settings"] = settings_json(*engine, generate, options);
     document["stop_reason"] = engine::name(completion.reason);
-    document["timing"] = {{"prefill_seconds", completion.prompt_seconds},
+    document["timing"] = {{"load_seconds", load_seconds},
+                          {"prefill_seconds", completion.prompt_seconds},
                           {"decode_seconds", completion.decode_seconds},
                           {"prefill_tps", per_second(completion.n_prompt, completion.prompt_seconds)},
                           {"decode_tps", per_second(n_decoded, completion.decode_seconds)}};
@@ -163,6 +211,8 @@ Action setup_run(CLI::App& app) {
   app.add_option("--logprobs", options->n_logprobs, "With --json: the N most likely tokens at each place");
   app.add_flag("--json", options->json, "One JSON document");
   app.add_flag("--hide-thinking", options->hide_thinking, "Do not print what the model thinks before it answers");
+  options->engine.chat.add(app);
+  app.add_flag("-v,--verbose", options->verbose, "Say on standard error which settings the answer is made with");
   add_accepted(app);
   return [options] { return run_model(*options); };
 }

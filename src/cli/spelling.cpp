@@ -12,29 +12,16 @@ namespace plumb::cli {
 namespace {
 
 // llama.cpp's names of several letters behind one dash (common/arg.cpp there), and the long names that mean the same.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 18> short_spellings{{
-    {"-cnv", "--conversation"},
-    {"-co", "--color"},
-    {"-ctk", "--cache-type-k"},
-    {"-ctv", "--cache-type-v"},
-    {"-fa", "--flash-attn"},
-    {"-hf", "--hf-repo"},
-    {"-hfr", "--hf-repo"},
-    {"-md", "--model-draft"},
-    {"-mm", "--mmproj"},
-    {"-mu", "--model-url"},
-    {"-ngl", "--gpu-layers"},
-    {"-no-cnv", "--no-conversation"},
-    {"-np", "--parallel"},
-    {"-sm", "--split-mode"},
-    {"-sys", "--system"},
-    {"-tb", "--threads-batch"},
-    {"-ts", "--tensor-split"},
-    {"-ub", "--ubatch-size"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 19> short_spellings{{
+    {"-cnv", "--conversation"},       {"-co", "--color"},        {"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"},
+    {"-fa", "--flash-attn"},          {"-hf", "--hf-repo"},      {"-hff", "--hf-file"},      {"-hfr", "--hf-repo"},
+    {"-md", "--model-draft"},         {"-mm", "--mmproj"},       {"-mu", "--model-url"},     {"-ngl", "--gpu-layers"},
+    {"-no-cnv", "--no-conversation"}, {"-np", "--parallel"},     {"-sm", "--split-mode"},    {"-sys", "--system"},
+    {"-tb", "--threads-batch"},       {"-ts", "--tensor-split"}, {"-ub", "--ubatch-size"},
 }};
 
 // Options of llama.cpp and Ollama that name something which Plumb does not have.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 23> not_yet{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 22> not_yet{{
     {"--control-vector", "control vectors"},
     {"--draft-max", "speculative decoding"},
     {"--dry-multiplier", "the DRY sampler"},
@@ -42,7 +29,6 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 23> not_yet{
     {"--format", "answers held to a format"},
     {"--grammar", "answers held to a grammar"},
     {"--grammar-file", "answers held to a grammar"},
-    {"--hf-repo", "models fetched by their name at Hugging Face"},
     {"--image", "pictures"},
     {"--json-schema", "answers held to a schema"},
     {"--lora", "adapters"},
@@ -122,6 +108,7 @@ std::vector<std::string> option_names(const CLI::App& command) {
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
     for (const std::string& name : option->get_snames()) names.push_back("-" + name);
   }
+  if (command.get_option_no_throw("--yes") != nullptr) names.insert(names.end(), {"-hf", "--hf-repo", "--hf-file"});
   for (const auto& [spelling, name] : short_spellings) {
     if (command.get_option_no_throw(std::string(name)) != nullptr) names.emplace_back(spelling);
   }
@@ -160,6 +147,8 @@ std::string suggestion(std::string_view word, std::span<const std::string> known
 
 Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<const std::string> words) {
   std::vector<std::string> arranged;
+  std::string repository, file;  // of Hugging Face
+  const bool fetches = command.get_option_no_throw("--yes") != nullptr;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (word == "--") {
@@ -179,7 +168,16 @@ Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<cons
       value = name.substr(2);
       name.resize(2);
     }
-    if (name == "--model-url") name = "--model";
+    if (fetches && (name == "--hf-repo" || name == "--hf-file" || name == "--model-url")) {
+      if (!value && i + 1 < words.size()) value = words[++i];
+      if (!value || value->empty()) return fail("{} needs a value", given);
+      if (name == "--model-url") {
+        arranged.insert(arranged.end(), {"--model=" + *value, "--yes"});
+      } else {
+        (name == "--hf-repo" ? repository : file) = *value;
+      }
+      continue;
+    }
     const bool cluster = name.size() > 2 && name[1] != '-';
     const CLI::Option* const option = cluster ? nullptr : command.get_option_no_throw(name);
     if (option == nullptr) return tl::unexpected(unknown(command, given));
@@ -210,6 +208,11 @@ Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<cons
     } else {
       arranged.push_back(has_long ? joined + "=" + *value : joined + *value);
     }
+  }
+  if (repository.empty() && !file.empty()) return fail("--hf-file goes with -hf OWNER/REPO");
+  if (!repository.empty()) {
+    const std::string name = file.empty() ? repository : repository.substr(0, repository.find(':')) + "/" + file;
+    arranged.insert(arranged.end(), {"--model=hf:" + name, "--yes"});
   }
   // The model first: behind it, words without a dash are the prompt.
   std::stable_partition(arranged.begin(), arranged.end(),

@@ -20,6 +20,7 @@ std::string suggestion(std::string_view word, std::span<const std::string> known
 // The words after a command's name, as CLI11 shall read them:
 // - a name of several letters behind one dash becomes its long one (-ngl: --gpu-layers), so that no word is ever read as
 //   a cluster of options; -n5 and -t4 are -n 5 and -t 4;
+// - -hf OWNER/REPO[:QUANT] (with -hff FILE) and -mu URL become --model and --yes;
 // - a value is joined to its option (--prompt=-1), so that it may begin with a dash.
 // Error: an option that the command does not have; one that Plumb does not have yet, by name.
 Result<std::vector<std::string>> arrange(const CLI::App& command, std::span<const std::string> words);

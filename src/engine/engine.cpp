@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "model/file_type.h"
 
@@ -33,6 +37,72 @@ std::string special_text(const text::Tokenizer& tokenizer, std::optional<TokenId
   return token ? std::string(tokenizer.piece(*token)) : std::string();
 }
 
+// The value of a setting that is a number: what F32 holds is read as the decimal number that is nearest to it, 0.95 and not
+// 0.949999988.
+std::optional<double> number_of(const gguf::Value& value) {
+  return std::visit(
+      [](const auto& held) -> std::optional<double> {
+        using T = std::decay_t<decltype(held)>;
+        if constexpr (std::is_same_v<T, float>) {
+          return std::strtod(fmt::format("{}", held).c_str(), nullptr);
+        } else if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {
+          return static_cast<double>(held);
+        } else {
+          return std::nullopt;
+        }
+      },
+      value);
+}
+
+int to_int(double value) {
+  if (std::isnan(value)) return std::numeric_limits<int>::min();
+  return static_cast<int>(std::clamp<double>(value, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()));
+}
+
+// A character that the messages do not have: one of Unicode's noncharacters, as UTF-8.
+Result<std::string> unused_character(const nlohmann::ordered_json& messages) {
+  const std::string text = messages.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  for (int last = 0x90; last <= 0xaf; ++last) {
+    std::string character{'\xef', '\xb7', static_cast<char>(last)};
+    if (text.find(character) == std::string::npos) return character;
+  }
+  return fail("the messages have all of the characters U+FDD0 to U+FDEF; leave one out");
+}
+
+// Puts the mark before the text of each control token in a message's content; a template carries it along.
+void mark_control_tokens(const text::Tokenizer& tokenizer, const std::string& mark, nlohmann::ordered_json& message) {
+  if (!message.is_object() || message.value("role", nlohmann::ordered_json()) == "assistant") return;
+  const auto in_text = [&](nlohmann::ordered_json& value) {
+    if (!value.is_string()) return;
+    auto& text = value.get_ref<std::string&>();
+    const auto places = tokenizer.control_tokens(text);
+    for (auto place = places.rbegin(); place != places.rend(); ++place) text.insert(*place, mark);
+  };
+  const auto content = message.find("content");
+  if (content == message.end()) return;
+  in_text(*content);
+  if (!content->is_array()) return;
+  for (auto& part : *content) {
+    if (part.is_object() && part.contains("text")) in_text(part["text"]);
+  }
+}
+
+// Takes the marks out of a text. Returns where they stood.
+std::vector<std::size_t> take_marks(std::string& text, const std::string& mark) {
+  std::vector<std::size_t> places;
+  if (mark.empty()) return places;
+  std::string without;
+  std::size_t from = 0;
+  for (std::size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, from)) {
+    without.append(text, from, at - from);
+    places.push_back(without.size());
+    from = at + mark.size();
+  }
+  without.append(text, from);
+  text = std::move(without);
+  return places;
+}
+
 }  // namespace
 
 std::string_view name(StopReason reason) {
@@ -57,7 +127,9 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
                 model.file().label(), tokenizer.size(), plan.vocab);
   }
   std::unique_ptr<Engine> engine(new Engine(std::move(model), std::move(tokenizer), settings));
-  if (engine->model_.file().find("tokenizer.chat_template") != nullptr) {
+  if (settings.chat.chat_template) {
+    PLUMB_TRY(engine->chat_template_, text::ChatTemplate::parse(*settings.chat.chat_template));
+  } else if (engine->model_.file().find("tokenizer.chat_template") != nullptr) {
     PLUMB_TRY(const std::string_view source, engine->model_.file().get_string("tokenizer.chat_template"));
     engine->chat_template_ = text::ChatTemplate::parse(source);
   }
@@ -77,20 +149,51 @@ Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettin
 }
 
 Result<std::string> chat_text(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
-                              const nlohmann::ordered_json& messages) {
+                              const nlohmann::ordered_json& messages, const ChatSettings& settings) {
   text::ChatInput input;
   input.messages = messages;
+  input.variables = settings.variables;
   input.bos_token = special_text(tokenizer, tokenizer.special().bos);
   input.eos_token = special_text(tokenizer, tokenizer.special().eos);
   return text::render_chat(chat_template, input);
 }
 
 Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
-                                         const nlohmann::ordered_json& messages) {
-  PLUMB_TRY(const std::string prompt, chat_text(tokenizer, chat_template, messages));
+                                         const nlohmann::ordered_json& messages, const ChatSettings& settings) {
+  std::string mark;
+  nlohmann::ordered_json marked = messages;
+  if (settings.plain_text) {
+    PLUMB_TRY(mark, unused_character(messages));
+    for (auto& message : marked) mark_control_tokens(tokenizer, mark, message);
+  }
+  PLUMB_TRY(std::string prompt, chat_text(tokenizer, chat_template, marked, settings));
+  const std::vector<std::size_t> plain = take_marks(prompt, mark);
   const std::string bos = special_text(tokenizer, tokenizer.special().bos);
   const bool has_bos = !bos.empty() && prompt.starts_with(bos);
-  return tokenizer.encode(prompt, {.add_special = !has_bos, .parse_special = true});
+  return tokenizer.encode(prompt, {.add_special = !has_bos, .parse_special = true, .plain = plain});
+}
+
+Result<std::vector<RecommendedSetting>> recommended_sampling(const gguf::File& file) {
+  static constexpr RecommendedSetting known[] = {
+      {"temp", "general.sampling.temp", 0, [](SamplerSettings& s, double value) { s.temperature = value; }},
+      {"top-k", "general.sampling.top_k", 0, [](SamplerSettings& s, double value) { s.top_k = to_int(value); }},
+      {"top-p", "general.sampling.top_p", 0, [](SamplerSettings& s, double value) { s.top_p = value; }},
+      {"min-p", "general.sampling.min_p", 0, [](SamplerSettings& s, double value) { s.min_p = value; }},
+      {"repeat-penalty", "general.sampling.penalty_repeat", 0,
+       [](SamplerSettings& s, double value) { s.repeat_penalty = value; }},
+      {"repeat-last-n", "general.sampling.penalty_last_n", 0,
+       [](SamplerSettings& s, double value) { s.repeat_last_n = to_int(value); }},
+  };
+  std::vector<RecommendedSetting> found;
+  for (const RecommendedSetting& setting : known) {
+    const gguf::Value* value = file.find(setting.key);
+    if (value == nullptr) continue;
+    const auto number = number_of(*value);
+    if (!number) return fail("{}: key '{}' must be a number", file.label(), setting.key);
+    found.push_back(setting);
+    found.back().value = *number;
+  }
+  return found;
 }
 
 Result<const text::ChatTemplate*> Engine::chat_template() const {
@@ -105,12 +208,12 @@ Result<const text::ChatTemplate*> Engine::chat_template() const {
 
 Result<std::string> Engine::chat_text(const nlohmann::ordered_json& messages) const {
   PLUMB_TRY(const text::ChatTemplate* const chosen, chat_template());
-  return engine::chat_text(tokenizer_, *chosen, messages);
+  return engine::chat_text(tokenizer_, *chosen, messages, settings_.chat);
 }
 
 Result<std::vector<TokenId>> Engine::chat_tokens(const nlohmann::ordered_json& messages) const {
   PLUMB_TRY(const text::ChatTemplate* const chosen, chat_template());
-  return engine::chat_tokens(tokenizer_, *chosen, messages);
+  return engine::chat_tokens(tokenizer_, *chosen, messages, settings_.chat);
 }
 
 Result<std::unique_ptr<backends::KvCache>> Engine::new_cache() { return executor_->new_cache(context_, settings_.kv_type); }

