@@ -75,8 +75,8 @@ void mark_control_tokens(const text::Tokenizer& tokenizer, const std::string& ma
   const auto in_text = [&](nlohmann::ordered_json& value) {
     if (!value.is_string()) return;
     auto& text = value.get_ref<std::string&>();
-    const auto places = tokenizer.control_tokens(text);
-    for (auto place = places.rbegin(); place != places.rend(); ++place) text.insert(*place, mark);
+    // From the last to the first, since an insertion moves what follows.
+    for (auto places = tokenizer.control_tokens(text); !places.empty(); places.pop_back()) text.insert(places.back(), mark);
   };
   const auto content = message.find("content");
   if (content == message.end()) return;
