@@ -26,6 +26,8 @@
 namespace plumb::gguf {
 
 inline constexpr std::size_t max_dims = 4;
+// Of a tensor; its dimensions that are zero do not count. Bytes, padding and their sums then cannot overflow.
+inline constexpr std::uint64_t max_elements = std::uint64_t{1} << 56;
 
 // The largest counts that a file may state, far above those of any real model. They stop a damaged count from building
 // gigabytes of index. GGUF itself sets no bounds.

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstring>
 #include <iterator>
-#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -289,9 +288,8 @@ Result<void> read_entry(Cursor& cursor, Tensor& tensor) {
     offset = cursor.offset();
     PLUMB_TRY(const auto dim, cursor.number<std::uint64_t>("its dimensions"));
     // Zeros are legal and do not count here, so that the other dimensions have bounds as well.
-    constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (dim > most / elements) {
-      return fail("with dimension {} at byte {}, {}, it would have more than 2^63 elements", i, offset, dim);
+    if (dim > max_elements / elements) {
+      return fail("with dimension {} at byte {}, {}, it would have more than 2^56 elements", i, offset, dim);
     }
     elements *= std::max<std::uint64_t>(dim, 1);
     tensor.dims[i] = dim;

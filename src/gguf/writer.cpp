@@ -144,13 +144,10 @@ Result<Writer::Layout> Writer::layout() const {
     if (item.dims.size() > max_dims) {
       return fail("tensor {}: {} dimensions; at most {} are allowed", in_quotes(item.name), item.dims.size(), max_dims);
     }
-    // With this bound, bytes, padding and their sum cannot overflow.
-    constexpr std::uint64_t most_elements = std::uint64_t{1} << 56;
     std::uint64_t elements = 1;  // without zeros
     bool empty = false;
     for (const auto dim : item.dims) {
-      if (dim > most_elements / elements)
-        return fail("tensor {}: the dimension {} is too large", in_quotes(item.name), dim);
+      if (dim > max_elements / elements) return fail("tensor {}: the dimension {} is too large", in_quotes(item.name), dim);
       elements *= std::max<std::uint64_t>(dim, 1);
       empty = empty || dim == 0;
     }
