@@ -163,14 +163,12 @@ std::vector<Token> Model::tokenize(std::string_view text, bool no_bos) const {
   return value_or_throw(state_->engine->tokenizer().encode(text, {.add_special = !no_bos, .parse_special = true}));
 }
 std::string Model::detokenize(std::span<const Token> tokens) const {
-  for (const Token token : tokens) static_cast<void>(piece(token));
+  value_or_throw(state_->engine->tokenizer().check(tokens));
   return state_->engine->tokenizer().decode(tokens, true);
 }
 std::string Model::piece(Token token) const {
   const text::Tokenizer& tokenizer = state_->engine->tokenizer();
-  if (token < 0 || static_cast<std::uint32_t>(token) >= tokenizer.size()) {
-    throw Exception(fmt::format("token {} is outside the vocabulary of {} tokens", token, tokenizer.size()));
-  }
+  value_or_throw(tokenizer.check(std::span(&token, 1)));
   return std::string(tokenizer.piece(token));
 }
 

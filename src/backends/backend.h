@@ -25,6 +25,10 @@ using TokenId = std::int32_t;
 enum class KvType : std::uint8_t { f16, f32 };
 // "f16" or "f32".
 Result<KvType> kv_type(std::string_view name);
+// The format of a cache's numbers.
+quants::Format format_of(KvType type);
+// Bytes of the keys and values of one position, in all layers.
+std::uint64_t position_bytes(const plan::CacheShape& shape, KvType type);
 
 // The common data of all caches from one call of new_caches().
 struct CachePool {

@@ -12,6 +12,12 @@ Result<KvType> kv_type(std::string_view name) {
   return fail("'{}' is no type of KV cache; there are f16 and f32", name);
 }
 
+quants::Format format_of(KvType type) { return type == KvType::f16 ? quants::Format::f16 : quants::Format::f32; }
+
+std::uint64_t position_bytes(const plan::CacheShape& shape, KvType type) {
+  return std::uint64_t{2} * shape.n_layers * shape.n_kv_heads * quants::info(format_of(type)).row_bytes(shape.head_dim);
+}
+
 Result<Activations> activations(std::string_view name) {
   if (name == "int16") return Activations::int16;
   if (name == "int8") return Activations::int8;
@@ -57,7 +63,7 @@ Result<void> PlanExecutor::check_owner(const KvCache& cache) const {
 }
 
 std::size_t PlanExecutor::head_bytes(const KvCache& cache, std::uint32_t length) const {
-  return std::size_t{length} * cache_shape_->head_dim * (cache.pool().type == KvType::f16 ? 2 : 4);
+  return std::size_t{length} * quants::info(format_of(cache.pool().type)).row_bytes(cache_shape_->head_dim);
 }
 
 Result<std::vector<std::byte>> PlanExecutor::read_cache(const KvCache& cache) {

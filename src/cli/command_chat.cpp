@@ -19,6 +19,7 @@
 #include "base/new_file.h"
 #include "base/printable.h"
 #include "base/terminal.h"
+#include "base/white_space.h"
 #include "cli/command.h"
 #include "cli/conversation.h"
 #include "cli/keyboard.h"
@@ -32,15 +33,8 @@ namespace plumb::cli {
 namespace {
 
 constexpr std::string_view quote_marks = "\"\"\"";
-constexpr std::string_view white_space = " \t\r\n";
 constexpr std::uint64_t max_file_bytes = 16u << 20;
 constexpr std::uint32_t n_alternatives = 5;  // of each token, for /tokens
-
-std::string_view trimmed(std::string_view text) {
-  const std::size_t first = text.find_first_not_of(white_space);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(white_space) - first + 1);
-}
 
 // The first word of a text, and what follows the space behind it.
 std::pair<std::string_view, std::string_view> first_word(std::string_view text) {

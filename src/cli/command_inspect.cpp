@@ -306,10 +306,8 @@ Card card_of(const gguf::File& file, const Result<model::Model>& model) {
   const std::string_view most = most_common_format(file);
   card.quantization = !named.empty() ? std::string(named) : most.empty() ? "" : fmt::format("mostly {}", most);
   if (!model) return card;
-  constexpr std::uint64_t half_bytes = 2;
-  const plan::CacheShape& cache = model->plan()->cache;
   card.context = model->parameters().context;
-  card.cache_bytes_per_token = 2 * half_bytes * cache.n_layers * cache.n_kv_heads * cache.head_dim;
+  card.cache_bytes_per_token = backends::position_bytes(model->plan()->cache, backends::KvType::f16);
   const std::uint64_t available = this_machine().available_bytes;
   if (available > bytes) card.positions_that_fit = (available - bytes) / card.cache_bytes_per_token;
   return card;

@@ -35,11 +35,7 @@ Result<int> run_tokenize(const TokenizeOptions& options) {
   PLUMB_TRY(const gguf::File file, open_model(options.model, options.yes));
   PLUMB_TRY(const text::Tokenizer tokenizer, text::Tokenizer::load(file));
   if (options.decode_option->count() > 0) {
-    for (const text::TokenId token : options.decode) {
-      if (token < 0 || static_cast<std::uint32_t>(token) >= tokenizer.size()) {
-        return fail("token {} is outside the vocabulary of {} tokens", token, tokenizer.size());
-      }
-    }
+    PLUMB_CHECK(tokenizer.check(options.decode));
     const std::string text = tokenizer.decode(options.decode, true);
     return options.json ? print_json({{"text", text}}) : print(text + "\n");
   }

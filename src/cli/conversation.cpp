@@ -1,7 +1,6 @@
 #include "cli/conversation.h"
 
 #include <algorithm>
-#include <span>
 #include <utility>
 
 #include "base/machine.h"
@@ -19,9 +18,7 @@ std::string role_of(const Json& message) { return message.value("role", ""); }
 
 // Positions whose keys and values fit into three quarters of the memory that is free beside the weights.
 std::uint64_t positions_that_fit(const engine::Engine& engine) {
-  const plan::CacheShape& shape = engine.model().plan()->cache;
-  const std::uint64_t element = engine.settings().kv_type == backends::KvType::f16 ? 2 : 4;
-  const std::uint64_t bytes = 2 * element * shape.n_layers * shape.n_kv_heads * shape.head_dim;
+  const std::uint64_t bytes = backends::position_bytes(engine.model().plan()->cache, engine.settings().kv_type);
   const std::uint64_t available = this_machine().available_bytes;
   const std::uint64_t weights = engine.model().file().size_bytes();
   if (available == 0 || bytes == 0) return least_context;
@@ -49,9 +46,7 @@ Result<std::unique_ptr<Conversation>> Conversation::begin(engine::Engine& engine
 }
 
 Result<void> Conversation::set_context(std::uint32_t positions) {
-  PLUMB_TRY(auto cache, engine_.executor().new_cache(positions, engine_.settings().kv_type));
-  cache_ = std::move(cache);
-  cached_.clear();
+  PLUMB_TRY(session_, engine::Session::make(engine_, positions));
   return {};
 }
 
@@ -59,8 +54,7 @@ void Conversation::clear() {
   const std::string text = system();
   messages_ = Json::array();
   set_system(text);
-  cache_->truncate(0);
-  cached_.clear();
+  session_->rewind(0);
 }
 
 std::string Conversation::system() const { return has_system() ? messages_[0].value("content", "") : std::string(); }
@@ -137,8 +131,7 @@ Result<Conversation::Answer> Conversation::answer(const engine::GenerateOptions&
     if (options.max_tokens > 0) rest.max_tokens = options.max_tokens - static_cast<std::uint32_t>(completion.tokens.size());
     const std::uint32_t room = std::max(1u, context() / 4);
     const bool goes_on = !completion.tokens.empty();
-    PLUMB_TRY(const auto tokens,
-              make_room(completion, rest.max_tokens == 0 ? room : std::min(room, rest.max_tokens), events));
+    PLUMB_TRY(auto tokens, make_room(completion, rest.max_tokens == 0 ? room : std::min(room, rest.max_tokens), events));
     if (tokens.size() >= context()) {
       if (goes_on) break;
       return fail(
@@ -150,20 +143,11 @@ Result<Conversation::Answer> Conversation::answer(const engine::GenerateOptions&
       opened = opens_thinking(engine_, tokens);
       if (events.begin) events.begin(opened);
     }
-    // At least one token must run, because its logits are needed.
-    std::size_t common = 0;
-    while (common + 1 < tokens.size() && common < cached_.size() && tokens[common] == cached_[common]) ++common;
-    cache_->truncate(static_cast<std::uint32_t>(common));
-    cached_.resize(common);
     rest.goes_on = goes_on;
-    rest.earlier = std::span(tokens).first(common);
-    PLUMB_TRY(engine::Completion part, engine_.generate(*cache_, std::span(tokens).subspan(common), rest, events.text));
+    PLUMB_TRY(engine::Completion part, session_->answer(std::move(tokens), std::move(rest), events.text));
     if (part.reason == engine::StopReason::interrupted && part.tokens.empty() && !goes_on) {
       return fail("stopped before the answer began; the message is as if it had not been said");
     }
-    cached_ = tokens;
-    for (const auto& token : part.tokens) cached_.push_back(token.id);
-    cached_.resize(cache_->length());
 
     completion.text += part.text;
     completion.reason = part.reason;

@@ -1,4 +1,4 @@
-// A conversation with a model, and its KV cache. Each turn runs only the tokens that are not yet in the cache.
+// A conversation with a model: its messages, and the engine's session that has read them.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/engine.h"
+#include "engine/session.h"
 
 namespace plumb::cli {
 
@@ -46,8 +46,8 @@ class Conversation {
   void set_messages(nlohmann::ordered_json messages) { messages_ = std::move(messages); }
   [[nodiscard]] std::size_t n_turns() const;
 
-  [[nodiscard]] std::uint32_t used() const { return cache_->length(); }  // positions of the context
-  [[nodiscard]] std::uint32_t context() const { return cache_->capacity(); }
+  [[nodiscard]] std::uint32_t used() const { return session_->used(); }  // positions of the context
+  [[nodiscard]] std::uint32_t context() const { return session_->context(); }
   // Makes a context of another length. Error: no memory; the old one stays.
   Result<void> set_context(std::uint32_t positions);
 
@@ -60,9 +60,8 @@ class Conversation {
   [[nodiscard]] bool has_system() const { return !messages_.empty() && messages_[0].value("role", "") == "system"; }
 
   engine::Engine& engine_;
-  std::unique_ptr<backends::KvCache> cache_;
+  std::optional<engine::Session> session_;  // set_context() makes it, before begin() returns
   nlohmann::ordered_json messages_ = nlohmann::ordered_json::array();
-  std::vector<text::TokenId> cached_;  // the tokens that the cache holds
 };
 
 }  // namespace plumb::cli

@@ -14,6 +14,9 @@
 #include <thread>
 #include <utility>
 
+#include "base/white_space.h"
+#include "cli/sha256.h"
+
 namespace plumb::cli {
 
 namespace {
@@ -26,13 +29,6 @@ constexpr std::uint64_t spare_bytes = std::uint64_t{64} << 20;
 constexpr std::array pauses{std::chrono::milliseconds(100), std::chrono::milliseconds(500),
                             std::chrono::milliseconds(2000)};
 
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r' || text.back() == '\n'))
-    text.remove_suffix(1);
-  return text;
-}
-
 std::optional<std::uint64_t> number(std::string_view text) {
   std::uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -43,8 +39,7 @@ std::optional<std::uint64_t> number(std::string_view text) {
 // The hash in an ETag such as "b179…", with or without quotes; empty where it is none.
 std::string hash_of(std::string_view etag) {
   if (etag.size() >= 2 && etag.front() == '"' && etag.back() == '"') etag = etag.substr(1, etag.size() - 2);
-  const bool good = etag.size() == 64 && etag.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-  return good ? std::string(etag) : std::string();
+  return is_sha256(etag) ? std::string(etag) : std::string();
 }
 
 // One request: libcurl's handle, what the server's headers say, and where the bytes go.

@@ -57,10 +57,6 @@ std::uint64_t size_of(const Document& object, const char* key) {
   return found != object.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
 }
 
-bool is_sha256(std::string_view text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
 HttpProgress quietly(const PullProgress& progress) {
   return [&progress](std::uint64_t, std::uint64_t) { return progress("ask", 0, 0); };
 }

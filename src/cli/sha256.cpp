@@ -25,4 +25,8 @@ std::optional<std::string> sha256(std::span<const std::byte> bytes, const std::f
   return fmt::format("{:02x}", fmt::join(digest, ""));
 }
 
+bool is_sha256(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
 }  // namespace plumb::cli

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace plumb::cli {
 
@@ -14,5 +15,8 @@ namespace plumb::cli {
 // done; there is no digest after it has returned false.
 std::optional<std::string> sha256(std::span<const std::byte> bytes,
                                   const std::function<bool(std::uint64_t done)>& go_on = {});
+
+// Whether a text is such a digest.
+bool is_sha256(std::string_view text);
 
 }  // namespace plumb::cli

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "base/white_space.h"
+
 namespace plumb::diagnose {
 
 namespace {
@@ -117,12 +119,6 @@ std::string replaced(std::string text, std::string_view from, std::string_view t
   for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
     text.replace(at, from.size(), to);
   return text;
-}
-
-std::string trimmed(std::string_view text) {
-  const std::string_view white = " \t\r\n";
-  const std::size_t first = text.find_first_not_of(white);
-  return first == std::string_view::npos ? "" : std::string(text.substr(first, text.find_last_not_of(white) - first + 1));
 }
 
 std::string lower(std::string text) {
@@ -335,7 +331,7 @@ class Checker {
         {rule("tokens-newline-dropped"), "", as(replaced(text, "\n", ""))},
         {rule("tokens-space-prefix-added"), "", as(" " + text)},
         {rule("tokens-space-prefix-missing"), "", without_prefix(base)},
-        {rule("tokens-white-space"), "trimmed at both ends", as(trimmed(text))},
+        {rule("tokens-white-space"), "trimmed at both ends", as(std::string(trimmed(text)))},
         {rule("tokens-white-space"), "runs of spaces became one", as(collapsed(text))},
         {rule("tokens-white-space"), "tabs became spaces", as(replaced(text, "\t", " "))},
         {rule("tokens-white-space"), "newlines became CR LF", as(replaced(text, "\n", "\r\n"))},

@@ -79,8 +79,8 @@ class Restoring {
 
 }  // namespace
 
-Result<Session> Session::make(Engine& engine) {
-  PLUMB_TRY(auto cache, engine.new_cache());
+Result<Session> Session::make(Engine& engine, std::uint32_t context) {
+  PLUMB_TRY(auto cache, engine.executor().new_cache(context > 0 ? context : engine.context(), engine.settings().kv_type));
   return Session(engine, std::move(cache));
 }
 
@@ -139,7 +139,7 @@ Result<void> Session::save(const std::filesystem::path& path, std::string_view n
   writer.set(std::string(key_sum), checksum_of(std::as_bytes(std::span(tokens_)), note, cached));
   if (!cached.empty()) {
     const plan::CacheShape& shape = *cache_->pool().shape;
-    const auto format = cache_->pool().type == backends::KvType::f16 ? quants::Format::f16 : quants::Format::f32;
+    const auto format = backends::format_of(cache_->pool().type);
     const std::uint64_t dims[] = {shape.head_dim, cache_->length(), shape.n_kv_heads, std::uint64_t{2} * shape.n_layers};
     writer.add_tensor(std::string(tensor_name), format, dims, cached);
   }
@@ -174,7 +174,7 @@ Result<Session::Restored> Session::restore(Engine& engine, const std::filesystem
     }
     session.tokens_.push_back(token);
   }
-  const auto kept = session.cache_->pool().type == backends::KvType::f16 ? quants::Format::f16 : quants::Format::f32;
+  const auto kept = backends::format_of(session.cache_->pool().type);
   if (tensor != nullptr && tensor->format == kept && tensor->dims[1] <= tokens->count) {
     PLUMB_CHECK(engine.executor().fill_cache(*session.cache_, static_cast<std::uint32_t>(tensor->dims[1]), cached));
   }

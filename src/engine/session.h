@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -17,8 +18,8 @@ namespace plumb::engine {
 
 class Session {
  public:
-  // `engine` must outlive the session.
-  static Result<Session> make(Engine& engine);
+  // `engine` must outlive the session. context: positions; 0: the engine's. Error: no memory.
+  static Result<Session> make(Engine& engine, std::uint32_t context = 0);
   // A session that save() wrote, and the note that it was given. Errors: another kind of file, a damaged one, one of
   // another model, more tokens than the context has. Where the engine keeps keys and values in another type than the
   // file's, all tokens are read again when they are needed.
@@ -34,6 +35,8 @@ class Session {
   void rewind(std::size_t n);
 
   [[nodiscard]] const std::vector<TokenId>& tokens() const { return tokens_; }
+  [[nodiscard]] std::uint32_t used() const { return cache_->length(); }  // positions of the context
+  [[nodiscard]] std::uint32_t context() const { return cache_->capacity(); }
   [[nodiscard]] Result<Session> fork() const;
   // Writes tokens, keys and values, and a note, as a GGUF file.
   [[nodiscard]] Result<void> save(const std::filesystem::path& path, std::string_view note) const;

@@ -6,9 +6,10 @@
 namespace plumb::backends::cpu {
 namespace {
 
+constexpr std::size_t page = 4096;
+
 // Prefetches n bytes into level `level` of the cache, since hardware does not prefetch beyond a page. Products that only
 // wait for memory are slower with the first level; products that compute as long as they wait are faster.
-constexpr std::size_t page = 4096;
 template <int level>
 PLUMB_INLINE void prefetch(const std::uint8_t* p, std::size_t n) {
   for (std::size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 4 - level);

@@ -56,9 +56,7 @@ class Cache final : public KvCache {
   }
 
  private:
-  [[nodiscard]] const quants::FormatInfo& format() const {
-    return quants::info(pool().type == KvType::f16 ? quants::Format::f16 : quants::Format::f32);
-  }
+  [[nodiscard]] const quants::FormatInfo& format() const { return quants::info(format_of(pool().type)); }
   [[nodiscard]] std::size_t at(std::size_t position, const CachedHead& head) const {
     return position * width_ + std::size_t{head.head} * pool().shape->head_dim;
   }

@@ -210,6 +210,14 @@ std::string Tokenizer::token_text(TokenId token, bool special) const { return st
 
 std::uint32_t Tokenizer::size() const { return state_->vocabulary.size(); }
 
+Result<void> Tokenizer::check(std::span<const TokenId> tokens) const {
+  for (const TokenId token : tokens) {
+    if (token >= 0 && static_cast<std::uint32_t>(token) < size()) continue;
+    return fail("token {} is outside the vocabulary of {} tokens", token, size());
+  }
+  return {};
+}
+
 std::string_view Tokenizer::piece(TokenId token) const {
   return state_->valid(token) ? state_->vocabulary.piece(token) : std::string_view();
 }

@@ -57,6 +57,8 @@ class Tokenizer {
   [[nodiscard]] std::string token_text(TokenId token, bool special = false) const;
 
   [[nodiscard]] std::uint32_t size() const;
+  // Error: one of the tokens is outside the vocabulary.
+  [[nodiscard]] Result<void> check(std::span<const TokenId> tokens) const;
   [[nodiscard]] std::string_view piece(TokenId token) const;  // as the vocabulary spells it
   [[nodiscard]] TokenType type(TokenId token) const;
   [[nodiscard]] std::optional<TokenId> find(std::string_view piece) const;
