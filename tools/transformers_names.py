@@ -13,7 +13,8 @@ class Tap(NamedTuple):
     module: str
     side: Literal["input", "output"]
     value: str
-    part: int | None = None  # which third of the features, of a module that makes q, k and v
+    # Which third of the features, of a module that makes q, k and v; or the features [from, to), of a module that makes several.
+    part: int | tuple[int, int] | None = None
 
 
 MODEL_TAPS = (

@@ -1,0 +1,204 @@
+"""What the goldens of all architectures share: shapes, random weights, names of tensors, common keys, vocabularies."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import gguf
+import numpy as np
+import torch
+from transformers_names import Tap, taps
+
+VOCAB = 72
+CONTEXT = 64
+N_TOKENS = 24
+# The last tokens of a golden follow its prompt one by one, on the cached keys and values of those before.
+N_STEPS = 10
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": CONTEXT,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+# With these bases the slow components turn noticeably within the prompt's 14 positions, so that a wrong scaling shows.
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+Tensors = Iterable[tuple[str, np.ndarray]]
+
+
+def permute(rows: np.ndarray, n_heads: int) -> np.ndarray:
+    """Permutes axis 0 (rows or features) of Q or K from halves to adjacent pairs: GGUF's "Meta AI original pth" layout."""
+    head_dim = rows.shape[0] // n_heads
+    return rows.reshape(n_heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def llama3_factors(rope: dict, n_rot: int) -> np.ndarray:
+    """Llama 3's frequency divisors (https://github.com/meta-llama/llama-models, models/llama3/model.py)."""
+    factors = []
+    for i in range(n_rot // 2):
+        wavelength = 2 * math.pi * rope["rope_theta"] ** (2 * i / n_rot)
+        turns = rope["original_max_position_embeddings"] / wavelength
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        mix = min(1.0, max(0.0, (turns - low) / (high - low)))
+        factors.append(1 / ((1 - mix) / rope["factor"] + mix))
+    return np.array(factors, dtype=np.float32)
+
+
+def write_sentencepiece(writer: gguf.GGUFWriter) -> None:
+    pieces = ["<unk>", "<s>", "</s>", "\u2581"] + [chr(ord("a") + i) for i in range(26)] + [str(i) for i in range(10)]
+    pieces += ["\u2581" + chr(ord("a") + i) for i in range(26)] + [".", ",", "!", "?", "th", "he"]
+    assert len(pieces) == VOCAB
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([0.0] * 3 + [-float(i) for i in range(VOCAB - 3)])
+    writer.add_token_types([2, 3, 3] + [1] * (VOCAB - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
+def first_of(config, *names: str):
+    """The first of these attributes that the configuration has, and that is not None."""
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
+
+
+class Family:
+    """One architecture in transformers and in GGUF. A file of this folder overrides what is its own."""
+
+    arch: str  # GGUF's general.architecture
+    model: str  # transformers' class
+    shape: dict = SHAPE
+    n_tokens = N_TOKENS
+    # A changed configuration, or a change of the model itself, that must change the logits: by the name of what it turns off.
+    breaks: dict[str, dict | Callable[[torch.nn.Module], None]] = {}
+    # Where the rotated q and k are seen: what the rotary function returns, or (where that turns a part of a head) what
+    # attention takes.
+    rotated_by: str = "attention"
+    causal = True
+
+    def __init__(self, seed: int, **changes):
+        self.seed = seed
+        self.breaks = {**self.breaks, **changes.pop("breaks", {})}
+        self.config = {**self.shape, **changes}
+
+    # Random weights. They are float32, stored in the model's precision.
+
+    def random(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Values of one parameter. Q and K are large, so that attention is far from uniform."""
+        if name.endswith(("bias", "sinks")):
+            return rng.normal(0, 0.5, shape)
+        if "q_norm" in name or "k_norm" in name:
+            return rng.uniform(1.0, 2.2, shape)
+        if "norm" in name or ".ln_" in name:
+            return rng.uniform(0.5, 1.5, shape)
+        if "embed_tokens" in name or ".wte." in name or "embeddings." in name or ".embed_in." in name:
+            return rng.normal(0, 1, shape)
+        gain = 1.6 if "q_proj" in name or "k_proj" in name else 2.0 if name.endswith("gate.weight") else 1.0
+        values = rng.normal(0, gain / math.sqrt(shape[-1]), shape)
+        if "qkv" in name or "query_key_value" in name:
+            self.enlarge_qk(values)
+        return values
+
+    def enlarge_qk(self, values: np.ndarray) -> None:
+        """Enlarges the rows of q and k in a fused weight; all but the last part are theirs."""
+        values *= 1.4
+
+    # The GGUF file.
+
+    def head_dim(self, config) -> int:
+        return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    def keys(self, writer: gguf.GGUFWriter, config) -> None:
+        """The keys that llama.cpp's converter writes for every text model, as far as the configuration has them."""
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_context_length(first_of(config, "max_position_embeddings"))
+        writer.add_embedding_length(config.hidden_size)
+        if (length := first_of(config, "intermediate_size")) is not None:
+            writer.add_feed_forward_length(length)
+        writer.add_head_count(config.num_attention_heads)
+        if (count := first_of(config, "num_key_value_heads")) is not None:
+            writer.add_head_count_kv(count)
+        self.rope_keys(writer, config)
+        if (eps := first_of(config, "rms_norm_eps", "norm_eps")) is not None:
+            writer.add_layer_norm_rms_eps(eps)
+        if (eps := first_of(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")) is not None:
+            writer.add_layer_norm_eps(eps)
+        if (count := first_of(config, "num_local_experts", "num_experts")) is not None:
+            writer.add_expert_count(count)
+        if (count := first_of(config, "num_experts_per_tok", "num_experts_per_token", "top_k_experts")) is not None:
+            writer.add_expert_used_count(count)
+        if (count := first_of(config, "n_group")) is not None:
+            writer.add_expert_group_count(count)
+        if (count := first_of(config, "topk_group")) is not None:
+            writer.add_expert_group_used_count(count)
+        if (length := first_of(config, "head_dim")) is not None:
+            writer.add_key_length(length)
+            writer.add_value_length(length)
+
+    def rope_keys(self, writer: gguf.GGUFWriter, config) -> None:
+        parameters = getattr(config, "rope_parameters", None) or {}
+        rope = parameters.get("full_attention", parameters)
+        if rope.get("rope_type") in ("linear", "yarn"):
+            writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+            writer.add_rope_scaling_factor(rope["factor"])
+        if rope.get("rope_type") == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+            if rope.get("attention_factor") is not None:
+                writer.add_rope_scaling_yarn_attn_factor(rope["attention_factor"])
+            if rope.get("beta_fast") is not None:
+                writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+            if rope.get("beta_slow") is not None:
+                writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+        if rope.get("rope_type") == "longrope":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        if "mrope_section" in parameters:
+            writer.add_rope_dimension_sections([*parameters["mrope_section"], 0, 0, 0, 0][:4])
+        if rope.get("rope_theta") is not None:
+            writer.add_rope_freq_base(rope["rope_theta"])
+        if (theta := parameters.get("sliding_attention", {}).get("rope_theta")) is not None:
+            writer.add_rope_freq_base_swa(theta)
+
+    def vocabulary(self, writer: gguf.GGUFWriter, config) -> None:
+        write_sentencepiece(writer)
+
+    def first_tensors(self, config) -> Tensors:
+        """Tensors that no parameter of the model holds."""
+        return ()
+
+    def tensor_name(self, name: str, config) -> str:
+        """GGUF's name of a parameter, from the table that llama.cpp's converter uses."""
+        arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self.arch)
+        found = gguf.get_tensor_name_map(arch, config.num_hidden_layers).get_name(name, try_suffixes=(".weight", ".bias"))
+        assert found is not None, f"gguf has no name for {name}"
+        return found
+
+    def tensors(self, name: str, values: np.ndarray, config) -> Iterator[tuple[str, np.ndarray]]:
+        """What becomes of a parameter of the model."""
+        if name.endswith(".experts.gate_up_proj"):  # [expert, gate's and then up's features, in]
+            block = f"blk.{name.split('.layers.')[1].split('.')[0]}"
+            gate, up = np.split(values, 2, axis=1)
+            yield f"{block}.ffn_gate_exps.weight", gate
+            yield f"{block}.ffn_up_exps.weight", up
+        elif name.endswith(".experts.down_proj"):
+            yield f"blk.{name.split('.layers.')[1].split('.')[0]}.ffn_down_exps.weight", values
+        else:
+            yield self.tensor_name(name, config), values
+
+    # The values.
+
+    def taps(self, config) -> list[Tap]:
+        return taps(self.arch, config.num_hidden_layers)
+
+    def reorder(self, value: str, array: np.ndarray, config) -> np.ndarray:
+        """A value's features in the order of the file."""
+        return array
+
+    def more_values(self, values: dict[str, np.ndarray], model: torch.nn.Module) -> None:
+        """Adds to the values, or takes some out, after the run."""
