@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Diagnoses healthy runs, none of which may be accused. The runs: backends and their variants, on the canary and the models of
-tests/data/model in every quantization, and on the models given, with ten prompts each. Prints a line for each model and
+tests/model/golden.h in every quantization, and on the models given, with ten prompts each. Prints a line for each model and
 variant, and every accusation. Exit code 1 if there was one, or if nothing ran."""
 
 import argparse
@@ -63,7 +63,8 @@ def main():
         subjects = [(pathlib.Path(name).stem, name, None) for name in options.models]
         if not options.only:
             types = re.search(r"One of ([A-Z0-9_ ]+)", plumb("quantize", "--help").stdout).group(1).split()
-            goldens = {path.stem: path for path in sorted((SOURCE / "tests" / "data" / "model").glob("*.gguf"))}
+            listed = (SOURCE / "tests" / "model" / "golden.h").read_text().partition("golden_cases{")[2].partition("}")[0]
+            goldens = {name: SOURCE / "tests" / "data" / "model" / f"{name}.gguf" for name in sorted(re.findall(r'"([^"]+)"', listed))}
             for name, source in {"canary": "canary", **goldens}.items():
                 n_vocab = None
                 if name in goldens:

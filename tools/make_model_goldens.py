@@ -54,6 +54,7 @@ def write_gguf(path: pathlib.Path, case: Family, name: str, model: torch.nn.Modu
     config = model.config.get_text_config()
     writer.add_name(name)
     case.keys(writer, config)
+    case.model_keys(writer, model)
     case.vocabulary(writer, config)
     for tensor, values in case.first_tensors(config):
         writer.add_tensor(tensor, values)
@@ -79,18 +80,24 @@ class Recorder:
         originals = self._watch_functions()
         try:
             with torch.no_grad():
-                model(torch.tensor([tokens]))
+                output = model(torch.tensor([tokens]))
         finally:
             for source, name, original in originals:
                 setattr(source, name, original)
             for handle in filter(None, handles):
                 handle.remove()
+        if case.causal:
+            self.keep("logits", output.logits)
         case.more_values(self.values, model)
 
-    def keep(self, name: str, tensor: torch.Tensor, part: int | tuple[int, int] | None = None) -> None:
-        """part: a third of the features, or [from, to) of them"""
+    def keep(self, name: str, tensor: torch.Tensor, part=None) -> None:
+        """tensor: [1, T, features], [1, T, heads, head_dim] or [1, heads, T, head_dim]; part: as in Tap, or a function"""
+        if tensor.dim() == 4 and tensor.shape[1] != self.n_tokens:
+            tensor = tensor.transpose(1, 2)
         array = tensor.detach().numpy().reshape(self.n_tokens, -1)
-        if isinstance(part, int):
+        if callable(part):
+            array = part(array)
+        elif isinstance(part, int):
             array = np.split(array, 3, axis=1)[part]
         elif part is not None:
             array = array[:, part[0] : part[1]]
@@ -107,7 +114,9 @@ class Recorder:
             return module.register_forward_pre_hook(
                 lambda m, args, more: self.keep(tap.value, args[0] if args else more["hidden_states"], tap.part), with_kwargs=True
             )
-        return module.register_forward_hook(lambda m, args, out: self.keep(tap.value, out[0] if isinstance(out, tuple) else out, tap.part))
+        return module.register_forward_hook(
+            lambda m, args, out: self.keep(tap.value, out[0] if isinstance(out, tuple) else out, tap.part)
+        )
 
     def _watch_layers(self) -> list:
         """Follows which layer runs. Attention is a module of the layer, of one of these names."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import gguf
 import numpy as np
 import torch
-from transformers_names import Tap, taps
+from transformers_names import Tap
 
 VOCAB = 72
 CONTEXT = 64
@@ -62,6 +62,19 @@ def write_sentencepiece(writer: gguf.GGUFWriter) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+
+
+def adjacent(rows: np.ndarray, n_heads: int) -> np.ndarray:
+    """The features of [T, n_heads * head_dim] in the order in which permute() leaves rows."""
+    return permute(rows.T, n_heads).T
+
+
+def qkv_parts(config) -> tuple[tuple[int, int], ...]:
+    """The features of q, of k and of v in a module that makes them one after the other."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    q = config.num_attention_heads * head_dim
+    kv = first_of(config, "num_key_value_heads", "num_attention_heads") * head_dim
+    return (0, q), (q, q + kv), (q + kv, q + 2 * kv)
 
 
 def first_of(config, *names: str):
@@ -142,6 +155,9 @@ class Family:
             writer.add_key_length(length)
             writer.add_value_length(length)
 
+    def model_keys(self, writer: gguf.GGUFWriter, model: torch.nn.Module) -> None:
+        """Keys whose values are weights of the model."""
+
     def rope_keys(self, writer: gguf.GGUFWriter, config) -> None:
         parameters = getattr(config, "rope_parameters", None) or {}
         rope = parameters.get("full_attention", parameters)
@@ -189,15 +205,59 @@ class Family:
         elif name.endswith(".experts.down_proj"):
             yield f"blk.{name.split('.layers.')[1].split('.')[0]}.ffn_down_exps.weight", values
         else:
+            if self.permuted and ".q_proj." in name:
+                values = permute(values, config.num_attention_heads)
+            if self.permuted and ".k_proj." in name:
+                values = permute(values, first_of(config, "num_key_value_heads", "num_attention_heads"))
             yield self.tensor_name(name, config), values
 
     # The values.
 
+    # Modules that every model has, and those of a layer: (module, side, value) or (module, side, value, part). A module that
+    # a model lacks is passed over. The module "" is the layer.
+    layers = "model.layers"
+    model_taps: tuple = (
+        ("model.embed_tokens", "output", "token_embd"),
+        ("model.norm", "output", "output_norm"),
+    )
+    layer_taps: tuple = (
+        ("input_layernorm", "output", "attn_norm"),
+        ("self_attn.q_proj", "output", "attn_q"),
+        ("self_attn.k_proj", "output", "attn_k"),
+        ("self_attn.v_proj", "output", "attn_v"),
+        ("self_attn.q_norm", "output", "attn_q_norm"),
+        ("self_attn.k_norm", "output", "attn_k_norm"),
+        ("self_attn.o_proj", "input", "attn_ctx"),
+        ("self_attn.o_proj", "output", "attn_out"),
+        ("post_attention_layernorm", "input", "attn_resid"),
+        ("post_attention_layernorm", "output", "ffn_norm"),
+        ("mlp.gate_proj", "output", "ffn_gate"),
+        ("mlp.up_proj", "output", "ffn_up"),
+        ("mlp.down_proj", "input", "ffn_act"),
+        ("mlp.down_proj", "output", "ffn_down"),
+        ("", "output", "output"),
+    )
+    # Values of q and k whose features the file has in another order than transformers: permute()'s.
+    permuted = False
+
     def taps(self, config) -> list[Tap]:
-        return taps(self.arch, config.num_hidden_layers)
+        found = [Tap(*tap) for tap in self.model_taps]
+        for n in range(config.num_hidden_layers):
+            for module, side, value, *part in self.parts(config):
+                found.append(Tap(f"{self.layers}.{n}.{module}".rstrip("."), side, f"blk.{n}.{value}", *part))
+        return found
+
+    def parts(self, config) -> tuple:
+        """The taps of a layer, for a model of this configuration."""
+        return self.layer_taps
 
     def reorder(self, value: str, array: np.ndarray, config) -> np.ndarray:
         """A value's features in the order of the file."""
+        stem = value.rpartition(".")[2]
+        if self.permuted and stem in ("attn_q", "attn_q_rope"):
+            return adjacent(array, config.num_attention_heads)
+        if self.permuted and stem in ("attn_k", "attn_k_rope"):
+            return adjacent(array, first_of(config, "num_key_value_heads", "num_attention_heads"))
         return array
 
     def more_values(self, values: dict[str, np.ndarray], model: torch.nn.Module) -> None:

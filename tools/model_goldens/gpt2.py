@@ -46,6 +46,28 @@ class Gpt2(Family):
         "eos_token_id": VOCAB - 1,
     }
 
+    layers = "transformer.h"
+    model_taps = (
+        ("transformer.wte", "output", "token_embd"),
+        ("transformer.wpe", "output", "position_embd"),
+        ("transformer.h.0.ln_1", "input", "embd"),
+        ("transformer.ln_f", "output", "output_norm"),
+    )
+    layer_taps = (
+        ("ln_1", "output", "attn_norm"),
+        ("attn.c_attn", "output", "attn_q", 0),
+        ("attn.c_attn", "output", "attn_k", 1),
+        ("attn.c_attn", "output", "attn_v", 2),
+        ("attn.c_proj", "input", "attn_ctx"),
+        ("attn.c_proj", "output", "attn_out"),
+        ("ln_2", "input", "attn_resid"),
+        ("ln_2", "output", "ffn_norm"),
+        ("mlp.c_fc", "output", "ffn_up"),
+        ("mlp.c_proj", "input", "ffn_act"),
+        ("mlp.c_proj", "output", "ffn_down"),
+        ("", "output", "output"),
+    )
+
     def random(self, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         if ".wpe." in name:
             return rng.normal(0.5, 0.5, shape)  # rows whose mean is far from 0: a layer norm that keeps it is noticed

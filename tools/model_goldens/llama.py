@@ -1,12 +1,8 @@
 """Llama and what GGUF files as llama: Mistral and SmolLM2."""
 
-from collections.abc import Iterator
-
 import gguf
-import numpy as np
-from transformers_names import adjacent_pairs, heads_to_reorder
 
-from .base import PLAIN_ROPE, Family, llama3_factors, permute
+from .base import PLAIN_ROPE, Family, llama3_factors
 
 
 class Plain(Family):
@@ -52,6 +48,7 @@ class Plain(Family):
 class Llama(Plain):
     arch = "llama"
     model = "LlamaForCausalLM"
+    permuted = True  # "Meta AI original pth" in GGUF's specification
 
     def vocab_keys(self, writer, config):
         writer.add_vocab_size(config.vocab_size)
@@ -60,18 +57,6 @@ class Llama(Plain):
     def first_tensors(self, config):
         if config.rope_parameters["rope_type"] == "llama3":
             yield "rope_freqs.weight", llama3_factors(config.rope_parameters, self.head_dim(config))
-
-    def tensors(self, name: str, values: np.ndarray, config) -> Iterator[tuple[str, np.ndarray]]:
-        """Q's and K's rows lie so that adjacent ones rotate together (GGUF's specification: "Meta AI original pth")."""
-        if ".q_proj." in name:
-            values = permute(values, config.num_attention_heads)
-        if ".k_proj." in name:
-            values = permute(values, config.num_key_value_heads)
-        yield from super().tensors(name, values, config)
-
-    def reorder(self, value, array, config):
-        heads = heads_to_reorder("llama", value, config.num_attention_heads, config.num_key_value_heads)
-        return array[:, adjacent_pairs(heads, array.shape[1] // heads)] if heads else array
 
 
 class Mistral(Llama):
