@@ -41,9 +41,14 @@ def build(case: Family, **changes) -> torch.nn.Module:
     return family(config).to(torch.float64).eval()
 
 
+def weights_of(case: Family, model: torch.nn.Module):
+    yield from model.named_parameters()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name.endswith(case.buffers))
+
+
 def randomize(case: Family, model: torch.nn.Module, rng: np.random.Generator) -> None:
     """Random float32 values, stored in the model's precision."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights_of(case, model):
         values = case.random(name, tuple(parameter.shape), rng)
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(values.astype(np.float32).astype(np.float64)))
@@ -58,7 +63,7 @@ def write_gguf(path: pathlib.Path, case: Family, name: str, model: torch.nn.Modu
     case.vocabulary(writer, config)
     for tensor, values in case.first_tensors(config):
         writer.add_tensor(tensor, values)
-    for key, parameter in model.named_parameters():
+    for key, parameter in weights_of(case, model):
         for tensor, values in case.tensors(key, parameter.detach().numpy().astype(np.float32), config):
             writer.add_tensor(tensor, np.ascontiguousarray(values))
     writer.write_header_to_file()
@@ -88,6 +93,7 @@ class Recorder:
                 handle.remove()
         if case.causal:
             self.keep("logits", output.logits)
+        self.values["tokens"] = np.array(tokens, dtype=np.int32)
         case.more_values(self.values, model)
 
     def keep(self, name: str, tensor: torch.Tensor, part=None) -> None:
@@ -194,7 +200,7 @@ def check_breaks(case: Family, model: torch.nn.Module, tokens: list[int], logits
             broken = build(case, **change)
             broken.load_state_dict(model.state_dict(), strict=False)
         with torch.no_grad():
-            other = broken(torch.tensor([tokens]))[0][0].numpy()
+            other = broken(torch.tensor([tokens]))[0][0].numpy()  # the logits, or an encoder's last norm
         found[feature] = float(np.abs(other - logits).max() / np.abs(logits).max())
         assert found[feature] > MIN_CHANGE, f"without {feature} the logits change by {found[feature]:.1e} only"
     return found
@@ -229,7 +235,6 @@ def make(name: str, case: Family, out: pathlib.Path, hf: pathlib.Path | None) ->
     largest = max(float(p.max()) for n, p in values.items() if n.endswith("attn_probs"))
     if hf:
         model.to(torch.float32).save_pretrained(hf / name)
-    values["tokens"] = np.array(tokens, dtype=np.int32)
     write_safetensors(out / f"{name}.safetensors", values)
     sizes = [(out / f"{name}.{kind}").stat().st_size for kind in ("gguf", "safetensors")]
     assert sum(sizes) <= MAX_BYTES, f"{name} takes {sum(sizes)} bytes"

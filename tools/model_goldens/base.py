@@ -125,6 +125,8 @@ class Family:
 
     # The GGUF file.
 
+    buffers: tuple[str, ...] = ()  # names' ends of buffers that are weights too
+
     def head_dim(self, config) -> int:
         return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
