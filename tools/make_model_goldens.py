@@ -82,6 +82,7 @@ class Recorder:
         self.turned: set[int] = set()  # layers in which a rotary function was called
         handles = [self._watch(tap) for tap in case.taps(model.config.get_text_config())]
         handles += self._watch_layers()
+        handles += case.watch(self.keep, model)
         originals = self._watch_functions()
         try:
             with torch.no_grad():

@@ -113,7 +113,7 @@ class Family:
             return rng.uniform(0.5, 1.5, shape)
         if "embed_tokens" in name or ".wte." in name or "embeddings." in name or ".embed_in." in name:
             return rng.normal(0, 1, shape)
-        gain = 1.6 if "q_proj" in name or "k_proj" in name else 2.0 if name.endswith("gate.weight") else 1.0
+        gain = 1.6 if "q_proj" in name or "k_proj" in name else 2.0 if name.endswith(("gate.weight", "router.weight")) else 1.0
         values = rng.normal(0, gain / math.sqrt(shape[-1]), shape)
         if "qkv" in name or "query_key_value" in name:
             self.enlarge_qk(values)
@@ -133,10 +133,9 @@ class Family:
     def keys(self, writer: gguf.GGUFWriter, config) -> None:
         """The keys that llama.cpp's converter writes for every text model, as far as the configuration has them."""
         writer.add_block_count(config.num_hidden_layers)
-        writer.add_context_length(first_of(config, "max_position_embeddings"))
+        writer.add_context_length(self.context_length(config))
         writer.add_embedding_length(config.hidden_size)
-        if (length := first_of(config, "intermediate_size")) is not None:
-            writer.add_feed_forward_length(length)
+        writer.add_feed_forward_length(self.feed_forward_length(config))
         writer.add_head_count(config.num_attention_heads)
         if (count := first_of(config, "num_key_value_heads")) is not None:
             writer.add_head_count_kv(count)
@@ -156,6 +155,12 @@ class Family:
         if (length := first_of(config, "head_dim")) is not None:
             writer.add_key_length(length)
             writer.add_value_length(length)
+
+    def context_length(self, config) -> int:
+        return config.max_position_embeddings
+
+    def feed_forward_length(self, config) -> int:
+        return config.intermediate_size
 
     def model_keys(self, writer: gguf.GGUFWriter, model: torch.nn.Module) -> None:
         """Keys whose values are weights of the model."""
@@ -264,3 +269,86 @@ class Family:
 
     def more_values(self, values: dict[str, np.ndarray], model: torch.nn.Module) -> None:
         """Adds to the values, or takes some out, after the run."""
+
+    def watch(self, keep: Callable, model: torch.nn.Module) -> list:
+        """More hooks, for what no tap shows; keep(name, tensor) keeps a value. Returns their handles."""
+        return []
+
+
+class Mixture(Family):
+    """Layers of which some choose among experts.
+
+    Values: ffn_router (the router's logits), ffn_experts (the chosen experts, as numbers, best choice first), ffn_expert_weights
+    (their weights, with every scale), ffn_gate_exps, ffn_up_exps, ffn_act_exps and ffn_down_exps ([T, chosen * features], in
+    the order of ffn_experts) and ffn_moe (the weighted sum).
+    """
+
+    router = "mlp.gate"
+    experts = "mlp.experts"
+    min_margin = 1e-3  # between the last choice and the best that was not chosen, so that rounding changes none
+
+    def watch(self, keep: Callable, model: torch.nn.Module) -> list:
+        handles = []
+        for n in range(model.config.get_text_config().num_hidden_layers):
+            try:
+                router = model.get_submodule(f"{self.layers}.{n}.{self.router}")
+                experts = model.get_submodule(f"{self.layers}.{n}.{self.experts}")
+            except AttributeError:  # a dense layer
+                continue
+            handles.append(router.register_forward_hook(self.router_hook(keep, f"blk.{n}", model, n)))
+            handles.append(experts.register_forward_hook(self.experts_hook(keep, f"blk.{n}")))
+        return handles
+
+    def choice(self, logits: torch.Tensor, model: torch.nn.Module, layer: int) -> torch.Tensor:
+        """The scores by which experts are chosen, or any that order them the same way."""
+        return logits
+
+    def router_hook(self, keep, block: str, model, layer: int):
+        def hook(module, args, output):
+            logits = output[0]
+            keep(f"{block}.ffn_router", logits)
+            self.scores = self.choice(logits.double(), model, layer)
+            ordered = self.scores.sort(dim=-1, descending=True)[0]
+            used = model.config.get_text_config().num_experts_per_tok
+            margin = float((ordered[:, used - 1] - ordered[:, used]).min())
+            assert margin > self.min_margin, f"{block}: a choice of experts by {margin:.1e}"
+
+        return hook
+
+    def experts_hook(self, keep, block: str):
+        def hook(module, args, output):
+            hidden, index, weights = args[:3]
+            order = self.scores.gather(1, index).argsort(dim=-1, descending=True)
+            index, weights = index.gather(1, order), weights.gather(1, order)
+            steps = [self.expert(module, hidden[t], int(e)) for t in range(len(index)) for e in index[t]]
+            gate, up, act, down = (torch.stack(each).reshape(len(index), -1) for each in zip(*steps, strict=True))
+            total = (down.reshape(*index.shape, -1) * weights[..., None]).sum(1)
+            assert torch.allclose(total, output.reshape(total.shape), rtol=1e-6, atol=1e-6), block
+            for name, value in (
+                ("ffn_experts", index),
+                ("ffn_expert_weights", weights),
+                ("ffn_gate_exps", gate),
+                ("ffn_up_exps", up),
+                ("ffn_act_exps", act),
+                ("ffn_down_exps", down),
+                ("ffn_moe", output),
+            ):
+                keep(f"{block}.{name}", value)
+
+        return hook
+
+    def expert(self, module, x: torch.Tensor, e: int) -> tuple[torch.Tensor, ...]:
+        """What expert e makes of one position: gate, up, the activated product, and down."""
+        gate, up = (module.gate_up_proj[e] @ x).chunk(2)
+        act = module.act_fn(gate) * up
+        return gate, up, act, module.down_proj[e] @ act
+
+
+def shared(module: str) -> tuple:
+    """The taps of experts that every position passes."""
+    return (
+        (f"{module}.gate_proj", "output", "ffn_gate_shexp"),
+        (f"{module}.up_proj", "output", "ffn_up_shexp"),
+        (f"{module}.down_proj", "input", "ffn_act_shexp"),
+        (f"{module}.down_proj", "output", "ffn_down_shexp"),
+    )

@@ -31,7 +31,7 @@ class Granite(Family):
     model_taps = (*Family.model_taps, ("model.layers.0.input_layernorm", "input", "embd"))
 
     def keys(self, writer: gguf.GGUFWriter, config) -> None:
-        super().keys(writer, config)
+        Family.keys(self, writer, config)
         writer.add_vocab_size(config.vocab_size)
         writer.add_rope_dimension_count(self.head_dim(config))
         writer.add_attention_scale(config.attention_multiplier)
