@@ -92,7 +92,7 @@ class Recorder:
                 setattr(source, name, original)
             for handle in filter(None, handles):
                 handle.remove()
-        if case.causal:
+        if case.decoder:
             self.keep("logits", output.logits)
         self.values["tokens"] = np.array(tokens, dtype=np.int32)
         case.more_values(self.values, model)
@@ -190,7 +190,7 @@ def step_by_step(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
 
 
 def check_breaks(case: Family, model: torch.nn.Module, tokens: list[int], logits: np.ndarray) -> dict[str, float]:
-    """How much the logits change, relative to the largest, when each feature is switched off."""
+    """How much the logits, or an encoder's last values, change, relative to the largest, when each feature is switched off."""
     found = {}
     for feature, change in case.breaks.items():
         if callable(change):
@@ -227,12 +227,13 @@ def make(name: str, case: Family, out: pathlib.Path, hf: pathlib.Path | None) ->
     tokens = [1, *(int(t) for t in rng.integers(3, config.vocab_size, case.n_tokens - 1))]
     write_gguf(out / f"{name}.gguf", case, name, model)
     values = Recorder(case, model, tokens).values
-    if case.causal:
+    if case.decoder:
         stepped = step_by_step(model, tokens)
         np.testing.assert_allclose(values["logits"], stepped, rtol=1e-5, atol=2e-6 * float(np.abs(stepped).max()))
         changes = check_breaks(case, model, tokens, stepped)
     else:
-        changes = check_breaks(case, model, tokens, values["output_norm"])
+        with torch.no_grad():
+            changes = check_breaks(case, model, tokens, model(torch.tensor([tokens]))[0][0].numpy())
     largest = max(float(p.max()) for n, p in values.items() if n.endswith("attn_probs"))
     if hf:
         model.to(torch.float32).save_pretrained(hf / name)

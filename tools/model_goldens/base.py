@@ -94,7 +94,7 @@ class Family:
     # Where the rotated q and k are seen: what the rotary function returns, or (where that turns a part of a head) what
     # attention takes.
     rotated_by: str = "attention"
-    causal = True
+    decoder = True  # has logits, and goes on token by token; an encoder has one pass and its last norm
 
     def __init__(self, seed: int, **changes):
         self.seed = seed
@@ -109,11 +109,11 @@ class Family:
             return rng.normal(0, 0.5, shape)
         if "q_norm" in name or "k_norm" in name:
             return rng.uniform(1.0, 2.2, shape)
-        if "norm" in name or ".ln_" in name:
+        if "norm" in name.lower() or ".ln_" in name:
             return rng.uniform(0.5, 1.5, shape)
         if "embed_tokens" in name or ".wte." in name or "embeddings." in name or ".embed_in." in name:
             return rng.normal(0, 1, shape)
-        gain = 1.6 if "q_proj" in name or "k_proj" in name else 2.0 if name.endswith(("gate.weight", "router.weight")) else 1.0
+        gain = 1.6 if any(part in name for part in ("q_proj", "k_proj", ".query.", ".key.")) else 2.0 if name.endswith(("gate.weight", "router.weight")) else 1.0
         values = rng.normal(0, gain / math.sqrt(shape[-1]), shape)
         if "qkv" in name or "query_key_value" in name:
             self.enlarge_qk(values)

@@ -113,7 +113,7 @@ class Embedding(Gemma3):
 
     arch = "gemma-embedding"
     model = "Gemma3TextModel"
-    causal = False
+    decoder = False
     layers = "layers"
     model_taps = (
         ("embed_tokens", "output", "embd"),
