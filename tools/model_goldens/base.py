@@ -309,7 +309,7 @@ class Mixture(Family):
             keep(f"{block}.ffn_router", logits)
             self.scores = self.choice(logits.double(), model, layer)
             ordered = self.scores.sort(dim=-1, descending=True)[0]
-            used = model.config.get_text_config().num_experts_per_tok
+            used = first_of(model.config.get_text_config(), "num_experts_per_tok", "top_k_experts")
             margin = float((ordered[:, used - 1] - ordered[:, used]).min())
             assert margin > self.min_margin, f"{block}: a choice of experts by {margin:.1e}"
 
