@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_map>
 
 #include "text/jinja/access.h"
 #include "text/jinja/compare.h"
@@ -439,16 +440,21 @@ Value truncate(Runtime& runtime, const Value& subject, Parameters& given) {
 
 Value unique(Runtime& runtime, const Value& subject, Parameters& given) {
   const Path path(runtime, given.or_none(1), given.flag(runtime, 0, false));
-  std::vector<Keyed> kept;
+  std::vector<Value> kept;
+  std::unordered_multimap<std::size_t, Value> seen;
   for (Value& value : to_vector(runtime, subject)) {
     Value key = path.key(runtime, value);
-    const bool known = std::ranges::any_of(kept, [&](const Keyed& entry) {
+    const std::size_t hash = hash_of(runtime, key);
+    const auto [begin, end] = seen.equal_range(hash);
+    const bool known = std::any_of(begin, end, [&](const auto& entry) {
       runtime.budget.step();
-      return equal(runtime, entry.key, key);
+      return equal(runtime, entry.second, key);
     });
-    if (!known) kept.push_back({std::move(key), std::move(value)});
+    if (known) continue;
+    seen.emplace(hash, std::move(key));
+    kept.push_back(std::move(value));
   }
-  return generator(runtime, values_of(std::move(kept)));
+  return generator(runtime, std::move(kept));
 }
 
 Value wordcount(Runtime& runtime, const Value& subject, Parameters&) {
@@ -518,9 +524,13 @@ constexpr Builtin filters[] = {
 
 }  // namespace
 
+bool is_filter(std::string_view name) {
+  return find_builtin(filters, name) != nullptr || std::ranges::find(unsupported, name) != std::end(unsupported);
+}
+
 const Builtin& find_filter(std::string_view name) {
   if (const Builtin* found = find_builtin(filters, name)) return *found;
-  if (std::ranges::find(unsupported, name) == std::end(unsupported)) raise("No filter named {}.", jinja::quoted(name));
+  if (!is_filter(name)) raise("No filter named {}.", jinja::quoted(name));
   raise("the filter '{}' is not supported", name);
 }
 

@@ -9,5 +9,7 @@ namespace plumb::text::jinja {
 
 // Fails if no filter has this name.
 const Builtin& find_filter(std::string_view name);
+// Whether Jinja has a filter of this name, though it may not be supported.
+bool is_filter(std::string_view name);
 
 }  // namespace plumb::text::jinja

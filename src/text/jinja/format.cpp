@@ -16,14 +16,15 @@ namespace plumb::text::jinja {
 
 namespace {
 
-// [flags][width][.precision][type]
+// How a value becomes text, in either language.
 struct Spec {
-  std::string flags;
+  char sign = 0;       // '+' or '-', where it is given; '+' stands before positive numbers too
+  bool zeros = false;  // between the sign and the digits, up to the width
+  std::optional<Align> align;
+  std::string fill = " ";
   std::int64_t width = 0;
   std::optional<std::int64_t> precision;
   char type = 0;
-
-  bool has(char flag) const { return flags.find(flag) != std::string::npos; }
 };
 
 // Reads digits from `at` on.
@@ -33,21 +34,62 @@ std::int64_t read_number(std::string_view text, std::size_t& at) {
   return parse_integer(text.substr(begin, at - begin)).value_or(0);
 }
 
-Spec read_spec(std::string_view text, std::size_t& at, std::string_view flags) {
-  Spec spec;
-  const auto peek = [&] { return at < text.size() ? text[at] : '\0'; };
-  while (peek() != '\0' && flags.find(peek()) != std::string_view::npos) spec.flags += text[at++];
+// Whether one of these characters stands at `at`, which then moves behind it.
+bool skip(std::string_view text, std::size_t& at, std::string_view characters) {
+  if (at >= text.size() || characters.find(text[at]) == std::string_view::npos) return false;
+  ++at;
+  return true;
+}
+
+// [width][.precision][type]
+void read_sizes(std::string_view text, std::size_t& at, Spec& spec) {
   spec.width = read_number(text, at);
-  if (peek() == '.') spec.precision = read_number(text, ++at);
+  if (skip(text, at, ".")) spec.precision = read_number(text, at);
   if (at < text.size()) spec.type = text[at++];
+}
+
+// What follows a '%': [flags -, +, 0] and the sizes.
+Spec read_percent_spec(std::string_view text, std::size_t& at) {
+  Spec spec{.align = Align::right};
+  while (skip(text, at, "-+0")) {
+    const char flag = text[at - 1];
+    if (flag == '-') spec.align = Align::left;
+    if (flag == '+') spec.sign = '+';
+    if (flag == '0') spec.zeros = true;
+  }
+  if (spec.align == Align::left) spec.zeros = false;
+  read_sizes(text, at, spec);
   return spec;
+}
+
+// What follows the ':' of a field: [[fill]align][sign][0] and the sizes. None: there is more.
+std::optional<Spec> read_field_spec(std::string_view text) {
+  Spec spec;
+  std::size_t at = unicode::offset(text, 1);  // the fill is one character
+  const bool has_fill = skip(text, at, "<>^");
+  if (has_fill) {
+    spec.fill = text.substr(0, at - 1);
+  } else {
+    at = 0;
+  }
+  if (has_fill || skip(text, at, "<>^")) {
+    const char align = text[at - 1];
+    spec.align = align == '<' ? Align::left : align == '>' ? Align::right : Align::center;
+  }
+  if (skip(text, at, "+-")) spec.sign = text[at - 1];
+  if (skip(text, at, "0")) {
+    spec.zeros = !spec.align;
+    if (!has_fill) spec.fill = "0";
+  }
+  read_sizes(text, at, spec);
+  return at == text.size() ? std::optional(std::move(spec)) : std::nullopt;
 }
 
 std::string formatted_number(const Value& value, const Spec& spec) {
   if (value.is_undefined()) fail_undefined(value);
   if (value.is(Kind::large)) fail_too_large();
   if (!value.is_number()) raise("%{} format: a real number is required, not {}", spec.type, type_name(value));
-  const std::string plus = spec.has('+') ? "+" : "";
+  const std::string plus = spec.sign == '+' ? "+" : "";
   if (spec.type == 'f') {
     constexpr std::int64_t most_digits = 1'000;
     const std::int64_t digits = spec.precision.value_or(6);
@@ -60,26 +102,28 @@ std::string formatted_number(const Value& value, const Spec& spec) {
   return (number < 0 ? "" : plus) + fmt::format("{}", number);
 }
 
-// `usual`: where a text that is shorter than the width goes if the flags do not say.
-std::string formatted(Runtime& runtime, const Value& value, const Spec& spec, Align usual) {
+std::string formatted(Runtime& runtime, const Value& value, const Spec& spec) {
   std::string text = spec.type == 's' ? str(runtime, value) : formatted_number(value, spec);
   if (spec.type == 's' && spec.precision) text.resize(unicode::offset(text, static_cast<std::size_t>(*spec.precision)));
-  const bool to_left = spec.has('-') || spec.has('<');
-  if (spec.has('0') && spec.type != 's' && !to_left) return zero_filled(runtime, text, spec.width);
-  return padded(runtime, text, to_left ? Align::left : spec.has('>') ? Align::right : usual, spec.width);
+  if (spec.zeros && spec.type != 's') return zero_filled(runtime, text, spec.width);
+  const Align align = spec.align.value_or(value.is_number() ? Align::right : Align::left);
+  if (align != Align::center) return padded(runtime, text, align, spec.width, spec.fill);
+  // Of an odd number of characters the larger half stands behind, other than where str.center() puts it.
+  const auto length = static_cast<std::int64_t>(unicode::count(text));
+  text = padded(runtime, text, Align::right, length + (spec.width - length) / 2, spec.fill);
+  return padded(runtime, text, Align::left, spec.width, spec.fill);
 }
 
 // A field of str.format with `text` after the colon.
 std::string formatted_field(Runtime& runtime, const Value& value, std::string_view text) {
   if (text.empty()) return str(runtime, value);
-  std::size_t at = 0;
-  Spec spec = read_spec(text, at, text[0] == '<' || text[0] == '>' ? "<>" : "+0");
-  if (spec.type == 0) spec.type = value.is_integer() ? 'd' : 's';
-  const bool fits = spec.type == 'f' ? value.is_number() : spec.type == 'd' ? value.is_integer() : value.is_string();
-  if (at < text.size() || !fits || (spec.type == 's' && (spec.has('+') || spec.has('0')))) {
-    raise("the format '{}' of a value of type '{}' is not supported", text, type_name(value));
-  }
-  return formatted(runtime, value, spec, value.is_number() ? Align::right : Align::left);
+  std::optional<Spec> spec = read_field_spec(text);
+  if (spec && spec->type == 0) spec->type = value.is_integer() ? 'd' : 's';
+  const bool fits = spec && (spec->type == 'f'   ? value.is_number()
+                             : spec->type == 'd' ? value.is_integer()
+                                                 : spec->type == 's' && value.is_string() && spec->sign == 0);
+  if (!fits) raise("the format '{}' of a value of type '{}' is not supported", text, type_name(value));
+  return formatted(runtime, value, *spec);
 }
 
 }  // namespace
@@ -94,7 +138,7 @@ std::string percent_format(Runtime& runtime, std::string_view format, const Valu
     out.append(format.substr(at, percent - at));
     at = percent + 1;
     if (percent == format.size()) break;
-    const Spec spec = read_spec(format, at, "-+0");
+    const Spec spec = read_percent_spec(format, at);
     if (spec.type == '%') {
       out.append("%");
       continue;
@@ -104,7 +148,7 @@ std::string percent_format(Runtime& runtime, std::string_view format, const Valu
       raise("the format character '{}' is not supported; use s, d or f", spec.type);
     }
     if (next == values.size()) raise("not enough arguments for format string");
-    out.append(formatted(runtime, values[next++], spec, Align::right));
+    out.append(formatted(runtime, values[next++], spec));
   }
   // Python accepts a single value with keys or indices that is not used.
   const bool may_stay = !is_tuple && (arguments.is(Kind::dict) || arguments.has_items() || arguments.is_undefined());

@@ -5,8 +5,11 @@
 #include <initializer_list>
 #include <utility>
 
+#include "text/jinja/filters.h"
 #include "text/jinja/lexer.h"
 #include "text/jinja/number.h"
+#include "text/jinja/show.h"
+#include "text/jinja/tests.h"
 
 namespace plumb::text::jinja {
 
@@ -40,6 +43,7 @@ class Parser {
   Body run() {
     Body body = parse_body({});
     if (here().kind != TokenKind::end) fail_here("unexpected " + shown(here()));
+    if (!unknown_.empty()) throw Failure(unknown_.front());
     return body;
   }
 
@@ -59,6 +63,25 @@ class Parser {
    private:
     Parser& parser_;
   };
+
+  // Sets whether the parts that are parsed while it lives may stay unreached.
+  class MayBeSkipped {
+   public:
+    MayBeSkipped(Parser& parser, bool on) : parser_(parser), before_(std::exchange(parser.may_be_skipped_, on)) {}
+    ~MayBeSkipped() { parser_.may_be_skipped_ = before_; }
+    MayBeSkipped(const MayBeSkipped&) = delete;
+    MayBeSkipped& operator=(const MayBeSkipped&) = delete;
+
+   private:
+    Parser& parser_;
+    bool before_;
+  };
+
+  // Jinja refuses a template that has a filter or test of an unknown name. Where the name stands in an `if` it waits until
+  // the name is reached: the `if` may ask whether there is such a filter.
+  void check_name(bool known, std::string_view kind, const std::string& name, std::uint32_t line) {
+    if (!known && !may_be_skipped_) unknown_.push_back({fmt::format("No {} named {}.", kind, jinja::quoted(name)), line});
+  }
 
   [[nodiscard]] const Token& here() const { return tokens_[at_]; }
   [[nodiscard]] const Token& after() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
@@ -160,6 +183,7 @@ class Parser {
 
   // Parses the body of a macro or a call block. A loop around it does not count as the body's loop.
   Body parse_function_body(std::string_view end, Signature& signature) {
+    const MayBeSkipped inside(*this, false);
     const std::uint32_t loops = std::exchange(loops_, 0);
     const ImplicitNames around = std::exchange(implicit_, {});
     Body body = parse_body_until(end);
@@ -193,6 +217,7 @@ class Parser {
       return add(body, tag.line, std::move(block));
     }
     if (name == "filter") {
+      const MayBeSkipped inside(*this, false);
       FilterBlock block{.filter = parse_filters(nullptr, true), .body = {}};
       open_body();
       block.body = parse_body_until("endfilter");
@@ -207,6 +232,7 @@ class Parser {
         with.variables.emplace_back(std::move(target), parse_expression());
       }
       open_body();
+      const MayBeSkipped inside(*this, false);
       with.body = parse_body_until("endwith");
       return add(body, tag.line, std::move(with));
     }
@@ -232,6 +258,7 @@ class Parser {
     loop.target = parse_target(false);
     if (!skip_name("in")) fail_here("expected 'in', got " + shown(here()));
     loop.iterable = expect_tuple(false, true);
+    const MayBeSkipped inside(*this, false);
     if (skip_name("if")) loop.condition = parse_expression();
     loop.recursive = skip_name("recursive");
     open_body();
@@ -248,6 +275,7 @@ class Parser {
   }
 
   void parse_if(Body& body, std::uint32_t line) {
+    const MayBeSkipped inside(*this, true);
     If branch;
     for (;;) {
       ExpressionPtr condition = expect_tuple(false);
@@ -272,6 +300,7 @@ class Parser {
       end_block();
       return add(body, line, Set{std::move(target), std::move(value)});
     }
+    const MayBeSkipped inside(*this, false);
     SetBlock block{.target = std::move(target), .filter = nullptr, .body = {}};
     if (here().is_op("|")) block.filter = parse_filters(nullptr, false);
     open_body();
@@ -280,6 +309,7 @@ class Parser {
   }
 
   Signature parse_signature() {
+    const MayBeSkipped inside(*this, false);
     Signature signature;
     expect_op("(");
     parse_items(")", [&] {
@@ -355,8 +385,11 @@ class Parser {
   ExpressionPtr parse_conditional() {
     const Depth depth(*this);
     const std::uint32_t line = here().line;
+    const std::size_t n_unknown = unknown_.size();
     ExpressionPtr value = parse_or();
     while (skip_name("if")) {
+      unknown_.resize(n_unknown);
+      const MayBeSkipped inside(*this, true);
       Conditional conditional{.condition = parse_or(), .then = std::move(value), .otherwise = nullptr};
       if (skip_name("else")) conditional.otherwise = parse_conditional();
       value = make(line, std::move(conditional));
@@ -593,6 +626,7 @@ class Parser {
       inline_first = false;
       const std::uint32_t line = here().line;
       FilterCall filter{.subject = std::move(subject), .name = expect_name(), .arguments = {}};
+      check_name(is_filter(filter.name), "filter", filter.name, line);
       if (here().is_op("(")) filter.arguments = parse_arguments();
       subject = make(line, std::move(filter));
     }
@@ -618,6 +652,7 @@ class Parser {
     const std::uint32_t line = take().line;
     const bool negated = skip_name("not");
     TestCall test{.subject = std::move(subject), .name = expect_name(), .arguments = {}, .negated = negated};
+    check_name(is_test(test.name), "test", test.name, line);
     const Token& next = here();
     const bool is_word = next.kind == TokenKind::name;
     if (next.is_op("(")) {
@@ -636,7 +671,9 @@ class Parser {
   std::size_t at_ = 0;
   std::uint32_t depth_ = 0;
   std::uint32_t loops_ = 0;
-  ImplicitNames implicit_;  // names that the macro's body has read so far
+  bool may_be_skipped_ = false;   // what is parsed stands in an `if`
+  std::vector<Failure> unknown_;  // filters and tests
+  ImplicitNames implicit_;        // names that the macro's body has read so far
 };
 
 }  // namespace

@@ -104,10 +104,12 @@ constexpr Builtin tests[] = {
 
 }  // namespace
 
+bool is_test(std::string_view name) { return find_builtin(tests, name) != nullptr || name == "filter" || name == "test"; }
+
 const Builtin& find_test(std::string_view name) {
   if (const Builtin* found = find_builtin(tests, name)) return *found;
-  if (name == "filter" || name == "test") raise("the test '{}' is not supported", name);
-  raise("No test named {}.", quoted(name));
+  if (!is_test(name)) raise("No test named {}.", quoted(name));
+  raise("the test '{}' is not supported", name);
 }
 
 }  // namespace plumb::text::jinja
