@@ -4,7 +4,6 @@
 
 #include <string_view>
 
-#include "base/result.h"
 #include "model/blocks.h"
 #include "model/keys.h"
 #include "model/model.h"
@@ -13,7 +12,8 @@ namespace plumb::model {
 
 struct Architecture {
   std::string_view name;  // general.architecture
-  Result<HyperParameters> (*read)(const Keys& keys);
+  // The result counts where the keys have no complaints.
+  HyperParameters (*read)(Keys& keys);
   // Emits the ops of a step and returns the logits.
   plan::ValueId (*forward)(Assembler& a);
 };

@@ -59,17 +59,26 @@ gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const 
   Shape whole = shape;
   if (source.of != 0) (shape.vector ? whole.in : whole.out) = source.of;
   const gguf::Tensor* found = file_.tensor(name);
-  if (found != nullptr && found->dims == std::array<std::uint64_t, gguf::max_dims>{whole.in, whole.out, 1, 1}) {
+  const bool is_known = whole.in > 0 && whole.out > 0;
+  const auto fits = [](std::uint64_t has, std::uint64_t wanted) { return has == wanted || wanted == 0; };
+  if (found != nullptr && fits(found->dims[0], whole.in) && fits(found->dims[1], whole.out) && found->dims[2] == 1 &&
+      found->dims[3] == 1) {
     used_.insert(found->name);
-    return source.of == 0 ? *found : rows(*found, source.first, shape);
+    return source.of == 0 || !is_known ? *found : rows(*found, source.first, shape);
   }
-  const std::string expected =
-      whole.vector ? fmt::format("dims {{{}}}", whole.in)
-                   : fmt::format("dims {{{}, {}}}, which is [out = {}, in = {}]", whole.in, whole.out, whole.out, whole.in);
-  complain(found == nullptr
-               ? fmt::format("'{}' is missing; architecture {} needs it with {}", name, p_.architecture, expected)
-               : fmt::format("'{}' has dims {}; the hyper-parameters of architecture {} ask for {}", name,
-                             dims_text(*found), p_.architecture, expected));
+  const auto shown = [](std::uint64_t n) { return n == 0 ? std::string("any") : fmt::format("{}", n); };
+  const std::string in = shown(whole.in), out = shown(whole.out);
+  const std::string expected = whole.vector
+                                   ? fmt::format("dims {{{}}}", in)
+                                   : fmt::format("dims {{{}, {}}}, which is [out = {}, in = {}]", in, out, out, in);
+  if (found != nullptr) {
+    used_.insert(found->name);
+    complain(fmt::format("'{}' has dims {}; the hyper-parameters of architecture {} ask for {}", name, dims_text(*found),
+                         p_.architecture, expected));
+  } else {
+    complain(fmt::format("'{}' is missing; architecture {} needs it{}", name, p_.architecture,
+                         whole.in == 0 && whole.out <= 1 ? "" : " with " + expected));
+  }
   // A stand-in of the right shape without data. After a complaint the Plan is never handed out, so nothing reads it.
   gguf::Tensor stand_in;
   stand_in.format = quants::Format::f32;

@@ -1,6 +1,7 @@
 // Binds a file's tensors to roles while a Plan is built. Every tensor is looked up by name and must have the shape that
-// follows from the hyper-parameters. Shapes are written [out, in]; GGUF's dims are {in, out}. finish() returns the first
-// complaint as its error, so an architecture needs no checks between its ops.
+// follows from the hyper-parameters. Shapes are written [out, in]; GGUF's dims are {in, out}. A hyper-parameter of 0 is not
+// known, and neither is a dimension that follows from it: any fits. finish() returns the first complaint as its error, so
+// an architecture needs no checks between its ops.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,9 @@ plan::ValueId Block::linear(std::string_view name, plan::ValueId x, std::uint64_
 plan::ValueId Block::attention(plan::ValueId x, const AttentionOptions& options) const {
   const HyperParameters& p = a_.parameters();
   const std::uint64_t n_fused = p.q_width() + 2 * std::uint64_t{p.kv_width()};
+  const bool is_known = p.q_width() > 0 && p.kv_width() > 0;
   const auto project = [&](std::string_view name, std::uint64_t first, std::uint64_t out) {
+    if (options.fused_qkv && !is_known) return a_.linear(full(name), {full("attn_qkv")}, x, 0, p.d_model, options.qkv_bias);
     const Source source = options.fused_qkv ? Source{full("attn_qkv"), first, n_fused} : Source{full(name)};
     return a_.linear(full(name), source, x, out, p.d_model, options.qkv_bias);
   };

@@ -20,6 +20,8 @@ constexpr std::uint32_t max_context = 1u << 30;
 
 constexpr std::string_view tokens_key = "tokenizer.ggml.tokens";
 
+constexpr double not_known = std::numeric_limits<double>::quiet_NaN();
+
 bool is_zero(const gguf::Value& value) {
   return std::visit(
       [](const auto& v) {
@@ -63,42 +65,45 @@ constexpr std::array foreign_keys{
     Foreign{"rope.scaling.yarn_log_multiplier", {}, "this variant of YaRN is not supported for this architecture"},
 };
 
-Result<void> check_foreign_keys(const Keys& keys) {
+void check_foreign_keys(Keys& keys) {
   const gguf::File& file = keys.file();
   for (const Foreign& foreign : foreign_keys) {
     const gguf::Value* value = file.find(keys.full(foreign.key));
     if (value == nullptr || is_zero(*value)) continue;
     if (foreign.neutral) {
-      PLUMB_TRY(const double number, file.get_float(keys.full(foreign.key)));
-      if (number == *foreign.neutral) continue;
+      const auto number = keys.value(file.get_float(keys.full(foreign.key)));
+      if (!number || *number == *foreign.neutral) continue;
     }
-    return keys.odd(foreign.key, fmt::format("is set, but {}", foreign.what));
+    keys.odd(foreign.key, fmt::format("is set, but {}", foreign.what));
   }
   if (keys.has("attention.causal")) {
-    PLUMB_TRY(const bool causal, file.get_bool(keys.full("attention.causal")));
-    if (!causal) return keys.odd("attention.causal", "is false; Plumb runs causal models of this architecture only");
+    const auto causal = keys.value(file.get_bool(keys.full("attention.causal")));
+    if (causal == false) keys.odd("attention.causal", "is false; Plumb runs causal models of this architecture only");
   }
-  return {};
 }
 
 // The number of tokens: [arch].vocab_size, which newer files may leave out, or the length of the token list. If the file
 // has both, they must agree.
-Result<std::uint32_t> read_vocab(const Keys& keys) {
+std::uint32_t read_vocab(Keys& keys) {
   const gguf::File& file = keys.file();
-  PLUMB_TRY(const std::optional<std::uint32_t> stated, keys.optional_count("vocab_size", max_vocab));
+  const std::optional<std::uint32_t> stated = keys.optional_count("vocab_size", max_vocab);
   if (file.find(tokens_key) == nullptr) {
     if (stated) return *stated;
-    return keys.odd("vocab_size",
-                    fmt::format("is missing, and so is '{}': the size of the vocabulary is unknown", tokens_key));
+    keys.odd("vocab_size", fmt::format("is missing, and so is '{}': the size of the vocabulary is unknown", tokens_key));
+    return 0;
   }
-  PLUMB_TRY(const gguf::Array* tokens, file.get_array(tokens_key, gguf::ValueType::string));
-  if (tokens->count == 0 || tokens->count > max_vocab) {
-    return fail("{}: key '{}' lists {} tokens; expected 1 to {}", file.label(), tokens_key, tokens->count, max_vocab);
+  const auto tokens = keys.value(file.get_array(tokens_key, gguf::ValueType::string));
+  if (!tokens) return stated.value_or(0);
+  const std::uint64_t n = (*tokens)->count;
+  if (n == 0 || n > max_vocab) {
+    keys.complain(fmt::format("{}: key '{}' lists {} tokens; expected 1 to {}", file.label(), tokens_key, n, max_vocab));
+    return stated.value_or(0);
   }
-  if (stated && *stated != tokens->count) {
-    return keys.odd("vocab_size", fmt::format("is {}, but '{}' lists {} tokens", *stated, tokens_key, tokens->count));
+  if (stated && *stated != 0 && *stated != n) {
+    keys.odd("vocab_size", fmt::format("is {}, but '{}' lists {} tokens", *stated, tokens_key, n));
+    return 0;
   }
-  return static_cast<std::uint32_t>(tokens->count);
+  return static_cast<std::uint32_t>(n);
 }
 
 constexpr std::string_view scaling_prefix = "rope.scaling.";
@@ -112,7 +117,7 @@ constexpr std::array yarn_keys{YarnKey{"yarn_beta_fast", {}}, YarnKey{"yarn_beta
                                YarnKey{"yarn_ext_factor", 0.0}, YarnKey{"yarn_attn_factor", 1.0}};
 
 // Every key of rope.scaling.* is applied or refused: one that is left out would compute another model.
-Result<void> check_scaling_keys(const Keys& keys, bool yarn) {
+void check_scaling_keys(Keys& keys, bool yarn) {
   // What the file says about the model's making; with YaRN, the original length matters, and read_yarn() reads it.
   constexpr std::array always{
       "type", "factor", "attn_factor", "original_context_length", "finetuned", "yarn_log_multiplier"};
@@ -124,28 +129,27 @@ Result<void> check_scaling_keys(const Keys& keys, bool yarn) {
     const std::string name = fmt::format("{}{}", scaling_prefix, key);
     const auto* known =
         std::find_if(yarn_keys.begin(), yarn_keys.end(), [&](const YarnKey& entry) { return entry.key == key; });
-    if (known == yarn_keys.end()) return keys.odd(name, "is set, and Plumb does not know it");
-    if (yarn) continue;
-    if (known->neutral) {
-      PLUMB_TRY(const double number, keys.file().get_float(full));
-      if (number == *known->neutral) continue;
+    if (known == yarn_keys.end()) {
+      keys.odd(name, "is set, and Plumb does not know it");
+    } else if (!yarn) {
+      const auto number = known->neutral ? keys.value(keys.file().get_float(full)) : std::nullopt;
+      if (known->neutral && (!number || *number == *known->neutral)) continue;
+      keys.odd(name, fmt::format("is set, but '{}' is not yarn", keys.full("rope.scaling.type")));
     }
-    return keys.odd(name, fmt::format("is set, but '{}' is not yarn", keys.full("rope.scaling.type")));
   }
-  return {};
 }
 
-Result<void> read_yarn(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
+void read_yarn(Keys& keys, std::uint32_t context, RopeParameters& rope) {
   rope.scaling = RopeScaling::yarn;
-  PLUMB_TRY(const std::uint32_t original, keys.count("rope.scaling.original_context_length", max_context));
-  if (original > context) {
-    return keys.odd("rope.scaling.original_context_length",
-                    fmt::format("is {}, more than the context length {} that scaling reaches", original, context));
+  const std::uint32_t original = keys.count("rope.scaling.original_context_length", max_context);
+  if (context > 0 && original > context) {
+    keys.odd("rope.scaling.original_context_length",
+             fmt::format("is {}, more than the context length {} that scaling reaches", original, context));
   }
-  PLUMB_TRY(const std::optional<double> beta_fast, keys.optional_number("rope.scaling.yarn_beta_fast", 1e-3, 1e6));
-  PLUMB_TRY(const std::optional<double> beta_slow, keys.optional_number("rope.scaling.yarn_beta_slow", 1e-3, 1e6));
-  PLUMB_TRY(const std::optional<double> extrapolation, keys.optional_number("rope.scaling.yarn_ext_factor", 0, 1));
-  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.yarn_attn_factor", 1e-3, 1e3));
+  const std::optional<double> beta_fast = keys.optional_number("rope.scaling.yarn_beta_fast", 1e-3, 1e6);
+  const std::optional<double> beta_slow = keys.optional_number("rope.scaling.yarn_beta_slow", 1e-3, 1e6);
+  const std::optional<double> extrapolation = keys.optional_number("rope.scaling.yarn_ext_factor", 0, 1);
+  const std::optional<double> magnitude = keys.optional_number("rope.scaling.yarn_attn_factor", 1e-3, 1e3);
   plan::Yarn yarn;
   yarn.factor = static_cast<float>(rope.factor);
   yarn.original_context = static_cast<float>(original);
@@ -153,12 +157,16 @@ Result<void> read_yarn(const Keys& keys, std::uint32_t context, RopeParameters& 
   yarn.beta_slow = static_cast<float>(beta_slow.value_or(1));
   yarn.extrapolation_mix = static_cast<float>(extrapolation.value_or(1));
   if (yarn.beta_fast <= yarn.beta_slow) {
-    return keys.odd("rope.scaling.yarn_beta_fast",
-                    fmt::format("is {}, not above 'rope.scaling.yarn_beta_slow' = {}", yarn.beta_fast, yarn.beta_slow));
+    keys.odd("rope.scaling.yarn_beta_fast",
+             fmt::format("is {}, not above 'rope.scaling.yarn_beta_slow' = {}", yarn.beta_fast, yarn.beta_slow));
   }
   rope.magnitude *= magnitude.value_or(0.1 * std::log(rope.factor) + 1);
   rope.yarn = yarn;
-  return {};
+}
+
+// Whether a number is known and another one.
+bool differs(const std::optional<double>& number, double other) {
+  return number && !std::isnan(*number) && !std::isnan(other) && *number != other;
 }
 
 // The scaling of rotary embedding. By the specification, rope.scaling.type is none, linear or yarn, with
@@ -166,60 +174,63 @@ Result<void> read_yarn(const Keys& keys, std::uint32_t context, RopeParameters& 
 // whatever the type, as in llama.cpp. YaRN follows https://arxiv.org/abs/2309.00071. Its recommended ramp (beta 32 and 1)
 // and magnitude (0.1 ln s + 1) apply where the file does not state others: converters write these keys only for models
 // that deviate.
-Result<void> read_rope_scaling(const Keys& keys, std::uint32_t context, RopeParameters& rope) {
+void read_rope_scaling(Keys& keys, std::uint32_t context, RopeParameters& rope) {
   constexpr double max_factor = 1e6;
-  PLUMB_TRY(const std::optional<std::string_view> type, keys.optional_string("rope.scaling.type"));
-  PLUMB_TRY(const std::optional<double> factor, keys.optional_number("rope.scaling.factor", 1, max_factor));
-  PLUMB_TRY(const std::optional<double> scale_linear, keys.optional_number("rope.scale_linear", 1, max_factor));
-  PLUMB_TRY(const std::optional<double> magnitude, keys.optional_number("rope.scaling.attn_factor", 1e-3, 1e3));
-  rope.magnitude = magnitude.value_or(1);
-  PLUMB_CHECK(check_scaling_keys(keys, type == "yarn"));
+  const std::optional<std::string_view> type = keys.optional_string("rope.scaling.type");
+  const std::optional<double> factor = keys.optional_number("rope.scaling.factor", 1, max_factor);
+  const std::optional<double> scale_linear = keys.optional_number("rope.scale_linear", 1, max_factor);
+  rope.magnitude = keys.optional_number("rope.scaling.attn_factor", 1e-3, 1e3).value_or(1);
+  const bool is_unreadable = !type && keys.has("rope.scaling.type");
+  if (is_unreadable) return;
+  check_scaling_keys(keys, type == "yarn");
 
   if (!type) {
-    if (factor)
-      return keys.odd("rope.scaling.type",
-                      "is missing although 'rope.scaling.factor' is set; expected none, linear or yarn");
-    if (scale_linear && *scale_linear != 1) {
+    if (factor) {
+      keys.odd("rope.scaling.type", "is missing although 'rope.scaling.factor' is set; expected none, linear or yarn");
+    } else if (differs(scale_linear, 1)) {
       rope.scaling = RopeScaling::linear;
       rope.factor = *scale_linear;
     }
-    return {};
+    return;
   }
   if (*type == "none") {
     for (const auto& [key, stated] :
          {std::pair("rope.scaling.factor", factor), std::pair("rope.scale_linear", scale_linear)}) {
-      if (stated && *stated != 1) return keys.odd(key, fmt::format("is {}, but 'rope.scaling.type' is none", *stated));
+      if (differs(stated, 1)) keys.odd(key, fmt::format("is {}, but 'rope.scaling.type' is none", *stated));
     }
-    return {};
+    return;
   }
   if (*type != "linear" && *type != "yarn") {
     return keys.odd("rope.scaling.type", fmt::format("is '{}'; expected none, linear or yarn", *type));
   }
   if (!factor) return keys.odd("rope.scaling.factor", fmt::format("is missing; scaling of type {} needs it", *type));
-  if (scale_linear && *scale_linear != *factor) {
-    return keys.odd("rope.scale_linear", fmt::format("is {}, but 'rope.scaling.factor' is {}", *scale_linear, *factor));
+  if (differs(scale_linear, *factor)) {
+    keys.odd("rope.scale_linear", fmt::format("is {}, but 'rope.scaling.factor' is {}", *scale_linear, *factor));
   }
   rope.factor = *factor;
   if (*type == "yarn") return read_yarn(keys, context, rope);
   rope.scaling = RopeScaling::linear;
-  return {};
 }
 
-Result<RopeParameters> read_rope(const Keys& keys, const HyperParameters& p, const RopeConventions& conventions) {
+RopeParameters read_rope(Keys& keys, const HyperParameters& p, const RopeConventions& conventions) {
   RopeParameters rope;
   rope.pairing = conventions.pairing;
-  PLUMB_TRY(const std::optional<std::uint32_t> n_rot, keys.optional_count("rope.dimension_count", max_width));
-  if (!n_rot && !conventions.n_rot_is_head_dim_if_absent) return keys.odd("rope.dimension_count", "is missing");
-  rope.n_rot = n_rot.value_or(p.head_dim);
-  if (rope.n_rot % 2 != 0 || rope.n_rot > p.head_dim) {
-    return keys.odd("rope.dimension_count",
-                    fmt::format("makes {} components of a head rotate; expected an even number up to the head's {}",
-                                rope.n_rot, p.head_dim));
+  const std::optional<std::uint32_t> n_rot = keys.optional_count("rope.dimension_count", max_width);
+  if (!n_rot && !conventions.n_rot_is_head_dim_if_absent) {
+    keys.odd("rope.dimension_count", "is missing");
+  } else {
+    rope.n_rot = n_rot.value_or(p.head_dim);
   }
-  PLUMB_TRY(const std::optional<double> theta, keys.optional_number("rope.freq_base", 1, 1e12));
-  if (!theta && !conventions.theta_if_absent) return keys.odd("rope.freq_base", "is missing");
-  rope.theta = theta ? *theta : *conventions.theta_if_absent;
-  PLUMB_CHECK(read_rope_scaling(keys, p.context, rope));
+  if (rope.n_rot % 2 != 0 || (p.head_dim > 0 && rope.n_rot > p.head_dim)) {
+    keys.odd("rope.dimension_count",
+             fmt::format("makes {} components of a head rotate; expected an even number up to the head's {}", rope.n_rot,
+                         p.head_dim));
+    rope.n_rot = 0;
+  }
+  const std::optional<double> theta = keys.optional_number("rope.freq_base", 1, 1e12);
+  if (!theta && !conventions.theta_if_absent) keys.odd("rope.freq_base", "is missing");
+  rope.theta = theta.value_or(conventions.theta_if_absent.value_or(not_known));
+  read_rope_scaling(keys, p.context, rope);
   return rope;
 }
 
@@ -229,111 +240,120 @@ std::string Keys::full(std::string_view key) const { return fmt::format("{}.{}",
 
 bool Keys::has(std::string_view key) const { return file_.find(full(key)) != nullptr; }
 
-tl::unexpected<Error> Keys::odd(std::string_view key, std::string_view complaint) const {
-  return fail("{}: key '{}' {}", file_.label(), full(key), complaint);
+void Keys::odd(std::string_view key, std::string_view complaint) {
+  complain(fmt::format("{}: key '{}' {}", file_.label(), full(key), complaint));
 }
 
-Result<std::uint32_t> Keys::count(std::string_view key, std::uint32_t most) const {
+std::uint32_t Keys::count(std::string_view key, std::uint32_t most) {
   const gguf::Value* held = file_.find(full(key));
   if (const auto* array = held == nullptr ? nullptr : std::get_if<gguf::Array>(held)) {
     const auto n_blocks = file_.get_uint(full("block_count"));
-    if (n_blocks && array->count != *n_blocks)
-      return odd(key, fmt::format("has {} values for {} blocks; expected one for each", array->count, *n_blocks));
-    const auto one = file_.get_uint(full(key));
-    if (!one) return odd(key, "differs from block to block, which Plumb does not run for this architecture");
+    if (n_blocks && array->count != *n_blocks) {
+      odd(key, fmt::format("has {} values for {} blocks; expected one for each", array->count, *n_blocks));
+      return 0;
+    }
+    if (!file_.get_uint(full(key))) {
+      odd(key, "differs from block to block, which Plumb does not run for this architecture");
+      return 0;
+    }
   }
-  PLUMB_TRY(const std::uint64_t value, file_.get_uint(full(key)));
-  if (value == 0 || value > most) return odd(key, fmt::format("is {}; expected 1 to {}", value, most));
-  return static_cast<std::uint32_t>(value);
+  const auto found = value(file_.get_uint(full(key)));
+  if (!found) return 0;
+  if (*found == 0 || *found > most) {
+    odd(key, fmt::format("is {}; expected 1 to {}", *found, most));
+    return 0;
+  }
+  return static_cast<std::uint32_t>(*found);
 }
 
-Result<std::optional<std::uint32_t>> Keys::optional_count(std::string_view key, std::uint32_t most) const {
+std::optional<std::uint32_t> Keys::optional_count(std::string_view key, std::uint32_t most) {
   if (!has(key)) return std::nullopt;
   return count(key, most);
 }
 
-Result<double> Keys::number(std::string_view key, double least, double most) const {
-  PLUMB_TRY(const double value, file_.get_float(full(key)));
-  if (!(value >= least && value <= most)) return odd(key, fmt::format("is {}; expected {} to {}", value, least, most));
-  return value;
+double Keys::number(std::string_view key, double least, double most) {
+  const auto found = value(file_.get_float(full(key)));
+  if (!found) return not_known;
+  if (*found >= least && *found <= most) return *found;
+  odd(key, fmt::format("is {}; expected {} to {}", *found, least, most));
+  return not_known;
 }
 
-Result<std::optional<double>> Keys::optional_number(std::string_view key, double least, double most) const {
+std::optional<double> Keys::optional_number(std::string_view key, double least, double most) {
   if (!has(key)) return std::nullopt;
   return number(key, least, most);
 }
 
-Result<std::optional<std::string_view>> Keys::optional_string(std::string_view key) const {
+std::optional<std::string_view> Keys::optional_string(std::string_view key) {
   if (!has(key)) return std::nullopt;
-  return file_.get_string(full(key));
+  return value(file_.get_string(full(key)));
 }
 
-Result<HyperParameters> read_decoder(const Keys& keys, const DecoderConventions& conventions) {
+HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) {
   const gguf::File& file = keys.file();
-  PLUMB_CHECK(check_foreign_keys(keys));
+  check_foreign_keys(keys);
 
   HyperParameters p;
   p.architecture = keys.architecture();
-  if (file.find("general.name") != nullptr) {
-    PLUMB_TRY(p.name, file.get_string("general.name"));
-  }
+  if (file.find("general.name") != nullptr) p.name = keys.value(file.get_string("general.name")).value_or("");
   p.tied_embeddings = !keys.has_tensor("output.weight");
-  PLUMB_TRY(p.n_layers, keys.count("block_count", max_layers));
+  p.n_layers = keys.count("block_count", max_layers);
   if (p.n_layers > file.tensors().size()) {
-    return keys.odd("block_count",
-                    fmt::format("is {}, but the file has only {} tensors", p.n_layers, file.tensors().size()));
+    keys.odd("block_count", fmt::format("is {}, but the file has only {} tensors", p.n_layers, file.tensors().size()));
+    p.n_layers = 0;
   }
-  PLUMB_TRY(p.d_model, keys.count("embedding_length", max_width));
-  PLUMB_TRY(p.d_ff, keys.count("feed_forward_length", max_width));
-  PLUMB_TRY(p.context, keys.count("context_length", max_context));
-  PLUMB_TRY(p.vocab, read_vocab(keys));
+  p.d_model = keys.count("embedding_length", max_width);
+  p.d_ff = keys.count("feed_forward_length", max_width);
+  p.context = keys.count("context_length", max_context);
+  p.vocab = read_vocab(keys);
 
-  PLUMB_TRY(p.n_heads, keys.count("attention.head_count", max_heads));
+  p.n_heads = keys.count("attention.head_count", max_heads);
   // "If not present or if present and equal to head_count, the model does not use GQA."
-  PLUMB_TRY(const std::optional<std::uint32_t> n_kv_heads, keys.optional_count("attention.head_count_kv", max_heads));
-  p.n_kv_heads = n_kv_heads.value_or(p.n_heads);
-  if (p.n_kv_heads > p.n_heads || p.n_heads % p.n_kv_heads != 0) {
-    return keys.odd("attention.head_count_kv",
-                    fmt::format("is {}; expected a divisor of the {} query heads", p.n_kv_heads, p.n_heads));
+  p.n_kv_heads = keys.optional_count("attention.head_count_kv", max_heads).value_or(p.n_heads);
+  if (p.n_heads > 0 && p.n_kv_heads > 0 && p.n_heads % p.n_kv_heads != 0) {
+    keys.odd("attention.head_count_kv",
+             fmt::format("is {}; expected a divisor of the {} query heads", p.n_kv_heads, p.n_heads));
+    p.n_kv_heads = 0;
   }
 
   // "The optional size of a key head. If not specified, it will be n_embd / n_head"; the same for values.
-  PLUMB_TRY(const std::optional<std::uint32_t> key_length, keys.optional_count("attention.key_length", max_width));
-  PLUMB_TRY(const std::optional<std::uint32_t> value_length, keys.optional_count("attention.value_length", max_width));
-  if ((!key_length || !value_length) && p.d_model % p.n_heads != 0) {
-    return keys.odd("attention.head_count",
-                    fmt::format("is {}, no divisor of the embedding length {}, and the file has no '{}'", p.n_heads,
-                                p.d_model, keys.full("attention.key_length")));
+  const std::optional<std::uint32_t> key_length = keys.optional_count("attention.key_length", max_width);
+  const std::optional<std::uint32_t> value_length = keys.optional_count("attention.value_length", max_width);
+  const bool divides = p.n_heads > 0 && p.d_model % p.n_heads == 0;
+  if ((!key_length || !value_length) && p.n_heads > 0 && !divides) {
+    keys.odd("attention.head_count", fmt::format("is {}, no divisor of the embedding length {}, and the file has no '{}'",
+                                                 p.n_heads, p.d_model, keys.full("attention.key_length")));
   }
-  p.head_dim = key_length.value_or(p.d_model / p.n_heads);
-  if (const std::uint32_t v = value_length.value_or(p.d_model / p.n_heads); v != p.head_dim) {
-    return keys.odd("attention.value_length",
-                    fmt::format("makes values of {} components, keys having {}; Plumb needs them alike", v, p.head_dim));
+  const std::uint32_t usual_length = divides ? p.d_model / p.n_heads : 0;
+  p.head_dim = key_length.value_or(usual_length);
+  const std::uint32_t of_values = value_length.value_or(usual_length);
+  if (p.head_dim > 0 && of_values > 0 && of_values != p.head_dim) {
+    keys.odd("attention.value_length",
+             fmt::format("makes values of {} components, keys having {}; Plumb needs them alike", of_values, p.head_dim));
+    p.head_dim = 0;
   }
   if (static_cast<std::uint64_t>(p.n_heads) * p.head_dim > max_width) {
-    return keys.odd("attention.head_count", fmt::format("makes {} heads of {} components, more than {} together", p.n_heads,
-                                                        p.head_dim, max_width));
+    keys.odd("attention.head_count",
+             fmt::format("makes {} heads of {} components, more than {} together", p.n_heads, p.head_dim, max_width));
+    p.head_dim = 0;
   }
 
-  PLUMB_TRY(p.norm_eps, keys.number(conventions.norm_eps, 1e-12, 0.1));
+  p.norm_eps = keys.number(conventions.norm_eps, 1e-12, 0.1);
   // 1/sqrt(head_dim) is the definition of attention (https://arxiv.org/abs/1706.03762); a file may state another scale.
-  PLUMB_TRY(const std::optional<double> scale, keys.optional_number("attention.scale", 1e-9, 1e3));
+  const std::optional<double> scale = keys.optional_number("attention.scale", 1e-9, 1e3);
   p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
 
-  PLUMB_TRY(const std::optional<std::uint32_t> window,
-            keys.optional_count("attention.sliding_window", std::numeric_limits<std::uint32_t>::max()));
-  if (window && *window < p.context) {
+  const std::uint32_t window =
+      keys.optional_count("attention.sliding_window", std::numeric_limits<std::uint32_t>::max()).value_or(0);
+  if (window > 0 && window < p.context) {
     if (!conventions.uniform_window) {
-      return keys.odd("attention.sliding_window",
-                      fmt::format("is {}, less than the context length {}; a sliding window is not "
-                                  "supported for this architecture",
-                                  *window, p.context));
+      keys.odd("attention.sliding_window", fmt::format("is {}, less than the context length {}; a sliding window is not "
+                                                       "supported for this architecture",
+                                                       window, p.context));
     }
-    p.window = *window;
+    p.window = window;
   }
-  if (conventions.rope) {
-    PLUMB_TRY(p.rope, read_rope(keys, p, *conventions.rope));
-  }
+  if (conventions.rope) p.rope = read_rope(keys, p, *conventions.rope);
   return p;
 }
 

@@ -1,11 +1,14 @@
-// Reads an architecture's hyper-parameters from a file's metadata. Every error names the file, the key, its value and what
-// was expected.
+// Reads an architecture's hyper-parameters from a file's metadata. Each complaint names the file, the key, its value and
+// what was expected. Reading goes on after a complaint, with a stand-in for what is not known: 0 for a count, NaN for a
+// number. So an architecture needs no checks between the keys, and all that is wrong is found in one go.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "gguf/file.h"
@@ -27,20 +30,31 @@ class Keys {
   [[nodiscard]] bool has_tensor(std::string_view name) const { return file_.tensor(name) != nullptr; }
 
   // A required count in [1, most]; an array of equal values, one for each block, is such a count.
-  [[nodiscard]] Result<std::uint32_t> count(std::string_view key, std::uint32_t most) const;
-  // The same for a key that the file may leave out.
-  [[nodiscard]] Result<std::optional<std::uint32_t>> optional_count(std::string_view key, std::uint32_t most) const;
-  // A required number in [least, most]. NaN and infinities are errors.
-  [[nodiscard]] Result<double> number(std::string_view key, double least, double most) const;
-  [[nodiscard]] Result<std::optional<double>> optional_number(std::string_view key, double least, double most) const;
-  [[nodiscard]] Result<std::optional<std::string_view>> optional_string(std::string_view key) const;
+  std::uint32_t count(std::string_view key, std::uint32_t most);
+  // The same for a key that the file may leave out. None: it does.
+  std::optional<std::uint32_t> optional_count(std::string_view key, std::uint32_t most);
+  // A required number in [least, most]. NaN and infinities are complaints.
+  double number(std::string_view key, double least, double most);
+  std::optional<double> optional_number(std::string_view key, double least, double most);
+  // None: the file leaves it out, or there is a complaint.
+  std::optional<std::string_view> optional_string(std::string_view key);
+  // What the file holds. None: there is a complaint.
+  template <class T>
+  std::optional<T> value(Result<T> held) {
+    if (held) return std::move(*held);
+    complain(std::move(held.error().message));
+    return std::nullopt;
+  }
 
-  // `return keys.odd("rope.scaling.type", "is 'spiral'; expected none, linear or yarn")`
-  [[nodiscard]] tl::unexpected<Error> odd(std::string_view key, std::string_view complaint) const;
+  // keys.odd("rope.scaling.type", "is 'spiral'; expected none, linear or yarn")
+  void odd(std::string_view key, std::string_view complaint);
+  void complain(std::string complaint) { complaints_.push_back(std::move(complaint)); }
+  [[nodiscard]] const std::vector<std::string>& complaints() const { return complaints_; }
 
  private:
   const gguf::File& file_;
   std::string_view architecture_;
+  std::vector<std::string> complaints_;
 };
 
 // An architecture's conventions about keys that its files leave out.
@@ -61,6 +75,6 @@ struct DecoderConventions {
 };
 
 // The hyper-parameters that decoders share.
-Result<HyperParameters> read_decoder(const Keys& keys, const DecoderConventions& conventions);
+HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions);
 
 }  // namespace plumb::model

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 #include <utility>
 
 #include "gguf/kind.h"
@@ -39,22 +40,41 @@ Result<const Architecture*> architecture_of(const gguf::File& file) {
   return *entry;
 }
 
+// The blocks that the file's tensors are of, by their names.
+std::uint32_t blocks_in(const gguf::File& file) {
+  std::uint32_t n = 0;
+  for (const gguf::Tensor& tensor : file.tensors()) {
+    constexpr std::string_view prefix = "blk.";
+    if (!tensor.name.starts_with(prefix)) continue;
+    std::uint32_t block = 0;
+    const char* const end = tensor.name.data() + tensor.name.size();
+    const auto [last, error] = std::from_chars(tensor.name.data() + prefix.size(), end, block);
+    if (error == std::errc() && last != end && *last == '.' && block < file.tensors().size()) n = std::max(n, block + 1);
+  }
+  return n;
+}
+
 }  // namespace
 
 std::vector<std::string> problems(const gguf::File& file) {
   const auto architecture = architecture_of(file);
   if (!architecture) return {architecture.error().message};
-  const auto parameters = (*architecture)->read(Keys(file, (*architecture)->name));
-  if (!parameters) return {parameters.error().message};
-  Assembler assembler(file, *parameters);
+  Keys keys(file, (*architecture)->name);
+  HyperParameters parameters = (*architecture)->read(keys);
+  if (parameters.n_layers == 0) parameters.n_layers = blocks_in(file);
+  Assembler assembler(file, parameters);
   const auto draft = assembler.finish((*architecture)->forward(assembler));
-  if (draft || !assembler.complaints().empty()) return assembler.complaints();
-  return {draft.error().message};
+  std::vector<std::string> found = keys.complaints();
+  found.insert(found.end(), assembler.complaints().begin(), assembler.complaints().end());
+  if (!draft && found.empty()) found.push_back(draft.error().message);
+  return found;
 }
 
 Result<Model> Model::load(gguf::File file) {
   PLUMB_TRY(const Architecture* architecture, architecture_of(file));
-  PLUMB_TRY(const HyperParameters parameters, architecture->read(Keys(file, architecture->name)));
+  Keys keys(file, architecture->name);
+  const HyperParameters parameters = architecture->read(keys);
+  if (!keys.complaints().empty()) return fail("{}", keys.complaints().front());
   Assembler assembler(file, parameters);
   PLUMB_TRY(Assembler::Draft draft, assembler.finish(architecture->forward(assembler)));
   return Model(std::make_shared<const State>(

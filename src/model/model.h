@@ -82,8 +82,8 @@ class Model {
   std::shared_ptr<const State> state_;
 };
 
-// All reasons for which load() fails, as far as they can be told apart: every tensor that is missing, has another shape or
-// no role. Empty: it does not fail.
+// All reasons for which load() fails, as far as they can be told apart: every key that is wrong, and every tensor that is
+// missing, has another shape or no role. A dimension that follows from a wrong key may be any. Empty: it does not fail.
 std::vector<std::string> problems(const gguf::File& file);
 
 // The architectures that load() knows, as general.architecture spells them.

@@ -196,6 +196,34 @@ class Kinds(CommandLine):
         self.assertEqual(len(problems), 4, problems)  # two are missing, two have no role
 
 
+    def test_check_goes_on_past_wrong_keys(self):
+        def problems(whole, *changes):
+            path = self.written("x.gguf", edited(whole, *changes))
+            found = json.loads(plumb("inspect", path, "--check", "--json").stdout)["problems"]
+            return [problem.removeprefix(f"{path}: ") for problem in found]
+
+        # What follows from a wrong key is no problem of its own.
+        for key in ("vocab_size", "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+                    "attention.head_count_kv", "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"):  # fmt: skip
+            for type, value in (("u32", 0), ("str", "x"), ("f32", float("nan"))):
+                found = problems(CANARY, (f"llama.{key}", type, value))
+                self.assertEqual(len(found), 1, found)
+                self.assertIn(f"llama.{key}", found[0])
+        # A block that is not there, and one wrong shape for each tensor that has one.
+        self.assertEqual(len(problems(CANARY, ("llama.block_count", "u32", 4))), 9)
+        self.assertEqual(len(problems(CANARY, ("llama.feed_forward_length", "u32", 1))), 9)
+        several = CANARY.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight")
+        found = problems(several, ("llama.embedding_length", "str", "x"), ("llama.rope.freq_base", "f32", -1),
+                         ("llama.expert_count", "u32", 4), ("llama.attention.layer_norm_rms_epsilon", None, None),
+                         ("llama.rope.scaling.spiral", "f32", 2), ("llama.attention.causal", "bool", False))  # fmt: skip
+        expected = ("llama.expert_count", "llama.attention.causal", "llama.embedding_length", "layer_norm_rms_epsilon",
+                    "llama.rope.freq_base", "llama.rope.scaling.spiral", "'blk.1.attn_q.weight' is missing; architecture llama needs it",
+                    "'blk.1.attn_x.weight' has no role")  # fmt: skip
+        self.assertEqual(len(found), len(expected), found)
+        for words, problem in zip(expected, found, strict=True):
+            self.assertIn(words, problem)
+
+
 class Endings(CommandLine):
     """Signals, and files that shrink while they are read."""
 

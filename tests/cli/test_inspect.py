@@ -178,7 +178,8 @@ class Inspect(CommandLine):
             done = plumb("inspect", path, "--check", "--json")
             document = json.loads(done.stdout)
             self.assertEqual((done.returncode, document["valid"]), (2, False), words)
-            self.assertEqual(len(document["problems"]), 2 if tensors else 1, document)  # such a tensor is no model
+            if not tensors:  # a file with such a tensor lacks all else of a model
+                self.assertEqual(len(document["problems"]), 1, document)
             if words != "template":
                 self.assertIn(words, document["problems"][-1])
             message = self.refused("inspect", path, "--check")

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 #include <optional>
@@ -17,14 +18,17 @@
 namespace plumb::model {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using Value = gguf::Value;
 using Values = std::map<std::string, std::optional<Value>>;  // none: without the key
 
 const DecoderConventions usual{.rope = RopeConventions{}, .uniform_window = true};
 
-// Reads a small decoder with these keys in place of its own.
-Result<HyperParameters> read(const Values& changes = {}, const DecoderConventions& conventions = usual) {
+// Reads a small decoder with these keys in place of its own, and hands its Keys to `visit`.
+HyperParameters read(const Values& changes, const DecoderConventions& conventions,
+                     const std::function<void(const Keys& keys)>& visit) {
   Values values{{"x.block_count", 2u},
                 {"x.embedding_length", 32u},
                 {"x.feed_forward_length", 48u},
@@ -44,7 +48,24 @@ Result<HyperParameters> read(const Values& changes = {}, const DecoderConvention
   for (const char* name : {"a", "b", "c"}) writer.add_tensor(name, quants::Format::f32, dims, std::span(zero));
   const std::vector<std::byte> bytes = writer.to_memory().value();
   const gguf::File file = gguf::File::from_memory(bytes, "small").value();
-  return read_decoder(Keys(file, "x"), conventions);
+  Keys keys(file, "x");
+  HyperParameters p = read_decoder(keys, conventions);
+  visit(keys);
+  return p;
+}
+
+std::vector<std::string> complaints(const Values& changes, const DecoderConventions& conventions = usual) {
+  std::vector<std::string> found;
+  read(changes, conventions, [&](const Keys& keys) { found = keys.complaints(); });
+  return found;
+}
+
+// Error: the first complaint.
+Result<HyperParameters> read(const Values& changes = {}, const DecoderConventions& conventions = usual) {
+  std::vector<std::string> found;
+  const HyperParameters p = read(changes, conventions, [&](const Keys& keys) { found = keys.complaints(); });
+  if (!found.empty()) return fail("{}", found.front());
+  return p;
 }
 
 HyperParameters parameters(const Values& changes = {}, const DecoderConventions& conventions = usual) {
@@ -292,6 +313,38 @@ TEST(DecoderKeys, ScaleRotations) {
   EXPECT_TRUE(read(with(fast, Value{1.001})));
   EXPECT_TRUE(read(with(slow, Value{1e-3})));
   EXPECT_TRUE(read(with(fast, Value{1e6})));
+}
+
+TEST(DecoderKeys, AreAllReadPastComplaints) {
+  const auto of = [](const Values& changes) { return complaints(changes); };
+  EXPECT_THAT(of({}), IsEmpty());
+  // What follows from a key that is wrong is not known, and no complaint.
+  EXPECT_THAT(of({{"x.embedding_length", Value{0u}}, {"x.attention.head_count", Value{-1}}}),
+              ElementsAre(HasSubstr("x.embedding_length"), HasSubstr("x.attention.head_count")));
+  EXPECT_THAT(of({{"x.attention.key_length", Value{0u}}, {"x.attention.value_length", Value{16u}}}),
+              ElementsAre(HasSubstr("x.attention.key_length")));
+  EXPECT_THAT(of({{"x.context_length", Value{0u}}, {"x.attention.sliding_window", Value{9u}}}),
+              ElementsAre(HasSubstr("x.context_length")));
+  EXPECT_THAT(of({{"x.rope.scaling.type", Value{1u}}, {"x.rope.scaling.factor", Value{2.0}}}),
+              ElementsAre(HasSubstr("x.rope.scaling.type")));
+  EXPECT_THAT(of({{"x.rope.scaling.type", Value{std::string_view("linear")}},
+                  {"x.rope.scaling.factor", Value{0.5}},
+                  {"x.rope.scale_linear", Value{2.0}}}),
+              ElementsAre(HasSubstr("x.rope.scaling.factor")));
+  EXPECT_THAT(
+      of({{"x.block_count", Value{9u}},
+          {"x.vocab_size", {}},
+          {"x.attention.head_count_kv", Value{3u}},
+          {"x.rope.freq_base", {}},
+          {"x.rope.dimension_count", Value{7u}},
+          {"x.rope.scaling.a", Value{1.0}},
+          {"x.rope.scaling.b", Value{1.0}},
+          {"x.logit_scale", Value{2.0f}},
+          {"x.clamp", Value{1u}},
+          {"x.expert_count", Value{1u}}}),
+      ElementsAre(HasSubstr("x.expert_count"), HasSubstr("x.logit_scale"), HasSubstr("x.block_count"),
+                  HasSubstr("x.vocab_size"), HasSubstr("x.attention.head_count_kv"), HasSubstr("x.rope.dimension_count"),
+                  HasSubstr("x.rope.freq_base"), HasSubstr("x.rope.scaling.a"), HasSubstr("x.rope.scaling.b")));
 }
 
 TEST(DecoderKeys, OfWhatIsNotSupportedMustBeNeutral) {

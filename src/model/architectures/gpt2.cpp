@@ -18,7 +18,7 @@ plan::ValueId layer_norm(Assembler& a, const std::string& name, plan::ValueId x)
 
 const Architecture gpt2{
     .name = "gpt2",
-    .read = [](const Keys& keys) { return read_decoder(keys, {.norm_eps = "attention.layer_norm_epsilon"}); },
+    .read = [](Keys& keys) { return read_decoder(keys, {.norm_eps = "attention.layer_norm_epsilon"}); },
     .forward =
         [](Assembler& a) {
           const HyperParameters& p = a.parameters();

@@ -5,7 +5,7 @@ namespace plumb::model::architectures {
 
 const Architecture qwen2{
     .name = "qwen2",
-    .read = [](const Keys& keys) { return read_decoder(keys, {.rope = whole_heads_in_halves}); },
+    .read = [](Keys& keys) { return read_decoder(keys, {.rope = whole_heads_in_halves}); },
     .forward =
         [](Assembler& a) {
           plan::ValueId x = a.embed();

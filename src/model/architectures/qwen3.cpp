@@ -5,7 +5,7 @@ namespace plumb::model::architectures {
 
 const Architecture qwen3{
     .name = "qwen3",
-    .read = [](const Keys& keys) { return read_decoder(keys, {.rope = whole_heads_in_halves}); },
+    .read = [](Keys& keys) { return read_decoder(keys, {.rope = whole_heads_in_halves}); },
     .forward =
         [](Assembler& a) {
           plan::ValueId x = a.embed();
