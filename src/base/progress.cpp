@@ -35,8 +35,8 @@ std::string duration_text(double seconds) {
 
 }  // namespace
 
-Progress::Progress(std::string label, bool unit_bytes)
-    : label_(std::move(label)), unit_bytes_(unit_bytes), visible_(can_redraw(STDERR_FILENO)), start_(Clock::now()) {}
+Progress::Progress(std::string label, bool unit_bytes, Clock::time_point (*now)())
+    : now_(now), label_(std::move(label)), unit_bytes_(unit_bytes), visible_(can_redraw(STDERR_FILENO)), start_(now()) {}
 
 Progress::~Progress() {
   if (!drawn_) return;
@@ -45,8 +45,8 @@ Progress::~Progress() {
 }
 
 void Progress::update(std::uint64_t done, std::uint64_t total) {
-  const auto now = Clock::now();
   if (!visible_) return;
+  const auto now = now_();
   if (recent_.empty()) recent_.emplace_back(now, done);
   if (now - start_ < quiet_time || now - last_ < redraw_interval) return;
   last_ = now;
@@ -66,7 +66,7 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
     const std::size_t width = std::min(longest_bar, columns() - std::min(columns(), taken));
     const auto filled = static_cast<std::size_t>(fraction * static_cast<double>(width));
     line = fmt::format("{} [{}{}] {}", label_, std::string(filled, '='), std::string(width - filled, ' '), numbers);
-    if (width == 0) line = label_ + numbers;
+    if (width == 0) line = label_ + " " + numbers;
   } else {
     line += rate(done, total);
   }

@@ -12,8 +12,9 @@ namespace plumb {
 
 class Progress {
  public:
-  // `unit_bytes`: amounts are bytes, shown as MB. A total of 0 means unknown.
-  explicit Progress(std::string label, bool unit_bytes = false);
+  using Clock = std::chrono::steady_clock;
+  // `unit_bytes`: amounts are bytes, shown as MB. A total of 0 means unknown. now: tells the time.
+  explicit Progress(std::string label, bool unit_bytes = false, Clock::time_point (*now)() = Clock::now);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -21,8 +22,8 @@ class Progress {
   void update(std::uint64_t done, std::uint64_t total);
 
  private:
-  using Clock = std::chrono::steady_clock;
   [[nodiscard]] std::string rate(std::uint64_t done, std::uint64_t total) const;
+  Clock::time_point (*now_)();
   std::string label_;
   bool unit_bytes_;
   bool visible_;  // stderr is a terminal that can redraw a line
