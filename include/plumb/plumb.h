@@ -11,7 +11,7 @@
 //   });
 //
 // Settings have the names of the command line's options (docs/cli.md) and mean the same. One that is left empty has the
-// value that the command line gives it: there is one table of these defaults for both.
+// value that the command line gives it: what the model's file recommends, else a default.
 //
 // Failures throw plumb::Exception. Its what() is a sentence that names the file, the item and the remedy. The object that
 // failed stays as it was and can still be used.
@@ -57,6 +57,7 @@ struct ModelOptions {
   std::string kv_type;        // "f16" or "f32": how keys and values are kept
   std::string activations;    // "int16" or "int8": what the cpu backend rounds the inputs of quantized products to
   OnProgress on_progress;
+  std::string template_variables;  // of the chat template: a JSON object, such as {"enable_thinking":false}
 };
 
 // How an answer is made. docs/cli.md, `plumb run`, has the ranges and defaults.
@@ -116,7 +117,8 @@ class Conversation;
 // A loaded model. Copies are the same model.
 class Model {
  public:
-  // `model`: a .gguf file (or the first of a split set), or "canary", the model that is part of the library.
+  // `model`: a .gguf file (or the first of a split set); the name of a model that `plumb pull` has fetched, or what it was
+  // fetched by, hf:OWNER/REPO:QUANT or NAME:TAG; or "canary", the model that is part of the library. Nothing is fetched.
   static Model open(const std::string& model, const ModelOptions& options = {});
 
   // The answer to one prompt, through the model's chat template.

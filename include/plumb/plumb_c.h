@@ -62,13 +62,15 @@ typedef struct plumb_model_options {
   const char* activations; /* "int16" or "int8": what the cpu backend rounds the inputs of quantized products to */
   /* Called while the model loads, with bytes; false stops the loading. May be NULL. */
   bool (*on_progress)(void* user, uint64_t done, uint64_t total);
-  void* user; /* given to on_progress */
+  void* user;                     /* given to on_progress */
+  const char* template_variables; /* of the chat template: a JSON object, such as {"enable_thinking":false} */
 } plumb_model_options;
 
 /* The command line's defaults; a text that is NULL means its default. `size` is sizeof(plumb_model_options). */
 PLUMB_API void plumb_model_options_init(plumb_model_options* options, size_t size);
-/* `model`: a .gguf file (or the first of a split set), or "canary", the model that is part of the library. `options` may be
- * NULL. */
+/* `model`: a .gguf file (or the first of a split set); the name of a model that `plumb pull` has fetched, or what it was
+ * fetched by, hf:OWNER/REPO:QUANT or NAME:TAG; or "canary", the model that is part of the library. Nothing is fetched.
+ * `options` may be NULL. */
 PLUMB_API plumb_model* plumb_model_open(const char* model, const plumb_model_options* options);
 /* Conversations of the model keep it loaded. */
 PLUMB_API void plumb_model_free(plumb_model* model);

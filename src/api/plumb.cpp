@@ -1,12 +1,15 @@
 #include "plumb/plumb.h"
 
+#include <filesystem>
 #include <mutex>
 #include <type_traits>
 #include <utility>
 
+#include "api/sampler_settings.h"
 #include "engine/canary.h"
 #include "engine/engine.h"
 #include "engine/session.h"
+#include "store/model_store.h"
 
 namespace plumb {
 
@@ -38,26 +41,27 @@ std::vector<Message> messages_of(const std::string& json) {
   return messages;
 }
 
-engine::GenerateOptions options_of(const Settings& settings) {
-  engine::GenerateOptions options;
+engine::GenerateOptions options_of(const Settings& settings, const engine::SamplerSettings& defaults) {
+  engine::GenerateOptions options{.sampler = defaults};
   engine::SamplerSettings& sampler = options.sampler;
-  const auto set = [](auto& to, const auto& from) {
+  api::each_sampler_setting(sampler, settings, [](auto& to, const auto& from) {
     if (from) to = *from;
-  };
-  set(sampler.temperature, settings.temperature);
-  set(sampler.top_k, settings.top_k);
-  set(sampler.top_p, settings.top_p);
-  set(sampler.min_p, settings.min_p);
-  set(sampler.repeat_penalty, settings.repeat_penalty);
-  set(sampler.repeat_last_n, settings.repeat_last_n);
-  set(sampler.presence_penalty, settings.presence_penalty);
-  set(sampler.frequency_penalty, settings.frequency_penalty);
+  });
   sampler.logit_bias = settings.logit_bias;
   sampler.seed = settings.seed ? *settings.seed : engine::random_seed();
   options.max_tokens = settings.max_tokens;
   options.stop = settings.stop;
   options.n_logprobs = settings.logprobs;
   return options;
+}
+
+gguf::File open_file(const std::string& model) {
+  if (model == "canary") return value_or_throw(gguf::File::from_memory(engine::canary_bytes(), model));
+  std::error_code ignored;
+  if (std::filesystem::exists(model, ignored)) return value_or_throw(gguf::File::open(model));
+  const auto kept = store::find_kept(model);
+  if (kept) return value_or_throw(gguf::File::open(kept->files.front()));
+  throw Exception("there is no file '" + model + "', and " + kept.error().message);
 }
 
 Answer answer_of(engine::Completion completion, std::uint64_t n_tokens, std::uint64_t seed) {
@@ -84,7 +88,8 @@ std::string_view name(Reason reason) { return engine::name(static_cast<engine::S
 
 struct Model::State {
   std::unique_ptr<engine::Engine> engine;
-  std::mutex computing;  // held while the engine's executor or a cache is used
+  engine::SamplerSettings sampling;  // of settings that are left empty
+  std::mutex computing;              // held while the engine's executor or a cache is used
 };
 
 struct Conversation::State {
@@ -102,7 +107,7 @@ struct Conversation::State {
   std::vector<Message> messages;
 
   Answer answer(std::vector<Token> all, const Settings& settings, const OnText& on_text) {
-    engine::GenerateOptions options = options_of(settings);
+    engine::GenerateOptions options = options_of(settings, model->sampling);
     const std::uint64_t seed = options.sampler.seed;
     auto completion = value_or_throw(session.answer(std::move(all), std::move(options), on_text));
     return answer_of(std::move(completion), session.tokens().size(), seed);
@@ -118,8 +123,7 @@ struct Conversation::State {
 Model::Model(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 Model Model::open(const std::string& model, const ModelOptions& options) {
-  gguf::File file =
-      value_or_throw(model == "canary" ? gguf::File::from_memory(engine::canary_bytes(), model) : gguf::File::open(model));
+  gguf::File file = open_file(model);
   engine::EngineSettings settings;
   if (!options.backend.empty()) settings.backend = options.backend;
   settings.n_threads = options.threads;
@@ -127,7 +131,15 @@ Model Model::open(const std::string& model, const ModelOptions& options) {
   if (!options.kv_type.empty()) settings.kv_type = value_or_throw(backends::kv_type(options.kv_type));
   if (!options.activations.empty()) settings.activations = value_or_throw(backends::activations(options.activations));
   settings.progress = options.on_progress;
+  if (!options.template_variables.empty()) {
+    auto variables = engine::parse_template_variables(options.template_variables);
+    if (!variables) throw Exception("template_variables " + variables.error().message);
+    settings.chat.variables = std::move(*variables);
+  }
   auto state = std::make_shared<State>();
+  for (const auto& setting : value_or_throw(engine::recommended_sampling(file))) {
+    setting.apply(state->sampling, setting.value);
+  }
   state->engine = value_or_throw(engine::Engine::load(std::move(file), settings));
   return Model(std::move(state));
 }
@@ -173,15 +185,9 @@ std::string Model::piece(Token token) const {
 }
 
 Settings Model::settings() const {
-  const engine::SamplerSettings defaults;
-  return {.temperature = defaults.temperature,
-          .top_k = defaults.top_k,
-          .top_p = defaults.top_p,
-          .min_p = defaults.min_p,
-          .repeat_penalty = defaults.repeat_penalty,
-          .repeat_last_n = defaults.repeat_last_n,
-          .presence_penalty = defaults.presence_penalty,
-          .frequency_penalty = defaults.frequency_penalty};
+  Settings settings;
+  api::each_sampler_setting(settings, state_->sampling, [](auto& to, const auto& from) { to = from; });
+  return settings;
 }
 std::uint32_t Model::vocabulary() const { return state_->engine->model().plan()->vocab; }
 std::uint32_t Model::ctx() const { return state_->engine->context(); }

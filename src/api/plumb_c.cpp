@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/sampler_settings.h"
 #include "plumb/plumb.h"
 
 // NOLINTBEGIN(cppcoreguidelines-owning-memory,cppcoreguidelines-no-malloc): C's callers own what they get through plain
@@ -89,14 +90,7 @@ plumb_settings defaults_of(const plumb::Model& model) {
   const plumb::Settings known = model.settings();
   plumb_settings settings{};
   settings.size = sizeof(settings);
-  settings.temperature = *known.temperature;
-  settings.top_p = *known.top_p;
-  settings.min_p = *known.min_p;
-  settings.repeat_penalty = *known.repeat_penalty;
-  settings.presence_penalty = *known.presence_penalty;
-  settings.frequency_penalty = *known.frequency_penalty;
-  settings.top_k = *known.top_k;
-  settings.repeat_last_n = *known.repeat_last_n;
+  plumb::api::each_sampler_setting(settings, known, [](auto& to, const auto& from) { to = *from; });
   settings.random_seed = true;
   settings.max_tokens = known.max_tokens;
   settings.logprobs = known.logprobs;
@@ -106,16 +100,8 @@ plumb_settings defaults_of(const plumb::Model& model) {
 plumb::Settings settings_of(const plumb_settings* given, const plumb::Model& model) {
   if (given == nullptr) return {};
   const plumb_settings from = as_known(*given, defaults_of(model));
-  plumb::Settings settings{.temperature = from.temperature,
-                           .top_k = from.top_k,
-                           .top_p = from.top_p,
-                           .min_p = from.min_p,
-                           .repeat_penalty = from.repeat_penalty,
-                           .repeat_last_n = from.repeat_last_n,
-                           .presence_penalty = from.presence_penalty,
-                           .frequency_penalty = from.frequency_penalty,
-                           .max_tokens = from.max_tokens,
-                           .logprobs = from.logprobs};
+  plumb::Settings settings{.max_tokens = from.max_tokens, .logprobs = from.logprobs};
+  plumb::api::each_sampler_setting(settings, from, [](auto& to, const auto& value) { to = value; });
   if (!from.random_seed) settings.seed = from.seed;
   for (std::size_t i = 0; i < from.n_logit_bias; ++i) {
     settings.logit_bias.emplace_back(from.logit_bias[i].token, from.logit_bias[i].bias);
@@ -172,6 +158,7 @@ plumb_model* plumb_model_open(const char* model, const plumb_model_options* opti
     if (from.backend != nullptr) settings.backend = from.backend;
     if (from.kv_type != nullptr) settings.kv_type = from.kv_type;
     if (from.activations != nullptr) settings.activations = from.activations;
+    if (from.template_variables != nullptr) settings.template_variables = from.template_variables;
     if (from.on_progress != nullptr) {
       settings.on_progress = [from](std::uint64_t done, std::uint64_t total) {
         return from.on_progress(from.user, done, total);

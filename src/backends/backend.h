@@ -25,6 +25,7 @@ using TokenId = std::int32_t;
 enum class KvType : std::uint8_t { f16, f32 };
 // "f16" or "f32".
 Result<KvType> kv_type(std::string_view name);
+std::string_view name(KvType type);
 // The format of a cache's numbers.
 quants::Format format_of(KvType type);
 // Bytes of the keys and values of one position, in all layers.

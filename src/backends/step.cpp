@@ -6,10 +6,13 @@
 
 namespace plumb::backends {
 
-Result<KvType> kv_type(std::string_view name) {
-  if (name == "f16") return KvType::f16;
-  if (name == "f32") return KvType::f32;
-  return fail("'{}' is no type of KV cache; there are f16 and f32", name);
+std::string_view name(KvType type) { return type == KvType::f16 ? "f16" : "f32"; }
+
+Result<KvType> kv_type(std::string_view wanted) {
+  for (const KvType type : {KvType::f16, KvType::f32}) {
+    if (name(type) == wanted) return type;
+  }
+  return fail("'{}' is no type of KV cache; there are f16 and f32", wanted);
 }
 
 quants::Format format_of(KvType type) { return type == KvType::f16 ? quants::Format::f16 : quants::Format::f32; }

@@ -52,7 +52,7 @@ std::string printable(std::string_view text, Lines lines) {
   while (!text.empty()) {
     const Character character = first_of(text);
     const std::size_t length = character.length == 0 ? 1 : character.length;
-    const bool kept = character.code == '\n' && lines == Lines::keep;
+    const bool kept = (character.code == '\n' || character.code == '\t') && lines == Lines::keep;
     if (character.length == 0) {
       fmt::format_to(std::back_inserter(result), "\\x{:02x}", static_cast<unsigned char>(text[0]));
     } else if (!is_unsafe(character.code) || kept) {

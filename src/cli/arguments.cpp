@@ -87,8 +87,10 @@ void EngineArguments::add(CLI::App& app) {
       ->check(CLI::Range(0u, 1024u));
   app.add_option("-c,--ctx,--ctx-size", settings.context, "Positions of the KV cache (0: the model's own, at most 4096)")
       ->check(CLI::Range(0u, 16u << 20));
-  app.add_option("--kv-type,--cache-type-k,--cache-type-v", kv_type, "Type of the KV cache")
+  app.add_option("--kv-type", kv_type, "Type of the KV cache")->check(CLI::IsMember({"f16", "f32"}));
+  app.add_option("--cache-type-k", key_type, "-ctk: of its keys, which must be that of its values")
       ->check(CLI::IsMember({"f16", "f32"}));
+  app.add_option("--cache-type-v", value_type, "-ctv: of its values")->check(CLI::IsMember({"f16", "f32"}));
   app.add_option(
          "--activations", activations,
          "What the cpu backend rounds the inputs of quantized products to: int16, or int8 as llama.cpp does (faster)")
@@ -111,20 +113,24 @@ void TemplateArguments::add_template(CLI::App& app) {
       ->check(CLI::IsMember({"on", "off", "auto"}));
 }
 
+void set_thinking(Json& variables, bool on) {
+  // Qwen's, GLM's and SmolLM's name for it; DeepSeek's and Granite's.
+  for (const char* name : {"enable_thinking", "thinking"}) variables[name] = on;
+}
+
+bool can_switch_thinking(const engine::Engine& engine) {
+  return engine.chat_template_text().find("thinking") != std::string_view::npos;
+}
+
 Result<engine::ChatSettings> TemplateArguments::read() const {
   engine::ChatSettings settings;
   settings.plain_text = no_special;
   settings.variables = Json::object();
-  // The names that templates have for it: Qwen's, GLM's and SmolLM's; DeepSeek's and Granite's.
-  if (reasoning != "auto") settings.variables = {{"enable_thinking", reasoning == "on"}, {"thinking", reasoning == "on"}};
+  if (reasoning != "auto") set_thinking(settings.variables, reasoning == "on");
   if (!variables.empty()) {
-    const Json given = Json::parse(variables, nullptr, false);
-    if (!given.is_object() || given.contains("messages")) {
-      return fail(
-          "--chat-template-kwargs '{}': expected a JSON object without messages, such as {{\"enable_thinking\":false}}",
-          variables);
-    }
-    settings.variables.update(given);
+    const auto given = engine::parse_template_variables(variables);
+    if (!given) return fail("--chat-template-kwargs {}", given.error().message);
+    settings.variables.update(*given);
   }
   if (!file.empty()) {
     PLUMB_TRY(settings.chat_template, read_file(file, max_template_bytes));
@@ -140,16 +146,20 @@ Result<std::unique_ptr<engine::Engine>> EngineArguments::load() const {
   PLUMB_TRY(gguf::File file, open_model(model, yes));
   engine::EngineSettings chosen = settings;
   if (gpu_layers == "0" && backend_option->count() == 0) chosen.backend = "cpu";
-  PLUMB_TRY(chosen.kv_type, backends::kv_type(kv_type));
-  PLUMB_TRY(chosen.activations, backends::activations(activations));
-  const auto of_file = file.get_string("tokenizer.chat_template");
-  const std::string_view source =
-      conversation.chat_template ? std::string_view(*conversation.chat_template) : of_file.value_or("");
-  if (chat.reasoning != "auto" && source.find("thinking") == std::string_view::npos) {
-    fmt::print(stderr, "{}: the chat template has no switch for it, so --reasoning changes nothing\n", model);
+  const std::string& keys = key_type.empty() ? kv_type : key_type;
+  const std::string& values = value_type.empty() ? kv_type : value_type;
+  if (keys != values) {
+    return fail(
+        "the KV cache would have keys in {} and values in {}, and Plumb keeps both in one type; --kv-type sets it for both",
+        keys, values);
   }
+  PLUMB_TRY(chosen.kv_type, backends::kv_type(keys));
+  PLUMB_TRY(chosen.activations, backends::activations(activations));
   chosen.chat = std::move(conversation);
   PLUMB_TRY(auto engine, engine::Engine::load(std::move(file), chosen));
+  if (chat.reasoning != "auto" && !can_switch_thinking(*engine)) {
+    fmt::print(stderr, "{}: the chat template has no switch for it, so --reasoning changes nothing\n", printable(model));
+  }
   for (const std::string& warning : engine->warnings()) warn(warning);
   return engine;
 }
@@ -240,6 +250,7 @@ Result<engine::SamplerSettings> SamplerArguments::read() const {
 
 Result<void> SamplerArguments::take_recommended(const gguf::File& file, engine::SamplerSettings& read) const {
   PLUMB_TRY(const auto recommended, engine::recommended_sampling(file));
+  if (const auto unknown = engine::unknown_sampling(file)) warn(*unknown);
   for (const auto& setting : recommended) {
     if (app->get_option(fmt::format("--{}", setting.option))->count() > 0) continue;
     setting.apply(read, setting.value);
@@ -298,6 +309,10 @@ Result<int> print(std::string_view text) {
     return fail("standard output cannot be written: {}", std::strerror(errno));
   }
   return 0;
+}
+
+Result<int> print_foreign(std::string_view text) {
+  return ::isatty(STDOUT_FILENO) == 1 ? print(printable(text)) : print(text);
 }
 
 Result<int> print_json(const Json& document) {

@@ -13,7 +13,6 @@
 #include "base/at_signal.h"
 #include "base/printable.h"
 #include "cli/command.h"
-#include "cli/model_store.h"
 #include "cli/package.h"
 #include "cli/reference.h"
 #include "cli/spelling.h"

@@ -83,6 +83,11 @@ Result<std::filesystem::path> fetch_model(const Wanted& wanted, const PullOption
 // The SHA-256 of the model's file; empty for a model split into several files.
 Result<std::string> sha256_of(const gguf::File& file);
 
+// Sets the template's variables by which models think before they answer, or do not.
+void set_thinking(Json& variables, bool on);
+// Whether the engine's chat template has a switch for it.
+bool can_switch_thinking(const engine::Engine& engine);
+
 // What chat templates are given, and whether special tokens in a text count.
 struct TemplateArguments {
   std::string variables;  // JSON
@@ -101,6 +106,7 @@ struct EngineArguments {
   bool yes = false;
   engine::EngineSettings settings;
   std::string kv_type = "f16";
+  std::string key_type, value_type;  // empty: kv_type
   std::string activations = "int16";
   std::string gpu_layers = "auto";
   TemplateArguments chat;  // for commands that add it
@@ -127,7 +133,8 @@ struct SamplerArguments {
 
   void add(CLI::App& to);
   [[nodiscard]] Result<engine::SamplerSettings> read() const;
-  // Puts what the file recommends in place of what no option gives. Error: a value that cannot be used.
+  // Puts what the file recommends in place of what no option gives, and warns of what Plumb does not have. Error: a value
+  // that cannot be used.
   Result<void> take_recommended(const gguf::File& file, engine::SamplerSettings& read) const;
 };
 
@@ -172,6 +179,8 @@ Result<std::string> recommended_text(const gguf::File& file);
 
 // Writes to stdout; the result is exit code 0. Error: stdout is closed or full.
 Result<int> print(std::string_view text);
+// The same for a text that a file or a model made: a script gets it byte for byte, and a terminal gets it printable.
+Result<int> print_foreign(std::string_view text);
 // Prints a document, indented, and a newline. Bytes that are not UTF-8 become U+FFFD.
 Result<int> print_json(const Json& document);
 

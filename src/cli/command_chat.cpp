@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -16,6 +15,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "base/letter_case.h"
 #include "base/new_file.h"
 #include "base/printable.h"
 #include "base/terminal.h"
@@ -24,9 +24,9 @@
 #include "cli/conversation.h"
 #include "cli/keyboard.h"
 #include "cli/line_editor.h"
-#include "cli/model_store.h"
 #include "cli/spelling.h"
 #include "cli/thinking.h"
+#include "store/model_store.h"
 
 namespace plumb::cli {
 
@@ -87,7 +87,7 @@ class Input {
   explicit Input(std::function<std::optional<Completions>(std::string_view)> complete) : keyboard_(Keyboard::open()) {
     if (!keyboard_) return;
     std::string path;
-    if (const auto models = models_folder()) path = (models->parent_path() / "chat_history").string();
+    if (const auto models = store::models_folder()) path = (models->parent_path() / "chat_history").string();
     history_.emplace(path);
     editor_.emplace(*keyboard_, *history_);
     editor_->is_open = is_open;
@@ -239,10 +239,12 @@ class Chat {
   Result<void> edit(std::string_view argument);
   Result<void> tokens(std::string_view argument);
   Result<void> set_context(std::string_view value);
+  Result<void> think(bool on);
 
   ChatOptions options_;
   Generate generate_;
   bool verbose_;
+  std::optional<bool> thinks_;  // as /set says
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<Conversation> conversation_;
   std::optional<Input> input_;
@@ -259,6 +261,8 @@ constexpr std::array other_settings{
     std::pair{"ctx POSITIONS", "the length of the context"},
     std::pair{"seed NUMBER", "the same seed gives the same answers; -1: another one each time"},
     std::pair{"system TEXT", "as /system"},
+    std::pair{"think", "the model thinks before it answers"},
+    std::pair{"nothink", "it does not"},
     std::pair{"verbose", "speed and context used after each answer"},
     std::pair{"quiet", "no longer"},
     std::pair{"history", "keep what is typed for the next time"},
@@ -298,6 +302,7 @@ Result<void> Chat::load(const EngineArguments& arguments) {
   if (conversation_) conversation->set_messages(conversation_->messages());
   conversation_ = std::move(conversation);
   engine_ = std::move(engine);
+  if (thinks_ && can_switch_thinking(*engine_)) PLUMB_CHECK(think(*thinks_));
   options_.engine.model = arguments.model;
   last_.reset();
   return {};
@@ -342,8 +347,7 @@ Result<void> Chat::take(const std::string& text) {
   if (inner.empty()) return {};
   if (!text.starts_with('/')) return ask(std::string(inner.starts_with('/') ? inner : without_quotes(text)));
   const auto [word, rest] = first_word(inner);
-  std::string name(word.substr(1));
-  std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string name = in_small_letters(std::string(word.substr(1)));
   const bool has_lines = inner.find('\n') != std::string_view::npos;
   const Command* const command = find(name);
   if (command != nullptr && (!has_lines || command->arguments.find("TEXT") != std::string_view::npos)) {
@@ -444,6 +448,17 @@ Result<void> Chat::set_context(std::string_view value) {
   return {};
 }
 
+Result<void> Chat::think(bool on) {
+  if (!can_switch_thinking(*engine_)) {
+    return fail("the model's chat template has no switch for thinking; it thinks before each answer, or never");
+  }
+  Json variables = engine_->settings().chat.variables;
+  set_thinking(variables, on);
+  engine_->set_template_variables(std::move(variables));
+  thinks_ = on;
+  return {};
+}
+
 Result<void> Chat::set(std::string_view argument) {
   auto [first, rest] = first_word(argument);
   if (first == "parameter") std::tie(first, rest) = first_word(rest);
@@ -464,7 +479,14 @@ Result<void> Chat::set(std::string_view argument) {
     note("What is typed is {}kept for the next time.", name == "history" ? "" : "not ");
   } else if (has_name("wordwrap nowordwrap", name)) {
     return fail("/set {}: lines break where the terminal breaks them", name);
-  } else if (has_name("format noformat think nothink", name)) {
+  } else if (has_name("think nothink", name)) {
+    const bool off = has_name("false off no 0", value);
+    if (!off && !value.empty() && !has_name("true on yes 1", value)) {
+      return fail("/set {} '{}': expected true or false", name, value);
+    }
+    PLUMB_CHECK(think((name == "think") != off));
+    note("The model is told {}to think before it answers.", *thinks_ ? "" : "not ");
+  } else if (has_name("format noformat", name)) {
     return fail("/set {}: not yet", name);
   } else if (has_name("ctx ctx-size num-ctx context", name)) {
     if (rest.empty()) return fail("/set {}: how many positions?", name);
@@ -511,8 +533,7 @@ Result<void> Chat::show(std::string_view argument) {
     const std::string text = conversation_->system();
     say(text.empty() ? "There is no system message." : text);
   } else if (argument == "template") {
-    PLUMB_TRY(const std::string_view text, file.get_string("tokenizer.chat_template"));
-    say(text);
+    say(engine_->chat_template_text());
   } else if (argument == "license") {
     if (file.find("general.license") == nullptr) return fail("the file names no license");
     PLUMB_TRY(const std::string_view text, file.get_string("general.license"));
@@ -653,7 +674,8 @@ std::vector<std::string> files_that_begin(std::string_view begin) {
   for (const auto& entry : std::filesystem::directory_iterator(*place, error)) {
     const std::string path = folder + entry.path().filename().string();
     const bool is_hidden = entry.path().filename().string().starts_with('.') && !begin.ends_with('.');
-    if (path.starts_with(begin) && !is_hidden) found.push_back(path + (entry.is_directory(error) ? "/" : ""));
+    const bool is_shown = !is_hidden && printable(path, Lines::escape) == path;
+    if (path.starts_with(begin) && is_shown) found.push_back(path + (entry.is_directory(error) ? "/" : ""));
   }
   std::ranges::sort(found);
   return found;

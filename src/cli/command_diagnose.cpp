@@ -31,14 +31,11 @@ struct DiagnoseOptions {
 // A check for CLI::Option.
 std::string is_named(const std::string& path) { return path.empty() ? "the file's name is empty" : ""; }
 
-// The prompt that the run should have had, as far as the arguments say.
-Result<std::optional<diagnose::Prompt>> prompt_of(const PromptArguments& arguments) {
-  if (!arguments.text.given()) return std::optional<diagnose::Prompt>();
-  PLUMB_TRY(const std::string text, arguments.text.read());
-  return std::optional(
-      diagnose::Prompt{.text = text,
-                       .system = arguments.system,
-                       .form = arguments.raw ? diagnose::Prompt::Form::text : diagnose::Prompt::Form::message});
+// The prompt that the run should have had.
+diagnose::Prompt prompt_of(const PromptArguments& arguments, std::string text) {
+  return {.text = std::move(text),
+          .system = arguments.system,
+          .form = arguments.raw ? diagnose::Prompt::Form::text : diagnose::Prompt::Form::message};
 }
 
 Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Settings settings) {
@@ -47,7 +44,10 @@ Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Sett
   if (!trace.info().model_sha256.empty()) {
     PLUMB_TRY(settings.file_sha256, sha256_of(file));
   }
-  PLUMB_TRY(settings.prompt, prompt_of(options.prompt));
+  if (options.prompt.text.given()) {
+    PLUMB_TRY(std::string text, options.prompt.text.read());
+    settings.prompt = prompt_of(options.prompt, std::move(text));
+  }
   settings.tokens = options.prompt.tokens;
   PLUMB_TRY(const auto model, model::Model::load(std::move(file)));
   auto report = diagnose::diagnose_trace(model, trace, settings);
@@ -55,12 +55,13 @@ Result<diagnose::Report> of_trace(const DiagnoseOptions& options, diagnose::Sett
   return report;
 }
 
-Result<diagnose::Report> of_backend(const DiagnoseOptions& options, const diagnose::Settings& settings) {
+Result<diagnose::Report> of_backend(const DiagnoseOptions& options, diagnose::Settings settings) {
   EngineArguments arguments = options.engine;
   arguments.settings.guard_zones = true;
   PLUMB_TRY(const auto engine, arguments.load());
   std::string asked;
   PLUMB_TRY(const auto prompt, options.prompt.read(*engine, options.engine.model, &asked));
+  if (options.prompt.tokens.empty()) settings.prompt = prompt_of(options.prompt, asked);
   return diagnose::diagnose_engine(*engine, prompt, trace_info(*engine, asked), {.n_steps = options.n_steps}, settings);
 }
 
@@ -86,6 +87,7 @@ Result<void> write_page(const diagnose::Report& report, const std::string& path)
 Result<int> run_diagnose(const DiagnoseOptions& options) {
   if (!options.html.empty()) PLUMB_CHECK(check_page(options));
   diagnose::Settings settings;
+  PLUMB_TRY(settings.chat, options.engine.chat.read());
   settings.allowance = {.factor = options.allow, .strict = options.strict};
   settings.n_threads = options.engine.settings.n_threads;
   std::optional<Progress> bar;  // of the part that is at work
@@ -112,6 +114,7 @@ Action setup_diagnose(CLI::App& app) {
   auto options = std::make_shared<DiagnoseOptions>();
   options->engine.add(app);
   options->prompt.add(app);
+  options->engine.chat.add_template(app);
   app.add_option("--trace", options->trace,
                  "The run of another engine, a .safetensors file (docs/trace.md); without it --backend is run")
       ->check(is_named);

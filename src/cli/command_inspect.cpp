@@ -9,7 +9,6 @@
 #include <map>
 #include <optional>
 
-#include "base/machine.h"
 #include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
@@ -235,6 +234,7 @@ Findings check(const gguf::File& file) {
     if (!file.tensors().empty()) std::ranges::move(model::problems(file), std::back_inserter(found.problems));
   }
   if (auto contradiction = model::file_type_contradiction(file)) found.warnings.push_back(std::move(*contradiction));
+  if (auto unknown = engine::unknown_sampling(file)) found.warnings.push_back(std::move(*unknown));
   check_values(file, found);
   return found;
 }
@@ -278,8 +278,8 @@ struct Card {
   std::string quantization;
   // Of a file that is a model which Plumb runs; else 0.
   std::uint32_t context = 0;
-  std::uint64_t cache_bytes_per_token = 0;  // in f16
-  std::uint64_t positions_that_fit = 0;     // beside the weights, in the memory that is free now
+  std::uint64_t cache_bytes_per_token = 0;          // in f16
+  std::optional<std::uint64_t> positions_that_fit;  // engine::positions_that_fit()
 };
 
 // Weights by format, in the blocks' matrices if there are any.
@@ -308,8 +308,7 @@ Card card_of(const gguf::File& file, const Result<model::Model>& model) {
   if (!model) return card;
   card.context = model->parameters().context;
   card.cache_bytes_per_token = backends::position_bytes(model->plan()->cache, backends::KvType::f16);
-  const std::uint64_t available = this_machine().available_bytes;
-  if (available > bytes) card.positions_that_fit = (available - bytes) / card.cache_bytes_per_token;
+  card.positions_that_fit = engine::positions_that_fit(*model, backends::KvType::f16);
   return card;
 }
 
@@ -335,10 +334,11 @@ std::string card_text(const Card& card) {
   line("context", fmt::format("{} positions", card.context));
   line("cache", fmt::format("{} a token in f16, {} for the whole context", format_bytes(card.cache_bytes_per_token),
                             format_bytes(card.cache_bytes_per_token * card.context)));
-  line("this machine", card.positions_that_fit == 0 ? "has too little free memory for the weights"
-                       : card.positions_that_fit < card.context
-                           ? fmt::format("has room for the weights and {} positions", card.positions_that_fit)
-                           : "has room for the weights and the whole context");
+  if (const auto fit = card.positions_that_fit) {
+    line("this machine", *fit == 0             ? "has too little free memory for the weights"
+                         : *fit < card.context ? fmt::format("has room for the weights and {} positions", *fit)
+                                               : "has room for the weights and the whole context");
+  }
   return text;
 }
 
@@ -349,7 +349,7 @@ Json card_json(const Card& card) {
           {"quantization", card.quantization},
           {"context", card.context},
           {"cache_bytes_per_token", card.cache_bytes_per_token},
-          {"positions_that_fit", card.positions_that_fit}};
+          {"positions_that_fit", card.positions_that_fit ? Json(*card.positions_that_fit) : Json()}};
 }
 
 // The number of a tensor's block, and the name without it: "blk.3.attn_q.weight" is 3 and "attn_q.weight".

@@ -3,8 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
 
+#include "base/letter_case.h"
 #include "cli/command.h"
 #include "cli/described.h"
 
@@ -27,12 +27,6 @@ std::string roff(std::string_view text) {
     }
   }
   return escaped;
-}
-
-std::string upper(std::string_view text) {
-  std::string result(text);
-  std::ranges::transform(result, result.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
-  return result;
 }
 
 std::string page_name(const DescribedCommand& command) { return command.name.empty() ? "plumb" : "plumb-" + command.name; }
@@ -71,7 +65,7 @@ std::string options_of(const DescribedCommand& command) {
   std::string group;
   for (const DescribedOption& option : command.options) {
     const std::string title = option.positional ? "arguments" : option.group;
-    if (title != group) page += fmt::format(".SH {}\n", upper(title));
+    if (title != group) page += fmt::format(".SH {}\n", in_capital_letters(title));
     group = title;
     page += entry(option);
   }
@@ -80,7 +74,8 @@ std::string options_of(const DescribedCommand& command) {
 
 std::string page(const DescribedCommand& command, std::span<const DescribedCommand> commands) {
   const bool whole = command.name.empty();
-  std::string page = fmt::format(".TH \"{}\" 1 \"\" \"plumb {}\" \"Plumb\"\n", upper(page_name(command)), PLUMB_VERSION);
+  std::string page =
+      fmt::format(".TH \"{}\" 1 \"\" \"plumb {}\" \"Plumb\"\n", in_capital_letters(page_name(command)), PLUMB_VERSION);
   page += fmt::format(".SH NAME\n{} \\- {}\n.SH SYNOPSIS\n", roff(page_name(command)), roff(command.summary));
   if (!whole) {
     page += synopsis(command);

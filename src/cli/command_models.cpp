@@ -8,17 +8,17 @@
 
 #include "base/printable.h"
 #include "cli/command.h"
-#include "cli/model_store.h"
+#include "cli/reference.h"
 
 namespace plumb::cli {
 
 namespace {
 
 Result<int> print_kept(bool json) {
-  PLUMB_TRY(const auto kept, kept_models());
+  PLUMB_TRY(const auto kept, store::kept_models());
   if (json) {
     Json models = Json::array();
-    for (const KeptModel& model : kept) {
+    for (const store::KeptModel& model : kept) {
       models.push_back({{"name", model.name}, {"path", model.files.front().string()}, {"bytes", model.bytes}});
     }
     return print_json({{"models", std::move(models)}});
@@ -28,9 +28,9 @@ Result<int> print_kept(bool json) {
     return 0;
   }
   std::size_t width = 4;
-  for (const KeptModel& model : kept) width = std::max(width, printable(model.name).size());
+  for (const store::KeptModel& model : kept) width = std::max(width, printable(model.name).size());
   std::string lines = fmt::format("{:<{}}  {:>9}  {}\n", "name", width, "size", "changed");
-  for (const KeptModel& model : kept) {
+  for (const store::KeptModel& model : kept) {
     lines += fmt::format("{:<{}}  {:>9}  {:%Y-%m-%d}\n", printable(model.name), width, format_bytes(model.bytes),
                          fmt::localtime(model.changed));
   }
@@ -39,13 +39,13 @@ Result<int> print_kept(bool json) {
 
 Result<int> remove_kept(const std::vector<std::string>& names) {
   // All names are looked up first: a misspelt one removes nothing.
-  std::vector<KeptModel> models;
+  std::vector<store::KeptModel> models;
   for (const std::string& name : names) {
     PLUMB_TRY(models.emplace_back(), find_kept(name));
   }
-  PLUMB_TRY(const ModelsLock lock, ModelsLock::take());
-  auto references = kept_references();
-  for (const KeptModel& model : models) {
+  PLUMB_TRY(const store::ModelsLock lock, store::ModelsLock::take());
+  auto references = store::kept_references();
+  for (const store::KeptModel& model : models) {
     for (const std::filesystem::path& path : model.files) {
       std::error_code error;
       if (!std::filesystem::remove(path, error)) return fail("{}: cannot be removed: {}", path.string(), error.message());
@@ -53,7 +53,7 @@ Result<int> remove_kept(const std::vector<std::string>& names) {
     }
     std::erase_if(references, [&](const auto& entry) { return entry.second == model.name; });
   }
-  if (references != kept_references()) PLUMB_CHECK(keep_references(references));
+  if (references != store::kept_references()) PLUMB_CHECK(store::keep_references(references));
   return 0;
 }
 

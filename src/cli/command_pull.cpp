@@ -12,7 +12,6 @@
 #include "base/printable.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "cli/model_store.h"
 #include "cli/pull.h"
 #include "cli/reference.h"
 #include "engine/canary.h"
@@ -75,11 +74,11 @@ bool agreed(const std::string& question) {
 std::string size_text(const Wanted& wanted) { return wanted.bytes() > 0 ? format_bytes(wanted.bytes()) : "size unknown"; }
 
 Result<gguf::File> offer(const std::string& model, bool yes) {
-  if (find_known(model) != nullptr) {
-    if (const auto able = check_pip(); !able) return fail("{} is not here; to fetch it, {}", model, able.error().message);
-  }
   const PullOptions options;
   PLUMB_TRY(const Wanted wanted, find_wanted(model, options, [](auto...) { return true; }));
+  if (const auto able = yes ? Result<void>() : can_be_pulled(wanted, options); !able) {
+    return fail("{} is not here; {}", model, able.error().message);
+  }
   if (!yes) {
     const std::string what = fmt::format("{} ({})", wanted.source, size_text(wanted));
     if (isatty(STDIN_FILENO) != 1 || isatty(STDERR_FILENO) != 1) {
@@ -101,19 +100,20 @@ Result<int> run_pull(const PullArguments& options) {
   PLUMB_TRY(const Wanted wanted, find_wanted(options.model, pull, [](auto...) { return true; }));
   PLUMB_TRY(const fs::path path, fetch_model(wanted, pull));
   if (options.json) return print_json({{"name", wanted.name}, {"path", path.string()}});
-  PLUMB_CHECK(print(path.string() + "\n"));
+  PLUMB_CHECK(print_foreign(path.string() + "\n"));
   if (const auto runs = check_runs(path); !runs) {
-    fmt::print(stderr, "plumb: {} is fetched, and cannot be run: {}\n", wanted.name, printable(runs.error().message));
+    fmt::print(stderr, "plumb: {} is fetched, and cannot be run: {}\n", printable(wanted.name),
+               printable(runs.error().message));
     return 0;
   }
-  fmt::print(stderr, "ask it something: plumb run {} -p \"What is the capital of France?\"\n", wanted.name);
+  fmt::print(stderr, "ask it something: plumb run {} -p \"What is the capital of France?\"\n", printable(wanted.name));
   return 0;
 }
 
 }  // namespace
 
 Result<fs::path> fetch_model(const Wanted& wanted, const PullOptions& options) {
-  fmt::print(stderr, "{} ({}), kept as {}\n", printable(wanted.source), size_text(wanted), wanted.name);
+  fmt::print(stderr, "{} ({}), kept as {}\n", printable(wanted.source), size_text(wanted), printable(wanted.name));
   const InterruptStops interrupts;
   std::optional<Progress> bar;
   std::string shown;

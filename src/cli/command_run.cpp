@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "base/printable.h"
 #include "cli/command.h"
 #include "cli/spelling.h"
 #include "cli/thinking.h"
@@ -106,7 +107,7 @@ Json settings_json(const engine::Engine& engine, const engine::GenerateOptions& 
             {"stop", generate.stop},
             {"ctx", engine.context()},
             {"threads", settings.n_threads},
-            {"kv_type", options.engine.kv_type},
+            {"kv_type", backends::name(settings.kv_type)},
             {"activations", options.engine.activations},
             {"raw", options.prompt.raw || !engine.has_chat_template()},
             {"no_special", settings.chat.plain_text},
@@ -141,7 +142,7 @@ Result<int> run_model(const RunOptions& options) {
   if (options.verbose) {
     PLUMB_TRY(const std::string recommended, recommended_text(engine->model().file()));
     fmt::print(stderr, "the file recommends {}\nsettings {}\n", recommended.empty() ? "no sampling" : recommended,
-               settings_json(*engine, generate, options).dump());
+               printable(settings_json(*engine, generate, options).dump()));
   }
   PLUMB_TRY(const auto prompt, options.prompt.encode(*engine, options.engine.model, asked));
   PLUMB_TRY(const auto cache, engine->new_cache());

@@ -69,7 +69,7 @@ Result<int> run_template(const TemplateOptions& options) {
   if (!chat_template) return fail("{}: {}", label, chat_template.error().message);
   const auto prompt = text::render_chat(*chat_template, input);
   if (!prompt) return fail("{}: {}", label, prompt.error().message);
-  return print(*prompt);
+  return print_foreign(*prompt);
 }
 
 }  // namespace

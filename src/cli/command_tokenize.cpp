@@ -37,7 +37,7 @@ Result<int> run_tokenize(const TokenizeOptions& options) {
   if (options.decode_option->count() > 0) {
     PLUMB_CHECK(tokenizer.check(options.decode));
     const std::string text = tokenizer.decode(options.decode, true);
-    return options.json ? print_json({{"text", text}}) : print(text + "\n");
+    return options.json ? print_json({{"text", text}}) : print_foreign(text + "\n");
   }
   PLUMB_TRY(const std::string text, options.text.read());
   std::vector<text::TokenId> tokens;

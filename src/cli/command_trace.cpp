@@ -50,6 +50,7 @@ Action setup_trace(CLI::App& app) {
   auto options = std::make_shared<TraceOptions>();
   options->engine.add(app);
   options->prompt.add(app);
+  options->engine.chat.add_template(app);
   app.add_option("-o,--output", options->output, "The trace, a .safetensors file")->required();
   app.add_option("--values", options->values,
                  "Only values that match this pattern, such as 'blk.0.*'; may be repeated (default: all but *.attn_probs)");

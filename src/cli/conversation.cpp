@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/machine.h"
 #include "cli/thinking.h"
 
 namespace plumb::cli {
@@ -16,15 +15,6 @@ constexpr std::uint32_t least_context = 4096;
 
 std::string role_of(const Json& message) { return message.value("role", ""); }
 
-// Positions whose keys and values fit into three quarters of the memory that is free beside the weights.
-std::uint64_t positions_that_fit(const engine::Engine& engine) {
-  const std::uint64_t bytes = backends::position_bytes(engine.model().plan()->cache, engine.settings().kv_type);
-  const std::uint64_t available = this_machine().available_bytes;
-  const std::uint64_t weights = engine.model().file().size_bytes();
-  if (available == 0 || bytes == 0) return least_context;
-  return available > weights ? (available - weights) / 4 * 3 / bytes : 0;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Conversation>> Conversation::begin(engine::Engine& engine, std::uint32_t context) {
@@ -35,7 +25,8 @@ Result<std::unique_ptr<Conversation>> Conversation::begin(engine::Engine& engine
   }
   const std::uint32_t trained = engine.model().plan()->context;
   const std::uint32_t least = std::min(trained, least_context);
-  auto positions = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(positions_that_fit(engine), least, trained));
+  const auto fit = engine::positions_that_fit(engine.model(), engine.settings().kv_type);
+  auto positions = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(fit.value_or(least), least, trained));
   // A GPU's memory is known to be short only when it is asked for.
   for (;;) {
     const auto made = conversation->set_context(positions);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/letter_case.h"
 #include "base/white_space.h"
 #include "cli/sha256.h"
 
@@ -22,6 +23,9 @@ namespace plumb::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::string_view magic = "GGUF";
+constexpr std::string_view not_gguf = "what it gives is no GGUF file: it does not begin with the letters GGUF";
 
 // The disk space that a download must leave free.
 constexpr std::uint64_t spare_bytes = std::uint64_t{64} << 20;
@@ -40,6 +44,33 @@ std::optional<std::uint64_t> number(std::string_view text) {
 std::string hash_of(std::string_view etag) {
   if (etag.size() >= 2 && etag.front() == '"' && etag.back() == '"') etag = etag.substr(1, etag.size() - 2);
   return is_sha256(etag) ? std::string(etag) : std::string();
+}
+
+// The address that a Link header has for rel="next", resolved by that of the page; empty: it has none.
+std::string next_page(std::string_view links, const std::string& page) {
+  while (!links.empty()) {
+    const std::size_t open = links.find('<');
+    if (open == std::string_view::npos) return {};
+    const std::size_t close = links.find('>', open);
+    if (close == std::string_view::npos) return {};
+    const std::string target(links.substr(open + 1, close - open - 1));
+    links.remove_prefix(close + 1);
+    const std::string_view parameters = links.substr(0, links.find('<'));
+    const bool is_next =
+        parameters.find("rel=\"next\"") != std::string_view::npos || parameters.find("rel=next") != std::string_view::npos;
+    if (!is_next) continue;
+    const std::unique_ptr<CURLU, void (*)(CURLU*)> address(curl_url(), curl_url_cleanup);
+    char* resolved = nullptr;
+    if (!address || curl_url_set(address.get(), CURLUPART_URL, page.c_str(), 0) != CURLUE_OK ||
+        curl_url_set(address.get(), CURLUPART_URL, target.c_str(), 0) != CURLUE_OK ||
+        curl_url_get(address.get(), CURLUPART_URL, &resolved, 0) != CURLUE_OK) {
+      return {};
+    }
+    std::string text(resolved);
+    curl_free(resolved);
+    return text;
+  }
+  return {};
 }
 
 // One request: libcurl's handle, what the server's headers say, and where the bytes go.
@@ -98,6 +129,8 @@ class Transfer {
 
   [[nodiscard]] long status() const { return status_; }
   [[nodiscard]] const std::string& etag() const { return etag_; }
+  // The address of the next page, which the Link headers name.
+  [[nodiscard]] std::string next() const { return next_page(links_, request_.url); }
   [[nodiscard]] const std::string& linked_etag() const { return linked_etag_; }
   [[nodiscard]] std::optional<std::uint64_t> linked_size() const { return linked_size_; }
   // Where the answer's bytes begin in the file, and how long the whole is, by Content-Range.
@@ -144,16 +177,17 @@ class Transfer {
     if (line.starts_with("HTTP/")) {
       // An answer begins: what an earlier one, a redirect, said of itself does not hold for it.
       etag_.clear();
+      links_.clear();
       range_start_.reset();
       range_total_.reset();
       return;
     }
     const std::size_t colon = line.find(':');
     if (colon == std::string_view::npos) return;
-    std::string name(line.substr(0, colon));
-    std::ranges::transform(name, name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+    const std::string name = in_small_letters(std::string(line.substr(0, colon)));
     const std::string_view value = trimmed(line.substr(colon + 1));
     if (name == "etag") etag_ = value;
+    if (name == "link") links_ += fmt::format("{}{}", links_.empty() ? "" : ", ", value);
     // Only the first: the host that it comes from is the one that was asked, or one that this host named before any other.
     if (name == "x-linked-etag" && linked_etag_.empty()) linked_etag_ = value;
     if (name == "x-linked-size" && !linked_size_) linked_size_ = number(value);
@@ -197,7 +231,7 @@ class Transfer {
   curl_off_t last_done_ = 0;
   std::chrono::steady_clock::time_point last_change_ = std::chrono::steady_clock::now();
   bool stalled_ = false;
-  std::string etag_, linked_etag_;
+  std::string etag_, linked_etag_, links_;
   std::optional<std::uint64_t> linked_size_, range_start_, range_total_;
 };
 
@@ -241,10 +275,10 @@ class FileSink {
 
   std::string operator()(std::string_view bytes) {
     if (std::string refusal = begun_ ? "" : begin(); !refusal.empty()) return refusal;
-    for (const char letter : bytes.substr(0, magic_.size() - letters_)) {
-      if (letter != magic_[letters_++]) {
+    for (const char letter : bytes.substr(0, magic.size() - letters_)) {
+      if (letter != magic[letters_++]) {
         spoiled_ = true;
-        return "what it gives is no GGUF file: it does not begin with the letters GGUF";
+        return std::string(not_gguf);
       }
     }
     at_ += bytes.size();
@@ -273,7 +307,7 @@ class FileSink {
       return "the server answers with another part of the file than was asked for";
     }
     at_ = goes_on ? transfer_.offset : 0;
-    letters_ = std::min<std::uint64_t>(at_, magic_.size());
+    letters_ = std::min<std::uint64_t>(at_, magic.size());
     if (transfer_.linked_size() && expected_.linked) expected_.bytes = *transfer_.linked_size();
     if (std::string hash = hash_of(transfer_.linked_etag()); expected_.linked && expected_.sha256.empty()) {
       expected_.sha256 = std::move(hash);
@@ -306,7 +340,6 @@ class FileSink {
   [[nodiscard]] bool spoiled() const { return spoiled_; }
 
  private:
-  static constexpr std::string_view magic_ = "GGUF";
   const fs::path& path_;
   Transfer& transfer_;
   ExpectedFile& expected_;
@@ -322,7 +355,7 @@ class FileSink {
 }  // namespace
 
 Result<std::string> get_document(const HttpRequest& request, std::uint64_t max_bytes, const HttpProgress& progress,
-                                 long* status) {
+                                 Answered* answered) {
   std::string document;
   for (std::size_t attempt = 0;; ++attempt) {
     document.clear();
@@ -333,13 +366,25 @@ Result<std::string> get_document(const HttpRequest& request, std::uint64_t max_b
       return {};
     };
     const auto done = transfer.perform();
-    if (status != nullptr) *status = transfer.status();
+    if (answered != nullptr) *answered = {transfer.status(), transfer.next()};
     if (done) return document;
     if (done.error().message == interrupted_message) return fail(done.error());
     const bool again = transfer.may_pass() && transfer.reached_server() && attempt < pauses.size();
     if (!again) return fail("{}: {}", request.url, done.error().message);
     if (!wait(pauses[attempt], progress, 0)) return fail("{}", interrupted_message);
   }
+}
+
+Result<void> check_file(const HttpRequest& request, const HttpProgress& progress) {
+  Transfer transfer(request, progress);
+  std::string begin;
+  transfer.sink = [&](std::string_view bytes) -> std::string {
+    begin += bytes.substr(0, magic.size() - std::min(begin.size(), magic.size()));
+    return magic.starts_with(begin) && begin.size() < magic.size() ? "" : std::string(not_gguf);
+  };
+  const auto done = transfer.perform();
+  if (begin == magic) return {};
+  return fail("{}: {}", request.url, done ? std::string(not_gguf) : done.error().message);
 }
 
 Result<ExpectedFile> get_file(const HttpRequest& request, const fs::path& path, const ExpectedFile& expected,

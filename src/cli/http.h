@@ -26,10 +26,18 @@ struct HttpRequest {
 // The error of a download that its progress stopped.
 inline constexpr std::string_view interrupted_message = "interrupted";
 
-// A server's answer of at most `max_bytes`. Errors name the address and what happened. status: receives the code of the
-// answer, 0 where there was none.
+// What a server's answer says beside the document.
+struct Answered {
+  long status = 0;   // 0: there was no answer
+  std::string next;  // the address of the listing's next page (RFC 8288, rel="next"); empty: there is none
+};
+
+// A server's answer of at most `max_bytes`. Errors name the address and what happened.
 Result<std::string> get_document(const HttpRequest& request, std::uint64_t max_bytes, const HttpProgress& progress,
-                                 long* status = nullptr);
+                                 Answered* answered = nullptr);
+
+// Whether the server has a file that begins as a GGUF does. Fetches its first bytes.
+Result<void> check_file(const HttpRequest& request, const HttpProgress& progress);
 
 // What is known of a file before it is fetched.
 struct ExpectedFile {

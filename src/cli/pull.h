@@ -1,4 +1,4 @@
-// Models fetched from Hugging Face, an Ollama registry, a URL or a package, and kept under a name (model_store.h).
+// Models fetched from Hugging Face, an Ollama registry, a URL or a package, and kept under a name (store/model_store.h).
 //
 // A model gets its name only when all its files are complete, have the expected SHA-256 (as the source or the user states
 // it), and open as a valid GGUF. Until then they lie in a folder of their own, .partial, where the next pull of the same
@@ -50,6 +50,9 @@ struct Wanted {
 // registry where the name is one of theirs. Errors: there is no such model, the server cannot be asked, the options do not
 // fit.
 Result<Wanted> find_wanted(const std::string& asked, const PullOptions& options, const PullProgress& progress);
+
+// Whether it could be fetched now: its server has the first file, or an index has its package.
+Result<void> can_be_pulled(const Wanted& wanted, const PullOptions& options);
 
 // Fetches it. Returns the path to open. What is already there with the right hash is not fetched again.
 Result<std::filesystem::path> pull(const Wanted& wanted, const PullOptions& options, const PullProgress& progress);

@@ -27,13 +27,13 @@ std::string_view without_space_before(std::string_view text) {
 
 std::string_view without_space_behind(std::string_view text) { return text.substr(0, text.find_last_not_of(blanks) + 1); }
 
-// Whether the bytes of the last character are not all there yet.
-bool ends_inside_character(std::string_view text) {
+// The bytes at the end that begin a character and are not all of it.
+std::size_t unfinished(std::string_view text) {
   for (std::size_t n = 1; n <= std::min<std::size_t>(3, text.size()); ++n) {
     const auto byte = static_cast<unsigned char>(text[text.size() - n]);
-    if ((byte & 0xc0u) != 0x80u) return byte >= 0xc0 && text::unicode::width(static_cast<char>(byte)) > n;
+    if ((byte & 0xc0u) != 0x80u) return byte >= 0xc0 && text::unicode::width(static_cast<char>(byte)) > n ? n : 0;
   }
-  return false;
+  return 0;
 }
 
 }  // namespace
@@ -91,9 +91,20 @@ SplitAnswer split_thinking(std::string_view answer, bool opened) {
 }
 
 AnswerPrinter::AnswerPrinter(bool opened, bool hide)
-    : splitter_(opened), splits_(hide || can_redraw(STDOUT_FILENO)), folds_(!hide && can_redraw(STDOUT_FILENO)) {}
+    : splitter_(opened),
+      splits_(hide || can_redraw(STDOUT_FILENO)),
+      folds_(!hide && can_redraw(STDOUT_FILENO)),
+      escapes_(::isatty(STDOUT_FILENO) == 1) {}
 
 void AnswerPrinter::put(std::string_view text) {
+  if (!escapes_) return write(text);
+  held_ += text;
+  const std::size_t n = held_.size() - unfinished(held_);
+  write(printable(std::string_view(held_).substr(0, n)));
+  held_.erase(0, n);
+}
+
+void AnswerPrinter::write(std::string_view text) {
   if (text.empty() || !printed_) return;
   last_ = text.back();
   printed_ = print(text);
@@ -106,7 +117,7 @@ void AnswerPrinter::take(std::string_view text, bool is_thinking) {
   } else if (folds_) {
     has_thought_ = true;
     thought_ += text;
-    if (thought_.find_first_not_of(blanks) != std::string::npos && !ends_inside_character(thought_)) draw();
+    if (thought_.find_first_not_of(blanks) != std::string::npos && unfinished(thought_) == 0) draw();
   }
 }
 
@@ -158,7 +169,8 @@ Result<int> AnswerPrinter::add(std::string_view text) {
 Result<int> AnswerPrinter::end() {
   splitter_.end([&](std::string_view piece, bool is_thinking) { take(piece, is_thinking); });
   fold();
-  if (last_ != '\n') put("\n");
+  write(printable(std::exchange(held_, {})));
+  if (last_ != '\n') write("\n");
   return printed_;
 }
 

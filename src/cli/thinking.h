@@ -41,8 +41,8 @@ struct SplitAnswer {
 };
 SplitAnswer split_thinking(std::string_view answer, bool opened);
 
-// Prints an answer to stdout as it comes. On a terminal the thinking is dim and folded: its last rows are shown while it
-// lasts, and then how long it took. Elsewhere it stays as the model wrote it.
+// Prints an answer to stdout as it comes. A terminal gets it printable. Where it can be redrawn, the thinking is dim and
+// folded: its last rows are shown while it lasts, and then how long it took. Elsewhere it stays as the model wrote it.
 class AnswerPrinter {
  public:
   // hide: the thinking is not printed anywhere.
@@ -58,12 +58,15 @@ class AnswerPrinter {
   void draw();
   void fold();
   void put(std::string_view text);
+  void write(std::string_view text);
 
   ThinkingSplitter splitter_;
   bool splits_;            // the thinking is folded or hidden
   bool folds_;             // it is folded
   std::string thought_;    // from the first row that is shown
   std::size_t drawn_ = 0;  // rows
+  bool escapes_;           // stdout is a terminal
+  std::string held_;       // the begin of a character that is not all there yet
   bool has_thought_ = false;
   Clock::time_point start_ = Clock::now();
   Result<int> printed_ = 0;

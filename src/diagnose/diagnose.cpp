@@ -138,8 +138,13 @@ class Diagnosis {
       unknown(tokenizer.error().message);
       return {};
     }
+    prompt->variables = settings_.chat.variables;
+    const auto of_file = model_.file().get_string("tokenizer.chat_template");
+    const std::optional<std::string> source = settings_.chat.chat_template ? settings_.chat.chat_template
+                                              : of_file                    ? std::optional<std::string>(*of_file)
+                                                                           : std::nullopt;
     std::optional<text::ChatTemplate> chat_template;
-    if (const auto source = model_.file().get_string("tokenizer.chat_template")) {
+    if (source) {
       if (auto parsed = text::ChatTemplate::parse(*source)) chat_template = std::move(*parsed);
     }
     PLUMB_TRY(const TokenCheck check, check_tokens(*tokenizer, chat_template, tokens, *prompt));
@@ -153,7 +158,7 @@ class Diagnosis {
               : "the tokens are those of the text that the engine's template made");
     stage(Stage::chat_template, outcome_of(template_broken, check.follows),
           template_broken       ? check.evidence
-          : check.used_template ? "the prompt is what the file's chat template makes"
+          : check.used_template ? "the prompt is what the chat template makes"
           : check.follows       ? "the prompt went to the model as it is written"
           : check.spells        ? check.evidence
                                 : "the tokens differ before it can be told");

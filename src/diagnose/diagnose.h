@@ -10,6 +10,7 @@
 #include "diagnose/isolation.h"
 #include "diagnose/prompt.h"
 #include "diagnose/report.h"
+#include "engine/engine.h"
 #include "model/model.h"
 #include "trace/trace.h"
 
@@ -20,6 +21,7 @@ struct Settings {
   SearchLimits limits;
   std::uint32_t n_threads = 0;        // 0: the cores this process may use
   std::optional<Prompt> prompt;       // the prompt that the run should have had; none: the trace's
+  engine::ChatSettings chat;          // how it should have become text: a template in place of the file's, variables
   std::vector<text::TokenId> tokens;  // in place of a prompt, the ids that the run should have had; empty: not known
   std::string file_sha256;            // of the model's file; empty: not compared
   OnProgress progress;                // may be empty

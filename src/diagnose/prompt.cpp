@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/letter_case.h"
 #include "base/white_space.h"
 
 namespace plumb::diagnose {
@@ -118,11 +119,6 @@ constexpr Family families_of_templates[] = {
 std::string replaced(std::string text, std::string_view from, std::string_view to) {
   for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
     text.replace(at, from.size(), to);
-  return text;
-}
-
-std::string lower(std::string text) {
-  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   return text;
 }
 
@@ -240,6 +236,7 @@ class Checker {
     if (!system.empty()) input.messages.push_back({{"role", "system"}, {"content", system}});
     input.messages.push_back({{"role", "user"}, {"content", user}});
     input.add_generation_prompt = generation_prompt;
+    input.variables = prompt_.variables;
     input.bos_token = special_text(tokenizer_.special().bos);
     input.eos_token = special_text(tokenizer_.special().eos);
     const auto text = text::render_chat(*template_, input);
@@ -335,7 +332,7 @@ class Checker {
         {rule("tokens-white-space"), "runs of spaces became one", as(collapsed(text))},
         {rule("tokens-white-space"), "tabs became spaces", as(replaced(text, "\t", " "))},
         {rule("tokens-white-space"), "newlines became CR LF", as(replaced(text, "\n", "\r\n"))},
-        {rule("tokens-case"), "in small letters", as(lower(text))},
+        {rule("tokens-case"), "in small letters", as(in_small_letters(text))},
         {rule("tokens-white-space"), "a newline was put at the end", as(text + "\n")},
         {rule("tokens-white-space"), "the newline at the end is missing",
          text.ends_with('\n') ? as(text.substr(0, text.size() - 1)) : Tokens()},
@@ -405,7 +402,7 @@ class Checker {
     check.follows = check.broken.empty();
     check.used_template = base.of_template && base.broken.empty();
     check.evidence = check.follows ? fmt::format("the {} tokens are those of the prompt's text, {}", tokens_.size(),
-                                                 base.of_template ? "through the file's chat template" : "as it is written")
+                                                 base.of_template ? "through the chat template" : "as it is written")
                                    : difference();
     return check;
   }

@@ -17,12 +17,13 @@ namespace plumb::diagnose {
 struct Prompt {
   enum class Form : std::uint8_t {
     text,     // goes to the model as it is
-    message,  // a user's message, through the file's chat template
+    message,  // a user's message, through the chat template
     either,   // not known
   };
   std::string text;
   std::string system;  // system message, for Form::message
   Form form = Form::either;
+  nlohmann::ordered_json variables = {};  // of the chat template, besides those that text::render_chat() sets
 };
 
 // A rule that was broken on the way from the prompt to the tokens.
@@ -36,7 +37,7 @@ struct TokenCheck {
   std::string evidence;            // a sentence
   std::vector<BrokenRule> broken;  // together they give the run's tokens; empty: the tokens are right, or not explained
   bool spells = false;             // not explained, but the tokens' text is the prompt's
-  bool used_template = false;      // the tokens are those of the file's chat template
+  bool used_template = false;      // the tokens are those of the chat template
 };
 
 // tokens: the prompt's. Error: the text cannot be encoded.

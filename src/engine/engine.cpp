@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
+#include "base/machine.h"
 #include "model/file_type.h"
 
 namespace plumb::engine {
@@ -57,6 +59,29 @@ std::optional<double> number_of(const gguf::Value& value) {
 int to_int(double value) {
   if (std::isnan(value)) return std::numeric_limits<int>::min();
   return static_cast<int>(std::clamp<double>(value, std::numeric_limits<int>::min(), std::numeric_limits<int>::max()));
+}
+
+constexpr std::string_view sampling_prefix = "general.sampling.";
+constexpr RecommendedSetting known_sampling[] = {
+    {"temp", "general.sampling.temp", 0, [](SamplerSettings& s, double value) { s.temperature = value; }},
+    {"top-k", "general.sampling.top_k", 0, [](SamplerSettings& s, double value) { s.top_k = to_int(value); }},
+    {"top-p", "general.sampling.top_p", 0, [](SamplerSettings& s, double value) { s.top_p = value; }},
+    {"min-p", "general.sampling.min_p", 0, [](SamplerSettings& s, double value) { s.min_p = value; }},
+    {"repeat-penalty", "general.sampling.penalty_repeat", 0,
+     [](SamplerSettings& s, double value) { s.repeat_penalty = value; }},
+    {"repeat-last-n", "general.sampling.penalty_last_n", 0,
+     [](SamplerSettings& s, double value) { s.repeat_last_n = to_int(value); }},
+};
+// Samplers that Plumb does not have: where this key of theirs is 0, the file does not ask for them.
+constexpr std::string_view switches[] = {"general.sampling.xtc_probability", "general.sampling.mirostat"};
+
+// Whether a key belongs to a sampler that the file turns off.
+bool is_turned_off(const gguf::File& file, std::string_view key) {
+  return std::ranges::any_of(switches, [&](std::string_view on) {
+    const gguf::Value* const value = file.find(on);
+    return key.starts_with(on.substr(0, on.find('_', sampling_prefix.size()))) && value != nullptr &&
+           number_of(*value) == 0.0;
+  });
 }
 
 // A character that the messages do not have: one of Unicode's noncharacters, as UTF-8.
@@ -118,6 +143,12 @@ nlohmann::ordered_json conversation(std::string_view system, std::string_view pr
   return messages;
 }
 
+Result<nlohmann::ordered_json> parse_template_variables(std::string_view text) {
+  auto given = nlohmann::ordered_json::parse(text, nullptr, false);
+  if (given.is_object() && !given.contains("messages")) return given;
+  return fail("'{}': expected a JSON object without messages, such as {{\"enable_thinking\":false}}", text);
+}
+
 Result<std::unique_ptr<Engine>> Engine::load(gguf::File file, const EngineSettings& settings) {
   PLUMB_TRY(text::Tokenizer tokenizer, text::Tokenizer::load(file));
   PLUMB_TRY(model::Model model, model::Model::load(std::move(file)));
@@ -174,18 +205,8 @@ Result<std::vector<TokenId>> chat_tokens(const text::Tokenizer& tokenizer, const
 }
 
 Result<std::vector<RecommendedSetting>> recommended_sampling(const gguf::File& file) {
-  static constexpr RecommendedSetting known[] = {
-      {"temp", "general.sampling.temp", 0, [](SamplerSettings& s, double value) { s.temperature = value; }},
-      {"top-k", "general.sampling.top_k", 0, [](SamplerSettings& s, double value) { s.top_k = to_int(value); }},
-      {"top-p", "general.sampling.top_p", 0, [](SamplerSettings& s, double value) { s.top_p = value; }},
-      {"min-p", "general.sampling.min_p", 0, [](SamplerSettings& s, double value) { s.min_p = value; }},
-      {"repeat-penalty", "general.sampling.penalty_repeat", 0,
-       [](SamplerSettings& s, double value) { s.repeat_penalty = value; }},
-      {"repeat-last-n", "general.sampling.penalty_last_n", 0,
-       [](SamplerSettings& s, double value) { s.repeat_last_n = to_int(value); }},
-  };
   std::vector<RecommendedSetting> found;
-  for (const RecommendedSetting& setting : known) {
+  for (const RecommendedSetting& setting : known_sampling) {
     const gguf::Value* value = file.find(setting.key);
     if (value == nullptr) continue;
     const auto number = number_of(*value);
@@ -196,6 +217,25 @@ Result<std::vector<RecommendedSetting>> recommended_sampling(const gguf::File& f
   return found;
 }
 
+std::optional<std::string> unknown_sampling(const gguf::File& file) {
+  std::string names;
+  for (const auto& [key, value] : file.metadata()) {
+    const bool known = std::ranges::find(known_sampling, key, &RecommendedSetting::key) != std::end(known_sampling);
+    if (!key.starts_with(sampling_prefix) || known || is_turned_off(file, key)) continue;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", key);
+  }
+  if (names.empty()) return std::nullopt;
+  return fmt::format("the file recommends sampling that Plumb does not have, and answers are drawn without it: {}", names);
+}
+
+std::optional<std::uint64_t> positions_that_fit(const model::Model& model, backends::KvType type) {
+  const std::uint64_t bytes = backends::position_bytes(model.plan()->cache, type);
+  const std::uint64_t available = this_machine().available_bytes;
+  const std::uint64_t weights = model.file().size_bytes();
+  if (available == 0 || bytes == 0) return std::nullopt;
+  return available > weights ? (available - weights) / 4 * 3 / bytes : 0;
+}
+
 Result<const text::ChatTemplate*> Engine::chat_template() const {
   if (!chat_template_) {
     return fail(
@@ -204,6 +244,11 @@ Result<const text::ChatTemplate*> Engine::chat_template() const {
   }
   if (!*chat_template_) return fail("{}; use --raw to give the model the text as it is", chat_template_->error().message);
   return &**chat_template_;
+}
+
+std::string_view Engine::chat_template_text() const {
+  if (settings_.chat.chat_template) return *settings_.chat.chat_template;
+  return model_.file().get_string("tokenizer.chat_template").value_or(std::string_view());
 }
 
 Result<std::string> Engine::chat_text(const nlohmann::ordered_json& messages) const {

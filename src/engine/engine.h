@@ -75,6 +75,9 @@ struct Completion {
   double decode_seconds = 0;   // all steps after the prompt
 };
 
+// Variables of a chat template from a JSON object. Error: a text that is none, or one with messages.
+Result<nlohmann::ordered_json> parse_template_variables(std::string_view text);
+
 // The messages of one question: the system message, if any, and the user's.
 nlohmann::ordered_json conversation(std::string_view system, std::string_view prompt);
 
@@ -95,6 +98,12 @@ struct RecommendedSetting {
 };
 // Those that a file has. Error: one is no number.
 Result<std::vector<RecommendedSetting>> recommended_sampling(const gguf::File& file);
+// A sentence that names the file's other keys of general.sampling; none: there are none, or they ask for nothing.
+std::optional<std::string> unknown_sampling(const gguf::File& file);
+
+// Positions whose keys and values fit, beside the weights, into three quarters of the memory that is free now. None: the
+// system does not say what is free.
+std::optional<std::uint64_t> positions_that_fit(const model::Model& model, backends::KvType type);
 
 class Engine {
  public:
@@ -116,6 +125,10 @@ class Engine {
   [[nodiscard]] Result<std::string> chat_text(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] Result<std::vector<TokenId>> chat_tokens(const nlohmann::ordered_json& messages) const;
   [[nodiscard]] bool has_chat_template() const { return chat_template_.has_value(); }
+  // That template; empty: there is none.
+  [[nodiscard]] std::string_view chat_template_text() const;
+  // From now on conversations become text with these in place of ChatSettings::variables.
+  void set_template_variables(nlohmann::ordered_json variables) { settings_.chat.variables = std::move(variables); }
 
   [[nodiscard]] Result<std::unique_ptr<backends::KvCache>> new_cache();
   // Caches of n sequences that may run together in one step.

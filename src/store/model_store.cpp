@@ -1,4 +1,4 @@
-#include "cli/model_store.h"
+#include "store/model_store.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -12,13 +12,14 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "base/new_file.h"
-#include "cli/reference.h"
 #include "gguf/file.h"
 
-namespace plumb::cli {
+namespace plumb::store {
 
 namespace {
 
@@ -32,6 +33,13 @@ std::string environment(const char* name) {
 Result<fs::path> references_path() {
   PLUMB_TRY(const fs::path folder, models_folder());
   return folder.parent_path() / "references.json";
+}
+
+std::optional<KeptModel> named(std::string_view name) {
+  auto models = kept_models();
+  if (!models) return std::nullopt;
+  const auto found = std::ranges::find(*models, name, &KeptModel::name);
+  return found == models->end() ? std::nullopt : std::optional(std::move(*found));
 }
 
 }  // namespace
@@ -53,14 +61,17 @@ Result<std::vector<KeptModel>> kept_models() {
     const fs::path& path = entry->path();
     std::error_code unreadable;
     if (path.extension() != ".gguf" || !entry->is_regular_file(unreadable)) continue;
+    const std::uint64_t bytes = entry->file_size(unreadable);
+    if (unreadable) continue;
+    const fs::file_time_type written = entry->last_write_time(unreadable);
+    if (unreadable) continue;
     const auto shard = gguf::shard_name(path.filename().string());
     const std::string name = shard && !shard->prefix.empty() ? shard->prefix : path.stem().string();
     KeptModel& model = kept[name];
     model.name = name;
     model.files.push_back(path);
-    model.bytes += entry->file_size(unreadable);
-    const auto changed = std::chrono::file_clock::to_sys(entry->last_write_time(unreadable));
-    const auto seconds = std::chrono::time_point_cast<std::chrono::seconds>(changed);
+    model.bytes += bytes;
+    const auto seconds = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::file_clock::to_sys(written));
     model.changed = std::max(model.changed, std::chrono::system_clock::to_time_t(seconds));
   }
   if (error && error != std::errc::no_such_file_or_directory) {
@@ -80,33 +91,36 @@ bool is_model_name(std::string_view name) {
          name.find_first_not_of(allowed) == std::string_view::npos;
 }
 
+std::optional<KeptModel> find_fetched(const std::string& reference) {
+  const auto references = kept_references();
+  const auto found = references.find(reference);
+  return found == references.end() ? std::nullopt : named(found->second);
+}
+
+std::optional<KeptModel> find_fetched(const HuggingFaceName& name) {
+  if (auto exact = find_fetched(canonical(name))) return exact;
+  if (name.quantization.empty()) return std::nullopt;
+  HuggingFaceName repository = name;
+  repository.quantization.clear();
+  const std::string prefix = canonical(repository) + "/";
+  for (const auto& [key, kept_as] : kept_references()) {
+    if (!key.starts_with(prefix) || !has_quantization(key.substr(prefix.size()), name.quantization)) continue;
+    if (auto model = named(kept_as)) return model;
+  }
+  return std::nullopt;
+}
+
 Result<KeptModel> find_kept(std::string_view name) {
   PLUMB_TRY(const fs::path folder, models_folder());
-  PLUMB_TRY(std::vector<KeptModel> models, kept_models());
-  const auto take = [&](std::string_view sought) -> KeptModel* {
-    const auto found = std::ranges::find(models, sought, &KeptModel::name);
-    return found == models.end() ? nullptr : &*found;
+  if (auto model = named(name)) return std::move(*model);
+  const auto reference = parse_reference(name);
+  const auto fetched = [](const auto& form) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(form)>, HuggingFaceName>) return find_fetched(form);
+    return find_fetched(canonical(form));
   };
-  if (KeptModel* model = take(name)) return std::move(*model);
-  if (const auto reference = parse_reference(name)) {
-    const auto references = kept_references();
-    const auto exact = references.find(canonical(*reference));
-    if (exact != references.end()) {
-      if (KeptModel* model = take(exact->second)) return std::move(*model);
-    }
-    // A quantization is also found in the name of a file of the same repository.
-    const auto* wanted = std::get_if<HuggingFaceName>(&*reference);
-    if (wanted != nullptr && !wanted->quantization.empty()) {
-      HuggingFaceName repository = *wanted;
-      repository.quantization.clear();
-      const std::string prefix = canonical(repository) + "/";
-      for (const auto& [key, kept_as] : references) {
-        if (!key.starts_with(prefix) || !has_quantization(key.substr(prefix.size()), wanted->quantization)) continue;
-        if (KeptModel* model = take(kept_as)) return std::move(*model);
-      }
-    }
-  }
-  return fail("no model named '{}' has been fetched to {}", name, folder.string());
+  auto model = reference ? std::visit(fetched, *reference) : std::nullopt;
+  if (!model) return fail("no model named '{}' has been fetched to {}", name, folder.string());
+  return std::move(*model);
 }
 
 std::map<std::string, std::string> kept_references() {
@@ -155,4 +169,4 @@ ModelsLock::~ModelsLock() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-}  // namespace plumb::cli
+}  // namespace plumb::store

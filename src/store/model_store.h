@@ -5,13 +5,15 @@
 #include <ctime>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "store/reference.h"
 
-namespace plumb::cli {
+namespace plumb::store {
 
 struct KeptModel {
   std::string name;
@@ -23,11 +25,15 @@ struct KeptModel {
 // The folder models/ in $PLUMB_CACHE, else in $XDG_CACHE_HOME/plumb, else in ~/.cache/plumb. It may not exist yet.
 Result<std::filesystem::path> models_folder();
 
-// All kept models, by name. The folder may be missing.
+// All kept models, by name. The folder may be missing. Files that go while it is read are left out.
 Result<std::vector<KeptModel>> kept_models();
 
-// The kept model that has this name, or was fetched by this reference. Error: there is none.
+// The kept model that has this name, or was fetched by this reference (reference.h). Error: there is none.
 Result<KeptModel> find_kept(std::string_view name);
+// The one that was fetched by this reference, of which the second takes the canonical form. A quantization is also found in
+// the name of a file of the same repository. None: there is none, or the folder cannot be read.
+std::optional<KeptModel> find_fetched(const HuggingFaceName& name);
+std::optional<KeptModel> find_fetched(const std::string& reference);
 
 // Whether a model may be kept under this name: letters, digits, '.', '_' and '-' make one, which is a file name everywhere.
 bool is_model_name(std::string_view name);
@@ -53,4 +59,4 @@ class ModelsLock {
   int lock_;
 };
 
-}  // namespace plumb::cli
+}  // namespace plumb::store

@@ -1,4 +1,4 @@
-// What a user calls a model that lies elsewhere: at Hugging Face, in an Ollama registry, behind a URL, or in a package.
+// What a user calls a model at Hugging Face or in an Ollama registry.
 #pragma once
 
 #include <string>
@@ -7,9 +7,9 @@
 
 #include "base/result.h"
 
-namespace plumb::cli {
+namespace plumb::store {
 
-// hf:OWNER/REPO[:QUANT], hf:OWNER/REPO/FILE.gguf, and addresses of huggingface.co and hf.co.
+// hf:OWNER/REPO[:QUANT] and hf:OWNER/REPO/FILE.gguf.
 struct HuggingFaceName {
   std::string repository;  // OWNER/REPO
   std::string revision = "main";
@@ -25,29 +25,26 @@ struct OllamaName {
   std::string tag = "latest";
 };
 
-struct Address {
-  std::string url;  // http:// or https://
-};
+// Reads OWNER/REPO[:QUANT], OWNER/REPO/FILE.gguf, and OWNER/REPO/(blob|resolve|raw|tree)/REVISION[/FILE.gguf] as addresses
+// have it. whole: what the user typed, for messages.
+Result<HuggingFaceName> parse_hugging_face(std::string_view whole, std::string_view path);
+Result<OllamaName> parse_ollama(std::string_view whole, std::string_view path);
 
-using Reference = std::variant<HuggingFaceName, OllamaName, Address>;
+using Reference = std::variant<HuggingFaceName, OllamaName>;
 
-// Reads what follows one of the forms above; a bare word is a model of Ollama's. Errors say what was expected.
+// Reads one of the forms above; a bare word is a model of Ollama's. Errors say what was expected.
 Result<Reference> parse_reference(std::string_view text);
 
-// Whether a word is a reference and no path: it begins as one, or is an Ollama name with a tag.
-bool is_reference(std::string_view text);
+// Whether a word begins as a name at Hugging Face does.
+bool begins_hugging_face(std::string_view text);
 
-// The same text for all spellings of one reference; without what may be secret in a URL.
-std::string canonical(const Reference& reference);
-
-// Where Hugging Face and Ollama's registry are asked: HF_ENDPOINT and OLLAMA_REGISTRY, or the usual addresses. No slash at
-// the end.
-std::string hugging_face_endpoint();
-std::string ollama_registry();
+// The same text for all spellings of one reference.
+std::string canonical(const HuggingFaceName& name);
+std::string canonical(const OllamaName& name);
 
 // Whether a file of a repository has this quantization by its name: "a/Model-Q4_K_M.gguf",
 // "model.q4_k_m-00001-of-00003.gguf". Letter case does not matter. A folder of that name matches as well, and so does
 // the file's own name, with or without .gguf.
 bool has_quantization(std::string_view file, std::string_view quantization);
 
-}  // namespace plumb::cli
+}  // namespace plumb::store

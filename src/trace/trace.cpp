@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/half.h"
+#include "base/letter_case.h"
 
 namespace plumb::trace {
 
@@ -60,12 +61,6 @@ Json parse_json(std::string_view text) {
 
 std::string key_of(std::uint32_t step, std::string_view name) { return std::to_string(step) + "/" + std::string(name); }
 
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return text;
-}
-
 // A JSON list of integers that fit T, from a metadata string.
 template <class T>
 Result<std::vector<T>> list_of(std::string_view key, const std::string& text) {
@@ -96,7 +91,7 @@ Result<Info> read_info(const Json& header) {
   if (text("version") != "1") return fail("metadata 'version' is '{}'; this Plumb reads version 1", text("version"));
   Info info{.engine = text("engine"),
             .model = text("model"),
-            .model_sha256 = lower(text("model_sha256")),
+            .model_sha256 = in_small_letters(text("model_sha256")),
             .prompt = text("prompt")};
   PLUMB_TRY(info.tokens, list_of<std::int32_t>("tokens", text("tokens")));
   if (metadata->contains("positions")) {

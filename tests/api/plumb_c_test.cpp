@@ -180,6 +180,13 @@ TEST_F(CLibrary, OptionsOfTheModel) {
   EXPECT_NE(plumb_description(model.get())[0], '\0');
   EXPECT_TRUE(plumb_has_template(model.get()));
   EXPECT_GT(calls, 1);
+  options.template_variables = "{\"a\": 1}";
+  EXPECT_NE(Owned<plumb_model>(plumb_model_open("canary", &options)), nullptr) << plumb_error();
+  options.template_variables = "[1]";
+  EXPECT_EQ(plumb_model_open("canary", &options), nullptr);
+  EXPECT_THAT(plumb_error(), HasSubstr("template_variables '[1]'"));
+  options.size = offsetof(plumb_model_options, template_variables);  // a caller that does not know it
+  EXPECT_NE(Owned<plumb_model>(plumb_model_open("canary", &options)), nullptr) << plumb_error();
   options.on_progress = [](void*, uint64_t, uint64_t) { return false; };
   EXPECT_EQ(plumb_model_open("canary", &options), nullptr);
   EXPECT_THAT(plumb_error(), HasSubstr("stopped"));

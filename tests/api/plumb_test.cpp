@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <span>
 #include <thread>
 
 #include "engine/canary.h"
@@ -63,6 +65,21 @@ std::string content_of(const std::string& path) {
 }
 void write(const std::string& path, const std::string& content) { std::ofstream(path, std::ios::binary) << content; }
 
+// The canary with another template, and with recommendations.
+void write_canary(const std::string& path) {
+  const auto canary = gguf::File::from_memory(engine::canary_bytes(), "canary").value();
+  gguf::Writer writer;
+  for (const auto& [key, value] : canary.metadata()) writer.set(std::string(key), value);
+  writer.set("tokenizer.chat_template",
+             std::string_view("<|user|>\n{{ word }}{{ messages[-1].content }}</s>\n<|assistant|>{{ '\\n' }}"));
+  writer.set("general.sampling.temp", 0.0F);
+  writer.set("general.sampling.top_k", std::int32_t{7});
+  for (const gguf::Tensor& tensor : canary.tensors()) {
+    writer.add_tensor(std::string(tensor.name), tensor.format, std::span(tensor.dims).first(tensor.n_dims), tensor.data);
+  }
+  ASSERT_TRUE(writer.write(path));
+}
+
 TEST(Library, AnswersAPrompt) {
   std::string pieces;
   const Answer answer = canary().ask("hello world", likeliest, [&](std::string_view text) {
@@ -95,6 +112,57 @@ TEST(Library, EmptySettingsAreTheEngines) {
   const Settings all = model.settings();
   EXPECT_EQ(*all.temperature, engine::SamplerSettings{}.temperature);
   EXPECT_EQ(*all.repeat_last_n, engine::SamplerSettings{}.repeat_last_n);
+}
+
+TEST(Library, WhatTheFileRecommendsIsTheDefault) {
+  const Scratch scratch;
+  write_canary(scratch.file("m.gguf"));
+  const Model model = Model::open(scratch.file("m.gguf"), {.backend = "cpu", .threads = 1});
+  EXPECT_EQ(*model.settings().temperature, 0);
+  EXPECT_EQ(*model.settings().top_k, 7);
+  EXPECT_EQ(*model.settings().top_p, engine::SamplerSettings{}.top_p);
+  const std::string likely = model.ask("thunder", likeliest).text;
+  for (std::uint64_t seed = 0; seed < 5; ++seed) EXPECT_EQ(model.ask("thunder", {.seed = seed}).text, likely);
+  bool other = false;
+  for (std::uint64_t seed = 0; seed < 20; ++seed)
+    other =
+        other || model.ask("thunder", {.temperature = 5, .top_k = 0, .top_p = 1, .min_p = 0, .seed = seed}).text != likely;
+  EXPECT_TRUE(other);
+}
+
+TEST(Library, TheTemplateTakesVariables) {
+  const Scratch scratch;
+  write_canary(scratch.file("m.gguf"));
+  const auto opened = [&](const char* variables) {
+    return Model::open(scratch.file("m.gguf"), {.backend = "cpu", .threads = 1, .template_variables = variables});
+  };
+  EXPECT_EQ(opened("").ask("cat", likeliest).text, "cat");
+  EXPECT_EQ(opened(R"({"word": "upper "})").ask("cat", likeliest).text, "CAT");
+  EXPECT_EQ(opened(R"({"word": "a"})").render({{"user", "b"}}), "<|user|>\nab</s>\n<|assistant|>\n");
+  for (const char* bad : {"[1]", "{", "1", R"({"messages": []})"}) {
+    EXPECT_THAT(error_of([&] { static_cast<void>(opened(bad)); }), HasSubstr("template_variables '" + std::string(bad)));
+  }
+}
+
+TEST(Library, OpensAFetchedModelByItsNames) {
+  const Scratch scratch;
+  const char* const before = std::getenv("PLUMB_CACHE");
+  const std::string kept = before == nullptr ? "" : before;
+  ::setenv("PLUMB_CACHE", scratch.file("").c_str(), 1);
+  std::filesystem::create_directories(scratch.file("models"));
+  write_canary(scratch.file("models/mine.gguf"));
+  write(scratch.file("references.json"), R"({"hf:me/tiny/x-Q8_0.gguf": "mine", "ollama:library/tiny:1b": "mine"})");
+  for (const char* name : {"mine", "hf:me/tiny:Q8_0", "hf:me/tiny:q8_0", "hf.co/me/tiny/x-Q8_0.gguf", "tiny:1b"}) {
+    EXPECT_EQ(*Model::open(name, {.backend = "cpu", .threads = 1}).settings().top_k, 7) << name;
+  }
+  for (const char* name : {"yours", "hf:me/tiny:Q4_0", "hf:me/other", "tiny", "mine.gguf"}) {
+    EXPECT_THAT(error_of([&] { static_cast<void>(Model::open(name)); }), HasSubstr("no model named '" + std::string(name)));
+  }
+  if (before == nullptr) {
+    ::unsetenv("PLUMB_CACHE");
+  } else {
+    ::setenv("PLUMB_CACHE", kept.c_str(), 1);
+  }
 }
 
 TEST(Library, ASeedRepeatsAnAnswer) {

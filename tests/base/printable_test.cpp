@@ -19,8 +19,8 @@ TEST(Printable, ControlCharactersAreWrittenOut) {
 }
 
 TEST(Printable, LinesStayUnlessTheyAreNames) {
-  EXPECT_EQ(printable("a\nb"), "a\nb");
-  EXPECT_EQ(printable("a\nb", Lines::escape), "a\\x0ab");
+  EXPECT_EQ(printable("a\nb\tc"), "a\nb\tc");
+  EXPECT_EQ(printable("a\nb\tc", Lines::escape), "a\\x0ab\\x09c");
 }
 
 TEST(Printable, MarksThatReorderTextAreWrittenOut) {

@@ -133,6 +133,23 @@ class Chat(CommandLine):
         self.assertRegex(messages[1], r"^\(prompt \d+ tokens, .* tokens/s; answer 4 tokens, .*; context \d+ of 200; seed \d+\)$")
         self.assertEqual(len(messages), 3)
 
+    def test_thinking_is_switched(self):
+        template = self.written("switch.jinja", "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ 'upper ' if enable_thinking or thinking }}"
+                                "{{ m.content }}</s>\n<|assistant|>\n{% else %}{{ m.content }}</s>\n{% endif %}{% endfor %}")  # fmt: skip
+        options = ("--temp", "0", "--template", template)
+        for on, off in (("think", "nothink"), ("think true", "think false"), ("nothink false", "nothink true"), ("--think on", "--think off")):
+            answers, messages = self.chat(["cat", "/clear", f"/set {on}", "cat", "/clear", f"/set {off}", "cat"], *options)
+            self.assertEqual(answers, ["cat", "CAT", "cat"])
+            self.assertEqual(messages[1::2], ["The model is told to think before it answers.", "The model is told not to think before it answers."])
+        # It wins over the command line, and holds for another model.
+        for given in (("--reasoning", "on"), ("--chat-template-kwargs", '{"enable_thinking": true, "thinking": true}')):
+            self.assertEqual(self.chat(["cat", "/clear", "/set nothink", "cat", "/load canary", "/clear", "cat"], *options, *given)[0],
+                             ["CAT", "cat", "cat"])  # fmt: skip
+        _, messages = self.chat(["/set think", "/set think maybe"], "--temp", "0")
+        self.assertIn("the model's chat template has no switch for thinking", messages[0])
+        self.assertIn("'maybe': expected true or false", messages[1])
+        self.assertIn("enable_thinking", "\n".join(self.chat(["/show template"], *options)[1]))
+
     def test_the_system_message_can_be_changed(self):
         for lines in (["/system reverse"], ["/set system reverse"], ['/system """reverse', '"""'], ['/set system "reverse"']):
             self.assertEqual(self.chat([*lines, "hello world"], *DRAWN)[0],

@@ -68,6 +68,12 @@ HABITS = [
     (["run", "-fa", "on", *CANARY, "-p", "upper cat", "--flash-attn=off"], None, 0, "CAT"),
     (["run", *CANARY, "-p", "upper cat", "-ctk", "f32", "-ctv", "f32"], None, 0, "CAT"),
     (["run", *CANARY, "-p", "upper cat", "-ctk", "q4_0"], None, 2, "f16"),
+    (["run", *CANARY, "-p", "upper cat", "-ctk", "f16"], None, 0, "CAT"),
+    (["run", *CANARY, "-p", "upper cat", "--kv-type", "f32", "-ctv", "f32"], None, 0, "CAT"),
+    (["run", *CANARY, "-p", "upper cat", "-ctk", "f32", "-ctv", "f16"], None, 2, "keys in f32 and values in f16"),
+    (["run", *CANARY, "-p", "upper cat", "-ctk", "f32"], None, 2, "keys in f32 and values in f16"),
+    (["chat", "canary", "-ctv", "f32"], None, 2, "keys in f16 and values in f32"),
+    (["bench", "canary", "--kv-type", "f32", "-ctk", "f16"], None, 2, "keys in f16 and values in f32"),
     (["run", *CANARY, "-p", "upper cat", "-b", "64", "-ub", "32", "-np", "1", "-tb", "2"], None, 0, "CAT"),
     (["run", *CANARY, "-p", "upper cat", "--no-mmap", "--mlock", "--color", "-v", "--log-disable"], None, 0, "CAT"),
     (["run", *CANARY, "-p", "upper cat", "--no-display-prompt", "--jinja", "--no-warmup"], None, 0, "CAT"),
@@ -141,6 +147,25 @@ class Habits(unittest.TestCase):
             self.assertTrue((folder / "a.gguf").exists())
             self.assertEqual(run("rm", "a", "b").returncode, 0)
             self.assertEqual(sorted(os.listdir(folder)), ["not-a-model.txt"])
+
+    def test_list_leaves_out_a_file_that_is_gone(self):
+        # A path that is too long for the system is a file that is listed and cannot be read.
+        with tempfile.TemporaryDirectory() as root:
+            before, cache = os.getcwd(), root
+            os.chdir(root)
+            self.addCleanup(os.chdir, before)
+            while len(cache) < 4000:
+                folder = "d" * min(200, 4040 - len(cache))
+                os.mkdir(folder)
+                os.chdir(folder)
+                cache += "/" + folder
+            os.mkdir("models")
+            for name in ("b", "a" * 100):
+                pathlib.Path("models", f"{name}.gguf").write_bytes(b"12345")
+            os.chdir("/")
+            done = subprocess.run([PLUMB, "list", "--json"], capture_output=True, timeout=120, env={**os.environ, "PLUMB_CACHE": cache})
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual([(m["name"], m["bytes"]) for m in json.loads(done.stdout)["models"]], [("b", 5)])
 
     def test_standard_input_from_a_file(self):
         with tempfile.TemporaryFile() as file:

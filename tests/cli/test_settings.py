@@ -1,6 +1,7 @@
 """What an answer is made with: sampling that the file recommends, variables of chat templates, special tokens in a text, and what
 `run --json` says of all this. PLUMB names the program."""
 
+import json
 import struct
 import unittest
 
@@ -38,6 +39,21 @@ class Sampling(CommandLine):
         line = "temp 0.6, top-k 20, top-p 0.95, min-p 0, repeat-penalty 1.05, repeat-last-n 32 (general.sampling)"
         self.assertEqual(self.json("inspect", model)["sampling"], line)
         self.assertIn(line.encode(), plumb("run", model, *ASK, "--verbose").stderr)
+
+    def test_sampling_that_there_is_not_is_named_once(self):
+        xtc = [("xtc_probability", "f32", 0.5), ("xtc_threshold", "f32", 0.1)]
+        mirostat = [("mirostat", "i32", 2), ("mirostat_tau", "f32", 5.0), ("mirostat_eta", "f32", 0.1)]
+        off = [("xtc_probability", "f32", 0.0), ("xtc_threshold", "f32", 0.1), ("mirostat", "i32", 0), ("mirostat_tau", "f32", 5.0)]
+        for entries, named in ((xtc, 2), ([*xtc, *mirostat], 5), (off, 0), ([*off, ("sequence", "str", "kmt"), ("temp", "f32", 0.0)], 1)):
+            model = self.file(*entries)
+            for words in (["run", model, *ASK], ["chat", model], ["inspect", model, "--check"]):
+                with self.subTest(entries=entries, words=words):
+                    done = plumb(*words)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                    said = (done.stdout if words[0] == "inspect" else done.stderr).decode()
+                    self.assertEqual(said.count("sampling that Plumb does not have"), min(named, 1))
+                    self.assertEqual(said.count("general.sampling."), named)
+            self.assertNotIn(b"general.sampling", plumb("bench", model, "-p", "2", "-n", "1", "-r", "1").stderr)
 
     def test_without_recommendations(self):
         sampler = self.json("run", "canary", *ASK)["settings"]["sampler"]
@@ -89,6 +105,26 @@ class Templates(CommandLine):
         self.assertEqual(self.ok("chat", "canary", "--temp", "0", "--chat-template-file", template, stdin=b"cat\n"), b"CAT\n")
         chat = self.json("tokenize", "canary", "--chat", "-p", "upper cat")["tokens"]
         self.assertEqual(self.json("tokenize", "canary", "--chat", "-p", "cat", "--template", template)["tokens"], chat)
+
+    def test_trace_and_diagnose_take_them_too(self):
+        template = self.written("switch.jinja", "<|user|>\n{{ 'upper ' if enable_thinking }}{{ x }}{{ messages[0].content }}</s>\n<|assistant|>{{ '\\n' }}")
+        options = ["--template", template, "--reasoning", "on", "--chat-template-kwargs", '{"x": "a "}']
+        tokens = self.json("run", "canary", "-p", "cat", "-n", "1", *options)["prompt_tokens"]
+        self.assertEqual(tokens, self.json("tokenize", "canary", "--chat", "-p", "upper a cat")["tokens"])
+        trace = self.path / "t.safetensors"
+        done = plumb("trace", "canary", "-p", "cat", "-o", trace, *options)
+        self.assertIn(f"of {len(tokens)} prompt tokens".encode(), done.stdout, done.stderr)
+        # The template is part of what the prompt should have been: with another one, another rule is broken.
+        report = self.json("diagnose", "canary", "--trace", trace, "-p", "cat", *options)
+        self.assertEqual([fault["hypothesis"] for fault in report["faults"]], [])
+        self.assertIn("the prompt is what the chat template makes", str(report["stages"]))
+        without = json.loads(plumb("diagnose", "canary", "--trace", trace, "-p", "cat", "--json").stdout)
+        self.assertNotIn("the prompt is what the chat template makes", str(without["stages"]))
+        own = self.json("diagnose", "canary", "--backend", "cpu", "-p", "cat", *options)
+        self.assertEqual((own["n_prompt"], own["faults"]), (len(tokens), []))
+        self.assertIn("the prompt is what the chat template makes", str(own["stages"]))
+        for command in (["trace", "-o", trace], ["diagnose", "--trace", trace]):
+            self.assertIn("--chat-template-kwargs", self.refused(command[0], "canary", "-p", "x", *command[1:], "--chat-template-kwargs", "x"))
 
     def test_what_cannot_be_used(self):
         for given in ("x", "[1]", "3", '{"messages": []}', '{"a":'):

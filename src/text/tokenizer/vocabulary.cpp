@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/letter_case.h"
+
 namespace plumb::text {
 
 namespace {
@@ -271,9 +273,7 @@ class Loader {
     };
     const std::string pre = text_of_key("tokenizer.ggml.pre");
     const std::string architecture = text_of_key("general.architecture");
-    std::string name = text_of_key("general.name");
-    for (char& c : name)
-      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    const std::string name = in_small_letters(text_of_key("general.name"));
 
     if (contains(pre, "jina-v2-de") || contains(pre, "jina-v2-es") || contains(pre, "jina-v2-code") ||
         contains(architecture, "nomic-bert-moe") || contains(architecture, "jina-bert-v3")) {
