@@ -103,6 +103,13 @@ def edited(whole, *changes):
     return head + bytes(-len(head) % 32) + whole[at + -at % 32 :]
 
 
+def spelling(**pieces):
+    """The canary with other pieces in place of capital letters. It answers "upper cat" with those of C, A and T."""
+    whole = (SOURCE / "models" / "canary-f16.gguf").read_bytes()
+    items = json.loads(plumb("inspect", "canary", "--json", "--full").stdout)["metadata"]["tokenizer.ggml.tokens"]["items"]
+    return edited(whole, ("tokenizer.ggml.tokens", "arr", ("str", [pieces.get(item, item) for item in items])))
+
+
 def gguf(metadata, tensors=()):
     """A file with metadata (key, type, value) and F32 tensors (name, dims, values)."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))

@@ -15,7 +15,7 @@ import time
 import unicodedata
 import unittest
 
-from command_line import PLUMB, CommandLine, plumb
+from command_line import PLUMB, CommandLine, plumb, spelling
 
 # Any difference between two prompts soon shows in answers drawn from so many tokens.
 DRAWN = ("--backend", "reference", "--temp", "3", "--top-k", "20", "--min-p", "0", "--top-p", "1", "--seed", "7", "-n", "24",
@@ -277,10 +277,10 @@ class Screen:
 class Terminal:
     """plumb chat on a terminal."""
 
-    def __init__(self, environment, columns=80, rows=24, options=("--temp", "0")):
+    def __init__(self, environment, columns=80, rows=24, options=("--temp", "0"), model="canary"):
         self.child, self.terminal = pty.fork()
         if self.child == 0:
-            os.execve(PLUMB, [PLUMB, "chat", "canary", *options], {**os.environ, "TERM": "xterm", **environment})
+            os.execve(PLUMB, [PLUMB, "chat", model, *options], {**os.environ, "TERM": "xterm", **environment})
         self.shown = b""
         self.resize(columns, rows)
 
@@ -424,6 +424,77 @@ class OnATerminal(CommandLine):
         terminal.type(b"upper cat\n")
         self.assertNotIn(b"\x1b", terminal.wait(b"CAT\r\n> "))
         self.assertEqual(terminal.end(), 0)
+
+
+class Thinking(CommandLine):
+    """A model that answers "upper cloud" with eight rows of thinking, and then with an answer that would command the terminal."""
+
+    def setUp(self):
+        super().setUp()
+        rows = "".join(f"row {i}\n" for i in range(1, 9))
+        self.model = self.written("thinks.gguf", spelling(C="<think>", L=rows, O="x\x1b[31my", U="</think>", D="an\x1b]0;title\x07swer\u202e\te\u0301"))
+        self.thinking = f"<think>{rows}x\x1b[31my</think>"
+        self.answer = "an\x1b]0;title\x07swer\u202e\te\u0301\n"
+        self.environment = {"PLUMB_CACHE": str(self.path / "cache")}
+
+    def on_terminal(self, *options, environment=None, columns=40):
+        """What is sent for an answer."""
+        terminal = Terminal({**self.environment, **(environment or {})}, columns=columns, model=self.model, options=("--temp", "0", *options))
+        terminal.wait(b"> ")
+        terminal.type(b"upper cloud\r" if (environment or {}).get("TERM") != "dumb" else b"upper cloud\n")
+        terminal.wait(b"cloud")
+        sent = terminal.wait(b"> ")
+        self.assertEqual(terminal.end(), 0)
+        return sent.decode()
+
+    def test_it_is_dim_and_its_last_rows_are_shown(self):
+        sent = self.on_terminal()
+        screen, most = Screen(40), []
+        for step in re.split("(?<=\x1b\\[J)", sent.split("swer")[0]):
+            screen.feed(step)
+            shown = [line for line in screen.lines() if line.startswith("  ")]
+            most = max(most, shown, key=len)
+            self.assertLessEqual(len(shown), 5)
+        self.assertEqual(most, ["  row 5", "  row 6", "  row 7", "  row 8", "  x\\x1b[31my"])
+        # One line is left, and the answer.
+        left = [line for line in screen.lines() if line]
+        self.assertRegex(left[0], r"^\(thought for \d+\.\d s\)$")
+        self.assertEqual(left[1:], ["an\\x1b]0;title\\x07"])
+        dim = re.findall(r"\x1b\[2m(.*?)\x1b\[22m", sent, re.DOTALL)
+        self.assertIn("row 8", dim[0])
+        self.assertTrue(dim[-1].startswith("(thought for "))
+        self.assertNotIn("swer", "".join(dim))
+
+    def test_where_colours_are_not_wanted(self):
+        sent = self.on_terminal(environment={"NO_COLOR": "1"})
+        self.assertIn("(thought for ", sent)
+        self.assertNotIn("\x1b[2m", sent)
+
+    def test_a_dumb_terminal_gets_all_of_it(self):
+        sent = self.on_terminal(environment={"TERM": "dumb"})
+        self.assertIn("<think>row 1\r\nrow 2", sent)
+        self.assertIn("x\\x1b[31my</think>an\\x1b]0;title", sent)
+        self.assertNotIn("\x1b", sent)
+
+    def test_it_can_be_hidden(self):
+        sent = self.on_terminal("--hide-thinking")
+        self.assertNotIn("row", sent)
+        self.assertNotIn("thought", sent)
+        self.assertIn("an\\x1b]0;title\\x07swer\\u202e\te\u0301\r\n", sent)
+        for command in (["run", self.model, "-p", "upper cloud"], ["chat", self.model]):
+            said = plumb(*command, "--temp", "0", "--hide-thinking", stdin=b"upper cloud\n" * (command[0] == "chat"))
+            self.assertEqual(said.stdout.decode(), self.answer, said.stderr)
+
+    def test_a_pipe_gets_all_bytes_as_they_are(self):
+        for command in (["run", self.model, "-p", "upper cloud"], ["chat", self.model]):
+            said = plumb(*command, "--temp", "0", stdin=b"upper cloud\n" * (command[0] == "chat"))
+            self.assertEqual(said.stdout.decode(), self.thinking + self.answer, said.stderr)
+
+    def test_show_has_what_was_folded(self):
+        done = plumb("chat", self.model, "--temp", "0", "--hide-thinking", stdin=b"upper cloud\n/show thinking\n/show messages\n")
+        self.assertIn("row 1\nrow 2\n", done.stderr.decode())
+        self.assertIn("x\\x1b[31my", done.stderr.decode())
+        self.assertIn("assistant: an\\x1b]0;title\\x07swer\\u202e\te\u0301", done.stderr.decode())
 
 
 if __name__ == "__main__":

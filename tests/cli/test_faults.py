@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-from command_line import PLUMB, SOURCE, CommandLine, edited, gguf, plumb
+from command_line import PLUMB, SOURCE, CommandLine, edited, gguf, plumb, spelling
 
 FAULTS = SOURCE.parent / "shared" / "data" / "faults"
 CANARY = (SOURCE / "models" / "canary-f16.gguf").read_bytes()
@@ -320,6 +320,27 @@ class Terminal(CommandLine):
         os.close(ours)
         process.wait(timeout=60)
         return written
+
+    def test_text_of_files_and_models_cannot_command_the_terminal(self):
+        evil, shown = "a\x1b[31m\u202eb\tc\nd", b"a\\x1b[31m\\u202eb\tc\r\nd"
+        template = self.written("t.jinja", evil)
+        messages = self.written("m.json", "[]")
+        model = self.written("m.gguf", spelling(A=evil))
+        ids = ",".join(str(token["id"]) for token in self.json("run", model, "-p", "upper cat", "--temp", "0")["tokens"])
+        for words, before, after in ((["template", template, "--messages", messages], b"", b""),
+                                     (["template", "canary", "--messages", messages, "--template", template], b"", b""),
+                                     (["tokenize", model, "--decode", ids], b"C", b"T"),
+                                     (["run", model, "-p", "upper cat", "--temp", "0"], b"C", b"T")):  # fmt: skip
+            sent = self.on_terminal(*words, TERM="xterm")
+            self.assertTrue(sent.startswith(before + shown + after), sent)
+            self.assertNotIn(b"\x1b", sent)
+            self.assertEqual(self.ok(*words).decode().replace("</s>", "").rstrip("\n"), before.decode() + evil + after.decode())
+
+    def test_a_character_that_comes_in_parts_is_shown_whole(self):
+        model = self.written("m.gguf", spelling(C=b"c\xf0\x9f", A=b"\x90", T=b"\x95", D=b"d\xc3", O=b"oo", G=b"\xf0\x9f"))
+        for word, shown in (("cat", "c\U0001f415\r\n"), ("dog", "d\\xc3oo\\xf0\\x9f\r\n")):
+            sent = self.on_terminal("run", model, "-p", f"upper {word}", "--temp", "0", TERM="xterm")
+            self.assertTrue(sent.startswith(shown.encode()), sent)
 
     def test_styles_only_where_they_are_wanted(self):
         words = ["diagnose", "canary", "-p", "x", "--backend", "cpu"]
