@@ -42,17 +42,31 @@ constexpr Arithmetic table[] = {
 constexpr double function_units = 16;
 constexpr double fast_sine = 0x1p-22;
 
-double derivative(plan::Activation activation, double x) {
-  switch (activation) {
+double derivative(const plan::Activate& op, double x) {
+  switch (op.activation) {
     case plan::Activation::silu: {
-      const double s = 1 / (1 + std::exp(-x));
-      return s * (1 + x * (1 - s));
+      const double s = 1 / (1 + std::exp(-op.alpha * x));
+      return s * (1 + op.alpha * x * (1 - s));
     }
     case plan::Activation::gelu_tanh:
     case plan::Activation::gelu_erf:
       return 0.5 * (1 + std::erf(x / std::numbers::sqrt2)) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
     case plan::Activation::relu:
       return x > 0 ? 1 : 0;
+    case plan::Activation::relu_squared:
+      return x > 0 ? 2 * x : 0;
+    case plan::Activation::sigmoid: {
+      const double s = 1 / (1 + std::exp(-x));
+      return s * (1 - s);
+    }
+    case plan::Activation::tanh:
+      return 1 - square(std::tanh(x));
+    case plan::Activation::identity:
+      return 1;
+    case plan::Activation::xielu:
+      return op.xielu.beta + (x > 0              ? 2 * op.xielu.positive * x
+                              : x < op.xielu.eps ? op.xielu.negative * std::expm1(x)
+                                                 : -op.xielu.negative);
   }
   return 1;
 }
@@ -79,10 +93,10 @@ struct Variance {
   }
 
   void add(const plan::Norm& op) {
-    const std::vector<float> weight = scene.vector(op.weight);
-    const std::vector<float> bias = op.bias ? scene.vector(*op.bias) : std::vector<float>(weight.size());
+    const std::size_t n = op.group;
+    const std::vector<float> weight = op.weight ? scene.vector(*op.weight) : std::vector<float>(n, 1.0f);
+    const std::vector<float> bias = op.bias ? scene.vector(*op.bias) : std::vector<float>(n);
     const bool is_layer = op.kind == plan::NormKind::layer;
-    const std::size_t n = weight.size();
     const auto x = scene.value(op.x);
     const InputError error = errors.of(op.x);
     // A sum of n squares in float32, added one after the other. The result is rounded before and after the weight's factor.
@@ -112,8 +126,8 @@ struct Variance {
         relative += of_sum * square(squares * square(scale));
       }
       for (std::size_t i = start; i < start + n; ++i) {
-        const double before_bias = y[i] - bias[i - start];
-        out[i] = static_cast<float>(square(scale * weight[i - start]) * (error.at(i, x[i]) + of_mean) +
+        const double before_bias = y[i] - bias[i % bias.size()];
+        out[i] = static_cast<float>(square(scale * weight[i % weight.size()]) * (error.at(i, x[i]) + of_mean) +
                                     square(before_bias) * (common + relative) +
                                     (op.bias ? uniform(unit_f32 * before_bias) : 0.0));
       }
@@ -318,18 +332,22 @@ struct Variance {
   void add(const plan::Activate& op) {
     const auto gate = scene.value(op.gate), up = op.up ? scene.value(*op.up) : gate;
     const InputError gate_error = errors.of(op.gate), up_error = op.up ? errors.of(*op.up) : gate_error;
+    const std::size_t each = plan.value(op.out).width / plan.value(op.gate).width;
     for (std::size_t i = 0; i < out.size(); ++i) {
-      const double g = gate[i], u = op.up ? up[i] : 1;
+      double g = gate[i / each], u = op.up ? up[i] + op.up_offset : 1;
+      if (op.limit > 0) {
+        g = std::min(g, double{op.limit});
+        u = std::clamp(double{up[i]}, -double{op.limit}, double{op.limit}) + op.up_offset;
+      }
       const double function =
           square(y[i]) * (function_units * (function_units + square(g)) * square(unit_f32) + uniform(engine.store));
       const double absolute = square(unit_f32 * u * g);
       // The second order of the error, which matters where the function is flat. Its curvature is at most 1/2, and the
       // errors of both inputs are multiplied.
-      const double g_variance = gate_error.at(i, g), u_variance = op.up ? up_error.at(i, u) : 0;
+      const double g_variance = gate_error.at(i / each, g), u_variance = op.up ? up_error.at(i, u) : 0;
       const double second = square(0.5 * g_variance * u) + g_variance * u_variance;
-      out[i] = static_cast<float>(square(derivative(op.activation, g) * u) * g_variance +
-                                  square(backends::reference::activate(op.activation, g)) * u_variance + function +
-                                  absolute + second);
+      out[i] = static_cast<float>(square(derivative(op, g) * u) * g_variance +
+                                  square(backends::reference::activate(op, g)) * u_variance + function + absolute + second);
     }
   }
 
@@ -340,6 +358,19 @@ struct Variance {
       out[i] =
           static_cast<float>(a_error.at(i, a[i]) + b_error.at(i, b[i]) + square(unit_f32) * (square(a[i]) + square(b[i])));
     }
+  }
+
+  void add(const plan::Scale& op) {
+    const auto x = scene.value(op.x);
+    const InputError error = errors.of(op.x);
+    const std::size_t n = plan.value(op.x).width, width = plan.value(op.out).width;
+    const std::vector<float> weight = op.weight ? scene.vector(*op.weight) : std::vector<float>{1.0f};
+    each([&](std::size_t i) {
+      const std::size_t row = i / width, at = row * n + op.first + i % width;
+      double factor = op.factor * weight[i % width % weight.size()];
+      if (op.temperature) factor *= op.temperature->at(scene.rows[row].position);
+      return square(factor) * error.at(at, x[at]) + square(function_units / 4 * unit_f32 * y[i]);
+    });
   }
 
   void add(const plan::SoftCap& op) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 #include <utility>
@@ -119,12 +120,14 @@ ValueId Builder::embed(std::string value, Embed op) {
 
 ValueId Builder::norm(std::string value, Norm op) {
   const Value input = plan_.value(op.x);
-  const std::uint64_t group = plan_.weight(op.weight).in();
+  if (op.group == 0) op.group = static_cast<std::uint32_t>(op.weight ? plan_.weight(*op.weight).in() : input.width);
+  expect(op.group > 0 && input.width % op.group == 0, "norm", value,
+         fmt::format("groups of {} values must divide the width {} of '{}'", op.group, input.width, input.name));
   for (const VectorId id : vectors(op)) {
     const Weight& w = plan_.weight(id);
-    expect(w.tensor.n_dims == 1 && w.in() > 0 && w.in() == group && input.width % w.in() == 0, "norm", value,
-           fmt::format("the weight {} must be one vector whose length divides the width {} of '{}'", describe(w),
-                       input.width, input.name));
+    expect(w.tensor.n_dims == 1 && (w.in() == op.group || w.in() == input.width), "norm", value,
+           fmt::format("the weight {} must be one vector of {} values, the group, or {}, the width of '{}'", describe(w),
+                       op.group, input.width, input.name));
   }
   expect(std::isfinite(op.eps) && op.eps > 0, "norm", value, "eps must be a positive number");
   return append(std::move(value), input.rows, input.width, op);
@@ -184,9 +187,15 @@ ValueId Builder::attention(std::string value, ValueId q, Attention op) {
 }
 
 ValueId Builder::activate(std::string value, Activate op) {
-  expect_one_shape(op, value);
   const Value gate = plan_.value(op.gate);
-  return append(std::move(value), gate.rows, gate.width, op);
+  const Value up = plan_.value(op.up.value_or(op.gate));
+  expect(gate.rows == up.rows && up.width % gate.width == 0, "activate", value,
+         fmt::format("the width {} of '{}' must be a multiple of {}, that of '{}', with as many rows", up.width, up.name,
+                     gate.width, gate.name));
+  expect(op.limit == 0 || op.up, "activate", value, "only a gated activation has a limit");
+  expect(op.limit >= 0 && std::isfinite(op.limit) && std::isfinite(op.alpha) && std::isfinite(op.up_offset), "activate",
+         value, "limit, alpha and offset must be numbers, and the limit not negative");
+  return append(std::move(value), up.rows, up.width, op);
 }
 
 ValueId Builder::add(std::string value, ValueId a, ValueId b) {
@@ -196,18 +205,40 @@ ValueId Builder::add(std::string value, ValueId a, ValueId b) {
   return append(std::move(value), left.rows, left.width, op);
 }
 
+ValueId Builder::scale(std::string value, Scale op, std::uint64_t width) {
+  const Value input = plan_.value(op.x);
+  expect(op.first + width <= input.width, "scale", value,
+         fmt::format("values {} to {} must be within the width {} of '{}'", op.first, op.first + width, input.width,
+                     input.name));
+  expect(std::isfinite(op.factor), "scale", value, "the factor must be a number");
+  if (op.weight && plan_.weight(*op.weight).in() != 1) expect_vector(op.weight, width, "weight", "scale", value);
+  if (op.temperature) {
+    expect(input.rows == Rows::tokens, "scale", value, "only rows of tokens have positions");
+    expect(std::isfinite(op.temperature->beta) && op.temperature->length > 0, "scale", value,
+           "the temperature's beta must be a number, and its length positive");
+  }
+  return append(std::move(value), input.rows, width, op);
+}
+
 ValueId Builder::soft_cap(std::string value, ValueId x, float cap) {
   const Value input = plan_.value(x);
   expect(std::isfinite(cap) && cap > 0, "soft_cap", value, "the cap must be a positive number");
   return append(std::move(value), input.rows, input.width, SoftCap{.x = x, .cap = cap});
 }
 
-ValueId Builder::top_k(std::string value, ValueId x, std::uint32_t k) {
-  const Value input = plan_.value(x);
-  expect(k > 0 && k <= input.width && input.width < (1u << 24), "top_k", value,
-         fmt::format("k = {} must be between 1 and {}, the width of '{}', which must be below 2^24", k, input.width,
+ValueId Builder::top_k(std::string value, TopK op) {
+  const Value input = plan_.value(op.x);
+  expect(op.n_groups > 0 && op.n_groups_used > 0 && op.n_groups_used <= op.n_groups && op.n_groups <= max_expert_groups &&
+             input.width % op.n_groups == 0,
+         "top_k", value,
+         fmt::format("{} of {} groups must be at least one, at most {}, and divide the width {} of '{}'", op.n_groups_used,
+                     op.n_groups, max_expert_groups, input.width, input.name));
+  const std::uint64_t most = input.width / std::max(1u, op.n_groups) * op.n_groups_used;
+  expect(op.k > 0 && op.k <= most && input.width < (1u << 24), "top_k", value,
+         fmt::format("k = {} must be between 1 and {}, from the width of '{}', which must be below 2^24", op.k, most,
                      input.name));
-  return append(std::move(value), input.rows, k, TopK{.x = x, .k = k});
+  expect_vector(op.bias, input.width, "bias", "top_k", value);
+  return append(std::move(value), input.rows, op.k, op);
 }
 
 ValueId Builder::expert_weights(std::string value, ValueId logits, ValueId experts, Gating gating, float scale) {

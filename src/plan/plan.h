@@ -18,6 +18,7 @@
 // Builder checks every op's shape rule when the op is added. Errors name the op, the value and the tensor.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -65,10 +66,14 @@ struct Weight {
   [[nodiscard]] std::uint64_t n_experts() const { return tensor.dims[2]; }
 };
 
-// Whether the rows of an embedding's table belong to tokens or to positions.
-enum class EmbedBy : std::uint8_t { token, position };
+// What the rows of an embedding's table belong to.
+enum class EmbedBy : std::uint8_t {
+  token,
+  position,
+  segment,  // BERT's token types; every token is of the first segment, which is row 0
+};
 
-// out[t] = table[token[t]] * scale, or table[position(t)] * scale    table [vocab, d] or [positions, d]
+// out[t] = table[row(t)] * scale            table [vocab, d], [positions, d] or [segments, d]
 struct Embed {
   static constexpr std::string_view name = "embed";
   MatrixId table;
@@ -78,6 +83,7 @@ struct Embed {
 
   // The table's row for a token at its position in the sequence.
   [[nodiscard]] std::uint64_t row(std::int32_t token, std::uint32_t position) const {
+    if (by == EmbedBy::segment) return 0;
     return by == EmbedBy::token ? static_cast<std::uint64_t>(token) : position;
   }
 };
@@ -87,17 +93,19 @@ enum class NormKind : std::uint8_t {
   layer,  // https://arxiv.org/abs/1607.06450
 };
 
-// out[t, g, i] = c[i] / sqrt(mean_i(c[:]^2) + eps) * weight[i] + bias[i]                 weight [group], bias [group]
-// over groups of the weight's length: the whole row (a norm of the residual stream) or one head (a q or k norm). In an RMS
-// norm c is x[t, g, :]; in a layer norm c is x[t, g, :] minus its mean.
+// out[t, g, i] = c[i] / sqrt(mean_i(c[:]^2) + eps) * weight[g, i] + bias[g, i]
+// over groups of `group` values: the whole row (a norm of the residual stream) or one head (a q or k norm). In an RMS norm
+// c is x[t, g, :]; in a layer norm c is x[t, g, :] minus its mean. Weight and bias are [group], the same for all groups, or
+// [width]; without a weight its factor is 1.
 struct Norm {
   static constexpr std::string_view name = "norm";
   ValueId x;
-  VectorId weight;
+  std::optional<VectorId> weight;
   std::optional<VectorId> bias;
   ResultId out;
   float eps = 0.0f;
   NormKind kind = NormKind::rms;
+  std::uint32_t group = 0;  // Builder takes 0 as the weight's length, or the row's where there is no weight
 };
 
 // out[r] = W x[r] + bias                                             weight [out, in], bias [out]
@@ -170,15 +178,38 @@ struct Attention {
   std::optional<VectorId> sinks;
 };
 
-enum class Activation : std::uint8_t { silu, gelu_tanh, gelu_erf, relu };
+enum class Activation : std::uint8_t {
+  silu,  // x / (1 + exp(-alpha x))
+  gelu_tanh,
+  gelu_erf,
+  relu,
+  relu_squared,  // max(x, 0)^2: https://arxiv.org/abs/2109.08668
+  sigmoid,
+  tanh,
+  identity,
+  xielu,  // https://arxiv.org/abs/2411.13010, with the numbers of Xielu
+};
 
-// out = activation(gate) * up, or activation(gate) alone
+// For x > 0: positive x^2 + beta x. Else: negative (exp(min(x, eps)) - 1 - x) + beta x.
+struct Xielu {
+  float positive = 0, negative = 0, beta = 0, eps = 0;
+};
+
+// out = activation(gate) * (up + up_offset), or activation(gate) alone. Where gate is narrower than up, each of its values
+// is the factor of width(up) / width(gate) neighbours.
+//  - limit > 0 replaces gate by min(gate, limit), and up by the nearest number in [-limit, limit], before all else. With
+//    alpha = 1.702 and up_offset = 1 this is gpt-oss's feed-forward (https://github.com/openai/gpt-oss,
+//    gpt_oss/torch/model.py, swiglu).
 struct Activate {
   static constexpr std::string_view name = "activate";
   ValueId gate;
   std::optional<ValueId> up;
   ResultId out;
   Activation activation = Activation::silu;
+  float limit = 0.0f;
+  float alpha = 1.0f;  // of silu
+  float up_offset = 0.0f;
+  Xielu xielu;
 };
 
 // out = a + b
@@ -186,6 +217,30 @@ struct Add {
   static constexpr std::string_view name = "add";
   ValueId a, b;
   ResultId out;
+};
+
+// A factor that grows with a token's position: 1 + beta ln(1 + floor((position + offset) / length)).
+// Llama 4 (offset 1) and Ministral 3 (offset 0) sharpen attention to long texts so.
+struct Temperature {
+  float beta = 0;
+  float length = 1;
+  float offset = 0;
+
+  [[nodiscard]] double at(std::uint32_t position) const {
+    return 1.0 + beta * std::log1p(std::floor((double{offset} + position) / length));
+  }
+};
+
+// out[t, i] = x[t, first + i] * factor * weight[i] * temperature(position(t)), for as many values as `out` has
+// The weight has one value, or as many as `out`.
+struct Scale {
+  static constexpr std::string_view name = "scale";
+  ValueId x;
+  std::optional<VectorId> weight;
+  ResultId out;
+  float factor = 1.0f;
+  std::uint32_t first = 0;
+  std::optional<Temperature> temperature;  // x has Rows::tokens
 };
 
 // out = cap * tanh(x / cap)
@@ -200,13 +255,24 @@ struct SoftCap {
 // ExpertWeights gives each of them a factor; ExpertLinear multiplies by the chosen experts' matrices; ExpertSum adds up
 // their results, each times its factor.
 
-// out[t, :] = the indices of the k largest of x[t, :], largest first, the lower index first among equals. Indices are
-// floats, which are exact below 2^24. NaN counts as the smallest.
+// How logits become the numbers by which TopK ranks experts. The order matters only together with a bias or groups.
+enum class Score : std::uint8_t { logit, softmax, sigmoid };
+
+inline constexpr std::uint32_t max_expert_groups = 64;
+
+// out[t, :] = the indices of the k largest of score(x[t, :]) + bias, largest first, the lower index first among equals.
+// Indices are floats, which are exact below 2^24. NaN counts as the smallest.
+// With n_groups > 1 the experts are n_groups groups of neighbours, and only those of the n_groups_used best groups are
+// chosen from. A group counts as much as its two best experts together (DeepSeek-V3, https://arxiv.org/abs/2412.19437).
 struct TopK {
   static constexpr std::string_view name = "top_k";
   ValueId x;
+  std::optional<VectorId> bias;  // [width of x]
   ResultId out;
   std::uint32_t k = 0;
+  Score score = Score::logit;
+  std::uint32_t n_groups = 1;
+  std::uint32_t n_groups_used = 1;
 };
 
 enum class Gating : std::uint8_t {
@@ -245,7 +311,7 @@ struct ExpertSum {
   ResultId out;
 };
 
-using Op = std::variant<Embed, Norm, Linear, Rope, KvWrite, Attention, Activate, Add, SoftCap, TopK, ExpertWeights,
+using Op = std::variant<Embed, Norm, Linear, Rope, KvWrite, Attention, Activate, Add, Scale, SoftCap, TopK, ExpertWeights,
                         ExpertLinear, ExpertSum>;
 
 std::string_view name(const Op& op);
@@ -293,6 +359,8 @@ class Builder {
   ValueId norm(std::string name, Norm op);
   ValueId activate(std::string name, Activate op);
   ValueId rope(std::string name, ValueId x, Rope op);
+  ValueId scale(std::string name, Scale op, std::uint64_t width);
+  ValueId top_k(std::string name, TopK op);
   ValueId attention(std::string name, ValueId q, Attention op);
 
   ValueId embed(std::string name, MatrixId table, float scale = 1.0f) {
@@ -307,11 +375,16 @@ class Builder {
   ValueId linear(std::string name, ValueId x, MatrixId weight, std::optional<VectorId> bias = {}, Rows rows = Rows::tokens);
   void kv_write(std::uint32_t layer, ValueId k, ValueId v);
   ValueId add(std::string name, ValueId a, ValueId b);
+  ValueId scale(std::string name, ValueId x, float factor) {
+    return scale(std::move(name), {.x = x, .factor = factor}, plan_.value(x).width);
+  }
   ValueId soft_cap(std::string name, ValueId x, float cap);
-  ValueId top_k(std::string name, ValueId x, std::uint32_t k);
+  ValueId top_k(std::string name, ValueId x, std::uint32_t k) { return top_k(std::move(name), TopK{.x = x, .k = k}); }
   ValueId expert_weights(std::string name, ValueId logits, ValueId experts, Gating gating, float scale = 1.0f);
   ValueId expert_linear(std::string name, ValueId x, ValueId experts, MatrixId weight, std::optional<VectorId> bias = {});
   ValueId expert_sum(std::string name, ValueId x, ValueId weights);
+
+  [[nodiscard]] std::uint64_t width(ValueId id) const { return plan_.value(id).width; }
 
   Result<Plan> finish(ValueId logits, std::uint32_t context);
 

@@ -550,14 +550,30 @@ TEST_P(CpuKernels, GatedActivationsWithinUnits) {
   const std::vector<float> up(x.size(), 1.5f);
   std::vector<float> y(x.size());
   const auto check = [&](plan::Activation kind, double relative, double absolute, double (*exact)(double)) {
-    table.gated[static_cast<std::size_t>(kind)](x.data(), up.data(), x.size(), y.data());
+    table.gated[static_cast<std::size_t>(kind)]({.gate = x.data(),
+                                                 .up = up.data(),
+                                                 .limit = HUGE_VALF,
+                                                 .alpha = 1,
+                                                 .positive = 2,
+                                                 .negative = 3,
+                                                 .beta = 0.5f,
+                                                 .eps = 0},
+                                                x.size(), y.data());
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double expected = exact(x[i]) * 1.5;
+      if (expected > std::numeric_limits<float>::max()) {
+        ASSERT_EQ(y[i], HUGE_VALF) << "of " << x[i];
+        continue;
+      }
       ASSERT_NEAR(y[i], expected, relative * unit * std::abs(expected) + absolute) << "of " << x[i];
     }
   };
   check(plan::Activation::silu, 10, 1e-37, [](double v) { return v / (1 + std::exp(-v)); });
   check(plan::Activation::relu, 1, 0, [](double v) { return v > 0 ? v : 0; });
+  check(plan::Activation::relu_squared, 3, 1e-37, [](double v) { return v > 0 ? v * v : 0; });
+  check(plan::Activation::sigmoid, 10, 1e-37, [](double v) { return 1 / (1 + std::exp(-v)); });
+  check(plan::Activation::tanh, 10, 1e-37, [](double v) { return std::tanh(v); });
+  check(plan::Activation::identity, 1, 0, [](double v) { return v; });
   // Where tanh and erf are close to -1, their error is relative to 1, and is many units of a small result.
   check(plan::Activation::gelu_tanh, 200, 1e-37, [](double v) {
     const double u = 0.7978845608028654 * (v + 0.044715 * v * v * v);

@@ -96,6 +96,9 @@ class Maker {
     return {static_cast<std::byte*>(pages), n};
   }
 
+  // The width of a value.
+  [[nodiscard]] std::uint32_t width(plan::ValueId id) const { return static_cast<std::uint32_t>(builder.width(id)); }
+
   std::string fresh(const std::string& what) { return what + std::to_string(n_names_++); }
 
   // Finishes the plan. With `of`, each logit is a sum over elements of `of`, and all elements are in some sum: a fused run

@@ -157,6 +157,69 @@ std::vector<Golden> goldens() {
       activation("GeluTanh", plan::Activation::gelu_tanh, {0, 1, -1},
                  {0, -2 * 0.8411919906082768, 2 * 0.15880800939172324}),
       activation("Relu", plan::Activation::relu, {0, 3, -3}, {0, -6, 0}),
+      activation("ReluSquared", plan::Activation::relu_squared, {0, 3, -3}, {0, -18, 0}),
+      activation("Sigmoid", plan::Activation::sigmoid, {0, static_cast<float>(std::log(3)), -100}, {-1, -1.5, 0}),
+      activation("Tanh", plan::Activation::tanh, {0, static_cast<float>(ln2), -100}, {0, -1.2, 2}),
+      activation("Identity", plan::Activation::identity, {0, 3, -4}, {0, -6, 8}),
+      // For -ln 2: 3 (1/2 - 1 + ln 2) - 5 ln 2.
+      {.name = "Xielu",
+       .op =
+           [](Maker& m) {
+             return m.builder.activate("op", {.gate = in(m, {2, static_cast<float>(-ln2), 0}),
+                                              .activation = plan::Activation::xielu,
+                                              .xielu = {.positive = 7, .negative = 3, .beta = 5, .eps = -1e-6F}});
+           },
+       .expected = {38, -1.5 - 2 * ln2, 0}},
+      // Gates of 5 and -9 are cut to 4 and stay, factors of -9 and 3 to -4 and stay.
+      {.name = "LimitedSwiglu",
+       .op =
+           [](Maker& m) {
+             return m.builder.activate(
+                 "op", {.gate = in(m, {5, -9}), .up = in(m, {-9, 3}), .limit = 4, .alpha = 2, .up_offset = 1});
+           },
+       .expected = {-12 / (1 + std::exp(-8)), -36 / (1 + std::exp(18))}},
+      {.name = "OneGateForTwo",
+       .op =
+           [](Maker& m) {
+             return m.builder.activate("op", in(m, {3, -1}), in(m, {1, 2, 3, 4}), plan::Activation::identity);
+           },
+       .expected = {3, 6, -3, -4}},
+      {.name = "NormWithoutWeight",
+       .op =
+           [](Maker& m) {
+             return m.builder.norm("op", {.x = in(m, {3, 4, -4, 3}), .eps = 0.5F, .group = 2});
+           },
+       .expected = {3 * r, 4 * r, -4 * r, 3 * r}},
+      {.name = "NormWithAWeightForTheRow",
+       .op =
+           [](Maker& m) {
+             return m.builder.norm(
+                 "op", {.x = in(m, {3, 4, -4, 3}), .weight = m.vector_of({1, 2, 3, 4}), .eps = 0.5F, .group = 2});
+           },
+       .expected = {3 * r, 8 * r, -12 * r, 12 * r}},
+      {.name = "PartScaled",
+       .op =
+           [](Maker& m) {
+             return m.builder.scale("op",
+                                    {.x = in(m, {1, 2, 3, 4}), .weight = m.vector_of({5, 7}), .factor = -2, .first = 1}, 2);
+           },
+       .expected = {-20, -42}},
+      {.name = "Temperature",
+       .op =
+           [](Maker& m) {
+             const plan::Temperature temperature{.beta = 2, .length = 4, .offset = 1};
+             return m.builder.scale("op", {.x = in(m, std::vector<float>(6, 1.0F)), .temperature = temperature}, 1);
+           },
+       .expected = {1, 1 + 2 * ln2, 1 + 2 * ln2, 1 + 2 * ln2, 1 + 2 * ln2, 1 + 2 * std::log(3)},
+       .n_tokens = 6,
+       .first = 2},
+      {.name = "Segment",
+       .op =
+           [](Maker& m) {
+             return m.builder.embed("op", {.table = m.matrix_of({7, 8, 9, 10}, {2, 2}), .by = plan::EmbedBy::segment});
+           },
+       .expected = {7, 8, 7, 8},
+       .n_tokens = 2},
       {.name = "Sum",
        .op =
            [](Maker& m) {
@@ -175,6 +238,22 @@ std::vector<Golden> goldens() {
              return m.builder.top_k("op", in(m, {1, 3, 3, NAN, -HUGE_VALF, 2}), 6);
            },
        .expected = {1, 2, 5, 0, 3, 4}},
+      {.name = "LargestWithBias",
+       .op =
+           [](Maker& m) {
+             return m.builder.top_k("op", {.x = in(m, {9, 1, 2, 0}),
+                                           .bias = m.vector_of({0, 0.5F, 0.25F, 2}),
+                                           .k = 2,
+                                           .score = plan::Score::sigmoid});
+           },
+       .expected = {3, 1}},
+      // The groups count 9, 8 and 10; the largest of all is in none of the best two.
+      {.name = "LargestOfTheBestGroups",
+       .op =
+           [](Maker& m) {
+             return m.builder.top_k("op", {.x = in(m, {5, 4, 7, 1, 5, 5}), .k = 3, .n_groups = 3, .n_groups_used = 2});
+           },
+       .expected = {0, 4, 5}},
       gating("GatingByAll", plan::Gating::softmax, {12 / 7.0, 3 / 7.0}),
       gating("GatingByTheChosen", plan::Gating::softmax_of_chosen, {12 / 5.0, 3 / 5.0}),
       gating("GatingBySigmoids", plan::Gating::sigmoid, {2.4, 1.5}),

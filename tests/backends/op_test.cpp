@@ -96,6 +96,14 @@ void embeddings(Table& table) {
                          },
                      .steps = {5, 1, 1, 5}});
   }
+  table.push_back({.name = "by segment",
+                   .op =
+                       [=](Maker& m) {
+                         const plan::MatrixId segments = m.bits(Format::f32, {64, 2});
+                         return Made{m.builder.embed("op", {.table = segments, .by = plan::EmbedBy::segment}), 64};
+                       },
+                   .steps = {5, 1},
+                   .first_token = 3});
   for (const std::uint32_t edge : {1U << 15, 1U << 16}) add(Format::f16, 3, edge + 3, edge - 2);
   for (const std::uint32_t width : integers) add(Format::f32, width, 7, 0);
   // Rows that begin before and after bytes 2^31 and 2^32.
@@ -147,6 +155,27 @@ void norms(Table& table) {
   }
   for (const std::uint32_t n : integers) add(n, 1, 2);
   for (const std::uint32_t n : around({5, 64, 1U << 15, 1U << 16})) add(3, 1, n);
+  // A weight for the whole row, and none, with and without a bias.
+  for (const plan::NormKind kind : {plan::NormKind::rms, plan::NormKind::layer}) {
+    for (const std::uint32_t group : Sizes{1, 8, 33, 256}) {
+      for (const bool weighed : {false, true}) {
+        for (const bool biased : {false, true}) {
+          table.push_back(
+              {.name = fmt::format("{}, 3 groups of {}{}{}", kind == plan::NormKind::rms ? "RMS" : "layer", group,
+                                   weighed ? ", weight of the row" : ", no weight", biased ? ", bias of the row" : ""),
+               .op =
+                   [=](Maker& m) {
+                     plan::Norm norm{.eps = 1e-5F, .kind = kind, .group = group};
+                     if (weighed) norm.weight = m.vector(std::uint64_t{3} * group);
+                     if (biased) norm.bias = m.vector(std::uint64_t{3} * group);
+                     norm.x = m.in(3 * group);
+                     return Made{m.builder.norm("op", norm), 3 * group};
+                   },
+               .steps = {5}});
+        }
+      }
+    }
+  }
 }
 
 Case product(Format format, std::uint32_t n_in, std::uint32_t n_out, std::uint32_t n_rows, bool biased = false) {
@@ -398,8 +427,11 @@ void rotated_attentions(Table& table) {
   }
 }
 
-constexpr plan::Activation activations[] = {plan::Activation::silu, plan::Activation::gelu_tanh, plan::Activation::gelu_erf,
-                                            plan::Activation::relu};
+constexpr plan::Activation activations[] = {
+    plan::Activation::silu, plan::Activation::gelu_tanh,    plan::Activation::gelu_erf,
+    plan::Activation::relu, plan::Activation::relu_squared, plan::Activation::sigmoid,
+    plan::Activation::tanh, plan::Activation::identity,     plan::Activation::xielu};
+constexpr plan::Xielu some_xielu{.positive = 0.8F, .negative = 1.3F, .beta = 0.5F, .eps = -1e-6F};
 
 void elementwise(Table& table) {
   const auto add = [&](std::string name, std::uint32_t n, std::uint32_t n_rows,
@@ -425,10 +457,59 @@ void elementwise(Table& table) {
     for (const std::uint32_t n_rows : around({5})) add(name, 5, n_rows, op);
   };
   for (const auto activation : activations) {
-    sweep(fmt::format("activation {}", static_cast<int>(activation)),
-          [=](Maker& m, ValueId a, ValueId b) { return m.builder.activate("op", a, b, activation); });
-    sweep(fmt::format("activation {} without a gate", static_cast<int>(activation)),
-          [=](Maker& m, ValueId a, ValueId) { return m.builder.activate("op", {.gate = a, .activation = activation}); });
+    sweep(fmt::format("activation {}", static_cast<int>(activation)), [=](Maker& m, ValueId a, ValueId b) {
+      return m.builder.activate("op", {.gate = a, .up = b, .activation = activation, .xielu = some_xielu});
+    });
+    sweep(fmt::format("activation {} without a gate", static_cast<int>(activation)), [=](Maker& m, ValueId a, ValueId) {
+      return m.builder.activate("op", {.gate = a, .activation = activation, .xielu = some_xielu});
+    });
+    sweep(fmt::format("activation {} with a limit", static_cast<int>(activation)), [=](Maker& m, ValueId a, ValueId b) {
+      return m.builder.activate("op", {.gate = a,
+                                       .up = b,
+                                       .activation = activation,
+                                       .limit = 0.75F,
+                                       .alpha = 1.702F,
+                                       .up_offset = 1,
+                                       .xielu = some_xielu});
+    });
+    for (const std::uint32_t n_gates : Sizes{1, 3, 32}) {
+      for (const std::uint32_t each : Sizes{2, 7, 64}) {
+        table.push_back(
+            {.name = fmt::format("activation {} of {} gates for {} each", static_cast<int>(activation), n_gates, each),
+             .op =
+                 [=](Maker& m) {
+                   const ValueId gate = m.in(n_gates), up = m.in(n_gates * each);
+                   return Made{
+                       m.builder.activate("op", {.gate = gate, .up = up, .activation = activation, .xielu = some_xielu}),
+                       n_gates * each};
+                 },
+             .steps = {5}});
+      }
+    }
+  }
+  sweep("scaled", [](Maker& m, ValueId a, ValueId) { return m.builder.scale("op", a, -0.3F); });
+  sweep("scaled by a number of the file", [](Maker& m, ValueId a, ValueId) {
+    return m.builder.scale("op", {.x = a, .weight = m.vector(1, 2), .factor = 3}, m.width(a));
+  });
+  sweep("scaled by a vector", [](Maker& m, ValueId a, ValueId) {
+    return m.builder.scale("op", {.x = a, .weight = m.vector(m.width(a)), .factor = 3}, m.width(a));
+  });
+  for (const Sizes& part : {Sizes{0, 1}, {31, 33}, {64, 64}, {1, 127}, {100, 28}}) {
+    table.push_back({.name = fmt::format("{} values from {} on", part[1], part[0]),
+                     .op =
+                         [=](Maker& m) {
+                           return Made{m.builder.scale("op", {.x = m.in(128), .first = part[0]}, part[1]), part[1]};
+                         },
+                     .steps = {5}});
+  }
+  for (const float offset : {0.0F, 1.0F}) {
+    table.push_back({.name = fmt::format("temperature by position + {}", offset),
+                     .op =
+                         [=](Maker& m) {
+                           const plan::Temperature temperature{.beta = 0.4F, .length = 8, .offset = offset};
+                           return Made{m.builder.scale("op", {.x = m.in(40), .temperature = temperature}, 40), 40};
+                         },
+                     .steps = {7, 1, 1, 20, 1}});
   }
   sweep("sum", [](Maker& m, ValueId a, ValueId b) { return m.builder.add("op", a, b); });
   sweep("sum of one", [](Maker& m, ValueId a, ValueId) { return m.builder.add("op", a, a); });
@@ -452,6 +533,33 @@ void largest(Table& table) {
                            },
                        .steps = {5},
                        .vocab = 5});
+    }
+  }
+  // A bias that changes the order, and groups. The numbers are multiples of 1/2, so that backends agree about their order.
+  for (const plan::Score score : {plan::Score::logit, plan::Score::softmax, plan::Score::sigmoid}) {
+    for (const Sizes& groups : {Sizes{1, 1}, {2, 1}, {4, 2}, {8, 3}, {16, 16}, {64, 5}}) {
+      for (const std::uint32_t n : Sizes{64, 128, 256, 320}) {
+        for (const bool biased : {false, true}) {
+          table.push_back(
+              {.name = fmt::format("3 of {} by score {}, {} of {} groups{}", n, static_cast<int>(score), groups[1],
+                                   groups[0], biased ? ", bias" : ""),
+               .op =
+                   [=](Maker& m) {
+                     std::vector<float> x(std::size_t{n} * m.vocab), bias(n);
+                     for (float& v : x) v = static_cast<float>(m.random() % 16) / 2;
+                     for (float& v : bias) v = static_cast<float>(m.random() % 16) / 2;
+                     return Made{m.builder.top_k("op", {.x = m.in(n, x),
+                                                        .bias = biased ? std::optional(m.vector_of(bias)) : std::nullopt,
+                                                        .k = 3,
+                                                        .score = score,
+                                                        .n_groups = groups[0],
+                                                        .n_groups_used = groups[1]}),
+                                 3};
+                   },
+               .steps = {5},
+               .vocab = 5});
+        }
+      }
     }
   }
 }

@@ -99,6 +99,17 @@ struct AttendBlock {
   float soft_cap;  // 0, or scores become soft_cap * tanh(score / soft_cap)
 };
 
+// y = activation(gate) * (up + up_offset), as plan::Activate has it. Each y may be the gate or the up of its place.
+struct Gated {
+  const float* gate;
+  const float* up;
+  float limit;  // infinity: none
+  float alpha;
+  float up_offset;
+  float positive, negative, beta, eps;  // plan::Xielu
+};
+inline constexpr std::size_t n_activations = 9;
+
 struct KernelTable {
   const char* name;  // "AVX-512 VNNI"
   // Steps of at least this many tokens need Sign::biased activations. SIZE_MAX: none do.
@@ -119,9 +130,10 @@ struct KernelTable {
   // tokens.
   void (*put_floats)(const float* x, std::size_t n, std::size_t token, std::size_t n_tokens, float* operands);
 
+  // `weight` may be null: all ones.
   void (*rms_norm)(const float* x, const float* weight, float eps, std::size_t n, float* y);
   void (*add)(const float* a, const float* b, std::size_t n, float* y);
-  void (*gated[4])(const float* gate, const float* up, std::size_t n, float* y);  // by plan::Activation
+  void (*gated[n_activations])(const Gated&, std::size_t n, float* y);  // by plan::Activation
   // Rotates n_rot components of one head; cos_sin holds n_rot / 2 cosines, then as many sines. The rest is copied.
   void (*rope_adjacent)(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y);
   void (*rope_halves)(const float* x, const float* cos_sin, std::size_t n_rot, std::size_t head_dim, float* y);

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <variant>
 
 namespace plumb::backends::cpu {
@@ -33,8 +35,7 @@ struct RowRun {
   }
 
   void operator()(const plan::Norm& o) const {
-    const std::vector<float>& weight = w.vector(o.weight);
-    const std::uint64_t n = weight.size();
+    const std::uint64_t n = o.group;
     for (std::uint64_t start = 0; start < w.width(o.x); start += n) {
       const float* x = at(o.x) + start;
       float* out = at(o.out) + start;
@@ -43,9 +44,14 @@ struct RowRun {
         std::transform(x, x + n, out, [mean](float v) { return v - mean; });
         x = out;
       }
-      w.kernels.rms_norm(x, weight.data(), o.eps, n, out);
-      if (o.bias) w.kernels.add(out, w.vector(*o.bias).data(), n, out);
+      w.kernels.rms_norm(x, o.weight ? of_group(*o.weight, start, n) : nullptr, o.eps, n, out);
+      if (o.bias) w.kernels.add(out, of_group(*o.bias, start, n), n, out);
     }
+  }
+  // The part of a vector that belongs to the group of n values from `start` on.
+  [[nodiscard]] const float* of_group(plan::VectorId id, std::uint64_t start, std::uint64_t n) const {
+    const std::vector<float>& vector = w.vector(id);
+    return vector.data() + (vector.size() == n ? 0 : start);
   }
 
   void operator()(const plan::Rope& o) const {
@@ -81,11 +87,40 @@ struct RowRun {
   // Without a second factor, the activation is multiplied by ones.
   void operator()(const plan::Activate& o) const {
     float* out = at(o.out);
-    if (!o.up) std::fill_n(out, w.width(o.out), 1.0f);
-    w.kernels.gated[static_cast<std::size_t>(o.activation)](at(o.gate), o.up ? at(*o.up) : out, w.width(o.out), out);
+    const std::uint64_t n = w.width(o.out), each = n / w.width(o.gate);
+    if (!o.up) std::fill_n(out, n, 1.0f);
+    // A gate that is the factor of several values is spread out first.
+    const float* gate = at(o.gate);
+    if (each > 1) {
+      for (std::uint64_t i = 0; i < n; ++i) out[i] = gate[i / each];
+      gate = out;
+    }
+    w.kernels.gated[static_cast<std::size_t>(o.activation)]({.gate = gate,
+                                                             .up = o.up ? at(*o.up) : out,
+                                                             .limit = o.limit > 0 ? o.limit : HUGE_VALF,
+                                                             .alpha = o.alpha,
+                                                             .up_offset = o.up ? o.up_offset : 0,
+                                                             .positive = o.xielu.positive,
+                                                             .negative = o.xielu.negative,
+                                                             .beta = o.xielu.beta,
+                                                             .eps = o.xielu.eps},
+                                                            n, out);
   }
 
   void operator()(const plan::Add& o) const { w.kernels.add(at(o.a), at(o.b), w.width(o.out), at(o.out)); }
+
+  void operator()(const plan::Scale& o) const {
+    const float* x = at(o.x) + o.first;
+    float* out = at(o.out);
+    float factor = o.factor;
+    if (o.temperature) factor *= static_cast<float>(o.temperature->at(w.batch.position(row)));
+    const std::vector<float>* weight = o.weight ? &w.vector(*o.weight) : nullptr;
+    const std::uint64_t n = w.width(o.out);
+    if (weight != nullptr && weight->size() == 1) factor *= weight->front();
+    for (std::uint64_t i = 0; i < n; ++i) out[i] = x[i] * factor;
+    if (weight == nullptr || weight->size() == 1) return;
+    for (std::uint64_t i = 0; i < n; ++i) out[i] *= (*weight)[i];
+  }
 
   void operator()(const plan::SoftCap& o) const {
     const float* x = at(o.x);
@@ -94,9 +129,10 @@ struct RowRun {
   }
 
   void operator()(const plan::TopK& o) const {
-    const float* x = at(o.x);
     const auto width = static_cast<std::uint32_t>(w.width(o.x));
     float* out = at(o.out);
+    const std::vector<float> ranked = ranks(o, {at(o.x), width});
+    const float* x = ranked.empty() ? at(o.x) : ranked.data();
     const auto rank = [&](std::uint32_t i) { return std::isnan(x[i]) ? -std::numeric_limits<float>::infinity() : x[i]; };
     const auto before = [&](std::uint32_t a, std::uint32_t b) {
       return rank(a) > rank(b) || (rank(a) == rank(b) && a < b);
@@ -109,6 +145,47 @@ struct RowRun {
         if (best == width || before(i, best)) best = i;
       }
       out[j] = static_cast<float>(best);
+    }
+  }
+
+  // What TopK ranks; empty where that is x itself.
+  [[nodiscard]] std::vector<float> ranks(const plan::TopK& o, std::span<const float> x) const {
+    if (!o.bias && o.n_groups == 1) return {};
+    std::vector<float> y(x.begin(), x.end());
+    if (o.score == plan::Score::sigmoid) {
+      for (float& v : y) v = 1 / (1 + std::exp(-v));
+    } else if (o.score == plan::Score::softmax) {
+      const float largest = *std::max_element(x.begin(), x.end());
+      double total = 0;
+      for (float& v : y) total += v = std::exp(v - largest);
+      for (float& v : y) v /= static_cast<float>(total);
+    }
+    if (o.bias) w.kernels.add(y.data(), w.vector(*o.bias).data(), y.size(), y.data());
+    drop_groups(o, y);
+    return y;
+  }
+  // Gives the experts of all but the best groups the lowest rank.
+  static void drop_groups(const plan::TopK& o, std::vector<float>& y) {
+    constexpr float lowest = -std::numeric_limits<float>::infinity();
+    const std::size_t size = y.size() / o.n_groups;
+    std::vector<float> of_group;
+    for (std::size_t start = 0; start < y.size(); start += size) {
+      float first = lowest, second = lowest;
+      for (std::size_t i = start; i < start + size; ++i) {
+        if (y[i] > first)
+          second = std::exchange(first, y[i]);
+        else if (y[i] > second)
+          second = y[i];
+      }
+      of_group.push_back(size == 1 ? first : first + second);
+    }
+    for (std::uint32_t g = 0; g < o.n_groups; ++g) {
+      const auto before = [&](std::uint32_t a) {
+        return of_group[a] > of_group[g] || (of_group[a] == of_group[g] && a < g);
+      };
+      std::uint32_t n_before = 0;
+      for (std::uint32_t a = 0; a < o.n_groups; ++a) n_before += before(a) ? 1 : 0;
+      if (n_before >= o.n_groups_used) std::fill_n(y.begin() + static_cast<std::ptrdiff_t>(g * size), size, lowest);
     }
   }
 

@@ -158,6 +158,11 @@ void rms_norm(const float* x, const float* weight, float eps, std::size_t n, flo
     squares += tail * tail;
   }
   const Vf scale = splat(1.0f / sqrtf(Set::sum(squares) / static_cast<float>(n) + eps));
+  if (weight == nullptr) {
+    for (i = 0; i + lanes <= n; i += lanes) store(y + i, load(x + i) * scale);
+    if (i < n) store_part(y + i, load_part(x + i, n - i) * scale, n - i);
+    return;
+  }
   for (i = 0; i + lanes <= n; i += lanes) store(y + i, load(x + i) * scale * load(weight + i));
   if (i < n) store_part(y + i, load_part(x + i, n - i) * scale * load_part(weight + i, n - i), n - i);
 }
@@ -175,20 +180,20 @@ PLUMB_INLINE Vf gate_by_sigmoid(Vf x, Vf s) {
 }
 
 struct Silu {
-  PLUMB_INLINE Vf apply(Vf x) { return gate_by_sigmoid(x, x); }
+  PLUMB_INLINE Vf apply(Vf x, const Gated& g) { return gate_by_sigmoid(x, splat(g.alpha) * x); }
 };
 // Within 3 * 2^-24 of the exact value; a small value may have a larger relative error.
 PLUMB_INLINE Vf tanh(Vf x) { return splat(1.0f) - splat(2.0f) / (exp(x + x) + splat(1.0f)); }
 
 // 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)).
 struct GeluTanh {
-  PLUMB_INLINE Vf apply(Vf x) {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) {
     const Vf u = splat(0.7978845608f) * (x + splat(0.044715f) * x * x * x);
     return gate_by_sigmoid(x, u + u);
   }
 };
 struct GeluErf {
-  PLUMB_INLINE Vf apply(Vf x) {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) {
     float values[lanes];
     store(values, x);
     for (float& value : values) value = 0.5f * value * (1.0f + erff(value * 0.70710678f));
@@ -196,14 +201,51 @@ struct GeluErf {
   }
 };
 struct Relu {
-  PLUMB_INLINE Vf apply(Vf x) { return x > Vf{} ? x : Vf{}; }
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) { return x > Vf{} ? x : Vf{}; }
+};
+struct ReluSquared {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) { return x > Vf{} ? x * x : Vf{}; }
+};
+struct Sigmoid {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) { return gate_by_sigmoid(splat(1.0f), x); }
+};
+struct Tanh {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) {
+    float values[lanes];
+    store(values, x);
+    for (float& value : values) value = tanhf(value);
+    return load(values);
+  }
+};
+struct Identity {
+  PLUMB_INLINE Vf apply(Vf x, const Gated&) { return x; }
+};
+struct XieluFn {
+  PLUMB_INLINE Vf apply(Vf x, const Gated& g) {
+    float values[lanes];
+    store(values, x);
+    for (float& value : values) {
+      const float curved =
+          value > 0 ? g.positive * value * value : g.negative * (expm1f(value < g.eps ? value : g.eps) - value);
+      value = g.beta * value + curved;
+    }
+    return load(values);
+  }
 };
 
 template <class Activation>
-void gated(const float* gate, const float* up, std::size_t n, float* y) {
+PLUMB_INLINE Vf gated_at(const Gated& g, Vf gate, Vf up) {
+  const Vf limit = splat(g.limit), least = splat(-g.limit);
+  gate = gate > limit ? limit : gate;
+  up = up > limit ? limit : up;
+  up = up < least ? least : up;
+  return Activation::apply(gate, g) * (up + splat(g.up_offset));
+}
+template <class Activation>
+void gated(const Gated& g, std::size_t n, float* y) {
   std::size_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(y + i, Activation::apply(load(gate + i)) * load(up + i));
-  if (i < n) store_part(y + i, Activation::apply(load_part(gate + i, n - i)) * load_part(up + i, n - i), n - i);
+  for (; i + lanes <= n; i += lanes) store(y + i, gated_at<Activation>(g, load(g.gate + i), load(g.up + i)));
+  if (i < n) store_part(y + i, gated_at<Activation>(g, load_part(g.gate + i, n - i), load_part(g.up + i, n - i)), n - i);
 }
 
 template <bool adjacent>

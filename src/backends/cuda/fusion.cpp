@@ -21,6 +21,11 @@ const Op* op_at(const StepContext& step, std::size_t i) {
   return i < step.plan().ops.size() ? std::get_if<Op>(&step.plan().ops[i]) : nullptr;
 }
 
+// Whether the fused kernels have this activation: a function of the gate alone, times up.
+bool is_plain(const plan::Activate& op) {
+  return op.activation <= plan::Activation::identity && op.limit == 0 && op.alpha == 1 && op.up_offset == 0;
+}
+
 bool is_rounded(const StepContext& step, const plan::Linear& linear) {
   return takes_rounded(static_cast<unsigned>(step.weight(linear.weight).format));
 }
@@ -68,8 +73,8 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Norm& norm)
   const StepContext& step = input.step;
   const std::uint64_t width = step.plan().value(norm.x).width;
   const std::uint32_t n_rows = step.n_rows(norm.out);
-  if (norm.kind != plan::NormKind::rms || norm.bias) return {};
-  if (n_rows > most_few_rows || step.weight(norm.weight).n_in != width || width % 32 != 0) return {};
+  if (norm.kind != plan::NormKind::rms || norm.bias || !norm.weight) return {};
+  if (n_rows > most_few_rows || norm.group != width || width % 32 != 0) return {};
   std::vector<const plan::Linear*> linears;
   for (std::size_t i = op + 1;; ++i) {
     const auto* linear = op_at<plan::Linear>(step, i);
@@ -92,8 +97,9 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Norm& norm)
     fused.input = on_the_way ? FusedLinears::Input::floats : FusedLinears::Input::rounded;
   }
   const auto* activate = op_at<plan::Activate>(step, op + 3);
-  if (linears.size() == 2 && activate != nullptr && activate->up && activate->gate == linears[0]->out &&
-      activate->up == linears[1]->out && step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format &&
+  if (linears.size() == 2 && activate != nullptr && activate->up && is_plain(*activate) &&
+      activate->gate == linears[0]->out && activate->up == linears[1]->out &&
+      step.weight(linears[0]->weight).format == step.weight(linears[1]->weight).format &&
       input.readers[activate->gate.index] == 1 && input.readers[activate->up->index] == 1) {
     fused.activate = activate;
     fused.launches = {linears};

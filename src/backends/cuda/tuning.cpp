@@ -85,7 +85,7 @@ class CudaTuning final : public Tuning {
       Products products = products_of(step, linears);
       const float* x = x_of(step, first);
       if (fused.norm != nullptr && fused.input == FusedLinears::Input::floats) {
-        products.norm = floats(step.weight(fused.norm->weight).view);
+        products.norm = floats(step.weight(*fused.norm->weight).view);
         products.eps = fused.norm->eps;
         x = floats(step.value(fused.norm->x));
       }
@@ -117,7 +117,7 @@ class CudaTuning final : public Tuning {
     if (fused.input == FusedLinears::Input::floats) return;
     const plan::Norm* norm = fused.norm;
     const float* x = norm != nullptr ? floats(step.value(norm->x)) : x_of(step, linear);
-    const float* weight = norm != nullptr ? floats(step.weight(norm->weight).view) : nullptr;
+    const float* weight = norm != nullptr ? floats(step.weight(*norm->weight).view) : nullptr;
     float* y = norm != nullptr ? floats(step.value(norm->out)) : nullptr;
     const float eps = norm != nullptr ? norm->eps : 0;
     if (fused.input == FusedLinears::Input::halves) {

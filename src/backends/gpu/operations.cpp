@@ -65,6 +65,7 @@ struct Emission {
   [[nodiscard]] ViewOf<float> vector_or(const std::optional<plan::VectorId>& id, ViewOf<float> other) const {
     return id ? vector(*id) : other;
   }
+  [[nodiscard]] uint32_t length(const std::optional<plan::VectorId>& id) const { return id ? step.weight(*id).n_in : 0; }
   [[nodiscard]] ViewOf<sig::uint> slots() const { return ViewOf<sig::uint>(step.row_places().slots); }
   [[nodiscard]] ViewOf<sig::uint> positions() const { return ViewOf<sig::uint>(step.row_places().positions); }
   static Grid flat(uint32_t n, uint32_t n_rows = 1) { return {ceil_div(n, PLUMB_FLAT_THREADS), n_rows, 1}; }
@@ -72,23 +73,24 @@ struct Emission {
   void operator()(const plan::Embed& o) const {
     const WeightView& table = step.weight(o.table);
     add(kernels_for(table.format).embed, {step.n_tokens()},
-        {.rows = ViewOf<int>(o.by == plan::EmbedBy::token ? step.tokens() : step.row_places().positions),
+        {.rows = ViewOf<int>(o.by != plan::EmbedBy::position ? step.tokens() : step.row_places().positions),
          .table = ViewOf<sig::uchar>(table.view),
          .y = at(o.out),
-         .p = {.width = table.n_in, .row_bytes = row_bytes(table), .scale = o.scale}});
+         // With 0 bytes a row, every token takes the first.
+         .p = {.width = table.n_in, .row_bytes = o.by == plan::EmbedBy::segment ? 0 : row_bytes(table), .scale = o.scale}});
   }
 
   void operator()(const plan::Norm& o) const {
-    const uint32_t group = step.weight(o.weight).n_in;
-    add(kernel::normalize, {n_elements(o.x) / group},
+    add(kernel::normalize, {n_elements(o.x) / o.group},
         {.x = at(o.x),
-         .weight = vector(o.weight),
+         .weight = vector_or(o.weight, at(o.x)),
          .bias = vector_or(o.bias, at(o.x)),
          .y = at(o.out),
-         .p = {.group = group,
+         .p = {.group = o.group,
                .eps = o.eps,
                .is_layer = o.kind == plan::NormKind::layer ? 1u : 0u,
-               .has_bias = o.bias ? 1u : 0u}});
+               .n_weights = length(o.weight),
+               .n_biases = length(o.bias)}});
   }
 
   void operator()(const plan::Linear& o) const {
@@ -219,12 +221,39 @@ struct Emission {
         {.gate = at(o.gate),
          .up = at(o.up.value_or(o.gate)),
          .y = at(o.out),
-         .p = {.n = n, .activation = static_cast<uint32_t>(o.activation), .has_up = o.up ? 1u : 0u}});
+         .p = {.n = n,
+               .activation = static_cast<uint32_t>(o.activation),
+               .has_up = o.up ? 1u : 0u,
+               .a_gate = width(o.out) / width(o.gate),
+               .limit = o.limit,
+               .alpha = o.alpha,
+               .up_offset = o.up_offset,
+               .positive = o.xielu.positive,
+               .negative = o.xielu.negative,
+               .beta = o.xielu.beta,
+               .eps = o.xielu.eps}});
   }
 
   void operator()(const plan::Add& o) const {
     const uint32_t n = n_elements(o.out);
     add(kernel::add, flat(n), {.a = at(o.a), .b = at(o.b), .y = at(o.out), .p = {.n = n}});
+  }
+
+  void operator()(const plan::Scale& o) const {
+    const plan::Temperature temperature = o.temperature.value_or(plan::Temperature{});
+    add(kernel::scale, flat(width(o.out), rows(o.out)),
+        {.positions = positions(),
+         .x = at(o.x),
+         .weight = vector_or(o.weight, at(o.x)),
+         .y = at(o.out),
+         .p = {.width = width(o.out),
+               .x_width = width(o.x),
+               .first = o.first,
+               .n_weights = length(o.weight),
+               .factor = o.factor,
+               .beta = temperature.beta,
+               .length = temperature.length,
+               .offset = temperature.offset}});
   }
 
   void operator()(const plan::SoftCap& o) const {
@@ -233,7 +262,17 @@ struct Emission {
   }
 
   void operator()(const plan::TopK& o) const {
-    add(kernel::top_k, {rows(o.x)}, {.x = at(o.x), .indices = at(o.out), .p = {.n = width(o.x), .k = o.k}});
+    add(kernel::top_k, {rows(o.x)},
+        {.x = at(o.x),
+         .bias = vector_or(o.bias, at(o.x)),
+         .indices = at(o.out),
+         .p = {.n = width(o.x),
+               .k = o.k,
+               // Without a bias and groups, a score changes no order.
+               .score = o.bias || o.n_groups > 1 ? static_cast<uint32_t>(o.score) : 0u,
+               .has_bias = o.bias ? 1u : 0u,
+               .n_groups = o.n_groups,
+               .n_groups_used = o.n_groups_used}});
   }
 
   void operator()(const plan::ExpertWeights& o) const {

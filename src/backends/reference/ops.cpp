@@ -38,6 +38,35 @@ std::vector<std::uint32_t> largest_of(std::span<const float> x, std::uint32_t k)
   return order;
 }
 
+// What TopK ranks: scores with their bias, in which groups that are not among the best count as the smallest.
+std::vector<float> ranked(const plan::TopK& op, std::span<const float> x, std::span<const float> bias) {
+  std::vector<float> y(x.begin(), x.end());
+  if (op.score == plan::Score::sigmoid) {
+    for (float& v : y) v = static_cast<float>(1 / (1 + std::exp(-double{v})));
+  } else if (op.score == plan::Score::softmax) {
+    const double largest = *std::max_element(x.begin(), x.end());
+    double total = 0;
+    for (const float v : x) total += std::exp(v - largest);
+    for (float& v : y) v = static_cast<float>(std::exp(v - largest) / total);
+  }
+  for (std::size_t i = 0; i < bias.size(); ++i) y[i] += bias[i];
+  const std::size_t size = x.size() / op.n_groups;
+  std::vector<float> of_group;
+  for (std::size_t start = 0; start < y.size(); start += size) {
+    const std::span<const float> group(y.data() + start, size);
+    float sum = 0;
+    for (const std::uint32_t i : largest_of(group, std::min<std::uint32_t>(2, static_cast<std::uint32_t>(size)))) {
+      sum += group[i];
+    }
+    of_group.push_back(sum);
+  }
+  const std::vector<std::uint32_t> groups = largest_of(of_group, op.n_groups);
+  for (std::uint32_t g = op.n_groups_used; g < op.n_groups; ++g) {
+    std::fill_n(y.begin() + static_cast<std::ptrdiff_t>(groups[g] * size), size, -std::numeric_limits<float>::infinity());
+  }
+  return y;
+}
+
 // YaRN's ramp (section 3.2 of https://arxiv.org/abs/2309.00071): 1 for a dimension that turns often enough within the
 // trained context to be extrapolated, 0 for one that must be interpolated, and a ramp in between.
 double yarn_extrapolation(const plan::Rope& rope, std::uint32_t pair) {
@@ -80,9 +109,9 @@ class Computation {
   }
 
   void execute(const plan::Norm& op) {
-    const std::vector<float> weight = vector(op.weight);
-    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>(weight.size(), -0.0f);
-    const std::uint64_t group = weight.size();
+    const std::uint64_t group = op.group;
+    const std::vector<float> weight = op.weight ? vector(*op.weight) : std::vector<float>(group, 1.0f);
+    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>(group, -0.0f);
     const float* x = in(op.x);
     float* y = out_.data();
     for (std::uint64_t start = 0; start < out_.size(); start += group) {
@@ -93,7 +122,8 @@ class Computation {
       for (std::uint64_t i = 0; i < group; ++i) sum += (x[start + i] - mean) * (x[start + i] - mean);
       const double scale = 1.0 / std::sqrt(sum / static_cast<double>(group) + op.eps);
       for (std::uint64_t i = 0; i < group; ++i) {
-        y[start + i] = static_cast<float>((x[start + i] - mean) * scale * weight[i] + bias[i]);
+        const std::uint64_t at = start + i;
+        y[at] = static_cast<float>((x[at] - mean) * scale * weight[at % weight.size()] + bias[at % bias.size()]);
       }
     }
   }
@@ -134,8 +164,15 @@ class Computation {
   void execute(const plan::Activate& op) {
     const float* gate = in(op.gate);
     const float* up = op.up ? in(*op.up) : nullptr;
+    const std::uint64_t each = plan_.value(op.out).width / plan_.value(op.gate).width;
     for (std::uint64_t i = 0; i < out_.size(); ++i) {
-      out_[i] = static_cast<float>(activate(op.activation, gate[i]) * (up != nullptr ? up[i] : 1.0f));
+      double x = gate[i / each], factor = up != nullptr ? up[i] : 1;
+      if (op.limit > 0) {
+        x = std::min(x, double{op.limit});
+        factor = std::clamp(factor, -double{op.limit}, double{op.limit});
+      }
+      if (up != nullptr) factor += op.up_offset;
+      out_[i] = static_cast<float>(activate(op, x) * factor);
     }
   }
 
@@ -143,6 +180,19 @@ class Computation {
     const float* a = in(op.a);
     const float* b = in(op.b);
     for (std::uint64_t i = 0; i < out_.size(); ++i) out_[i] = a[i] + b[i];
+  }
+
+  void execute(const plan::Scale& op) {
+    const std::uint64_t n = plan_.value(op.x).width, width = plan_.value(op.out).width;
+    const std::vector<float> weight = op.weight ? vector(*op.weight) : std::vector<float>{1.0f};
+    const float* x = in(op.x) + op.first;
+    for (std::uint64_t r = 0; r < n_rows(op.out); ++r) {
+      double factor = op.factor;
+      if (op.temperature) factor *= op.temperature->at(scene_.rows[r].position);
+      for (std::uint64_t i = 0; i < width; ++i) {
+        out_[r * width + i] = static_cast<float>(x[r * n + i] * factor * weight[i % weight.size()]);
+      }
+    }
   }
 
   void execute(const plan::SoftCap& op) {
@@ -154,10 +204,11 @@ class Computation {
 
   void execute(const plan::TopK& op) {
     const std::uint64_t width = plan_.value(op.x).width;
+    const std::vector<float> bias = op.bias ? vector(*op.bias) : std::vector<float>();
     const float* x = in(op.x);
     float* y = out_.data();
     for (std::uint64_t r = 0; r < n_rows(op.x); ++r) {
-      for (const std::uint32_t i : largest_of({x + r * width, width}, op.k)) *y++ = static_cast<float>(i);
+      for (const std::uint32_t i : largest_of(ranked(op, {x + r * width, width}, bias), op.k)) *y++ = static_cast<float>(i);
     }
   }
 
@@ -242,16 +293,27 @@ std::vector<float> Scene::vector(plan::WeightId id) const {
 
 std::vector<float> compute(const plan::Op& op, const Scene& scene) { return Computation(scene, op).take(); }
 
-double activate(plan::Activation activation, double x) {
-  switch (activation) {
+double activate(const plan::Activate& op, double x) {
+  switch (op.activation) {
     case plan::Activation::silu:
-      return x / (1.0 + std::exp(-x));
+      return x / (1.0 + std::exp(-op.alpha * x));
     case plan::Activation::gelu_tanh:
       return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case plan::Activation::gelu_erf:
       return 0.5 * x * (1.0 + std::erf(x / std::numbers::sqrt2));
     case plan::Activation::relu:
       return x > 0 ? x : 0;
+    case plan::Activation::relu_squared:
+      return x > 0 ? x * x : 0;
+    case plan::Activation::sigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
+    case plan::Activation::tanh:
+      return std::tanh(x);
+    case plan::Activation::identity:
+      return x;
+    case plan::Activation::xielu:
+      return op.xielu.beta * x +
+             (x > 0 ? op.xielu.positive * x * x : op.xielu.negative * (std::expm1(std::min(x, double{op.xielu.eps})) - x));
   }
   return 0;
 }

@@ -47,7 +47,8 @@ struct Scene {
 // The op's output, [rows, width]; empty for KvWrite, which the caller does.
 std::vector<float> compute(const plan::Op& op, const Scene& scene);
 
-double activate(plan::Activation activation, double x);
+// The op's activation of x, without its limit.
+double activate(const plan::Activate& op, double x);
 
 // The rotation of one position: pair i turns by (cosine[i], sine[i]), both multiplied by the magnitude.
 struct Rotation {

@@ -41,8 +41,9 @@ template <class Function>
 void add(Candidates& out, const plan::Activate& op, const std::string& detail, Function function) {
   out.add(detail, [op, function](const Site& site) {
     const auto gate = site.scene.value(op.gate), up = op.up ? site.scene.value(*op.up) : gate;
-    std::vector<float> y(gate.size());
-    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(function(gate[i], op.up ? up[i] : 1.0f));
+    std::vector<float> y(up.size());
+    const std::size_t each = up.size() / gate.size();
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(function(gate[i / each], op.up ? up[i] : 1.0f));
     return y;
   });
 }
@@ -61,10 +62,16 @@ void add(Candidates& out, const plan::Add& op, const std::string& detail, Functi
 constexpr std::pair<plan::Activation, std::string_view> activations[] = {{plan::Activation::silu, "SiLU"},
                                                                          {plan::Activation::gelu_tanh, "GELU by tanh"},
                                                                          {plan::Activation::gelu_erf, "GELU by erf"},
-                                                                         {plan::Activation::relu, "ReLU"}};
+                                                                         {plan::Activation::relu, "ReLU"},
+                                                                         {plan::Activation::relu_squared, "squared ReLU"},
+                                                                         {plan::Activation::sigmoid, "sigmoid"},
+                                                                         {plan::Activation::tanh, "tanh"}};
+
+// Whether a value of the gate is the factor of several neighbours.
+bool is_spread(const Question& q, const plan::Activate& op) { return q.plan().value(op.gate).width != q.width(); }
 
 void exchanged(const Question& q, const plan::Activate& op, Candidates& out) {
-  if (!op.up) return;
+  if (!op.up || is_spread(q, op)) return;
   plan::Activate wrong = op;
   std::swap(wrong.gate, *wrong.up);
   out.changed(wrong);
@@ -86,9 +93,6 @@ void other_function(const Question& q, const plan::Activate& op, Candidates& out
   };
   constexpr Function likely[] = {
       {"quick GELU, x sigmoid(1.702 x)", [](double x) { return x / (1 + std::exp(-1.702 * x)); }},
-      {"sigmoid", [](double x) { return 1 / (1 + std::exp(-x)); }},
-      {"tanh", [](double x) { return std::tanh(x); }},
-      {"squared ReLU", [](double x) { return x > 0 ? x * x : 0; }},
   };
   constexpr Function others[] = {
       {"SiLU twice", [](double x) { return silu(silu(x)); }},
@@ -109,7 +113,7 @@ void other_function(const Question& q, const plan::Activate& op, Candidates& out
   try_all(likely);
   if (q.is_inner()) return;
   try_all(others);
-  if (op.activation != plan::Activation::silu) return;
+  if (op.activation != plan::Activation::silu || is_spread(q, op)) return;
   // x sigmoid(beta x): the beta that fits best, by thirds.
   if (q.found.empty()) return;
   const Values gate = q.replay.value(op.gate), up = op.up ? q.replay.value(*op.up) : gate;
@@ -155,7 +159,7 @@ void half(const Question&, const plan::Activate& op, Candidates& out) {
 }
 
 void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
-  if (!op.up) return;
+  if (!op.up || is_spread(q, op)) return;
   out.add("", [op, n = q.width()](const Site& site) {
     const auto gate = site.scene.value(op.gate), up = site.scene.value(*op.up);
     std::vector<float> y(gate.size());
@@ -163,7 +167,7 @@ void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
     const auto both = [&](std::size_t row, std::size_t i) { return i < n ? gate[row * n + i] : up[row * n + i - n]; };
     for (std::size_t i = 0; i < y.size(); ++i) {
       const std::size_t row = i / n, j = i % n;
-      y[i] = static_cast<float>(backends::reference::activate(op.activation, both(row, 2 * j)) * both(row, 2 * j + 1));
+      y[i] = static_cast<float>(backends::reference::activate(op, both(row, 2 * j)) * both(row, 2 * j + 1));
     }
     return y;
   });
@@ -171,10 +175,9 @@ void interleaved(const Question& q, const plan::Activate& op, Candidates& out) {
 
 void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) {
   const auto clamped = [&](std::string_view what, double limit, double of_gate, double of_up) {
-    add(out, op, fmt::format("{} clamped at {:g}", what, limit),
-        [activation = op.activation, of_gate, of_up](double g, double u) {
-          return backends::reference::activate(activation, std::min(g, of_gate)) * std::clamp(u, -of_up, of_up);
-        });
+    add(out, op, fmt::format("{} clamped at {:g}", what, limit), [op, of_gate, of_up](double g, double u) {
+      return backends::reference::activate(op, std::min(g, of_gate)) * std::clamp(u, -of_up, of_up);
+    });
   };
   for (const double limit : {1.0, 2.0, 5.0, 6.0, 7.0, 10.0, 20.0, 100.0}) {
     clamped("inputs", limit, limit, limit);
@@ -182,7 +185,7 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
     clamped("up", limit, infinity, limit);
     clamped("gate", limit, limit, infinity);
   }
-  if (!op.up) return;
+  if (!op.up || is_spread(q, op)) return;
   // The limit of `up` shows where the gate is below 0, since the gate's own limit does not act there.
   if (!q.found.empty()) {
     const Values gate = q.replay.value(op.gate), up = q.replay.value(*op.up);
@@ -190,7 +193,7 @@ void clamped_gate(const Question& q, const plan::Activate& op, Candidates& out) 
     std::vector<double> limits;
     for (std::size_t i = 0; i < q.found.size(); ++i) {
       const std::size_t at = q.rows[i / width] * width + i % width;
-      const double activated = backends::reference::activate(op.activation, (*gate)[at]), right = std::abs((*up)[at]);
+      const double activated = backends::reference::activate(op, (*gate)[at]), right = std::abs((*up)[at]);
       const double limit = std::abs(q.found[i] / activated);
       if ((*gate)[at] < 0 && std::isfinite(limit) && limit < 0.99 * right) limits.push_back(limit);
     }

@@ -53,8 +53,8 @@ struct Rule {
 void with_factor(Candidates& out, const plan::Norm& op, std::string detail, std::size_t size,
                  std::function<double(const Site& site, In x, std::size_t start)> of, const Rule& rule = {}) {
   out.add(std::move(detail), [op, size, of = std::move(of), rule](const Site& site) {
-    const std::vector<float> w = site.scene.vector(op.weight);
-    const std::vector<float> all = divided(op, site.scene.value(op.x), w.size());
+    const std::vector<float> w = op.weight ? site.scene.vector(*op.weight) : std::vector<float>(op.group, 1.0f);
+    const std::vector<float> all = divided(op, site.scene.value(op.x), op.group);
     std::vector<float> y(all.size());
     for (std::size_t start = 0; start < y.size(); start += size) {
       const In x = In(all).subspan(start, size);
@@ -67,16 +67,16 @@ void with_factor(Candidates& out, const plan::Norm& op, std::string detail, std:
     return y;
   });
 }
-void with_rule(const Question& q, const plan::Norm& op, std::string detail, const Rule& rule, Candidates& out) {
-  with_factor(out, op, std::move(detail), q.plan().weight(op.weight).in(), {}, rule);
+void with_rule(const plan::Norm& op, std::string detail, const Rule& rule, Candidates& out) {
+  with_factor(out, op, std::move(detail), op.group, {}, rule);
 }
 template <auto weight>
-void weighed(const Question& q, const plan::Norm& op, Candidates& out) {
-  with_rule(q, op, "", {.weight = weight}, out);
+void weighed(const Question&, const plan::Norm& op, Candidates& out) {
+  with_rule(op, "", {.weight = weight}, out);
 }
 template <auto factor>
-void scaled(const Question& q, const plan::Norm& op, Candidates& out) {
-  with_rule(q, op, "", {.factor = factor}, out);
+void scaled(const Question&, const plan::Norm& op, Candidates& out) {
+  with_rule(op, "", {.factor = factor}, out);
 }
 
 void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
@@ -87,7 +87,7 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
   for (const double eps : {0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3}) add(eps);
   // The suspect's eps follows from found / expected = sqrt((mean square + eps) / (mean square + its eps)). The smallest
   // rows show it best.
-  const std::size_t n = q.plan().weight(op.weight).in();
+  const std::size_t n = op.group;
   if (!q.has_both()) return;
   const std::vector<float> x = divided(op, *q.replay.value(op.x), n);
   std::vector<float> bias(n);
@@ -108,13 +108,13 @@ void other_eps(const Question& q, const plan::Norm& op, Candidates& out) {
   if (fitted && *fitted > 0 && *fitted <= largest) add(to_digits(*fitted, 3));
 }
 
-void mean_kept(const Question& q, const plan::Norm& op, Candidates& out) {
+void mean_kept(const Question&, const plan::Norm& op, Candidates& out) {
   if (op.kind != plan::NormKind::layer) return;
   plan::Norm rms = op;
   rms.kind = plan::NormKind::rms;
   out.changed(rms);
   const auto of_variance = [](In x, In, double eps) { return factor(less_mean(x), eps); };
-  with_rule(q, rms, "but for the variance", {.factor = of_variance}, out);
+  with_rule(rms, "but for the variance", {.factor = of_variance}, out);
 }
 
 void other_bias(const Question& q, const plan::Norm& op, Candidates& out) {
@@ -130,8 +130,8 @@ void other_bias(const Question& q, const plan::Norm& op, Candidates& out) {
 
 double of_variance(In x, In, double eps) { return 1 / std::sqrt(mean_square(x) - std::pow(mean(x), 2) + eps); }
 
-void mean_subtracted(const Question& q, const plan::Norm& op, Candidates& out) {
-  with_rule(q, op, "", {.factor = of_variance, .subtracts_mean = true}, out);
+void mean_subtracted(const Question&, const plan::Norm& op, Candidates& out) {
+  with_rule(op, "", {.factor = of_variance, .subtracts_mean = true}, out);
 }
 
 double of_weighted(In x, In w, double eps) {
@@ -145,7 +145,7 @@ void skipped(const Question&, const plan::Norm& op, Candidates& out) {
 }
 
 void part_of_row(const Question& q, const plan::Norm& op, Candidates& out) {
-  const std::size_t n = q.plan().weight(op.weight).in();
+  const std::size_t n = op.group;
   // Sums only some components, and divides by their number or by the number of all.
   const auto add = [&](const std::string& detail, std::size_t first, std::size_t last, std::size_t step) {
     if (first >= last || last > n) return;
@@ -171,8 +171,8 @@ void part_of_row(const Question& q, const plan::Norm& op, Candidates& out) {
   add("the mean is that of every second component, from the second on", 1, n, 2);
 }
 
-void other_statistic(const Question& q, const plan::Norm& op, Candidates& out) {
-  const auto add = [&](std::string detail, const Rule& rule) { with_rule(q, op, std::move(detail), rule, out); };
+void other_statistic(const Question&, const plan::Norm& op, Candidates& out) {
+  const auto add = [&](std::string detail, const Rule& rule) { with_rule(op, std::move(detail), rule, out); };
   add("the standard deviation", {.factor = of_variance});
   add("the mean of absolutes", {.factor = [](In x, In, double eps) {
         double sum = 0;
@@ -189,7 +189,7 @@ void other_statistic(const Question& q, const plan::Norm& op, Candidates& out) {
 
 // Each row, or head, with the factor of another.
 void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
-  const std::size_t width = q.width(), n = q.plan().weight(op.weight).in();
+  const std::size_t width = q.width(), n = op.group;
   const auto add = [&](std::string detail, bool first_group, auto from) {
     with_factor(out, op, std::move(detail), n, [op, first_group, from, width, n](const Site& site, In, std::size_t start) {
       const std::size_t row = from(site.replay, site.rows[start / width]);
@@ -205,7 +205,7 @@ void other_factor(const Question& q, const plan::Norm& op, Candidates& out) {
 
 // A row that is normalized in parts, of a head's length or of a thread block's.
 void by_parts(const Question& q, const plan::Norm& op, Candidates& out) {
-  const std::size_t n = q.plan().weight(op.weight).in();
+  const std::size_t n = op.group;
   for (const std::size_t size : std::set<std::size_t>{q.replay.parameters().head_dim, 32, 64, 128, 256}) {
     if (size == 0 || size >= n || n % size != 0) continue;
     with_factor(out, op, fmt::format("{} components each", size), size,
@@ -215,14 +215,14 @@ void by_parts(const Question& q, const plan::Norm& op, Candidates& out) {
 
 // A norm of heads taken over the whole row.
 void whole_row(const Question& q, const plan::Norm& op, Candidates& out) {
-  if (q.plan().weight(op.weight).in() == q.width()) return;
+  if (op.group == q.width()) return;
   with_factor(out, op, "", q.width(), [eps = op.eps](const Site&, In x, std::size_t) { return factor(x, eps); });
 }
 
 // The mean over all rows of a step instead of each row's.
 void over_rows(const Question& q, const plan::Norm& op, Candidates& out) {
   const std::size_t width = q.width();
-  if (q.plan().weight(op.weight).in() != width) return;
+  if (op.group != width) return;
   with_factor(out, op, "", width, [op, width](const Site& site, In, std::size_t start) {
     const auto [begin, end] = site.step(start / width);
     const Values all = site.replay.value(op.x);
@@ -234,11 +234,12 @@ void over_rows(const Question& q, const plan::Norm& op, Candidates& out) {
 }
 
 void other_weight(const Question& q, const plan::Norm& op, Candidates& out) {
-  const plan::Weight& right = q.plan().weight(op.weight);
-  out.with_other_weights(q, op.weight, [&](const plan::Weight& w) { return w.in() == right.in() && w.out() == 1; });
+  if (!op.weight) return;
+  const plan::Weight& right = q.plan().weight(*op.weight);
+  out.with_other_weights(q, *op.weight, [&](const plan::Weight& w) { return w.in() == right.in() && w.out() == 1; });
   for (const std::size_t by : {std::size_t{1}, right.in() - 1}) {
     out.with_changed_weight(
-        fmt::format("{} one component {}", right.tensor.name, by == 1 ? "late" : "early"), op.weight,
+        fmt::format("{} one component {}", right.tensor.name, by == 1 ? "late" : "early"), *op.weight,
         [by](std::span<float> w) { std::rotate(w.begin(), w.begin() + static_cast<std::ptrdiff_t>(by), w.end()); });
   }
 }

@@ -46,7 +46,16 @@ INLINE float tanh_of(float x) {
 // cap * tanh(x / cap); x where cap is 0.
 INLINE float soft_capped(float x, float cap) { return cap > 0.0f ? cap * tanh_of(x / cap) : x; }
 
-// `activation` is a plan::Activation: silu, gelu by tanh, gelu by erf, relu.
+// e^x - 1 to float accuracy: a Taylor series near 0.
+INLINE float expm1_of(float x) {
+  if (abs(x) < 0.25f) {
+    return x *
+           (1.0f + x * (0.5f + x * (0.16666666667f + x * (0.041666666667f + x * (0.0083333333333f + x * 0.0013888889f)))));
+  }
+  return exp(x) - 1.0f;
+}
+
+// The activation of plan::Activation's number.
 INLINE float activate(uint activation, float x) {
   if (activation == 0) return silu(x);
   if (activation == 1) {
@@ -56,5 +65,12 @@ INLINE float activate(uint activation, float x) {
     return u >= 0.0f ? x / (1.0f + e) : x * e / (1.0f + e);
   }
   if (activation == 2) return 0.5f * x * (1.0f + erf_of(0.7071067812f * x));
+  if (activation == 4) return max(x, 0.0f) * max(x, 0.0f);
+  if (activation == 5) {
+    const float e = exp(-abs(x));
+    return x >= 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
+  }
+  if (activation == 6) return tanh_of(x);
+  if (activation == 7) return x;
   return max(x, 0.0f);
 }

@@ -29,7 +29,7 @@
 // Types: bool, float, half, int, uint, uchar, ushort, ulong, float4, uint4 (fields x y z w; a load or store through a
 // pointer to one needs 16-byte alignment), structs of those. No double, no pointers to pointers, no virtual, no recursion,
 // no lambdas, no exceptions, no constructors of vectors.
-// Mathematics: fma, exp, sin, cos, sqrt, floor, abs, min, max of float (min, max also of int and uint);
+// Mathematics: fma, exp, log, sin, cos, sqrt, floor, abs, min, max of float (min, max also of int and uint);
 // as_type<T>(x) reinterprets bits; float(h), half(x) convert.
 //
 // Every thread of a threadgroup must reach every BARRIER, and every lane of a SIMD-group every SIMD operation. The checker

@@ -15,19 +15,61 @@ INLINE void take_first(THREAD float& best, THREAD uint& best_at, float other, ui
   }
 }
 
+// plan::Score: the number by which an expert is ranked, before its bias. `largest` and `total` are those of a softmax.
+INLINE float score_of(uint score, float x, float largest, float total) {
+  if (score == 1) return exp(x - largest) / total;
+  if (score == 2) return 1.0f / (1.0f + exp(-x));
+  return x;
+}
+
 // One threadgroup for each row. Each round finds the first, in order (larger, then lower index), of the values that come
 // after the one found last, so no value has to be marked as found.
 KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
   const ulong row = GROUP_X;
   x += row * p.n;
   indices += row * p.k;
+  float largest = 0.0f;
+  float total = 1.0f;
+  if (p.score == 1) {
+    largest = -3.402823466e38f;
+    for (uint i = THREAD_INDEX; i < p.n; i += PLUMB_REDUCE_THREADS) largest = max(largest, x[i]);
+    largest = reduce_max(largest, &s->reduce, LANE, SIMD_INDEX);
+    total = 0.0f;
+    for (uint i = THREAD_INDEX; i < p.n; i += PLUMB_REDUCE_THREADS) total += exp(x[i] - largest);
+    total = reduce_sum(total, &s->reduce, LANE, SIMD_INDEX);
+  }
+  const uint group_size = p.n / p.n_groups;
+  // A group's rank is that of its two best experts together.
+  if (p.n_groups > 1 && THREAD_INDEX < p.n_groups) {
+    float first = -3.402823466e38f;
+    float second = -3.402823466e38f;
+    for (uint i = THREAD_INDEX * group_size; i < (THREAD_INDEX + 1) * group_size; ++i) {
+      const float value = rank_of(score_of(p.score, x[i], largest, total) + (p.has_bias != 0 ? bias[i] : 0.0f));
+      second = max(second, min(first, value));
+      first = max(first, value);
+    }
+    s->of_group[THREAD_INDEX] = group_size > 1 ? first + second : first;
+  }
+  BARRIER();
+  if (p.n_groups > 1 && THREAD_INDEX < p.n_groups) {
+    uint n_before = 0;
+    for (uint g = 0; g < p.n_groups; ++g) {
+      const float other = s->of_group[g];
+      const float own = s->of_group[THREAD_INDEX];
+      if (other > own || (other == own && g < THREAD_INDEX)) ++n_before;
+    }
+    s->is_used[THREAD_INDEX] = n_before < p.n_groups_used ? 1u : 0u;
+  }
+  BARRIER();
   float last = 0.0f;
   uint last_at = 0xffffffffu;
   for (uint round = 0; round < p.k; ++round) {
     float best = 0.0f;
     uint best_at = 0xffffffffu;
     for (uint i = THREAD_INDEX; i < p.n; i += PLUMB_REDUCE_THREADS) {
-      const float value = rank_of(x[i]);
+      float value = score_of(p.score, x[i], largest, total);
+      if (p.has_bias != 0) value += bias[i];
+      value = p.n_groups > 1 && s->is_used[i / group_size] == 0 ? -3.402823466e38f : rank_of(value);
       const bool left = round == 0 || value < last || (value == last && i > last_at);
       if (left) take_first(best, best_at, value, i);
     }
@@ -37,13 +79,14 @@ KERNEL(top_k, top_k, PLUMB_REDUCE_THREADS) {
       take_first(best, best_at, other, other_at);
     }
     if (LANE == 0) {
-      s->values[SIMD_INDEX] = best;
-      s->indices[SIMD_INDEX] = best_at;
+      s->reduce.values[SIMD_INDEX] = best;
+      s->reduce.indices[SIMD_INDEX] = best_at;
     }
     BARRIER();
-    best = s->values[0];
-    best_at = s->indices[0];
-    for (uint i = 1; i < PLUMB_REDUCE_THREADS / 32; ++i) take_first(best, best_at, s->values[i], s->indices[i]);
+    best = s->reduce.values[0];
+    best_at = s->reduce.indices[0];
+    for (uint i = 1; i < PLUMB_REDUCE_THREADS / 32; ++i)
+      take_first(best, best_at, s->reduce.values[i], s->reduce.indices[i]);
     BARRIER();
     last = best;
     last_at = best_at;

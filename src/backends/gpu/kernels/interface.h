@@ -16,7 +16,7 @@
 
 // clang-format off
 
-// y[r] = scale * table[rows[r]]; `rows` has tokens or positions
+// y[r] = scale * table[rows[r]]; `rows` has tokens, positions or zeros
 struct EmbedParams {
   uint width;      // d, a multiple of the table's block size
   uint row_bytes;  // of the table
@@ -26,10 +26,11 @@ struct EmbedParams {
   IN(0, int, rows) IN(1, uchar, table) OUT(2, float, y) PARAMS(3, EmbedParams)
 
 struct NormParams {
-  uint group;  // elements normalized together: the length of the weight
+  uint group;  // elements normalized together
   float eps;
-  uint is_layer;  // 1: the mean is subtracted
-  uint has_bias;  // 0: `bias` is not read
+  uint is_layer;   // 1: the mean is subtracted
+  uint n_weights;  // elements of the weight: one group's, a whole row's, or 0 if `weight` is not read
+  uint n_biases;   // the same for `bias`
 };
 #define SIGNATURE_normalize(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, x) IN(1, float, weight) IN(2, float, bias) OUT(3, float, y) SHARED(ReduceShared, s) PARAMS(4, NormParams)
@@ -104,9 +105,17 @@ struct AttentionParams {
   PLUMB_SIGNATURE_ATTENTION_PROBS(float, IN, OUT, SHARED, PARAMS)
 
 struct ActivateParams {
-  uint n;           // elements
+  uint n;           // elements of y
   uint activation;  // plan::Activation
   uint has_up;      // 0: `up` is not read
+  uint a_gate;      // neighbours of y that share an element of `gate`
+  float limit;      // 0: none
+  float alpha;
+  float up_offset;
+  float positive;  // plan::Xielu
+  float negative;
+  float beta;
+  float eps;
 };
 #define SIGNATURE_activated(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, gate) IN(1, float, up) OUT(2, float, y) PARAMS(3, ActivateParams)
@@ -116,6 +125,20 @@ struct CountParams {
 };
 #define SIGNATURE_add(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, a) IN(1, float, b) OUT(2, float, y) PARAMS(3, CountParams)
+
+// y[r, i] = x[r, first + i] * factor * weight[i] * temperature(positions[r]); the grid has a row for each row
+struct ScaleParams {
+  uint width;      // of a row of y
+  uint x_width;    // of a row of x
+  uint first;
+  uint n_weights;  // elements of the weight: 1 or a row's, or 0 if `weight` is not read
+  float factor;
+  float beta;  // plan::Temperature. 0: none, and `positions` is not read
+  float length;
+  float offset;
+};
+#define SIGNATURE_scale(IN, OUT, INOUT, SHARED, PARAMS) \
+  IN(0, uint, positions) IN(1, float, x) IN(2, float, weight) OUT(3, float, y) PARAMS(4, ScaleParams)
 
 struct SoftCapParams {
   uint n;
@@ -127,9 +150,13 @@ struct SoftCapParams {
 struct TopKParams {
   uint n;
   uint k;
+  uint score;     // plan::Score
+  uint has_bias;  // 0: `bias` is not read
+  uint n_groups;  // at most MAX_EXPERT_GROUPS
+  uint n_groups_used;
 };
 #define SIGNATURE_top_k(IN, OUT, INOUT, SHARED, PARAMS) \
-  IN(0, float, x) OUT(1, float, indices) SHARED(ReduceShared, s) PARAMS(2, TopKParams)
+  IN(0, float, x) IN(1, float, bias) OUT(2, float, indices) SHARED(TopKShared, s) PARAMS(3, TopKParams)
 
 struct ExpertWeightsParams {
   uint n;       // experts

@@ -34,6 +34,7 @@
   X(attention_probs_f32, attention_probs_f32, PLUMB_REDUCE_THREADS) \
   X(activated, activated, PLUMB_FLAT_THREADS)                       \
   X(add, add, PLUMB_FLAT_THREADS)                                   \
+  X(scale, scale, PLUMB_FLAT_THREADS)                               \
   X(soft_cap, soft_cap, PLUMB_FLAT_THREADS)                         \
   X(top_k, top_k, PLUMB_REDUCE_THREADS)                             \
   X(expert_weights, expert_weights, PLUMB_SIMD_THREADS)             \

@@ -39,16 +39,49 @@ KERNEL(normalize, normalize, PLUMB_REDUCE_THREADS) {
   for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) sum = fma(x[i] - mean, x[i] - mean, sum);
   sum = reduce_sum(sum, s, LANE, SIMD_INDEX);
   const float scale = 1.0f / sqrt(sum / float(p.group) + p.eps);
+  // Where this group's part of the weight and of the bias begins.
+  if (p.n_weights != 0) weight += ulong(GROUP_X) * p.group % p.n_weights;
+  if (p.n_biases != 0) bias += ulong(GROUP_X) * p.group % p.n_biases;
   for (uint i = THREAD_INDEX; i < p.group; i += PLUMB_REDUCE_THREADS) {
-    const float scaled = (x[i] - mean) * scale * weight[i];
-    y[i] = p.has_bias != 0 ? scaled + bias[i] : scaled;
+    float value = (x[i] - mean) * scale;
+    if (p.n_weights != 0) value *= weight[i];
+    if (p.n_biases != 0) value += bias[i];
+    y[i] = value;
   }
+}
+
+// activation(gate) * up, as plan::Activate has it.
+INLINE float gated(CONSTANT_PARAMS(ActivateParams) p, float x, float factor) {
+  if (p.limit > 0.0f) {
+    x = x > p.limit ? p.limit : x;
+    factor = factor > p.limit ? p.limit : factor < -p.limit ? -p.limit : factor;
+  }
+  if (p.has_up != 0) factor += p.up_offset;
+  if (p.activation == 8) {
+    const float curved = x > 0.0f ? p.positive * x * x : p.negative * (expm1_of(x < p.eps ? x : p.eps) - x);
+    return (p.beta * x + curved) * factor;
+  }
+  // silu of alpha x, divided by alpha
+  if (p.activation == 0 && p.alpha != 1.0f) return silu(p.alpha * x) / p.alpha * factor;
+  return activate(p.activation, x) * factor;
 }
 
 // One thread for each element.
 KERNEL(activated, activated, PLUMB_FLAT_THREADS) {
   const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
-  if (i < p.n) y[i] = activate(p.activation, gate[i]) * (p.has_up != 0 ? up[i] : 1.0f);
+  if (i < p.n) y[i] = gated(p, gate[i / p.a_gate], p.has_up != 0 ? up[i] : 1.0f);
+}
+
+// Grid: [width / threads, rows].
+KERNEL(scale, scale, PLUMB_FLAT_THREADS) {
+  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  const ulong row = GROUP_Y;
+  if (i < p.width) {
+    float factor = p.factor;
+    if (p.beta != 0.0f) factor *= 1.0f + p.beta * log(1.0f + floor((float(positions[row]) + p.offset) / p.length));
+    if (p.n_weights != 0) factor *= weight[i % p.n_weights];
+    y[row * p.width + i] = x[row * p.x_width + p.first + i] * factor;
+  }
 }
 
 KERNEL(add, add, PLUMB_FLAT_THREADS) {

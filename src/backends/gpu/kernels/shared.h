@@ -8,6 +8,13 @@ struct ReduceShared {
   uint indices[PLUMB_REDUCE_THREADS / 32];
 };
 
+#define MAX_EXPERT_GROUPS 64
+struct TopKShared {
+  ReduceShared reduce;
+  float of_group[MAX_EXPERT_GROUPS];
+  uint is_used[MAX_EXPERT_GROUPS];
+};
+
 // The result of each SIMD-group over its positions.
 #define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
 #define MAX_HEAD_DIM 256
