@@ -87,10 +87,31 @@ gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const 
   return stand_in;
 }
 
-plan::ValueId Assembler::embed() { return builder_.embed("token_embd", matrix({"token_embd"}, p_.vocab, p_.d_model)); }
+plan::ValueId Assembler::embed() {
+  const plan::ValueId rows = builder_.embed("token_embd", matrix({"token_embd"}, p_.vocab, p_.d_model));
+  if (p_.embedding_scale == 1) return rows;
+  return builder_.scale("embd", rows, static_cast<float>(p_.embedding_scale));
+}
 
-plan::ValueId Assembler::norm(const std::string& name, plan::ValueId x, std::uint64_t length) {
-  return builder_.norm(name, x, vector({name}, "weight", length), static_cast<float>(p_.norm_eps));
+plan::VectorId Assembler::norm_vector(const std::string& source, std::string_view kind, std::uint64_t n_groups,
+                                      std::uint64_t length) {
+  const gguf::Tensor* found = file_.tensor(fmt::format("{}.{}", source, kind));
+  if (found == nullptr || found->n_dims < 2) return vector({source}, kind, length);
+  gguf::Tensor stacked = bind({source}, kind, {n_groups, length, false});
+  stacked.n_dims = 1;
+  stacked.dims = {n_groups * length, 1, 1, 1};
+  return builder_.vector(stacked);
+}
+
+plan::ValueId Assembler::norm(const std::string& name, const std::string& source, plan::ValueId x, std::uint64_t length,
+                              Bias bias) {
+  const std::uint64_t n_groups = length == 0 ? 0 : builder_.width(x) / length;  // 0: unknown
+  plan::Norm op{.x = x, .eps = static_cast<float>(p_.norm_eps), .kind = p_.norm_kind};
+  op.weight = norm_vector(source, "weight", n_groups, length);
+  if (bias == Bias::required || file_.tensor(source + ".bias") != nullptr)
+    op.bias = norm_vector(source, "bias", n_groups, length);
+  op.group = static_cast<std::uint32_t>(length);
+  return builder_.norm(name, op);
 }
 
 plan::ValueId Assembler::linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out,
@@ -101,35 +122,52 @@ plan::ValueId Assembler::linear(const std::string& name, const Source& source, p
   return builder_.linear(name, x, weight, bias_weight);
 }
 
-plan::ValueId Assembler::rope(const std::string& name, plan::ValueId x) {
+plan::ValueId Assembler::rope(const std::string& name, std::uint32_t layer, plan::ValueId x) {
+  const LayerParameters& l = p_.layers[layer];
+  const RopeParameters& r = l.window > 0 && p_.window_rope ? *p_.window_rope : p_.rope;
   plan::Rope rope;
-  rope.head_dim = p_.head_dim;
-  rope.n_rot = p_.rope.n_rot;
-  rope.pairing = p_.rope.pairing;
-  rope.theta = static_cast<float>(p_.rope.theta);
-  rope.position_scale = static_cast<float>(1 / p_.rope.factor);
-  rope.magnitude = static_cast<float>(p_.rope.magnitude);
-  rope.yarn = p_.rope.yarn;
-  if (p_.rope.frequency_factors) rope.factors = vector({"rope_freqs"}, "weight", p_.rope.n_rot / 2);
+  rope.head_dim = l.head_dim;
+  rope.n_rot = r.n_rot;
+  rope.pairing = r.pairing;
+  rope.theta = static_cast<float>(r.theta);
+  rope.position_scale = static_cast<float>(1 / r.factor);
+  rope.magnitude = static_cast<float>(r.magnitude);
+  rope.yarn = r.yarn;
+  if (r.frequency_factors) rope.factors = vector({"rope_freqs"}, "weight", r.n_rot / 2);
   return builder_.rope(name, x, rope);
 }
 
 plan::ValueId Assembler::attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k,
-                                plan::ValueId v) {
+                                plan::ValueId v, std::optional<plan::VectorId> sinks) {
+  const LayerParameters& l = p_.layers[layer];
   builder_.kv_write(layer, k, v);
   plan::Attention attention;
   attention.layer = layer;
-  attention.n_heads = p_.n_heads;
-  attention.n_kv_heads = p_.n_kv_heads;
-  attention.head_dim = p_.head_dim;
+  attention.n_heads = l.n_heads;
+  attention.n_kv_heads = l.n_kv_heads;
+  attention.head_dim = l.head_dim;
   attention.scale = static_cast<float>(p_.attention_scale);
-  attention.window = p_.window;
+  attention.window = l.window;
+  attention.soft_cap = static_cast<float>(p_.attention_soft_cap);
+  attention.sinks = sinks;
   return builder_.attention(name, q, attention);
+}
+
+plan::ValueId Assembler::add_branch(const std::string& name, plan::ValueId x, plan::ValueId branch,
+                                    const std::string& scaled) {
+  if (p_.residual_scale != 1) branch = builder_.scale(scaled, branch, static_cast<float>(p_.residual_scale));
+  return add(name, x, branch);
 }
 
 plan::ValueId Assembler::logits(plan::ValueId x) {
   const plan::MatrixId weight = matrix({p_.tied_embeddings ? "token_embd" : "output"}, p_.vocab, p_.d_model);
-  return builder_.linear("logits", x, weight, {}, plan::Rows::outputs);
+  std::optional<plan::VectorId> bias;
+  if (p_.logit_bias) bias = vector({"output"}, "bias", p_.vocab);
+  const bool scales = p_.logit_scale != 1, caps = p_.logit_soft_cap > 0;
+  plan::ValueId y = builder_.linear(scales || caps ? "logits_raw" : "logits", x, weight, bias, plan::Rows::outputs);
+  if (scales) y = builder_.scale(caps ? "logits_scaled" : "logits", y, static_cast<float>(p_.logit_scale));
+  if (caps) y = builder_.soft_cap("logits", y, static_cast<float>(p_.logit_soft_cap));
+  return y;
 }
 
 Result<Assembler::Draft> Assembler::finish(plan::ValueId logits) {

@@ -38,6 +38,7 @@ class Assembler {
   Assembler(const gguf::File& file, const HyperParameters& parameters);
 
   [[nodiscard]] const HyperParameters& parameters() const { return p_; }
+  [[nodiscard]] bool has(std::string_view tensor) const { return file_.tensor(tensor) != nullptr; }
   // For ops that only one architecture has.
   plan::Builder& builder() { return builder_; }
   // NAME.weight [out, in].
@@ -50,19 +51,30 @@ class Assembler {
   }
 
   // The value `token_embd`: rows of token_embd.weight [vocab, d_model].
+  // Where the model scales embeddings: the value `embd`, that times the scale.
   plan::ValueId embed();
-  // The value NAME: x normalized with NAME.weight [length]. Norms of the residual stream have the length d_model.
-  plan::ValueId norm(const std::string& name, plan::ValueId x) { return norm(name, x, p_.d_model); }
-  plan::ValueId norm(const std::string& name, plan::ValueId x, std::uint64_t length);
+  // The value NAME: x normalized with SOURCE.weight [length] and SOURCE.bias [length], in groups of `length` values. For
+  // groups with weights of their own the file has [length] for each group.
+  plan::ValueId norm(const std::string& name, const std::string& source, plan::ValueId x, std::uint64_t length,
+                     Bias bias = Bias::if_present);
+  // A norm of the residual stream.
+  plan::ValueId norm(const std::string& name, const std::string& source, plan::ValueId x) {
+    return norm(name, source, x, p_.d_model, p_.norm_bias ? Bias::required : Bias::if_present);
+  }
+  plan::ValueId norm(const std::string& name, plan::ValueId x) { return norm(name, name, x); }
   // The value `name`: x times the weight [out, in], plus the bias [out].
   plan::ValueId linear(const std::string& name, const Source& source, plan::ValueId x, std::uint64_t out, std::uint64_t in,
                        Bias bias = Bias::if_present);
-  // Rotates heads as the hyper-parameters say, with rope_freqs.weight [n_rot/2] where the file has it.
-  plan::ValueId rope(const std::string& name, plan::ValueId x);
+  // Rotates a layer's heads as the hyper-parameters say, with rope_freqs.weight [n_rot/2] where the file has it.
+  plan::ValueId rope(const std::string& name, std::uint32_t layer, plan::ValueId x);
   // The value `name`: adds k and v to the layer's cache, then attends to the cache with q.
-  plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v);
+  plan::ValueId attend(const std::string& name, std::uint32_t layer, plan::ValueId q, plan::ValueId k, plan::ValueId v,
+                       std::optional<plan::VectorId> sinks = {});
+  // The value `name`: what a block adds to the residual stream, times the model's factor for it.
+  plan::ValueId add_branch(const std::string& name, plan::ValueId x, plan::ValueId branch, const std::string& scaled);
   plan::ValueId add(const std::string& name, plan::ValueId a, plan::ValueId b) { return builder_.add(name, a, b); }
-  // x times output.weight; in a file without it (tied embeddings), x times token_embd.weight.
+  // x times output.weight; in a file without it (tied embeddings), x times token_embd.weight. Scaled and capped where the
+  // model does so; the value `logits_raw` is what they were before.
   plan::ValueId logits(plan::ValueId x);
 
   // The result: the plan, and what the file has besides.
@@ -86,6 +98,9 @@ class Assembler {
   // The rows of `whole` from `first` on, in this shape. They get a name of their own: "blk.0.attn_qkv.weight[0:768]".
   gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
   gguf::Tensor bind(const Source& source, std::string_view kind, const Shape& shape);
+  // A norm's weight or bias.
+  plan::VectorId norm_vector(const std::string& source, std::string_view kind, std::uint64_t n_groups,
+                             std::uint64_t length);
 
   const gguf::File& file_;
   const HyperParameters& p_;

@@ -12,12 +12,28 @@
 
 namespace plumb::model {
 
+// The norms attn_q_norm and attn_k_norm.
+enum class QkNorm : std::uint8_t {
+  none,
+  heads,               // of each head, before it rotates
+  heads_after_rope,    // of each head, after it has rotated
+  rows,                // of all heads together, before they rotate
+  heads_where_present  // of each head, in files that have the tensors
+};
+
 struct AttentionOptions {
   bool fused_qkv = false;            // q, k and v are the rows of attn_qkv, in this order, not three tensors
   Bias qkv_bias = Bias::if_present;  // the same for each of the three
   Bias out_bias = Bias::if_present;
-  bool head_norms = false;  // normalizes every q and k head before it rotates
-  bool rope = true;
+  QkNorm qk_norm = QkNorm::none;
+  bool sinks = false;  // attn_sinks.weight [n_heads]
+};
+
+struct FeedForwardOptions {
+  plan::Activation activation = plan::Activation::silu;
+  bool has_gate = true;        // ffn_down of activation(ffn_gate) * ffn_up, or of activation(ffn_up)
+  bool fused_gate_up = false;  // ffn_up has the gate's rows, and then those of up
+  Bias bias = Bias::if_present;
 };
 
 // One of the model's blocks. `b.norm("attn_norm", x)` reads blk.N.attn_norm.weight and makes the value blk.N.attn_norm.
@@ -25,24 +41,40 @@ class Block {
  public:
   Block(Assembler& a, std::uint32_t layer) : a_(a), layer_(layer) {}
 
+  [[nodiscard]] std::uint32_t layer() const { return layer_; }
+  [[nodiscard]] const LayerParameters& parameters() const { return a_.parameters().layers[layer_]; }
   // "blk.3.attn_q"
   [[nodiscard]] std::string full(std::string_view name) const;
-  plan::ValueId norm(std::string_view name, plan::ValueId x) const { return a_.norm(full(name), x); }
+  plan::ValueId norm(std::string_view name, plan::ValueId x) const { return norm(name, name, x); }
+  // For a tensor whose name is not the value's.
+  plan::ValueId norm(std::string_view name, std::string_view tensor, plan::ValueId x) const {
+    return a_.norm(full(name), full(tensor), x);
+  }
   // The value `name`: x times the tensor of the same name.
   plan::ValueId linear(std::string_view name, plan::ValueId x, std::uint64_t out, std::uint64_t in,
                        Bias bias = Bias::if_present) const;
-  plan::ValueId add(std::string_view name, plan::ValueId a, plan::ValueId b) const { return a_.add(full(name), a, b); }
+  // The value `name`: x plus the branch, which is scaled where the model scales what a block adds.
+  plan::ValueId add(std::string_view name, plan::ValueId x, plan::ValueId branch) const {
+    return a_.add_branch(full(name), x, branch, full(name) + "_branch");
+  }
   // All of attention, from attn_q, attn_k and attn_v to attn_out, which it returns.
   plan::ValueId attention(plan::ValueId x, const AttentionOptions& options = {}) const;
-  // ffn_down of (activation(ffn_gate) * ffn_up).
-  plan::ValueId feed_forward(plan::ValueId x, plan::Activation activation) const;
+  // The feed-forward's ffn_down.
+  plan::ValueId feed_forward(plan::ValueId x, const FeedForwardOptions& options = {}) const;
 
  private:
+  plan::ValueId head_norm(std::string_view name, plan::ValueId x, QkNorm kind) const;
+
   Assembler& a_;
   std::uint32_t layer_;
 };
 
 // All blocks of the model, in order.
 std::vector<Block> blocks(Assembler& a);
+
+// The whole forward pass of a model whose blocks add attention(attn_norm(x)), and then feed_forward(ffn_norm(x)), to the
+// residual stream. Returns the logits.
+plan::ValueId pre_norm_decoder(Assembler& a, const AttentionOptions& attention = {},
+                               const FeedForwardOptions& feed_forward = {});
 
 }  // namespace plumb::model

@@ -65,11 +65,12 @@ constexpr std::array foreign_keys{
     Foreign{"rope.scaling.yarn_log_multiplier", {}, "this variant of YaRN is not supported for this architecture"},
 };
 
-void check_foreign_keys(Keys& keys) {
+void check_foreign_keys(Keys& keys, const std::vector<std::string_view>& heeded) {
   const gguf::File& file = keys.file();
   for (const Foreign& foreign : foreign_keys) {
     const gguf::Value* value = file.find(keys.full(foreign.key));
     if (value == nullptr || is_zero(*value)) continue;
+    if (std::find(heeded.begin(), heeded.end(), foreign.key) != heeded.end()) continue;
     if (foreign.neutral) {
       const auto number = keys.value(file.get_float(keys.full(foreign.key)));
       if (!number || *number == *foreign.neutral) continue;
@@ -234,6 +235,22 @@ RopeParameters read_rope(Keys& keys, const HyperParameters& p, const RopeConvent
   return rope;
 }
 
+// Multipliers and caps. Architectures that lack them refuse their keys (foreign_keys).
+void read_factors(Keys& keys, HyperParameters& p) {
+  constexpr double least = 1e-9, most = 1e9;
+  const auto read = [&](std::string_view key, double& into) {
+    const std::optional<double> value = keys.optional_number(key, 0, most);
+    if (!value || *value == 0) return;
+    if (*value < least) keys.odd(key, fmt::format("is {}; expected {} to {}", *value, least, most));
+    into = *value;
+  };
+  read("embedding_scale", p.embedding_scale);
+  read("residual_scale", p.residual_scale);
+  read("logit_scale", p.logit_scale);
+  read("attn_logit_softcapping", p.attention_soft_cap);
+  read("final_logit_softcapping", p.logit_soft_cap);
+}
+
 }  // namespace
 
 std::string Keys::full(std::string_view key) const { return fmt::format("{}.{}", architecture_, key); }
@@ -284,6 +301,8 @@ std::optional<double> Keys::optional_number(std::string_view key, double least, 
   return number(key, least, most);
 }
 
+bool Keys::flag(std::string_view key) { return value(file_.get_bool(full(key))).value_or(false); }
+
 std::optional<std::string_view> Keys::optional_string(std::string_view key) {
   if (!has(key)) return std::nullopt;
   return value(file_.get_string(full(key)));
@@ -291,7 +310,7 @@ std::optional<std::string_view> Keys::optional_string(std::string_view key) {
 
 HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) {
   const gguf::File& file = keys.file();
-  check_foreign_keys(keys);
+  check_foreign_keys(keys, conventions.heeds);
 
   HyperParameters p;
   p.architecture = keys.architecture();
@@ -338,15 +357,21 @@ HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) 
     p.head_dim = 0;
   }
 
-  p.norm_eps = keys.number(conventions.norm_eps, 1e-12, 0.1);
+  p.norm_kind = conventions.norm_kind;
+  p.norm_bias = conventions.norm_bias;
+  p.logit_bias = conventions.logit_bias;
+  p.norm_eps = keys.number(p.norm_kind == plan::NormKind::rms ? rms_eps_key : layer_eps_key, 1e-12, 0.1);
   // 1/sqrt(head_dim) is the definition of attention (https://arxiv.org/abs/1706.03762); a file may state another scale.
   const std::optional<double> scale = keys.optional_number("attention.scale", 1e-9, 1e3);
   p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
+  read_factors(keys, p);
 
-  const std::uint32_t window =
-      keys.optional_count("attention.sliding_window", std::numeric_limits<std::uint32_t>::max()).value_or(0);
+  std::uint32_t window = 0;
+  if (const gguf::Value* held = file.find(keys.full("attention.sliding_window")); held != nullptr && !is_zero(*held)) {
+    window = keys.count("attention.sliding_window", std::numeric_limits<std::uint32_t>::max());
+  }
   if (window > 0 && window < p.context) {
-    if (!conventions.uniform_window) {
+    if (conventions.windows == Windows::none) {
       keys.odd("attention.sliding_window", fmt::format("is {}, less than the context length {}; a sliding window is not "
                                                        "supported for this architecture",
                                                        window, p.context));
@@ -354,7 +379,32 @@ HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) 
     p.window = window;
   }
   if (conventions.rope) p.rope = read_rope(keys, p, *conventions.rope);
+  const std::uint32_t common_window = conventions.windows == Windows::uniform ? p.window : 0;
+  p.layers.assign(p.n_layers, {.n_heads = p.n_heads,
+                               .n_kv_heads = p.n_kv_heads,
+                               .head_dim = p.head_dim,
+                               .d_ff = p.d_ff,
+                               .window = common_window,
+                               .rotates = conventions.rope.has_value()});
   return p;
+}
+
+void read_window_pattern(Keys& keys, HyperParameters& p, std::uint32_t period_if_absent) {
+  constexpr std::string_view key = "attention.sliding_window_pattern";
+  if (!keys.has(key)) return alternate_windows(p, period_if_absent);
+  const auto pattern = keys.value(keys.file().get_array(keys.full(key), gguf::ValueType::boolean));
+  if (!pattern) return;
+  if ((*pattern)->count != p.n_layers) {
+    keys.odd(key, fmt::format("has {} values for {} blocks; expected one for each", (*pattern)->count, p.n_layers));
+    return;
+  }
+  for (std::uint32_t i = 0; i < p.n_layers; ++i) {
+    p.layers[i].window = is_zero(gguf::element_of(**pattern, i)) ? 0 : p.window;
+  }
+}
+
+void alternate_windows(HyperParameters& p, std::uint32_t period) {
+  for (std::uint32_t i = 0; i < p.n_layers; ++i) p.layers[i].window = (i + 1) % period == 0 ? 0 : p.window;
 }
 
 }  // namespace plumb::model

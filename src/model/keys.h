@@ -36,6 +36,8 @@ class Keys {
   // A required number in [least, most]. NaN and infinities are complaints.
   double number(std::string_view key, double least, double most);
   std::optional<double> optional_number(std::string_view key, double least, double most);
+  // A required key that is true or false.
+  bool flag(std::string_view key);
   // None: the file leaves it out, or there is a complaint.
   std::optional<std::string_view> optional_string(std::string_view key);
   // What the file holds. None: there is a complaint.
@@ -68,11 +70,31 @@ struct RopeConventions {
 inline constexpr RopeConventions whole_heads_in_halves{.pairing = plan::RopePairing::halves,
                                                        .n_rot_is_head_dim_if_absent = true};
 inline constexpr std::string_view rms_eps_key = "attention.layer_norm_rms_epsilon";
-struct DecoderConventions {
-  std::string_view norm_eps = rms_eps_key;             // the key of the norms' eps
-  std::optional<RopeConventions> rope = std::nullopt;  // none: heads do not rotate
-  bool uniform_window = false;                         // attention.sliding_window applies to all layers alike
+inline constexpr std::string_view layer_eps_key = "attention.layer_norm_epsilon";
+
+// What a file's attention.sliding_window means.
+enum class Windows : std::uint8_t {
+  none,      // the architecture has no window: a file that states one is refused
+  uniform,   // all blocks have it
+  by_block,  // some blocks have it; the architecture says which
 };
+
+struct DecoderConventions {
+  plan::NormKind norm_kind = plan::NormKind::rms;      // decides the key of the norms' eps
+  bool norm_bias = false;                              // every norm has a bias
+  std::optional<RopeConventions> rope = std::nullopt;  // none: heads do not rotate
+  bool logit_bias = false;
+  Windows windows = Windows::none;
+  // Keys that say what most architectures lack ("logit_scale"), and that this one's recipe heeds.
+  std::vector<std::string_view> heeds = {};
+};
+
+// Gives the window to the blocks for which attention.sliding_window_pattern, an array of booleans, is true; without the
+// key, to all but every `period_if_absent`-th.
+void read_window_pattern(Keys& keys, HyperParameters& p, std::uint32_t period_if_absent);
+
+// Gives the window to all blocks but every `period`-th, which sees everything.
+void alternate_windows(HyperParameters& p, std::uint32_t period);
 
 // The hyper-parameters that decoders share.
 HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions);

@@ -62,6 +62,7 @@ std::vector<std::string> problems(const gguf::File& file) {
   Keys keys(file, (*architecture)->name);
   HyperParameters parameters = (*architecture)->read(keys);
   if (parameters.n_layers == 0) parameters.n_layers = blocks_in(file);
+  parameters.layers.resize(parameters.n_layers);
   Assembler assembler(file, parameters);
   const auto draft = assembler.finish((*architecture)->forward(assembler));
   std::vector<std::string> found = keys.complaints();

@@ -34,6 +34,22 @@ struct RopeParameters {
   double magnitude = 1;            // multiplies the rotated components
   std::optional<plan::Yarn> yarn;  // with RopeScaling::yarn
   bool frequency_factors = false;  // rope_freqs.weight divides the frequencies (Llama 3)
+
+  // The same without scaling.
+  [[nodiscard]] RopeParameters unscaled() const { return {.pairing = pairing, .n_rot = n_rot, .theta = theta}; }
+};
+
+// The numbers of one block, where blocks of a model differ.
+struct LayerParameters {
+  std::uint32_t n_heads = 0;
+  std::uint32_t n_kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  std::uint32_t d_ff = 0;
+  std::uint32_t window = 0;  // sliding-window attention, in positions; 0: the block sees everything
+  bool rotates = true;       // false: attention without rotary embedding ("NoPE")
+
+  [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }
+  [[nodiscard]] std::uint32_t kv_width() const { return n_kv_heads * head_dim; }
 };
 
 struct HyperParameters {
@@ -48,9 +64,21 @@ struct HyperParameters {
   std::uint32_t vocab = 0;    // rows of logits
   std::uint32_t context = 0;  // tokens the model was made for
   std::uint32_t window = 0;   // sliding-window attention, in positions; 0: none
+  plan::NormKind norm_kind = plan::NormKind::rms;
+  bool norm_bias = false;   // every norm of the residual stream has a bias; without it, a layer norm may have one
+  bool logit_bias = false;  // output.bias
   double norm_eps = 0;
-  double attention_scale = 0;  // multiplies q . k
+  double attention_scale = 0;                    // multiplies q . k
+  double attention_soft_cap = 0;                 // of scores; 0: none
+  std::optional<plan::Temperature> temperature;  // multiplies q
+  double embedding_scale = 1;
+  double residual_scale = 1;  // multiplies what a block adds to the residual stream
+  double logit_scale = 1;
+  double logit_soft_cap = 0;  // 0: none
   RopeParameters rope;
+  std::optional<RopeParameters> window_rope;  // of blocks with a window, where they turn differently
+  std::vector<LayerParameters> layers;        // by block
+  bool parallel_blocks = false;  // attention and feed-forward read the same value, where files may differ in it
   bool tied_embeddings = false;  // no output.weight: token_embd.weight makes the logits
 
   [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }

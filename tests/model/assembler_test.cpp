@@ -34,6 +34,7 @@ HyperParameters shape() {
   p.context = 4;
   p.norm_eps = 1e-5;
   p.attention_scale = 0.25;
+  p.layers = {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .rotates = false}};
   return p;
 }
 
@@ -59,7 +60,7 @@ class FusedTest : public ::testing::Test {
     Assembler a(*file_, p_);
     plan::ValueId x = a.embed();
     for (const Block& b : blocks(a)) {
-      x = b.attention(x, {.fused_qkv = true, .qkv_bias = Bias::required, .rope = false});
+      x = b.attention(x, {.fused_qkv = true, .qkv_bias = Bias::required});
     }
     return a.finish(a.logits(x));
   }

@@ -12,9 +12,25 @@
 
 namespace plumb::model::testing {
 
-inline const std::vector<std::string> golden_cases{
-    "llama", "llama-rope-factors", "llama-linear", "llama-yarn", "llama-bias", "mistral", "smollm2",
-    "qwen2", "qwen2-tied",         "qwen3",        "gpt2"};
+inline const std::vector<std::string> golden_cases{"llama",          "llama-rope-factors",
+                                                   "llama-linear",   "llama-yarn",
+                                                   "llama-bias",     "mistral",
+                                                   "smollm2",        "qwen2",
+                                                   "qwen2-tied",     "qwen3",
+                                                   "gpt2",           "qwen2vl",
+                                                   "qwen3vl",        "starcoder2",
+                                                   "phi3",           "smollm3",
+                                                   "arcee",          "granite",
+                                                   "mistral3",       "ministral3",
+                                                   "seed_oss",       "glm4",
+                                                   "olmo2",          "olmo3",
+                                                   "exaone4",        "exaone4-full",
+                                                   "phi2",           "command-r",
+                                                   "command-r-plus", "cohere2",
+                                                   "gptneox",        "gptneox-sequential",
+                                                   "stablelm",       "stablelm-parallel",
+                                                   "falcon",         "falcon-40b",
+                                                   "gemma2",         "gemma3"};
 
 inline std::string golden_path(const std::string& name, const std::string& extension) {
   return std::string(PLUMB_TEST_DATA) + "/model/" + name + extension;

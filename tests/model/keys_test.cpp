@@ -24,7 +24,7 @@ using ::testing::IsEmpty;
 using Value = gguf::Value;
 using Values = std::map<std::string, std::optional<Value>>;  // none: without the key
 
-const DecoderConventions usual{.rope = RopeConventions{}, .uniform_window = true};
+const DecoderConventions usual{.rope = RopeConventions{}, .windows = Windows::uniform};
 
 // Reads a small decoder with these keys in place of its own, and hands its Keys to `visit`.
 HyperParameters read(const Values& changes, const DecoderConventions& conventions,
@@ -191,7 +191,7 @@ TEST(DecoderKeys, NumbersHaveBounds) {
   EXPECT_EQ(parameters({{"x.attention.layer_norm_rms_epsilon", Value{1e-6}}}).norm_eps, 1e-6);
   EXPECT_EQ(parameters({{"x.attention.scale", Value{0.5}}}).attention_scale, 0.5);
   DecoderConventions other = usual;
-  other.norm_eps = "attention.layer_norm_epsilon";
+  other.norm_kind = plan::NormKind::layer;
   refused({}, "x.attention.layer_norm_epsilon", "", other);
   EXPECT_EQ(parameters({{"x.attention.layer_norm_epsilon", Value{1e-3}}}, other).norm_eps, 1e-3);
 }

@@ -189,7 +189,6 @@ TEST(ModelTest, OddValuesAreNamed) {
       {"llama.attention.layer_norm_rms_epsilon", Value{-1e-5f}},
       {"llama.attention.layer_norm_rms_epsilon", Value{0.2f}},
       {"llama.attention.layer_norm_rms_epsilon", Value{nan}},
-      {"llama.attention.sliding_window", Value{0u}},
       {"llama.attention.causal", Value{false}},
       {"llama.rope.dimension_count", Value{0u}},
       {"llama.rope.dimension_count", Value{7u}},
@@ -213,7 +212,7 @@ TEST(ModelTest, OddValuesAreNamed) {
 
   EXPECT_THAT(Edited("llama").set("llama.expert_count", Value{8u}).error(), HasSubstr("mixture-of-experts"));
   EXPECT_THAT(Edited("llama").set("general.architecture", Value{std::string_view("mamba")}).error(),
-              HasSubstr("llama, qwen2, qwen3"));
+              AllOf(HasSubstr(", llama, "), HasSubstr(", qwen2, ")));
   EXPECT_THAT(Edited("qwen2").set("qwen2.attention.sliding_window", Value{16u}).error(),
               HasSubstr("qwen2.attention.sliding_window"));
   EXPECT_THAT(Edited("llama-linear").set("llama.rope.scaling.factor", Value{0.0f}).error(),

@@ -26,6 +26,12 @@ class QwenVl(Family):
     def random(self, name, shape, rng):
         return rng.normal(0, 1, shape) if ".visual." in name else super().random(name, shape, rng)
 
+    def more_values(self, values, model):
+        """The picture's model has one layer, which counts as the first: its text layers are numbered from 1."""
+        for name in [n for n in values if n.endswith(("_rope", "attn_probs"))]:
+            layer, stem = name.removeprefix("blk.").split(".")
+            values[f"blk.{int(layer) - 1}.{stem}"] = values.pop(name)
+
     def tensors(self, name, values, config):
         if ".visual." not in name:
             yield from super().tensors(name.replace("language_model.", ""), values, config)

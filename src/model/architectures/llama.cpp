@@ -18,21 +18,13 @@ const Architecture llama{
           }
           // The specification does not list rope.freq_base for llama. Files older than this key use the base 10000 of the
           // paper that introduced rotary embedding (https://arxiv.org/abs/2104.09864), as LLaMA 1 and 2 do.
-          HyperParameters p = read_decoder(
-              keys,
-              {.rope = {{.pairing = plan::RopePairing::adjacent, .theta_if_absent = 10000.0}}, .uniform_window = true});
+          HyperParameters p =
+              read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::adjacent, .theta_if_absent = 10000.0}},
+                                  .windows = Windows::uniform});
           p.rope.frequency_factors = keys.has_tensor("rope_freqs.weight");
           return p;
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            x = b.add("attn_resid", x, b.attention(b.norm("attn_norm", x)));
-            x = b.add("output", x, b.feed_forward(b.norm("ffn_norm", x), plan::Activation::silu));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return pre_norm_decoder(a); },
 };
 
 }  // namespace plumb::model::architectures

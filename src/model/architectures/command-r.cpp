@@ -1,0 +1,27 @@
+// Command R and R+: attention and feed-forward side by side after one layer norm without a bias, and scaled logits. R+ has
+// a norm for each head of q and k.
+#include "model/architectures.h"
+
+namespace plumb::model::architectures {
+
+const Architecture command_r{
+    .name = "command-r",
+    .read =
+        [](Keys& keys) {
+          return read_decoder(keys, {.norm_kind = plan::NormKind::layer,
+                                     .rope = {{.n_rot_is_head_dim_if_absent = true}},
+                                     .heeds = {"logit_scale"}});
+        },
+    .forward =
+        [](Assembler& a) {
+          plan::ValueId x = a.embed();
+          for (const Block& b : blocks(a)) {
+            const plan::ValueId normed = b.norm("attn_norm", x);
+            const plan::ValueId attn = b.attention(normed, {.qk_norm = QkNorm::heads_where_present});
+            x = b.add("output", b.add("attn_resid", x, attn), b.feed_forward(normed, {}));
+          }
+          return a.logits(a.norm("output_norm", x));
+        },
+};
+
+}  // namespace plumb::model::architectures

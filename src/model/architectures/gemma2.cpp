@@ -1,0 +1,38 @@
+// Gemma 2: norms before and after attention and feed-forward, scaled embeddings, capped scores and logits, and a window in
+// every other block, from the first.
+#include <cmath>
+
+#include "model/architectures.h"
+
+namespace plumb::model::architectures {
+
+const Architecture gemma2{
+    .name = "gemma2",
+    .read =
+        [](Keys& keys) {
+          constexpr std::uint32_t layers_of_27b = 46;
+          HyperParameters p = read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::halves,
+                                                            .theta_if_absent = 10000.0,
+                                                            .n_rot_is_head_dim_if_absent = true}},
+                                                  .windows = Windows::by_block,
+                                                  .heeds = {"attn_logit_softcapping", "final_logit_softcapping"}});
+          alternate_windows(p, 2);
+          p.embedding_scale = std::sqrt(p.d_model);
+          // No key has the checkpoint's query_pre_attn_scalar. It is head_dim, but in the model of 27B.
+          if (p.n_layers == layers_of_27b) p.attention_scale = 1 / std::sqrt(static_cast<double>(p.d_model) / p.n_heads);
+          return p;
+        },
+    .forward =
+        [](Assembler& a) {
+          plan::ValueId x = a.embed();
+          for (const Block& b : blocks(a)) {
+            const plan::ValueId attn = b.attention(b.norm("attn_norm", x));
+            x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
+            const plan::ValueId down = b.feed_forward(b.norm("ffn_norm", x), {.activation = plan::Activation::gelu_tanh});
+            x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", down));
+          }
+          return a.logits(a.norm("output_norm", x));
+        },
+};
+
+}  // namespace plumb::model::architectures
