@@ -108,8 +108,8 @@ plan::ValueId Assembler::norm(const std::string& name, const std::string& source
   const std::uint64_t n_groups = length == 0 ? 0 : builder_.width(x) / length;  // 0: unknown
   plan::Norm op{.x = x, .eps = static_cast<float>(p_.norm_eps), .kind = p_.norm_kind};
   op.weight = norm_vector(source, "weight", n_groups, length);
-  if (bias == Bias::required || file_.tensor(source + ".bias") != nullptr)
-    op.bias = norm_vector(source, "bias", n_groups, length);
+  const bool may_have_bias = p_.norm_kind == plan::NormKind::layer && file_.tensor(source + ".bias") != nullptr;
+  if (bias == Bias::required || may_have_bias) op.bias = norm_vector(source, "bias", n_groups, length);
   op.group = static_cast<std::uint32_t>(length);
   return builder_.norm(name, op);
 }

@@ -194,8 +194,12 @@ TEST_F(Rules, OfNorm) {
   for (const std::uint64_t length : {1, 2, 4, 8})
     accepted([&](Fixture& f) { f.builder.norm("n", f.x, vector(f, {length}), 1e-5f); });
   for (const std::uint64_t length : {0, 3, 7, 9, 16})
-    refused([&](Fixture& f) { f.builder.norm("n", f.x, vector(f, {length}), 1e-5f); }, "must be one vector whose length");
-  refused([](Fixture& f) { f.builder.norm("n", f.x, vector(f, {8, 1}), 1e-5f); }, "must be one vector whose length");
+    refused([&](Fixture& f) { f.builder.norm("n", f.x, vector(f, {length}), 1e-5f); }, "must divide the width 8");
+  refused([](Fixture& f) { f.builder.norm("n", f.x, vector(f, {8, 1}), 1e-5f); }, "must be one vector of 8 values");
+  accepted([](Fixture& f) { f.builder.norm("n", {.x = f.x, .eps = 1e-5f}); });
+  accepted([](Fixture& f) { f.builder.norm("n", {.x = f.x, .eps = 1e-5f, .group = 4}); });
+  accepted([](Fixture& f) { f.builder.norm("n", {.x = f.x, .weight = vector(f, {8}), .eps = 1e-5f, .group = 4}); });
+  refused([](Fixture& f) { f.builder.norm("n", {.x = f.x, .eps = 1e-5f, .group = 3}); }, "must divide the width 8");
   const auto with_bias = [](std::initializer_list<std::uint64_t> dims) {
     return [dims](Fixture& f) {
       const VectorId weight = f.builder.vector(tensor("weight", {4}));
@@ -203,7 +207,7 @@ TEST_F(Rules, OfNorm) {
     };
   };
   accepted(with_bias({4}));
-  refused(with_bias({8}), "norm 'n': the weight 'vector' with dimensions [8]");
+  accepted(with_bias({8}));
   refused(with_bias({2}), "norm 'n': the weight 'vector' with dimensions [2]");
   refused(with_bias({4, 1}), "norm 'n': the weight 'vector' with dimensions [4, 1]");
   accepted([](Fixture& f) { f.builder.norm("n", f.x, vector(f, {8}), std::numeric_limits<float>::min()); });
@@ -308,10 +312,13 @@ TEST_F(Rules, OfOneShape) {
           "add 's': 'a' and 'b' must have one shape");
   accepted([](Fixture& f) { f.builder.activate("s", {.gate = value(f, "a", 4)}); });
   accepted([](Fixture& f) { f.builder.activate("s", value(f, "a", 4), value(f, "b", 4), Activation::silu); });
+  accepted([](Fixture& f) { f.builder.activate("s", value(f, "a", 2), value(f, "b", 4), Activation::silu); });
   refused([](Fixture& f) { f.builder.activate("s", value(f, "a", 4), value(f, "b", 3), Activation::silu); },
-          "activate 's': 'a' and 'b' must have one shape");
+          "the width 3 of 'b' must be a multiple of 4, that of 'a'");
+  refused([](Fixture& f) { f.builder.activate("s", {.gate = f.x, .limit = 7}); }, "only a gated activation has a limit");
+  refused([](Fixture& f) { f.builder.activate("s", {.gate = f.x, .up = f.x, .limit = nan}); }, "must be numbers");
   refused([](Fixture& f) { f.builder.activate("s", value(f, "a", 4, Rows::outputs), value(f, "b", 4), Activation::silu); },
-          "activate 's': 'a' and 'b' must have one shape");
+          "with as many rows");
 }
 
 TEST_F(Rules, OfSoftCap) {
@@ -323,9 +330,39 @@ TEST_F(Rules, OfSoftCap) {
 TEST_F(Rules, OfTopK) {
   for (const std::uint32_t k : {1u, 8u}) accepted([&](Fixture& f) { f.builder.top_k("t", f.x, k); });
   for (const std::uint32_t k : {0u, 9u})
-    refused([&](Fixture& f) { f.builder.top_k("t", f.x, k); }, "must be between 1 and 8, the width of 'token_embd'");
+    refused([&](Fixture& f) { f.builder.top_k("t", f.x, k); }, "must be between 1 and 8, from the width of 'token_embd'");
   accepted([](Fixture& f) { f.builder.top_k("t", value(f, "v", (1u << 24) - 1), 2); });
   refused([](Fixture& f) { f.builder.top_k("t", value(f, "v", 1u << 24), 2); }, "must be below 2^24");
+  const auto groups = [](std::uint32_t k, std::uint32_t n, std::uint32_t used) {
+    return [=](Fixture& f) { f.builder.top_k("t", {.x = f.x, .k = k, .n_groups = n, .n_groups_used = used}); };
+  };
+  accepted(groups(4, 4, 2));
+  refused(groups(5, 4, 2), "must be between 1 and 4");
+  for (const std::uint32_t n : {0u, 3u, 16u}) refused(groups(1, n, 1), "must be at least one, at most 64, and divide");
+  for (const std::uint32_t used : {0u, 5u}) refused(groups(1, 4, used), "must be at least one, at most 64, and divide");
+  accepted([](Fixture& f) { f.builder.top_k("t", {.x = f.x, .bias = vector(f, {8}), .k = 2}); });
+  refused([](Fixture& f) { f.builder.top_k("t", {.x = f.x, .bias = vector(f, {7}), .k = 2}); }, "the bias");
+}
+
+TEST_F(Rules, OfScale) {
+  const auto part = [](std::uint32_t first, std::uint64_t width) {
+    return [=](Fixture& f) { f.builder.scale("s", {.x = f.x, .first = first}, width); };
+  };
+  accepted(part(0, 8));
+  accepted(part(5, 3));
+  refused(part(6, 3), "scale 's': values 6 to 9 must be within the width 8 of 'token_embd'");
+  refused(part(0, 0), "the width must be between 1 and 2^31");
+  for (const std::uint64_t n : {1, 8})
+    accepted([&](Fixture& f) { f.builder.scale("s", {.x = f.x, .weight = vector(f, {n})}, 8); });
+  refused([](Fixture& f) { f.builder.scale("s", {.x = f.x, .weight = vector(f, {4})}, 8); }, "the weight");
+  for (const float factor : {nan, infinity})
+    refused([&](Fixture& f) { f.builder.scale("s", f.x, factor); }, "the factor must be a number");
+  const Temperature temperature{.beta = 1, .length = 8};
+  accepted([&](Fixture& f) { f.builder.scale("s", {.x = f.x, .temperature = temperature}, 8); });
+  refused([&](Fixture& f) { f.builder.scale("s", {.x = value(f, "o", 8, Rows::outputs), .temperature = temperature}, 8); },
+          "only rows of tokens have positions");
+  refused([&](Fixture& f) { f.builder.scale("s", {.x = f.x, .temperature = Temperature{.beta = 1, .length = 0}}, 8); },
+          "its length positive");
 }
 
 TEST_F(Rules, OfExpertWeights) {
