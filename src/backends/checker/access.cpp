@@ -116,9 +116,9 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   }
   const auto offset = static_cast<std::uint64_t>(static_cast<const std::byte*>(address) - region->data());
   const Region::Binding* found = nullptr;
-  const Region::Binding whole{
-      .begin = 0, .end = region->size(), .element_shift = 0, .access = gpu::Access::inout, .name = region->label};
+  Region::Binding whole;
   if (machine.open) {
+    whole = {.begin = 0, .end = region->size(), .element_shift = 0, .access = gpu::Access::inout, .name = region->label};
     if (offset >= region->size() || n > region->size() - offset) {
       report(fmt::format("{} byte {} of {}, which has {}", verb(write), static_cast<std::int64_t>(offset), region->label,
                          region->size()));
@@ -126,11 +126,12 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
     found = &whole;
     region->raced = !region->constant || write;
     if (write) region->constant = false;
-  }
-  for (const Region::Binding& binding : region->bindings) {
-    if (machine.open || offset < binding.begin || offset >= binding.end || n > binding.end - offset) continue;
-    found = &binding;
-    if (!write || binding.access != gpu::Access::in) break;
+  } else {
+    for (const Region::Binding& binding : region->bindings) {
+      if (offset < binding.begin || offset >= binding.end || n > binding.end - offset) continue;
+      found = &binding;
+      if (!write || binding.access != gpu::Access::in) break;
+    }
   }
   if (found == nullptr) {
     if (region->bindings.empty()) report(fmt::format("{} memory that is none of its arguments", verb(write)));
@@ -140,7 +141,7 @@ void access(const void* address, std::uint64_t n, bool write, bool aligned) {
   }
   if (write && found->access == gpu::Access::in)
     report(fmt::format("writes {}, which is read-only", element(*found, offset)));
-  if (aligned && reinterpret_cast<std::uintptr_t>(address) % n != 0) {
+  if (aligned && (reinterpret_cast<std::uintptr_t>(address) & (n - 1)) != 0) {  // n is a power of two
     report(fmt::format("{} {} bytes at {}, byte {}: not a multiple of {}", verb(write), n, element(*found, offset),
                        offset - found->begin, n));
   }

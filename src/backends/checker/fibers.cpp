@@ -17,17 +17,16 @@ namespace {
 
 namespace context = boost::context::detail;
 
-constexpr std::size_t stack_bytes = std::size_t{64} << 10;
-constexpr std::uint32_t max_threads = 1024;
 constexpr std::uint32_t simd_width = 32;
 constexpr std::uint32_t main_fiber = max_threads;
 
 enum class State : std::uint8_t { done, ready, at_simd, at_barrier };
-enum class Operation : std::uint8_t { none, sum, max, shuffle, simd_barrier, barrier };
+enum class Operation : std::uint8_t { none, sum, max, shuffle, matrix, simd_barrier, barrier };
 
 constexpr std::string_view name_of(Operation operation) {
-  constexpr std::string_view names[] = {"nothing",      "simd_sum",          "simd_max",
-                                        "simd_shuffle", "simdgroup_barrier", "threadgroup_barrier"};
+  constexpr std::string_view names[] = {
+      "nothing",           "simd_sum",           "simd_max", "simd_shuffle", "a matrix instruction",
+      "simdgroup_barrier", "threadgroup_barrier"};
   return names[static_cast<std::size_t>(operation)];
 }
 
@@ -38,12 +37,19 @@ struct Fiber {
   int line = 0;
 };
 
+// A lane's part of the operands of a matrix instruction, or its address of a row.
+struct Part {
+  float a[4][2] = {}, b[2][2] = {};
+  const void* address = nullptr;
+};
+
 struct Fibers {
-  std::byte* stacks = nullptr;
   std::array<Fiber, max_threads + 1> fibers;
   // Two sets, used in turn: a lane may reach the next operation while another still reads the values of this one.
   std::array<std::array<std::uint32_t, max_threads>, 2> slots{};
   std::array<std::uint32_t, max_threads / simd_width> parity{}, arrived{};
+  std::array<std::array<float, max_threads / simd_width>, 2> sums{};  // of the slots of each SIMD-group, after simd_sum
+  std::array<std::array<Part, max_threads>, 2> parts;
   std::uint32_t n_at_barrier = 0;
   bool fresh = true;  // the contexts have yet to be made
   Body body = nullptr;
@@ -83,14 +89,14 @@ void switch_away() {
 }
 
 void make_contexts() {
-  if (all.stacks == nullptr) {
+  if (machine.stacks == nullptr) {
     void* memory = mmap(nullptr, stack_bytes * max_threads, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return;
-    all.stacks = static_cast<std::byte*>(memory);
+    machine.stacks = static_cast<std::byte*>(memory);
   }
   for (std::uint32_t i = 0; i < max_threads; ++i) {
-    all.fibers[i].context = context::make_fcontext(all.stacks + (i + 1) * stack_bytes, stack_bytes, fiber_main);
+    all.fibers[i].context = context::make_fcontext(machine.stacks + (i + 1) * stack_bytes, stack_bytes, fiber_main);
   }
   all.fresh = false;
 }
@@ -140,6 +146,10 @@ const std::uint32_t* meet(Operation operation, int line, std::uint32_t bits) {
                          name_of(operation), line, describe(i)));
     }
     for (std::uint32_t i = first; i < first + lanes_of(simd); ++i) all.fibers[i].state = State::ready;
+    if (operation == Operation::sum) {
+      float& sum = all.sums[all.parity[simd]][simd] = 0;
+      for (std::uint32_t i = first; i < first + lanes_of(simd); ++i) sum += std::bit_cast<float>(slots[i]);
+    }
     all.arrived[simd] = 0;
     all.parity[simd] ^= 1;
     if (operation == Operation::simd_barrier) machine.simd_sync[simd] = ++machine.now;
@@ -147,10 +157,20 @@ const std::uint32_t* meet(Operation operation, int line, std::uint32_t bits) {
   return slots.data() + simd * simd_width;
 }
 
+// Gives a part to the other lanes. Returns the parts of all lanes.
+const Part* exchange(const Part& own, int line) {
+  const std::uint32_t simd = machine.thread / simd_width;
+  if (lanes_of(simd) < simd_width) report(fmt::format("a matrix instruction at line {} in fewer than 32 lanes", line));
+  auto& parts = all.parts[all.parity[simd]];
+  parts[machine.thread] = own;
+  meet(Operation::matrix, line, 0);
+  return parts.data() + simd * simd_width;
+}
+
 // Runs all threads of one threadgroup to the end; false after a fault.
 bool run_threadgroup(Body body, void* const* arguments, void* shared) {
   if (all.fresh) make_contexts();
-  if (all.stacks == nullptr) {
+  if (machine.stacks == nullptr) {
     machine.fault = "no memory for the stacks of fibers";
     return false;
   }
@@ -182,10 +202,6 @@ bool run_threadgroup(Body body, void* const* arguments, void* shared) {
 
 }  // namespace
 
-bool on_stack(const void* address) {
-  return static_cast<std::size_t>(static_cast<const std::byte*>(address) - all.stacks) < stack_bytes * max_threads;
-}
-
 void report(const std::string& what) {
   if (machine.fault.empty()) {
     machine.fault = fmt::format("kernel {}, threadgroup ({}, {}, {}), thread {}: {}", machine.kernel, machine.group[0],
@@ -213,10 +229,9 @@ bool run_threadgroups(std::array<std::uint32_t, 3> grid, std::uint32_t n_threads
 }
 
 float simd_sum_of(float x, int line) {
-  const std::uint32_t n = lanes_of(machine.thread / simd_width);
-  const std::uint32_t* values = meet(Operation::sum, line, std::bit_cast<std::uint32_t>(x));
-  float sum = 0;
-  for (std::uint32_t i = 0; i < n; ++i) sum += std::bit_cast<float>(values[i]);
+  const std::uint32_t simd = machine.thread / simd_width;
+  const float& sum = all.sums[all.parity[simd]][simd];
+  meet(Operation::sum, line, std::bit_cast<std::uint32_t>(x));
   return sum;
 }
 
@@ -235,6 +250,35 @@ std::uint32_t simd_shuffle_of(std::uint32_t bits, std::uint32_t lane, bool is_ma
   const std::uint32_t from = is_mask ? self ^ lane : lane;
   if (from >= n) report(fmt::format("simd_shuffle at line {} reads lane {} of {}", line, from, n));
   return values[from];
+}
+
+void multiply_add_of(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, int line) {
+  const auto half = [](std::uint32_t word, std::uint32_t i) {
+    return f16_to_f32(static_cast<std::uint16_t>(word >> 16 * i));
+  };
+  Part own;
+  for (std::uint32_t i = 0; i < 2; ++i) {
+    for (std::uint32_t word = 0; word < 4; ++word) own.a[word][i] = half(a[word], i);
+    own.b[0][i] = half(b0, i);
+    own.b[1][i] = half(b1, i);
+  }
+  const Part* const parts = exchange(own, line);
+  const std::uint32_t lane = machine.thread % simd_width;
+  // The sum runs over 16 elements in 8 pairs. Pair p is in lane p % 4 of each quad, in the first or second word.
+  for (std::uint32_t p = 0; p < 8; ++p) {
+    const Part& row = parts[(lane & 28) + p % 4];
+    for (std::uint32_t j = 0; j < 4; ++j) {
+      const Part& column = parts[4 * (2 * (lane % 4) + j % 2) + p % 4];
+      for (std::uint32_t i = 0; i < 2; ++i) d[j] += row.a[j / 2 + 2 * (p / 4)][i] * column.b[p / 4][i];
+    }
+  }
+}
+
+void addresses_of(const void* own, const void* (&of_lanes)[32], int line) {
+  Part part;
+  part.address = own;
+  const Part* const parts = exchange(part, line);
+  for (std::uint32_t i = 0; i < simd_width; ++i) of_lanes[i] = parts[i].address;
 }
 
 void simdgroup_barrier_at(int line) { meet(Operation::simd_barrier, line, 0); }

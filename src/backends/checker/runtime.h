@@ -73,6 +73,10 @@ class Region {
 // Null if no addresses or no memory are left.
 std::unique_ptr<Region> make_region(std::uint64_t bytes);
 
+// Fibers: a stack for each thread of a threadgroup.
+inline constexpr std::uint32_t max_threads = 1024;
+inline constexpr std::size_t stack_bytes = std::size_t{64} << 10;
+
 // The state of the running launch.
 struct Machine {
   std::string_view kernel;
@@ -84,6 +88,7 @@ struct Machine {
   std::array<std::uint64_t, 32> simd_sync{};
   std::string fault;  // the first fault
   bool running = false;
+  std::byte* stacks = nullptr;  // of the fibers, one after another
   // A CUDA kernel runs. Its arguments may point into any memory of the device, its parameters are at `host`, and its shared
   // memory is the program's static memory.
   bool open = false;
@@ -109,7 +114,9 @@ void mark_written(const void* at, std::uint64_t n);
 bool is_written_at(const void* at, std::uint64_t n);
 
 // Whether an address is on a fiber's stack, where a thread has its own variables.
-bool on_stack(const void* address);
+inline bool on_stack(const void* address) {
+  return static_cast<std::size_t>(static_cast<const std::byte*>(address) - machine.stacks) < stack_bytes * max_threads;
+}
 
 struct KernelEntry {
   Body body = nullptr;

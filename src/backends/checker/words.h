@@ -9,6 +9,10 @@ namespace plumb::backends::checker {
 float simd_sum_of(float x, int line);
 float simd_max_of(float x, int line);
 std::uint32_t simd_shuffle_of(std::uint32_t bits, std::uint32_t lane, bool is_mask, int line);
+// d += a b, the matrix instruction of src/backends/cuda/mma.h: a and b are halves, spread over the SIMD-group as there.
+void multiply_add_of(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, int line);
+// The addresses that the lanes give, by lane.
+void addresses_of(const void* own, const void* (&of_lanes)[32], int line);
 void threadgroup_barrier_at(int line);
 void simdgroup_barrier_at(int line);
 float half_to_float(std::uint16_t bits);
