@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Makes tests/data/model: tiny random models as GGUF, and what Hugging Face transformers computes with them.
 
-For each case NAME.gguf has float32 weights. NAME.safetensors has the token ids ("tokens"), the logits and the inner values,
-under the names of docs/architecture.md. transformers runs in float64 from the same float32 weights, with eager
-attention and eager experts. The cases are in tools/model_goldens, one file an architecture. Needs gguf, numpy, torch and
-transformers.
+For each case NAME.gguf has float32 weights. NAME.safetensors has the token ids ("tokens"), the logits and the inner
+values, under the names of docs/architecture.md. transformers runs in float64 from the same float32 weights, with eager
+attention and eager experts. The cases are in tools/model_goldens, one file an architecture. Needs gguf, numpy, torch
+and transformers (5.24).
 
     python tools/make_model_goldens.py [--out tests/data/model] [--only NAME ...] [--hf FOLDER]
 
-A case names the features that its tokens must show (a window, a cap); each is switched off once, and the logits must change.
+A case names the features that its tokens must show (a window, a cap); each is switched off once, and the logits must
+change.
 --hf also saves the models themselves, in float32, as FOLDER/NAME, for tools/trace_transformers.py to run.
 """
 
@@ -61,11 +62,12 @@ def write_gguf(path: pathlib.Path, case: Family, name: str, model: torch.nn.Modu
     case.keys(writer, config)
     case.model_keys(writer, model)
     case.vocabulary(writer, config)
-    for tensor, values in case.first_tensors(config):
-        writer.add_tensor(tensor, values)
+    written = dict(case.first_tensors(config))
     for key, parameter in weights_of(case, model):
-        for tensor, values in case.tensors(key, parameter.detach().numpy().astype(np.float32), config):
-            writer.add_tensor(tensor, np.ascontiguousarray(values))
+        written.update(case.tensors(key, parameter.detach().numpy().astype(np.float32), config))
+    written.update(list(case.last_tensors(written, config)))
+    for tensor, values in written.items():
+        writer.add_tensor(tensor, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -98,7 +100,7 @@ class Recorder:
         case.more_values(self.values, model)
 
     def keep(self, name: str, tensor: torch.Tensor, part=None) -> None:
-        """tensor: [1, T, features], [1, T, heads, head_dim] or [1, heads, T, head_dim]; part: as in Tap, or a function"""
+        """tensor: [1, T, features], [1, T, heads, head_dim] or [1, heads, T, head_dim]; part: Tap's, or a function"""
         if tensor.dim() == 4 and tensor.shape[1] != self.n_tokens:
             tensor = tensor.transpose(1, 2)
         array = tensor.detach().numpy().reshape(self.n_tokens, -1)
@@ -119,7 +121,8 @@ class Recorder:
             return None
         if tap.side == "input":
             return module.register_forward_pre_hook(
-                lambda m, args, more: self.keep(tap.value, args[0] if args else more["hidden_states"], tap.part), with_kwargs=True
+                lambda m, args, more: self.keep(tap.value, args[0] if args else more["hidden_states"], tap.part),
+                with_kwargs=True,
             )
         return module.register_forward_hook(
             lambda m, args, out: self.keep(tap.value, out[0] if isinstance(out, tuple) else out, tap.part)
@@ -127,7 +130,11 @@ class Recorder:
 
     def _watch_layers(self) -> list:
         """Follows which layer runs. Attention is a module of the layer, of one of these names."""
-        attentions = [m for n, m in self.model.named_modules() if n.rpartition(".")[2] in ("self_attn", "attn", "attention", "self_attention")]
+        attentions = [
+            m
+            for n, m in self.model.named_modules()
+            if n.rpartition(".")[2] in ("self_attn", "attn", "attention", "self_attention")
+        ]
         attentions = [m for m in attentions if not any(m is not a and m in a.children() for a in attentions)]
         handles = []
         for n, module in enumerate(attentions):
@@ -190,7 +197,7 @@ def step_by_step(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
 
 
 def check_breaks(case: Family, model: torch.nn.Module, tokens: list[int], logits: np.ndarray) -> dict[str, float]:
-    """How much the logits, or an encoder's last values, change, relative to the largest, when each feature is switched off."""
+    """How much the logits (or an encoder's last values) change without each feature, relative to the largest."""
     found = {}
     for feature, change in case.breaks.items():
         if callable(change):
@@ -241,7 +248,8 @@ def make(name: str, case: Family, out: pathlib.Path, hf: pathlib.Path | None) ->
     sizes = [(out / f"{name}.{kind}").stat().st_size for kind in ("gguf", "safetensors")]
     assert sum(sizes) <= MAX_BYTES, f"{name} takes {sum(sizes)} bytes"
     shown = "".join(f", without {feature} {change:.2g}" for feature, change in changes.items())
-    print(f"{name}: {len(values)} values, {sizes[0] // 1024} + {sizes[1] // 1024} KiB, largest attention weight {largest:.2f}{shown}")
+    size = f"{sizes[0] // 1024} + {sizes[1] // 1024} KiB"
+    print(f"{name}: {len(values)} values, {size}, largest attention weight {largest:.2f}{shown}")
 
 
 def main() -> None:

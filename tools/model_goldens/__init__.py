@@ -1,8 +1,8 @@
 """Plumb's goldens of models: one file an architecture (or a family of them), found by its place in this folder.
 
-A file has CASES, a dict from a golden's name to a Family: the model of Hugging Face transformers and its configuration, the
-keys and tensors of its GGUF file as real files have them, and the values that its modules show. What files share is here and
-in base.py; tools/make_model_goldens.py runs them.
+A file has CASES, a dict from a golden's name to a Family: the model of Hugging Face transformers and its configuration,
+the keys and tensors of its GGUF file as real files have them, and the values that its modules show. What files share is
+here and in base.py; tools/make_model_goldens.py runs them.
 """
 
 import importlib

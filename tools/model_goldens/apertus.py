@@ -1,8 +1,9 @@
-"""Apertus: norms of each head, no gate, and xIELU, an activation with two learned numbers a layer; Llama 3's frequency divisors.
+"""Apertus: norms of each head, no gate, and xIELU, an activation with two learned numbers a layer; Llama 3's frequency
+divisors.
 
-Keys: llama.cpp's converter (conversion/llama.py): xielu.alpha_p, alpha_n, beta and eps, a number a layer, as the checkpoint has
-them: with a = softplus(alpha_p) and b = beta + softplus(alpha_n), x > 0 becomes a x x + beta x, any other x
-b (exp(min(x, eps)) - 1 - x) + beta x. Pairs are halves of a head (the converter leaves the rows as they are).
+Keys: llama.cpp's converter (conversion/llama.py): xielu.alpha_p, alpha_n, beta and eps, a number a layer, as the
+checkpoint has them: with a = softplus(alpha_p) and b = beta + softplus(alpha_n), x > 0 becomes a x x + beta x, any
+other x b (exp(min(x, eps)) - 1 - x) + beta x. Pairs are halves of a head (the converter leaves the rows as they are).
 """
 
 import gguf

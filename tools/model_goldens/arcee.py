@@ -33,6 +33,9 @@ CASES = {
     "arcee": Arcee(
         1046,
         rope_parameters=ROPE,
-        breaks={"square": {"hidden_act": "relu"}, "YaRN": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}},
+        breaks={
+            "square": {"hidden_act": "relu"},
+            "YaRN": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        },
     ),
 }

@@ -34,7 +34,7 @@ Tensors = Iterable[tuple[str, np.ndarray]]
 
 
 def permute(rows: np.ndarray, n_heads: int) -> np.ndarray:
-    """Permutes axis 0 (rows or features) of Q or K from halves to adjacent pairs: GGUF's "Meta AI original pth" layout."""
+    """Permutes axis 0 (rows or features) of Q or K from halves to adjacent pairs: GGUF's "Meta AI original pth"."""
     head_dim = rows.shape[0] // n_heads
     return rows.reshape(n_heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
@@ -82,6 +82,12 @@ def first_of(config, *names: str):
     return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
+def block_of(name: str) -> str:
+    """GGUF's prefix of a parameter's layer; "" for one outside layers."""
+    layer = name.partition("layers.")[2].partition(".")[0]
+    return f"blk.{layer}" if layer else ""
+
+
 class Family:
     """One architecture in transformers and in GGUF. A file of this folder overrides what is its own."""
 
@@ -89,7 +95,7 @@ class Family:
     model: str  # transformers' class
     shape: dict = SHAPE
     n_tokens = N_TOKENS
-    # A changed configuration, or a change of the model itself, that must change the logits: by the name of what it turns off.
+    # A changed configuration, or a change of the model itself, that must change the logits: by the name of what is off.
     breaks: dict[str, dict | Callable[[torch.nn.Module], None]] = {}
     # Where the rotated q and k are seen: what the rotary function returns, or (where that turns a part of a head) what
     # attention takes.
@@ -113,7 +119,13 @@ class Family:
             return rng.uniform(0.5, 1.5, shape)
         if "embed_tokens" in name or ".wte." in name or "embeddings." in name or ".embed_in." in name:
             return rng.normal(0, 1, shape)
-        gain = 1.6 if any(part in name for part in ("q_proj", "k_proj", ".query.", ".key.")) else 2.0 if name.endswith(("gate.weight", "router.weight")) else 1.0
+        gain = (
+            1.6
+            if any(part in name for part in ("q_proj", "k_proj", ".query.", ".key."))
+            else 2.0
+            if name.endswith(("gate.weight", "router.weight"))
+            else 1.0
+        )
         values = rng.normal(0, gain / math.sqrt(shape[-1]), shape)
         if "qkv" in name or "query_key_value" in name:
             self.enlarge_qk(values)
@@ -132,7 +144,7 @@ class Family:
 
     def keys(self, writer: gguf.GGUFWriter, config) -> None:
         """The keys that llama.cpp's converter writes for every text model, as far as the configuration has them."""
-        writer.add_block_count(config.num_hidden_layers)
+        writer.add_block_count(self.block_count(config))
         writer.add_context_length(self.context_length(config))
         writer.add_embedding_length(config.hidden_size)
         writer.add_feed_forward_length(self.feed_forward_length(config))
@@ -155,6 +167,9 @@ class Family:
         if (length := first_of(config, "head_dim")) is not None:
             writer.add_key_length(length)
             writer.add_value_length(length)
+
+    def block_count(self, config) -> int:
+        return config.num_hidden_layers
 
     def context_length(self, config) -> int:
         return config.max_position_embeddings
@@ -195,22 +210,28 @@ class Family:
         """Tensors that no parameter of the model holds."""
         return ()
 
+    def last_tensors(self, written: dict[str, np.ndarray], config) -> Tensors:
+        """Tensors that no parameter of the model holds, after those that were written."""
+        return ()
+
     def tensor_name(self, name: str, config) -> str:
         """GGUF's name of a parameter, from the table that llama.cpp's converter uses."""
         arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == self.arch)
-        found = gguf.get_tensor_name_map(arch, config.num_hidden_layers).get_name(name, try_suffixes=(".weight", ".bias"))
+        found = gguf.get_tensor_name_map(arch, config.num_hidden_layers).get_name(
+            name, try_suffixes=(".weight", ".bias")
+        )
         assert found is not None, f"gguf has no name for {name}"
         return found
 
     def tensors(self, name: str, values: np.ndarray, config) -> Iterator[tuple[str, np.ndarray]]:
         """What becomes of a parameter of the model."""
         if name.endswith(".experts.gate_up_proj"):  # [expert, gate's and then up's features, in]
-            block = f"blk.{name.split('.layers.')[1].split('.')[0]}"
+            block = block_of(name)
             gate, up = np.split(values, 2, axis=1)
             yield f"{block}.ffn_gate_exps.weight", gate
             yield f"{block}.ffn_up_exps.weight", up
         elif name.endswith(".experts.down_proj"):
-            yield f"blk.{name.split('.layers.')[1].split('.')[0]}.ffn_down_exps.weight", values
+            yield f"{block_of(name)}.ffn_down_exps.weight", values
         else:
             if self.permuted and ".q_proj." in name:
                 values = permute(values, config.num_attention_heads)
@@ -220,8 +241,8 @@ class Family:
 
     # The values.
 
-    # Modules that every model has, and those of a layer: (module, side, value) or (module, side, value, part). A module that
-    # a model lacks is passed over. The module "" is the layer.
+    # Modules that every model has, and those of a layer: (module, side, value) or (module, side, value, part). A module
+    # that a model lacks is passed over. The module "" is the layer.
     layers = "model.layers"
     model_taps: tuple = (
         ("model.embed_tokens", "output", "token_embd"),
@@ -278,9 +299,9 @@ class Family:
 class Mixture(Family):
     """Layers of which some choose among experts.
 
-    Values: ffn_router (the router's logits), ffn_experts (the chosen experts, as numbers, best choice first), ffn_expert_weights
-    (their weights, with every scale), ffn_gate_exps, ffn_up_exps, ffn_act_exps and ffn_down_exps ([T, chosen * features], in
-    the order of ffn_experts) and ffn_moe (the weighted sum).
+    Values: ffn_router (the router's logits), ffn_experts (the chosen experts, as numbers, best choice first),
+    ffn_expert_weights (their weights, with every scale), ffn_gate_exps, ffn_up_exps, ffn_act_exps and ffn_down_exps
+    ([T, chosen * features], in the order of ffn_experts) and ffn_moe (the weighted sum).
     """
 
     router = "mlp.gate"

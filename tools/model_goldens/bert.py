@@ -1,14 +1,14 @@
 """Encoders: BERT, nomic-embed-text (nomic-bert) and ModernBERT; each position sees all the others.
 
-Keys: llama.cpp's converter (conversion/bert.py), without the pooling's dense layer. BERT and Nomic add the first row of token_types to
-every position, and have norms after each sum alone: attn_output_norm and layer_output_norm, whose values have the tensors' names;
-attn_resid is the sum of attention and its input, token_embd_norm the norm of the embeddings' sum embd. There is no last norm.
-Nomic's file has q, k and v in attn_qkv; gate is the checkpoint's fc12, up its fc11. Pairs are halves of a head.
-ModernBERT has a norm of the embeddings instead of the first attn_norm. Its ffn_up has the rows that are activated (ffn_gate) first. A
-windowed layer sees attention.sliding_window / 2 positions to each side; attention.sliding_window_pattern 3 means that the first layer
-of every three sees everything (the newest converter also writes hidden_activation and classifier.pooling_type, which gguf 0.19 does
-not have). Rotary: rope.freq_base, and rope.freq_base_swa in windowed layers.
-llama.cpp computes GELU by tanh, transformers by the error function.
+Keys: llama.cpp's converter (conversion/bert.py), without the pooling's dense layer. BERT and Nomic add the first row of
+token_types to every position, and have norms after each sum alone: attn_output_norm and layer_output_norm, whose values
+have the tensors' names; attn_resid is the sum of attention and its input, token_embd_norm the norm of the embeddings'
+sum embd. There is no last norm. Nomic's file has q, k and v in attn_qkv; gate is the checkpoint's fc12, up its fc11.
+Pairs are halves of a head. ModernBERT has a norm of the embeddings instead of the first attn_norm. Its ffn_up has the
+rows that are activated (ffn_gate) first. A windowed layer sees attention.sliding_window / 2 positions to each side;
+attention.sliding_window_pattern 3 means that the first layer of every three sees everything (the newest converter also
+writes hidden_activation and classifier.pooling_type, which gguf 0.19 does not have). Rotary: rope.freq_base, and
+rope.freq_base_swa in windowed layers. llama.cpp computes GELU by tanh, transformers by the error function.
 """
 
 import gguf
@@ -22,7 +22,11 @@ ENCODER = {k: v for k, v in SHAPE.items() if k not in ("rms_norm_eps", "num_key_
 def write_wordpiece(writer: gguf.GGUFWriter) -> None:
     """Words begin with U+2581 where WordPiece marks what goes on with ##."""
     pieces = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"] + ["\u2581" + chr(ord("a") + i) for i in range(26)]
-    pieces += [chr(ord("a") + i) for i in range(26)] + ["\u2581" + str(i) for i in range(10)] + ["\u2581.", "\u2581,", "\u2581the", "ing", "er"]
+    pieces += (
+        [chr(ord("a") + i) for i in range(26)]
+        + ["\u2581" + str(i) for i in range(10)]
+        + ["\u2581.", "\u2581,", "\u2581the", "ing", "er"]
+    )
     assert len(pieces) == VOCAB
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")

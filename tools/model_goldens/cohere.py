@@ -1,8 +1,9 @@
-"""Command-R (command-r) and Command-R7B (cohere2): parallel blocks after one layer norm without bias, scaled logits, adjacent pairs.
+"""Command-R (command-r) and Command-R7B (cohere2): parallel blocks after one layer norm without bias, scaled logits,
+adjacent pairs.
 
-Keys: llama.cpp's converter (conversion/command_r.py). Command-R+ has norms over each head with weights of its own: attn_q_norm
-[heads, head_dim]. In cohere2 windowed layers turn and the others do not; no key says which: llama.cpp's runtime takes every fourth
-layer to see everything.
+Keys: llama.cpp's converter (conversion/command_r.py). Command-R+ has norms over each head with weights of its own:
+attn_q_norm [heads, head_dim]. In cohere2 windowed layers turn and the others do not; no key says which: llama.cpp's
+runtime takes every fourth layer to see everything.
 """
 
 import gguf

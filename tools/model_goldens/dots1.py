@@ -1,4 +1,5 @@
-"""dots.llm1: a dense layer first, then experts by sigmoid with a bias for the choice and shared experts; norms of each head.
+"""dots.llm1: a dense layer first, then experts by sigmoid with a bias for the choice and shared experts; norms of each
+head.
 
 Keys: llama.cpp's converter (conversion/dots1.py). Pairs are halves of a head.
 """

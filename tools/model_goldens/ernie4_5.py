@@ -1,13 +1,14 @@
-"""ERNIE 4.5: Llama in adjacent pairs, its rows as they are; and with experts by softmax, a bias for the choice, shared experts.
+"""ERNIE 4.5: Llama in adjacent pairs, its rows as they are; and with experts by softmax, a bias for the choice, shared
+experts.
 
-Keys: llama.cpp's converter (conversion/ernie.py). It writes expert_shared_feed_forward_length as feed_forward_length / head_count_kv:
-right for the released models and for this one, wrong in general. Weights are brought to a sum of 1; no key says so, nor that the gate is
-softmax. exp_probs_b.bias is [1, experts], as in the checkpoint.
+Keys: llama.cpp's converter (conversion/ernie.py). It writes expert_shared_feed_forward_length as feed_forward_length /
+head_count_kv: right for the released models and for this one, wrong in general. Weights are brought to a sum of 1; no
+key says so, nor that the gate is softmax. exp_probs_b.bias is [1, experts], as in the checkpoint.
 """
 
 import gguf
 
-from .base import PLAIN_ROPE, SHAPE, Family, Mixture, shared
+from .base import PLAIN_ROPE, SHAPE, Family, Mixture, block_of, shared
 
 
 class Ernie(Family):
@@ -38,7 +39,9 @@ class ErnieMoe(Mixture):
     breaks = {"bias of the choice": no_bias}
 
     def random(self, name, shape, rng):
-        return rng.normal(0, 0.3, shape) if name.endswith("e_score_correction_bias") else super().random(name, shape, rng)
+        return (
+            rng.normal(0, 0.3, shape) if name.endswith("e_score_correction_bias") else super().random(name, shape, rng)
+        )
 
     def choice(self, logits, model, layer):
         return logits.softmax(-1) + model.model.layers[layer].mlp.gate.moe_statics.e_score_correction_bias
@@ -55,7 +58,7 @@ class ErnieMoe(Mixture):
 
     def tensors(self, name, values, config):
         if name.endswith("moe_statics.e_score_correction_bias"):
-            block = f"blk.{name.split('.layers.')[1].split('.')[0]}"
+            block = block_of(name)
             yield f"{block}.exp_probs_b.bias", values
         else:
             yield from super().tensors(name, values, config)

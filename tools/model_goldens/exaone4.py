@@ -1,7 +1,7 @@
 """EXAONE 4: norms after attention and feed-forward only, and of each head; windowed layers turn, the others do not.
 
-Keys: llama.cpp's converter (conversion/exaone.py). A file without a window (1.2B) turns in every layer. llama.cpp's runtime
-takes the window for 64 layers only. Pairs are halves of a head.
+Keys: llama.cpp's converter (conversion/exaone.py). A file without a window (1.2B) turns in every layer. llama.cpp's
+runtime takes the window for 64 layers only. Pairs are halves of a head.
 """
 
 import gguf

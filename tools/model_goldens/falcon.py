@@ -1,9 +1,10 @@
-"""Falcon: 7B has one head of k and v and one layer norm for both halves of a parallel block; 40B has groups and two norms.
+"""Falcon: 7B has one head of k and v and one layer norm for both halves of a parallel block; 40B has groups and two
+norms.
 
-Keys: llama.cpp's converter (conversion/falcon.py), which writes no rope.freq_base: 10000, a context of 2048, and brings the
-groups of the checkpoint's query_key_value into the rows of q, of k and of v. In files of 40B attn_norm_2 is the norm before
-attention, attn_norm the one before the feed-forward; the values have the tensors' names.
-llama.cpp computes GELU by tanh, transformers by the error function.
+Keys: llama.cpp's converter (conversion/falcon.py), which writes no rope.freq_base: 10000, a context of 2048, and brings
+the groups of the checkpoint's query_key_value into the rows of q, of k and of v. In files of 40B attn_norm_2 is the
+norm before attention, attn_norm the one before the feed-forward; the values have the tensors' names. llama.cpp computes
+GELU by tanh, transformers by the error function.
 """
 
 import gguf

@@ -1,10 +1,11 @@
-"""Gemma 2, 3 and EmbeddingGemma: norms before and after attention and feed-forward, embeddings times sqrt(d), GELU by tanh with a gate.
+"""Gemma 2, 3 and EmbeddingGemma: norms before and after attention and feed-forward, embeddings times sqrt(d), GELU by
+tanh with a gate.
 
-Keys: llama.cpp's converter (conversion/gemma.py), which adds 1 to the weight of every norm. Pairs are halves of a head. token_embd
-are the rows themselves, embd what enters the first block. What no key says, llama.cpp's runtime knows: which layers have the window
-(Gemma 2: every other, from the first; Gemma 3: all but every sixth) and the scale of attention, 1 / sqrt(head_dim) (in the
-27B models 1 / sqrt(d / heads)).
-Gemma 3's rope.scaling holds in the layers without a window alone; those with one turn by rope.freq_base_swa.
+Keys: llama.cpp's converter (conversion/gemma.py), which adds 1 to the weight of every norm. Pairs are halves of a head.
+token_embd are the rows themselves, embd what enters the first block. What no key says, llama.cpp's runtime knows: which
+layers have the window (Gemma 2: every other, from the first; Gemma 3: all but every sixth) and the scale of attention,
+1 / sqrt(head_dim) (in the 27B models 1 / sqrt(d / heads)). Gemma 3's rope.scaling holds in the layers without a window
+alone; those with one turn by rope.freq_base_swa.
 """
 
 import gguf

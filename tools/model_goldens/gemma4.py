@@ -1,25 +1,27 @@
-"""Gemma 4: heads of two lengths, norms of q, k and (without weight) v, layers that share an earlier one's k and v, per-layer embeddings.
+"""Gemma 4: heads of two lengths, norms of q, k and (without weight) v, layers that share an earlier one's k and v,
+per-layer embeddings.
 
-Keys and names: llama.cpp's converter (conversion/gemma.py). Weights of norms are as they are (nothing is added). Attention is not
-scaled. attention.key_length, rope.dimension_count and rope.freq_base are of the layers that see everything, the same with _swa of those
-with a window; attention.sliding_window_pattern says which is which, layer by layer. The last attention.shared_kv_layers layers have
-no k and v: they take those of the last layer before them that is of their kind. In files like E2B's these layers' feed-forwards are twice
-as wide (feed_forward_length is an array).
-"Proportional" rotary, of the layers that see everything: the first quarter of the pairs turns; rope_freqs divides the frequencies of the
-others by 1e30. Pairs are halves of a head.
-Per-layer embeddings: rows of per_layer_token_embd times sqrt(their length), plus the norm (per_layer_proj_norm) of per_layer_model_proj's
-output over sqrt(d), both over sqrt(2); a block's part, times the activated inp_gate, through proj and post_norm is added to its output.
-At the end of a block everything is multiplied by layer_output_scale.
-The mixture (26B-A4B): experts beside the feed-forward, each with norms of its own (pre_ffw_norm_2, post_ffw_norm_1 and _2). The router
-sees the residual stream after a norm without weight, times ffn_gate_inp.scale over sqrt(d); weights are a softmax brought to a sum of 1,
-then times ffn_down_exps.scale, one number an expert (ffn_expert_weights is not recorded: it depends on where that comes in).
-An expert's gate and up are one tensor, ffn_gate_up_exps, gate's rows first. There layers that see everything have no v: it is k before its norm. head_count_kv is an array.
+Keys and names: llama.cpp's converter (conversion/gemma.py). Weights of norms are as they are (nothing is added).
+Attention is not scaled. attention.key_length, rope.dimension_count and rope.freq_base are of the layers that see
+everything, the same with _swa of those with a window; attention.sliding_window_pattern says which is which, layer by
+layer. The last attention.shared_kv_layers layers have no k and v: they take those of the last layer before them that is
+of their kind. In files like E2B's these layers' feed-forwards are twice as wide (feed_forward_length is an array).
+"Proportional" rotary, of the layers that see everything: the first quarter of the pairs turns; rope_freqs divides the
+frequencies of the others by 1e30. Pairs are halves of a head. Per-layer embeddings: rows of per_layer_token_embd times
+sqrt(their length), plus the norm (per_layer_proj_norm) of per_layer_model_proj's output over sqrt(d), both over
+sqrt(2); a block's part, times the activated inp_gate, through proj and post_norm is added to its output. At the end of
+a block everything is multiplied by layer_output_scale. The mixture (26B-A4B): experts beside the feed-forward, each
+with norms of its own (pre_ffw_norm_2, post_ffw_norm_1 and _2). The router sees the residual stream after a norm without
+weight, times ffn_gate_inp.scale over sqrt(d); weights are a softmax brought to a sum of 1, then times
+ffn_down_exps.scale, one number an expert (ffn_expert_weights is not recorded: it depends on where that comes in). An
+expert's gate and up are one tensor, ffn_gate_up_exps, gate's rows first. There layers that see everything have no v: it
+is k before its norm. head_count_kv is an array.
 """
 
 import gguf
 import numpy as np
 
-from .base import SHAPE, Family, Mixture
+from .base import SHAPE, Family, Mixture, block_of
 from .gemma import unscaled
 
 PART = 0.25
@@ -95,7 +97,9 @@ class Gemma4(Family):
 
     def keys(self, writer: gguf.GGUFWriter, config) -> None:
         n_layers, kinds = config.num_hidden_layers, config.layer_types
-        full, windowed = (config.per_layer_config[kinds.index(kind)] for kind in ("full_attention", "sliding_attention"))
+        full, windowed = (
+            config.per_layer_config[kinds.index(kind)] for kind in ("full_attention", "sliding_attention")
+        )
         writer.add_block_count(n_layers)
         writer.add_context_length(config.max_position_embeddings)
         writer.add_embedding_length(config.hidden_size)
@@ -129,7 +133,7 @@ class Gemma4(Family):
         yield "rope_freqs.weight", np.array([1.0] * turning + [1e30] * (half - turning), dtype=np.float32)
 
     def tensors(self, name, values, config):
-        block = f"blk.{name.split('.layers.')[1].split('.')[0]}" if ".layers." in name else ""
+        block = block_of(name)
         if name.endswith("layer_scalar"):
             yield self.tensor_name(f"{name}.weight", config), values
         elif name.endswith("router.scale"):

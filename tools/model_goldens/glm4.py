@@ -1,4 +1,5 @@
-"""GLM-4-0414: norms before and after attention and feed-forward, half of each head turns, in adjacent pairs; gate's rows, then up's.
+"""GLM-4-0414: norms before and after attention and feed-forward, half of each head turns, in adjacent pairs; gate's
+rows, then up's.
 
 Keys: llama.cpp's converter (conversion/glm.py). The checkpoint's order of q's and k's rows is the file's.
 """

@@ -1,11 +1,16 @@
-"""GLM-4.5: dense layers first, then experts by sigmoid: a bias helps choose and does not weigh; weights are normalised, then scaled.
+"""GLM-4.5: dense layers first, then experts by sigmoid: a bias helps choose and does not weigh; weights are normalised,
+then scaled.
 
 Keys: llama.cpp's converter (conversion/glm.py). Half of each head turns, in halves; the norm before the feed-forward is
-post_attention_norm. transformers has no layer of prediction (nextn), which real files have after block_count - 1 others; this file has
-none and says so.
+post_attention_norm. transformers has no layer of prediction (nextn), which real files have after the
+others, counted in block_count; of the goldens, glm4moe-nextn's file has one, with random weights.
 """
 
+from collections.abc import Iterator
+
 import gguf
+import numpy as np
+import torch
 
 from .base import SHAPE, Mixture, shared
 
@@ -30,7 +35,18 @@ class BySigmoid(Mixture):
     }
 
     def choice(self, logits, model, layer):
-        return logits.sigmoid() + model.model.layers[layer].mlp.gate.e_score_correction_bias
+        """Groups compete by the sum of their best two; the experts of those that lose cannot be chosen."""
+        gate = model.model.layers[layer].mlp.gate
+        scores = logits.sigmoid() + gate.e_score_correction_bias
+        groups = scores.unflatten(1, (gate.num_group, -1))
+        strength = groups.topk(2, dim=-1)[0].sum(-1)
+        best = strength.topk(gate.topk_group, dim=-1)
+        if gate.topk_group < gate.num_group:
+            ordered = strength.sort(dim=-1, descending=True)[0]
+            margin = float((ordered[:, gate.topk_group - 1] - ordered[:, gate.topk_group]).min())
+            assert margin > self.min_margin, f"layer {layer}: a choice of groups by {margin:.1e}"
+        lost = torch.ones_like(strength, dtype=torch.bool).scatter(1, best[1], False)
+        return groups.masked_fill(lost[..., None], -1e9).flatten(1)
 
     def tensors(self, name, values, config):
         if name.endswith("e_score_correction_bias"):
@@ -70,7 +86,55 @@ class Glm4Moe(BySigmoid):
         writer.add_rope_dimension_count(int(config.head_dim * config.rope_parameters["partial_rotary_factor"]))
         self.mixture_keys(writer, config)
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-        writer.add_nextn_predict_layers(0)
+        writer.add_nextn_predict_layers(config.num_nextn_predict_layers)
+
+    def block_count(self, config) -> int:
+        return config.num_hidden_layers + config.num_nextn_predict_layers
+
+    def last_tensors(self, written, config) -> Iterator[tuple[str, np.ndarray]]:
+        """The block of prediction: tensors like those of the last block, and its own."""
+        if config.num_nextn_predict_layers == 0:
+            return
+        rng = np.random.default_rng(self.seed)
+        last, d = config.num_hidden_layers - 1, config.hidden_size
+        for name, values in written.items():
+            if name.startswith(f"blk.{last}."):
+                yield (
+                    name.replace(f"blk.{last}.", f"blk.{last + 1}."),
+                    rng.normal(0, 1, values.shape).astype(np.float32),
+                )
+        for name, shape in (("eh_proj", (d, 2 * d)), ("enorm", d), ("hnorm", d), ("shared_head_norm", d)):
+            yield f"blk.{last + 1}.nextn.{name}.weight", rng.normal(0, 1, shape).astype(np.float32)
 
 
-CASES = {"glm4moe": Glm4Moe(1085, breaks={"partial rotary": {"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}}})}
+PARTIAL = {"partial rotary": {"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}}}
+
+CASES = {
+    "glm4moe": Glm4Moe(1085, breaks=PARTIAL),
+    "glm4moe-nextn": Glm4Moe(
+        1112,
+        hidden_size=24,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        use_qk_norm=False,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        num_nextn_predict_layers=1,
+    ),
+    # The released models have one group.
+    "glm4moe-groups": Glm4Moe(
+        1113,
+        hidden_size=24,
+        intermediate_size=24,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        n_routed_experts=6,
+        n_group=3,
+        topk_group=2,
+        moe_intermediate_size=8,
+        breaks={"groups": {"n_group": 1, "topk_group": 1}},
+    ),
+}

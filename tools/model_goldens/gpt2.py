@@ -12,10 +12,25 @@ VOCAB = 271  # 256 bytes, 14 merges, one special token
 
 
 def write_byte_pairs(writer: gguf.GGUFWriter, vocab: int) -> None:
-    """GPT-2's bytes as characters (https://github.com/openai/gpt-2, src/encoder.py), some merges, and its one special token."""
+    """GPT-2's bytes as characters (https://github.com/openai/gpt-2, src/encoder.py), merges, and one special token."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     pieces = [chr(b) for b in printable] + [chr(0x100 + i) for i in range(256 - len(printable))]
-    merges = ["t h", "th e", "i n", "a n", "\u0120 t", "\u0120 a", "e r", "o n", "\u0120t he", "an d", "o u", "e n", "r e", "\u0120 s"]
+    merges = [
+        "t h",
+        "th e",
+        "i n",
+        "a n",
+        "\u0120 t",
+        "\u0120 a",
+        "e r",
+        "o n",
+        "\u0120t he",
+        "an d",
+        "o u",
+        "e n",
+        "r e",
+        "\u0120 s",
+    ]
     pieces += [merge.replace(" ", "") for merge in merges] + ["<|endoftext|>"]
     assert len(pieces) == vocab
     writer.add_tokenizer_model("gpt2")

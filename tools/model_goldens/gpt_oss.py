@@ -1,18 +1,18 @@
 """gpt-oss: sinks, a window in every other layer, experts with biases and a clamped gate, YaRN.
 
-Keys and the parting of gate and up, whose rows take turns in the checkpoint: llama.cpp's converter (conversion/gpt_oss.py). Real
-files have the experts in MXFP4; this one has F32. The norm before the feed-forward is post_attention_norm. What no key says: softmax
-runs over the logits of the chosen experts; gate is clamped to at most 7 and up to -7 to 7; the product is
-(up + 1) gate sigmoid(1.702 gate); the first layer has the window, and every other.
-llama.cpp rounds YaRN's two limits outward to whole components; transformers leaves them as they are in gpt-oss ("truncate": false).
-Attention's weights are those of the positions; with the sink's they make a sum of 1.
+Keys and the parting of gate and up, whose rows take turns in the checkpoint: llama.cpp's converter
+(conversion/gpt_oss.py). Real files have the experts in MXFP4; this one has F32. The norm before the feed-forward is
+post_attention_norm. What no key says: softmax runs over the logits of the chosen experts; gate is clamped to at most 7
+and up to -7 to 7; the product is (up + 1) gate sigmoid(1.702 gate); the first layer has the window, and every other.
+llama.cpp rounds YaRN's two limits outward to whole components; transformers leaves them as they are in gpt-oss
+("truncate": false). Attention's weights are those of the positions; with the sink's they make a sum of 1.
 """
 
 import gguf
 import numpy as np
 import torch
 
-from .base import SHAPE, Mixture
+from .base import SHAPE, Mixture, block_of
 
 KINDS = ["sliding_attention", "full_attention"]
 ROPE = {
@@ -73,7 +73,7 @@ class GptOss(Mixture):
         writer.add_expert_feed_forward_length(config.intermediate_size)
 
     def tensors(self, name, values, config):
-        block = f"blk.{name.split('.layers.')[1].split('.')[0]}" if ".layers." in name else ""
+        block = block_of(name)
         if name.endswith("gate_up_proj"):
             yield f"{block}.ffn_gate_exps.weight", values[..., ::2].swapaxes(1, 2)
             yield f"{block}.ffn_up_exps.weight", values[..., 1::2].swapaxes(1, 2)

@@ -1,7 +1,9 @@
-"""GPT-NeoX (Pythia): parallel blocks with two layer norms, biases everywhere, partial rotary in halves, GELU without a gate.
+"""GPT-NeoX (Pythia): parallel blocks with two layer norms, biases everywhere, partial rotary in halves, GELU without a
+gate.
 
-Keys: llama.cpp's converter (conversion/gptneox.py), which writes no rope.freq_base: 10000, and brings the rows of q, k and v, head
-by head in the checkpoint, into three blocks. llama.cpp computes GELU by tanh, transformers by the error function.
+Keys: llama.cpp's converter (conversion/gptneox.py), which writes no rope.freq_base: 10000, and brings the rows of q, k
+and v, head by head in the checkpoint, into three blocks. llama.cpp computes GELU by tanh, transformers by the error
+function.
 """
 
 import gguf

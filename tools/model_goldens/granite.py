@@ -1,7 +1,7 @@
 """Granite 3: Llama with multipliers for embeddings, attention, what a block adds, and (as a divisor) logits.
 
-Keys and the order of q's and k's rows: llama.cpp's converter (conversion/granite.py). token_embd are the rows themselves, embd what
-enters the first block.
+Keys and the order of q's and k's rows: llama.cpp's converter (conversion/granite.py). token_embd are the rows
+themselves, embd what enters the first block.
 """
 
 import gguf

@@ -1,11 +1,12 @@
-"""Granite 3 MoE: Granite with experts, whose weights are a softmax over the chosen logits; with a shared one in Granite 3's "shared".
+"""Granite 3 MoE: Granite with experts, whose weights are a softmax over the chosen logits; with a shared one in Granite
+3's "shared".
 
 Keys, the order of q's and k's rows and the parting of gate and up: llama.cpp's converter (conversion/granite.py).
 """
 
 import gguf
 
-from .base import Mixture
+from .base import Mixture, block_of
 from .granite import Granite
 
 
@@ -43,7 +44,7 @@ class Shared(GraniteMoe):
 
     def tensors(self, name, values, config):
         if name.endswith("shared_mlp.input_linear.weight"):
-            block = f"blk.{name.split('.layers.')[1].split('.')[0]}"
+            block = block_of(name)
             n_ff = config.shared_intermediate_size
             yield f"{block}.ffn_gate_shexp.weight", values[:n_ff]
             yield f"{block}.ffn_up_shexp.weight", values[n_ff:]

@@ -1,8 +1,9 @@
-"""Hunyuan, dense and with experts: norms of each head after the rotation (attn_q_rope, then attn_q_norm); pairs are halves of a head.
+"""Hunyuan, dense and with experts: norms of each head after the rotation (attn_q_rope, then attn_q_norm); pairs are
+halves of a head.
 
-Keys: llama.cpp's converter (conversion/hunyuan.py). The released models' "dynamic" rotary with alpha is written as what it is: plain
-rotary with rope.freq_base theta alpha^(head_dim / (head_dim - 2)), and a context of 262144. Experts: softmax, weights brought to a
-sum of 1 (no key says so), and one shared expert.
+Keys: llama.cpp's converter (conversion/hunyuan.py). The released models' "dynamic" rotary with alpha is written as what
+it is: plain rotary with rope.freq_base theta alpha^(head_dim / (head_dim - 2)), and a context of 262144. Experts:
+softmax, weights brought to a sum of 1 (no key says so), and one shared expert.
 """
 
 import gguf

@@ -1,10 +1,11 @@
-"""Llama 4's text model: chunks, layers without rotation, norms of q and k without weight after rotation, experts weighed before.
+"""Llama 4's text model: chunks, layers without rotation, norms of q and k without weight after rotation, experts
+weighed before.
 
-Keys: llama.cpp's converter (conversion/llama.py); pairs are adjacent, the rows as they are. What no key says, llama.cpp's runtime
-knows: chunks of 8192 positions in three layers of four, the fourth does not turn, and there q is multiplied by
-1 + 0.1 ln(1 + floor((position + 1) / 8192)): 24 positions are in one chunk and have the factor 1. The norms of q and k are in the model
-of 16 experts, not in that of 128.
-An expert takes its input times its weight, the sigmoid of its logit; ffn_moe is the sum of what experts and not the shared one make.
+Keys: llama.cpp's converter (conversion/llama.py); pairs are adjacent, the rows as they are. What no key says,
+llama.cpp's runtime knows: chunks of 8192 positions in three layers of four, the fourth does not turn, and there q is
+multiplied by 1 + 0.1 ln(1 + floor((position + 1) / 8192)): 24 positions are in one chunk and have the factor 1. The
+norms of q and k are in the model of 16 experts, not in that of 128. An expert takes its input times its weight, the
+sigmoid of its logit; ffn_moe is the sum of what experts and not the shared one make.
 """
 
 import gguf

@@ -1,7 +1,8 @@
-"""MiniMax-M2: norms over the whole of q and of k, a part of each head turns, experts by sigmoid with a bias for the choice.
+"""MiniMax-M2: norms over the whole of q and of k, a part of each head turns, experts by sigmoid with a bias for the
+choice.
 
-Keys: llama.cpp's converter (conversion/minimax.py): rope.dimension_count is the checkpoint's rotary_dim. Weights are brought to a sum
-of 1; no key says so. Pairs are halves of the turning part.
+Keys: llama.cpp's converter (conversion/minimax.py): rope.dimension_count is the checkpoint's rotary_dim. Weights are
+brought to a sum of 1; no key says so. Pairs are halves of the turning part.
 """
 
 import gguf

@@ -1,9 +1,9 @@
 """Mistral Small 3 and Ministral 3 (mistral3): Llama with YaRN, and a temperature of q that grows with the position.
 
-Keys: llama.cpp's converter (conversion/mistral3.py). rope.scaling.yarn_log_multiplier is the checkpoint's mscale_all_dim; with it
-cos and sin are multiplied by m(1) / m(yarn_log_multiplier), m(x) = 0.1 x ln(factor) + 1, not by m(1).
-attention.temperature_scale is beta in 1 + beta ln(1 + floor(position / rope.scaling.original_context_length)), by which q is
-multiplied after its rotation; attn_q_rope is before that.
+Keys: llama.cpp's converter (conversion/mistral3.py). rope.scaling.yarn_log_multiplier is the checkpoint's
+mscale_all_dim; with it cos and sin are multiplied by m(1) / m(yarn_log_multiplier), m(x) = 0.1 x ln(factor) + 1, not by
+m(1). attention.temperature_scale is beta in 1 + beta ln(1 + floor(position / rope.scaling.original_context_length)), by
+which q is multiplied after its rotation; attn_q_rope is before that.
 """
 
 import gguf

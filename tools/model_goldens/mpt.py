@@ -1,8 +1,9 @@
-"""MPT: learned nothing about positions but ALiBi's slopes, layer norms without bias, GELU without a gate, tied embeddings.
+"""MPT: learned nothing about positions but ALiBi's slopes, layer norms without bias, GELU without a gate, tied
+embeddings.
 
-Keys: llama.cpp's converter (conversion/mpt.py): attention.max_alibi_bias, and attention.clamp_kqv where the model clamps q, k and v.
-transformers takes 8 for alibi_bias_max, whatever the model says; so does the golden's file.
-Heads that are no power of two have the slopes of the next one: every second first. llama.cpp computes GELU by tanh,
+Keys: llama.cpp's converter (conversion/mpt.py): attention.max_alibi_bias, and attention.clamp_kqv where the model
+clamps q, k and v. transformers takes 8 for alibi_bias_max, whatever the model says; so does the golden's file. Heads
+that are no power of two have the slopes of the next one: every second first. llama.cpp computes GELU by tanh,
 transformers by the error function.
 """
 

@@ -1,4 +1,5 @@
-"""OLMo 2 and 3: norms after attention and feed-forward only, and over the whole of q and of k; pairs are halves of a head.
+"""OLMo 2 and 3: norms after attention and feed-forward only, and over the whole of q and of k; pairs are halves of a
+head.
 
 GGUF files OLMo 3 as olmo2 too (conversion/olmo.py), with attention.sliding_window and, layer by layer,
 attention.sliding_window_pattern. OLMo 3's YaRN holds in the layers that see everything; the others turn as without it.

@@ -1,7 +1,7 @@
 """Phi-1.5 and Phi-2: attention and feed-forward side by side after one layer norm, biases everywhere, GELU by tanh.
 
-Keys: llama.cpp's converter (conversion/phi.py), which writes no rope.freq_base: 10000. The first rope.dimension_count features of
-a head turn, in halves.
+Keys: llama.cpp's converter (conversion/phi.py), which writes no rope.freq_base: 10000. The first rope.dimension_count
+features of a head turn, in halves.
 """
 
 import gguf

@@ -1,10 +1,10 @@
 """Phi-3 and Phi-4: q, k and v in one tensor, gate and up in another (gate's rows first); pairs are halves of a head.
 
-Keys: llama.cpp's converter (conversion/phi.py). attention.sliding_window is the window, 0 where the model has none (Phi-4).
-llama.cpp's runtime leaves the window out; transformers has it, and so has the golden.
-LongRoPE: rope_factors_long and rope_factors_short divide the frequencies, rope.scaling.attn_factor multiplies cos and sin.
-transformers takes the long factors for a text longer than rope.scaling.original_context_length; llama.cpp for a context that
-can be longer.
+Keys: llama.cpp's converter (conversion/phi.py). attention.sliding_window is the window, 0 where the model has none
+(Phi-4). llama.cpp's runtime leaves the window out; transformers has it, and so has the golden. LongRoPE:
+rope_factors_long and rope_factors_short divide the frequencies, rope.scaling.attn_factor multiplies cos and sin.
+transformers takes the long factors for a text longer than rope.scaling.original_context_length; llama.cpp for a context
+that can be longer.
 """
 
 import math
@@ -38,7 +38,10 @@ class Phi3(Family):
             writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
 
     def n_rot(self, config) -> int:
-        return int(config.rope_parameters.get("partial_rotary_factor", 1.0) * config.hidden_size) // config.num_attention_heads
+        return (
+            int(config.rope_parameters.get("partial_rotary_factor", 1.0) * config.hidden_size)
+            // config.num_attention_heads
+        )
 
     def first_tensors(self, config):
         if config.rope_parameters["rope_type"] == "longrope":

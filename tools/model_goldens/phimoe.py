@@ -1,12 +1,14 @@
-"""Phi-3.5-MoE: layer norms, biases of attention and of the output, and a router that chooses the best two one after the other.
+"""Phi-3.5-MoE: layer norms, biases of attention and of the output, and a router that chooses the best two one after the
+other.
 
 Keys: llama.cpp's converter (conversion/phi.py); attention.layer_norm_rms_epsilon is the epsilon of layer norms here.
-transformers weighs the first choice by a softmax over the experts whose logit is within 2 router_jitter_noise (0.01) of the best,
-relative to it, and the second by one over the rest, found the same way: the weights are close to 1 each and do not make a sum of 1.
-llama.cpp weighs by the softmax over all. No key has the noise.
-LongRoPE: transformers multiplies cos and sin by long_mscale or short_mscale (1.243 in the released model), the converter writes
-rope.scaling.attn_factor by Phi-3's formula (1.190 for it); here both are the formula's. transformers 5.24 divides by the short
-factors whatever the text's length, which the released model's own code does not; here the text is short, and both agree.
+transformers weighs the first choice by a softmax over the experts whose logit is within 2 router_jitter_noise (0.01) of
+the best, relative to it, and the second by one over the rest, found the same way: the weights are close to 1 each and
+do not make a sum of 1. llama.cpp weighs by the softmax over all. No key has the noise. LongRoPE: transformers
+multiplies cos and sin by long_mscale or short_mscale (1.243 in the released model), the converter writes
+rope.scaling.attn_factor by Phi-3's formula (1.190 for it); here both are the formula's. transformers 5.24 divides by
+the short factors whatever the text's length, which the released model's own code does not; here the text is short, and
+both agree.
 """
 
 import math

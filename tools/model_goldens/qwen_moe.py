@@ -1,7 +1,7 @@
 """Qwen2-MoE and Qwen3-MoE: many small experts by softmax; Qwen2's have a shared one with a gate of its own.
 
-Keys: llama.cpp's converter (conversion/qwen.py). No key says whether the weights are brought to a sum of 1: Qwen3's are, Qwen2's are
-not. Pairs are halves of a head.
+Keys: llama.cpp's converter (conversion/qwen.py). No key says whether the weights are brought to a sum of 1: Qwen3's
+are, Qwen2's are not. Pairs are halves of a head.
 """
 
 import gguf

@@ -1,15 +1,23 @@
-"""The text models of Qwen2-VL and Qwen3-VL: Qwen2 and Qwen3 whose rotary has sections for three axes; a text's are equal.
+"""The text models of Qwen2-VL and Qwen3-VL: Qwen2 and Qwen3 whose rotary has sections for three axes; a text's are
+equal.
 
-Keys: what llama.cpp's converter writes for every text model: rope.dimension_sections, padded to four. Qwen2-VL's sections lie one
-after the other, Qwen3-VL's take turns; with equal positions both are plain rotary in halves of a head. Qwen3-VL's
-n_deepstack_layers counts what the picture's model adds to the first layers; in a text they get nothing.
+Keys: what llama.cpp's converter writes for every text model: rope.dimension_sections, padded to four. Qwen2-VL's
+sections lie one after the other, Qwen3-VL's take turns; with equal positions both are plain rotary in halves of a head.
+Qwen3-VL's n_deepstack_layers counts what the picture's model adds to the first layers; in a text they get nothing.
 """
 
 import gguf
 
 from .base import SHAPE, Family
 
-VISION = {"depth": 1, "num_heads": 2, "patch_size": 2, "temporal_patch_size": 1, "spatial_merge_size": 1, "in_channels": 1}
+VISION = {
+    "depth": 1,
+    "num_heads": 2,
+    "patch_size": 2,
+    "temporal_patch_size": 1,
+    "spatial_merge_size": 1,
+    "in_channels": 1,
+}
 
 
 class QwenVl(Family):
@@ -21,7 +29,11 @@ class QwenVl(Family):
 
     def __init__(self, seed: int, vision: dict, **text):
         super().__init__(seed)
-        self.config = {"text_config": {**SHAPE, **text}, "vision_config": {**VISION, **vision}, "tie_word_embeddings": False}
+        self.config = {
+            "text_config": {**SHAPE, **text},
+            "vision_config": {**VISION, **vision},
+            "tie_word_embeddings": False,
+        }
 
     def random(self, name, shape, rng):
         return rng.normal(0, 1, shape) if ".visual." in name else super().random(name, shape, rng)
@@ -56,7 +68,9 @@ def rope(*sections: int) -> dict:
 
 
 CASES = {
-    "qwen2vl": Qwen2Vl(1043, {"embed_dim": 8, "hidden_size": 32, "mlp_ratio": 1}, rms_norm_eps=1e-6, rope_parameters=rope(2, 1, 1)),
+    "qwen2vl": Qwen2Vl(
+        1043, {"embed_dim": 8, "hidden_size": 32, "mlp_ratio": 1}, rms_norm_eps=1e-6, rope_parameters=rope(2, 1, 1)
+    ),
     "qwen3vl": Qwen3Vl(
         1044,
         {

@@ -1,7 +1,8 @@
-"""StableLM: layer norms, partial rotary; StableLM 2 12B has parallel blocks and a norm of its own for each head of q and of k.
+"""StableLM: layer norms, partial rotary; StableLM 2 12B has parallel blocks and a norm of its own for each head of q
+and of k.
 
-Keys: llama.cpp's converter (conversion/stablelm.py), which writes no rope.freq_base: 10000, and stacks the heads' norms as
-attn_q_norm [heads, head_dim]. use_parallel_residual says whether a block is parallel; such a block has no ffn_norm.
+Keys: llama.cpp's converter (conversion/stablelm.py), which writes no rope.freq_base: 10000, and stacks the heads' norms
+as attn_q_norm [heads, head_dim]. use_parallel_residual says whether a block is parallel; such a block has no ffn_norm.
 """
 
 import re
@@ -26,7 +27,11 @@ class StableLm(Family):
     )
 
     def random(self, name, shape, rng):
-        return rng.uniform(0.8, 2.2, shape) if "k_layernorm" in name or "q_layernorm" in name else super().random(name, shape, rng)
+        return (
+            rng.uniform(0.8, 2.2, shape)
+            if "k_layernorm" in name or "q_layernorm" in name
+            else super().random(name, shape, rng)
+        )
 
     def keys(self, writer: gguf.GGUFWriter, config) -> None:
         writer.add_context_length(config.max_position_embeddings)
@@ -68,5 +73,7 @@ CASES = {
         use_qkv_bias=True,
         breaks={"partial rotary": {"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}}},
     ),
-    "stablelm-parallel": StableLm(1026, use_parallel_residual=True, qk_layernorm=True, breaks={"norms by head": swap_heads}),
+    "stablelm-parallel": StableLm(
+        1026, use_parallel_residual=True, qk_layernorm=True, breaks={"norms by head": swap_heads}
+    ),
 }
