@@ -16,8 +16,9 @@ double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::u
     return rope.n_rot * std::log(yarn.original_context / (turns * 2 * std::numbers::pi)) /
            (2 * std::log(double{rope.theta}));
   };
-  const double low = std::max(0.0, std::floor(pair_turning(yarn.beta_fast)));
-  const double high = std::min(rope.n_rot - 1.0, std::ceil(pair_turning(yarn.beta_slow)));
+  const double first = pair_turning(yarn.beta_fast), last = pair_turning(yarn.beta_slow);
+  const double low = std::max(0.0, yarn.whole_limits ? std::floor(first) : first);
+  const double high = std::min(rope.n_rot - 1.0, yarn.whole_limits ? std::ceil(last) : last);
   const double ramp = std::clamp((pair - low) / std::max(0.001, high - low), 0.0, 1.0);
   return (1 - ramp) * yarn.extrapolation_mix;
 }

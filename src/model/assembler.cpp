@@ -61,16 +61,21 @@ gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const 
   const gguf::Tensor* found = file_.tensor(name);
   const bool is_known = whole.in > 0 && whole.out > 0;
   const auto fits = [](std::uint64_t has, std::uint64_t wanted) { return has == wanted || wanted == 0; };
-  if (found != nullptr && fits(found->dims[0], whole.in) && fits(found->dims[1], whole.out) && found->dims[2] == 1 &&
-      found->dims[3] == 1) {
+  if (found != nullptr && fits(found->dims[0], whole.in) && fits(found->dims[1], whole.out) &&
+      fits(found->dims[2], whole.n_experts) && found->dims[3] == 1) {
     used_.insert(found->name);
-    return source.of == 0 || !is_known ? *found : rows(*found, source.first, shape);
+    if (source.of != 0 && is_known) return rows(*found, source.first, shape);
+    gguf::Tensor tensor = *found;
+    tensor.n_dims = shape.n_dims();  // files drop the last dimensions that are 1, or keep them
+    return tensor;
   }
   const auto shown = [](std::uint64_t n) { return n == 0 ? std::string("any") : fmt::format("{}", n); };
   const std::string in = shown(whole.in), out = shown(whole.out);
-  const std::string expected = whole.vector
-                                   ? fmt::format("dims {{{}}}", in)
-                                   : fmt::format("dims {{{}, {}}}, which is [out = {}, in = {}]", in, out, out, in);
+  const std::string n_experts = whole.n_experts == 1 ? "" : ", " + shown(whole.n_experts);
+  const std::string of_experts = whole.n_experts == 1 ? "" : fmt::format("experts = {}, ", shown(whole.n_experts));
+  const std::string expected = whole.vector ? fmt::format("dims {{{}}}", in)
+                                            : fmt::format("dims {{{}, {}{}}}, which is [{}out = {}, in = {}]", in, out,
+                                                          n_experts, of_experts, out, in);
   if (found != nullptr) {
     used_.insert(found->name);
     complain(fmt::format("'{}' has dims {}; the hyper-parameters of architecture {} ask for {}", name, dims_text(*found),
@@ -82,8 +87,8 @@ gguf::Tensor Assembler::bind(const Source& source, std::string_view kind, const 
   // A stand-in of the right shape without data. After a complaint the Plan is never handed out, so nothing reads it.
   gguf::Tensor stand_in;
   stand_in.format = quants::Format::f32;
-  stand_in.n_dims = shape.vector ? 1 : 2;
-  stand_in.dims = {shape.in, shape.out, 1, 1};
+  stand_in.n_dims = shape.n_dims();
+  stand_in.dims = {shape.in, shape.out, shape.n_experts, 1};
   return stand_in;
 }
 
@@ -170,11 +175,18 @@ plan::ValueId Assembler::logits(plan::ValueId x) {
   return y;
 }
 
+bool Assembler::of_prediction(std::string_view name) const {
+  for (std::uint32_t i = p_.n_layers; i < p_.n_layers + p_.n_prediction_layers; ++i) {
+    if (name.starts_with(fmt::format("blk.{}.", i))) return true;
+  }
+  return false;
+}
+
 Result<Assembler::Draft> Assembler::finish(plan::ValueId logits) {
   Draft draft;
   for (const gguf::Tensor& tensor : file_.tensors()) {
     if (used_.contains(tensor.name)) continue;
-    if (matters(tensor.name)) {
+    if (matters(tensor.name) && !of_prediction(tensor.name)) {
       complain(
           fmt::format("'{}' has no role in architecture {} with {} blocks; without it Plumb would compute another model",
                       tensor.name, p_.architecture, p_.n_layers));

@@ -45,6 +45,14 @@ class Assembler {
   plan::MatrixId matrix(const Source& source, std::uint64_t out, std::uint64_t in) {
     return builder_.matrix(bind(source, "weight", {out, in, false}));
   }
+  // NAME.weight [n_experts, out, in].
+  plan::MatrixId experts(const std::string& name, std::uint64_t n_experts, std::uint64_t out, std::uint64_t in) {
+    return builder_.matrix(bind({name}, "weight", {out, in, false, n_experts}));
+  }
+  // NAME.bias [n_experts, out], a vector for each expert.
+  plan::VectorId expert_biases(const std::string& name, std::uint64_t n_experts, std::uint64_t out) {
+    return builder_.vector(bind({name}, "bias", {n_experts, out, false}));
+  }
   // NAME.weight or NAME.bias [length].
   plan::VectorId vector(const Source& source, std::string_view kind, std::uint64_t length) {
     return builder_.vector(bind(source, kind, {1, length, true}));
@@ -93,8 +101,12 @@ class Assembler {
     std::uint64_t out;
     std::uint64_t in;
     bool vector;
+    std::uint64_t n_experts = 1;
+    [[nodiscard]] std::uint32_t n_dims() const { return vector ? 1 : n_experts != 1 ? 3 : 2; }
   };
   void complain(std::string complaint);
+  // Whether the tensor belongs to a block that only predicts further tokens.
+  [[nodiscard]] bool of_prediction(std::string_view name) const;
   // The rows of `whole` from `first` on, in this shape. They get a name of their own: "blk.0.attn_qkv.weight[0:768]".
   gguf::Tensor rows(const gguf::Tensor& whole, std::uint64_t first, const Shape& shape);
   gguf::Tensor bind(const Source& source, std::string_view kind, const Shape& shape);

@@ -15,10 +15,11 @@ namespace plumb::model {
 // The norms attn_q_norm and attn_k_norm.
 enum class QkNorm : std::uint8_t {
   none,
-  heads,               // of each head, before it rotates
-  heads_after_rope,    // of each head, after it has rotated
-  rows,                // of all heads together, before they rotate
-  heads_where_present  // of each head, in files that have the tensors
+  heads,                // of each head, before it rotates
+  heads_after_rope,     // of each head, after it has rotated
+  rows,                 // of all heads together, before they rotate
+  heads_where_present,  // of each head, in files that have the tensors
+  unit_after_rope       // of each head without a weight, after it has rotated
 };
 
 struct AttentionOptions {
@@ -34,6 +35,15 @@ struct FeedForwardOptions {
   bool has_gate = true;        // ffn_down of activation(ffn_gate) * ffn_up, or of activation(ffn_up)
   bool fused_gate_up = false;  // ffn_up has the gate's rows, and then those of up
   Bias bias = Bias::if_present;
+};
+
+struct ExpertOptions {
+  plan::Activate activation{};  // its numbers; the operands are set by experts()
+  bool biases = false;          // of the experts' matrices
+  bool softmax_of_chosen =
+      false;                  // the softmax of the weights runs over the chosen experts, which are chosen by their logits
+  bool weighs_input = false;  // an expert's weight multiplies its input, not its result; one expert a token
+  bool gated_shared = false;  // the shared expert has a gate: sigmoid(ffn_gate_inp_shexp . x)
 };
 
 // One of the model's blocks. `b.norm("attn_norm", x)` reads blk.N.attn_norm.weight and makes the value blk.N.attn_norm.
@@ -61,9 +71,17 @@ class Block {
   plan::ValueId attention(plan::ValueId x, const AttentionOptions& options = {}) const;
   // The feed-forward's ffn_down.
   plan::ValueId feed_forward(plan::ValueId x, const FeedForwardOptions& options = {}) const;
+  // The mixture's result, from ffn_router to ffn_moe, plus that of the shared experts where there are any (ffn_out).
+  plan::ValueId experts(plan::ValueId x, const ExpertOptions& options = {}) const;
+  // Either, as the block's parameters say.
+  plan::ValueId feed_forward_or_experts(plan::ValueId x, const ExpertOptions& options = {}) const {
+    return parameters().has_experts ? experts(x, options) : feed_forward(x);
+  }
 
  private:
   plan::ValueId head_norm(std::string_view name, plan::ValueId x, QkNorm kind) const;
+  // The feed-forward of the experts that every token passes.
+  plan::ValueId shared_experts(plan::ValueId x, bool gated) const;
 
   Assembler& a_;
   std::uint32_t layer_;
@@ -76,5 +94,8 @@ std::vector<Block> blocks(Assembler& a);
 // residual stream. Returns the logits.
 plan::ValueId pre_norm_decoder(Assembler& a, const AttentionOptions& attention = {},
                                const FeedForwardOptions& feed_forward = {});
+// The same with experts in the blocks that have them. The tensor `ffn_norm` is the norm before them.
+plan::ValueId expert_decoder(Assembler& a, const AttentionOptions& attention = {}, const ExpertOptions& experts = {},
+                             std::string_view ffn_norm = "ffn_norm");
 
 }  // namespace plumb::model

@@ -65,7 +65,9 @@ constexpr std::array foreign_keys{
     Foreign{"rope.scaling.yarn_log_multiplier", {}, "this variant of YaRN is not supported for this architecture"},
 };
 
-void check_foreign_keys(Keys& keys, const std::vector<std::string_view>& heeded) {
+void check_foreign_keys(Keys& keys, const DecoderConventions& conventions) {
+  std::vector<std::string_view> heeded = conventions.heeds;
+  if (conventions.experts) heeded.insert(heeded.end(), {"expert_count", "expert_used_count"});
   const gguf::File& file = keys.file();
   for (const Foreign& foreign : foreign_keys) {
     const gguf::Value* value = file.find(keys.full(foreign.key));
@@ -235,6 +237,34 @@ RopeParameters read_rope(Keys& keys, const HyperParameters& p, const RopeConvent
   return rope;
 }
 
+// Values of expert_gating_func (the gguf package's ExpertGatingFuncType).
+constexpr std::uint32_t gating_softmax = 1, gating_sigmoid = 2;
+
+std::optional<ExpertParameters> read_experts(Keys& keys, const HyperParameters& p, const ExpertConventions& conventions) {
+  const gguf::Value* count = keys.file().find(keys.full("expert_count"));
+  if (count == nullptr || is_zero(*count)) return std::nullopt;
+  constexpr std::uint32_t most = 1u << 16;
+  ExpertParameters e{.by_sigmoid = conventions.by_sigmoid, .normalized = conventions.normalized};
+  e.n_experts = keys.count("expert_count", most);
+  e.n_used = keys.count("expert_used_count", most);
+  if (e.n_used > e.n_experts) {
+    keys.odd("expert_used_count", fmt::format("is {}, more than the {} experts", e.n_used, e.n_experts));
+  }
+  e.d_ff = keys.optional_count("expert_feed_forward_length", max_width).value_or(p.d_ff);
+  if (const auto shared = keys.optional_count("expert_shared_feed_forward_length", max_width)) {
+    e.d_ff_shared = *shared;
+  } else if (const auto n_shared = keys.optional_count("expert_shared_count", most)) {
+    e.d_ff_shared = *n_shared * e.d_ff;
+  }
+  if (const auto gating = keys.optional_count("expert_gating_func", gating_sigmoid))
+    e.by_sigmoid = *gating == gating_sigmoid;
+  if (keys.has("expert_weights_norm")) e.normalized = keys.flag("expert_weights_norm");
+  if (const auto scale = keys.optional_number("expert_weights_scale", 0, 1e6); scale && *scale > 0) e.scale = *scale;
+  e.n_groups = keys.optional_count("expert_group_count", plan::max_expert_groups).value_or(1);
+  e.n_groups_used = keys.optional_count("expert_group_used_count", e.n_groups).value_or(e.n_groups);
+  return e;
+}
+
 // Multipliers and caps. Architectures that lack them refuse their keys (foreign_keys).
 void read_factors(Keys& keys, HyperParameters& p) {
   constexpr double least = 1e-9, most = 1e9;
@@ -310,7 +340,7 @@ std::optional<std::string_view> Keys::optional_string(std::string_view key) {
 
 HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) {
   const gguf::File& file = keys.file();
-  check_foreign_keys(keys, conventions.heeds);
+  check_foreign_keys(keys, conventions);
 
   HyperParameters p;
   p.architecture = keys.architecture();
@@ -386,7 +416,25 @@ HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) 
                                .d_ff = p.d_ff,
                                .window = common_window,
                                .rotates = conventions.rope.has_value()});
+  if (conventions.experts) p.experts = read_experts(keys, p, *conventions.experts);
+  if (p.experts) {
+    const gguf::Value* dense = file.find(keys.full("leading_dense_block_count"));
+    const std::uint32_t n_dense =
+        dense == nullptr || is_zero(*dense) ? 0 : keys.count("leading_dense_block_count", p.n_layers);
+    for (std::uint32_t i = n_dense; i < p.n_layers; ++i) p.layers[i].has_experts = true;
+  }
   return p;
+}
+
+void leave_out_prediction(Keys& keys, HyperParameters& p) {
+  constexpr std::string_view key = "nextn_predict_layers";
+  const gguf::Value* held = keys.file().find(keys.full(key));
+  if (held == nullptr || is_zero(*held)) return;
+  const std::uint32_t n = keys.count(key, max_layers);
+  if (n >= p.n_layers) return keys.odd(key, fmt::format("is {}, but the file has {} blocks", n, p.n_layers));
+  p.n_prediction_layers = n;
+  p.n_layers -= n;
+  p.layers.resize(p.n_layers);
 }
 
 void read_window_pattern(Keys& keys, HyperParameters& p, std::uint32_t period_if_absent) {

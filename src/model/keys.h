@@ -79,15 +79,25 @@ enum class Windows : std::uint8_t {
   by_block,  // some blocks have it; the architecture says which
 };
 
+// What the keys of experts mean where they are absent.
+struct ExpertConventions {
+  bool by_sigmoid = false;
+  bool normalized = true;
+};
+
 struct DecoderConventions {
   plan::NormKind norm_kind = plan::NormKind::rms;      // decides the key of the norms' eps
   bool norm_bias = false;                              // every norm has a bias
   std::optional<RopeConventions> rope = std::nullopt;  // none: heads do not rotate
   bool logit_bias = false;
+  std::optional<ExpertConventions> experts = std::nullopt;  // none: the architecture has no experts
   Windows windows = Windows::none;
   // Keys that say what most architectures lack ("logit_scale"), and that this one's recipe heeds.
   std::vector<std::string_view> heeds = {};
 };
+
+// Takes the last nextn_predict_layers blocks out of the count of blocks that run.
+void leave_out_prediction(Keys& keys, HyperParameters& p);
 
 // Gives the window to the blocks for which attention.sliding_window_pattern, an array of booleans, is true; without the
 // key, to all but every `period_if_absent`-th.

@@ -39,6 +39,19 @@ struct RopeParameters {
   [[nodiscard]] RopeParameters unscaled() const { return {.pairing = pairing, .n_rot = n_rot, .theta = theta}; }
 };
 
+// A mixture of experts in place of the feed-forward.
+struct ExpertParameters {
+  std::uint32_t n_experts = 0;
+  std::uint32_t n_used = 0;       // for each token
+  std::uint32_t d_ff = 0;         // of an expert
+  std::uint32_t d_ff_shared = 0;  // of the experts that every token passes, together; 0: none
+  bool by_sigmoid = false;        // the router's scores are sigmoids; else a softmax
+  bool normalized = true;         // the weights of a token's experts are brought to a sum of 1
+  double scale = 1;               // of the weights
+  std::uint32_t n_groups = 1;     // plan::TopK's
+  std::uint32_t n_groups_used = 1;
+};
+
 // The numbers of one block, where blocks of a model differ.
 struct LayerParameters {
   std::uint32_t n_heads = 0;
@@ -47,6 +60,8 @@ struct LayerParameters {
   std::uint32_t d_ff = 0;
   std::uint32_t window = 0;  // sliding-window attention, in positions; 0: the block sees everything
   bool rotates = true;       // false: attention without rotary embedding ("NoPE")
+  bool has_experts = false;
+  std::optional<plan::Temperature> temperature = std::nullopt;  // multiplies q
 
   [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }
   [[nodiscard]] std::uint32_t kv_width() const { return n_kv_heads * head_dim; }
@@ -68,18 +83,19 @@ struct HyperParameters {
   bool norm_bias = false;   // every norm of the residual stream has a bias; without it, a layer norm may have one
   bool logit_bias = false;  // output.bias
   double norm_eps = 0;
-  double attention_scale = 0;                    // multiplies q . k
-  double attention_soft_cap = 0;                 // of scores; 0: none
-  std::optional<plan::Temperature> temperature;  // multiplies q
+  double attention_scale = 0;     // multiplies q . k
+  double attention_soft_cap = 0;  // of scores; 0: none
   double embedding_scale = 1;
   double residual_scale = 1;  // multiplies what a block adds to the residual stream
   double logit_scale = 1;
   double logit_soft_cap = 0;  // 0: none
   RopeParameters rope;
   std::optional<RopeParameters> window_rope;  // of blocks with a window, where they turn differently
-  std::vector<LayerParameters> layers;        // by block
-  bool parallel_blocks = false;  // attention and feed-forward read the same value, where files may differ in it
-  bool tied_embeddings = false;  // no output.weight: token_embd.weight makes the logits
+  std::optional<ExpertParameters> experts;
+  std::uint32_t n_prediction_layers = 0;  // blocks after n_layers that predict further tokens (nextn), which are not run
+  std::vector<LayerParameters> layers;    // by block
+  bool parallel_blocks = false;           // attention and feed-forward read the same value, where files may differ in it
+  bool tied_embeddings = false;           // no output.weight: token_embd.weight makes the logits
 
   [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }
   [[nodiscard]] std::uint32_t kv_width() const { return n_kv_heads * head_dim; }

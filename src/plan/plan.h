@@ -133,6 +133,7 @@ struct Yarn {
   float beta_fast = 32.0f;
   float beta_slow = 1.0f;
   float extrapolation_mix = 1.0f;
+  bool whole_limits = true;  // the ramp's limits are rounded outward to whole pairs; gpt-oss leaves them as they are
 };
 struct Rope {
   static constexpr std::string_view name = "rope";

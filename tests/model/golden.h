@@ -30,7 +30,15 @@ inline const std::vector<std::string> golden_cases{"llama",          "llama-rope
                                                    "gptneox",        "gptneox-sequential",
                                                    "stablelm",       "stablelm-parallel",
                                                    "falcon",         "falcon-40b",
-                                                   "gemma2",         "gemma3"};
+                                                   "gemma2",         "gemma3",
+                                                   "mixtral",        "qwen2moe",
+                                                   "qwen3moe",       "olmoe",
+                                                   "granitemoe",     "granitemoe-shared",
+                                                   "minimax-m2",     "dots1",
+                                                   "glm4moe",        "glm4moe-nextn",
+                                                   "ernie4_5",       "ernie4_5-moe",
+                                                   "hunyuan-dense",  "hunyuan-moe",
+                                                   "gpt-oss"};
 
 inline std::string golden_path(const std::string& name, const std::string& extension) {
   return std::string(PLUMB_TEST_DATA) + "/model/" + name + extension;

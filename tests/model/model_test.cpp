@@ -200,7 +200,6 @@ TEST(ModelTest, OddValuesAreNamed) {
       {"llama.rope.scaling.type", Value{7u}},
       {"llama.rope.scale_linear", Value{0.5f}},
       {"llama.tensor_data_layout", Value{std::string_view("reference")}},
-      {"llama.expert_count", Value{8u}},
       {"llama.use_parallel_residual", Value{true}},
       {"llama.attention.clamp_kqv", Value{8.0f}},
       {"llama.logit_scale", Value{0.5f}},
@@ -210,7 +209,8 @@ TEST(ModelTest, OddValuesAreNamed) {
   };
   for (const auto& [key, value] : odd) EXPECT_THAT(Edited("llama").set(key, value).error(), HasSubstr(key)) << key;
 
-  EXPECT_THAT(Edited("llama").set("llama.expert_count", Value{8u}).error(), HasSubstr("mixture-of-experts"));
+  EXPECT_THAT(Edited("llama").set("llama.expert_count", Value{8u}).error(), HasSubstr("llama.expert_used_count"));
+  EXPECT_THAT(Edited("gpt2").set("gpt2.expert_count", Value{8u}).error(), HasSubstr("mixture-of-experts"));
   EXPECT_THAT(Edited("llama").set("general.architecture", Value{std::string_view("mamba")}).error(),
               AllOf(HasSubstr(", llama, "), HasSubstr(", qwen2, ")));
   EXPECT_THAT(Edited("qwen2").set("qwen2.attention.sliding_window", Value{16u}).error(),

@@ -76,8 +76,9 @@ double yarn_extrapolation(const plan::Rope& rope, std::uint32_t pair) {
     return rope.n_rot * std::log(yarn.original_context / (turns * 2.0 * std::numbers::pi)) /
            (2.0 * std::log(double{rope.theta}));
   };
-  const double low = std::max(0.0, std::floor(index_of(yarn.beta_fast)));
-  const double high = std::min(rope.n_rot - 1.0, std::ceil(index_of(yarn.beta_slow)));
+  const double first = index_of(yarn.beta_fast), last = index_of(yarn.beta_slow);
+  const double low = std::max(0.0, yarn.whole_limits ? std::floor(first) : first);
+  const double high = std::min(rope.n_rot - 1.0, yarn.whole_limits ? std::ceil(last) : last);
   const double ramp = (pair - low) / std::max(0.001, high - low);
   return (1.0 - std::clamp(ramp, 0.0, 1.0)) * yarn.extrapolation_mix;
 }

@@ -1,4 +1,5 @@
-// LLaMA 1 to 3, TinyLlama, Mistral, SmolLM: RMS norms, rotary embedding of adjacent pairs, grouped-query attention, SwiGLU.
+// LLaMA 1 to 3, TinyLlama, Mistral, Mixtral, SmolLM: RMS norms, rotary embedding of adjacent pairs, grouped-query
+// attention, SwiGLU.
 #include <fmt/format.h>
 
 #include "model/architectures.h"
@@ -20,11 +21,12 @@ const Architecture llama{
           // paper that introduced rotary embedding (https://arxiv.org/abs/2104.09864), as LLaMA 1 and 2 do.
           HyperParameters p =
               read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::adjacent, .theta_if_absent = 10000.0}},
+                                  .experts = ExpertConventions{},
                                   .windows = Windows::uniform});
           p.rope.frequency_factors = keys.has_tensor("rope_freqs.weight");
           return p;
         },
-    .forward = [](Assembler& a) { return pre_norm_decoder(a); },
+    .forward = [](Assembler& a) { return expert_decoder(a); },
 };
 
 }  // namespace plumb::model::architectures

@@ -22,7 +22,10 @@ const Architecture mistral3{
               keys.odd(temperature_key, "is set, but the original context length is unknown without YaRN");
               return p;
             }
-            p.temperature = plan::Temperature{.beta = static_cast<float>(*beta), .length = p.rope.yarn->original_context};
+            for (LayerParameters& layer : p.layers) {
+              layer.temperature =
+                  plan::Temperature{.beta = static_cast<float>(*beta), .length = p.rope.yarn->original_context};
+            }
           }
           return p;
         },
