@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "base/in_parts.h"
 #include "quants/format.h"
@@ -24,27 +23,50 @@ using backends::reference::Scene;
 
 constexpr std::size_t n_sums = 16;
 
-// sum_i w x, in the reference's order of additions.
-PLUMB_CLONES double dot(const float* w, const float* x, std::size_t n) {
-  double sums[n_sums] = {}, total = 0;
-  std::size_t start = 0;
-  for (; start + n_sums <= n; start += n_sums) {
-    for (std::size_t i = 0; i < n_sums; ++i) sums[i] += static_cast<double>(w[start + i]) * x[start + i];
-  }
-  for (; start < n; ++start) total += static_cast<double>(w[start]) * x[start];
-  return std::accumulate(std::begin(sums), std::end(sums), total);
-}
+// Sixteen sums side by side, as in the reference, in vectors of 32 bytes. (Compilers find slower ways for loops over two
+// rows.)
+template <class T>
+struct Sums {
+  using Vector __attribute__((vector_size(32))) = T;
+  static constexpr std::size_t width = 32 / sizeof(T);
+  Vector of[n_sums / width] = {};
 
-// sum_i w^2 variance
-PLUMB_CLONES float dot_of_squares(const float* w, const float* variance, std::size_t n) {
-  float sums[n_sums] = {}, total = 0;
-  std::size_t start = 0;
-  for (; start + n_sums <= n; start += n_sums) {
-    for (std::size_t i = 0; i < n_sums; ++i) sums[i] += w[start + i] * w[start + i] * variance[start + i];
+  __attribute__((always_inline)) void add_products(const T* w, const T* x) {
+    for (std::size_t i = 0; i < n_sums / width; ++i) {
+      Vector a, b;
+      std::memcpy(&a, w + i * width, sizeof a);
+      std::memcpy(&b, x + i * width, sizeof b);
+      of[i] += a * b;
+    }
   }
-  for (; start < n; ++start) total += w[start] * w[start] * variance[start];
-  return std::accumulate(std::begin(sums), std::end(sums), total);
+  [[nodiscard]] __attribute__((always_inline)) T total(T rest) const {
+    for (std::size_t i = 0; i < n_sums; ++i) rest += of[i / width][i % width];
+    return rest;
+  }
+};
+
+// sum_i w x for two rows of x, which share the loads of w.
+template <class T>
+struct Two {
+  T a, b;
+};
+template <class T>
+__attribute__((always_inline)) inline Two<T> both_dots(const T* w, Two<const T*> x, std::size_t n) {
+  Sums<T> a, b;
+  std::size_t i = 0;
+  for (; i + n_sums <= n; i += n_sums) {
+    a.add_products(w + i, x.a + i);
+    b.add_products(w + i, x.b + i);
+  }
+  Two<T> rest{};
+  for (; i < n; ++i) {
+    rest.a += w[i] * x.a[i];
+    rest.b += w[i] * x.b[i];
+  }
+  return {a.total(rest.a), b.total(rest.b)};
 }
+PLUMB_CLONES Two<double> dots(const double* w, Two<const double*> x, std::size_t n) { return both_dots(w, x, n); }
+PLUMB_CLONES Two<float> dots(const float* w, Two<const float*> x, std::size_t n) { return both_dots(w, x, n); }
 
 // The variances of inputs, [rows, n_in], and the variances of outputs that follow from them, [rows, n_out].
 struct Spread {
@@ -60,15 +82,25 @@ std::vector<float> computed(const plan::Linear& op, const Scene& scene, std::uin
   const backends::reference::RowSource matrix = scene.weight(op.weight);
   const std::vector<float> bias = op.bias ? scene.vector(*op.bias) : std::vector<float>(n_out, 0.0f);
   std::vector<float> y(rows * n_out, std::numeric_limits<float>::quiet_NaN());
+  const std::vector<double> wide_x(x.begin(), x.end());  // once: to convert takes longer than to multiply
   in_parts(n_out, scene.n_threads, [&](std::uint64_t begin, std::uint64_t end) {
     std::vector<float> w(n_in);
+    std::vector<double> wide_w(n_in);
     for (std::uint64_t j = begin; j < end; ++j) {
       if (j % column_stride != 0) continue;
       matrix(j, w);
-      for (std::size_t r = 0; r < rows; ++r) {
-        y[r * n_out + j] = static_cast<float>(dot(w.data(), x.data() + r * n_in, n_in) + bias[j]);
+      std::copy(w.begin(), w.end(), wide_w.begin());
+      for (float& v : w) v *= v;  // the spreads want squares
+      for (std::size_t r = 0; r < rows; r += 2) {
+        const std::size_t next = std::min(r + 1, rows - 1);
+        const auto put = [&](float* out, auto of) {
+          out[next * n_out + j] = static_cast<float>(of.b);
+          out[r * n_out + j] = static_cast<float>(of.a);
+        };
+        Two<double> sums = dots(wide_w.data(), {&wide_x[r * n_in], &wide_x[next * n_in]}, n_in);
+        put(y.data(), Two<double>{sums.a + bias[j], sums.b + bias[j]});
         for (const Spread& spread : spreads)
-          spread.out[r * n_out + j] = dot_of_squares(w.data(), spread.in + r * n_in, n_in);
+          put(spread.out, dots(w.data(), {spread.in + r * n_in, spread.in + next * n_in}, n_in));
       }
     }
   });

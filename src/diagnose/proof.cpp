@@ -69,12 +69,10 @@ std::optional<Proof> prove(const CheckedRun& run, std::span<const Commit> mistak
   const std::vector<float> found = gather(observed->data, width, rows);
   const auto n_finite = std::count_if(found.begin(), found.end(), [](float v) { return std::isfinite(v); });
   if (2 * static_cast<std::size_t>(n_finite) < found.size()) return std::nullopt;
-  const auto computed = [&](std::span<const Commit> made) {
-    Replay replay = run.without_suspect();
-    for (const Commit& commit : made) replay.commit(commit);
-    return gather(*replay.value(*last), width, rows);
-  };
-  const std::vector<float> with = computed(mistakes), without = computed({});
+  Replay replay = run.without_suspect();
+  const std::vector<float> without = gather(*replay.value(*last), width, rows);
+  for (const Commit& commit : mistakes) replay.commit(commit);
+  const std::vector<float> with = gather(*replay.value(*last), width, rows);
   Proof proof;
   proof.value = plan.value(*last).name;
   const double size = std::max(rms(found), 1e-30);

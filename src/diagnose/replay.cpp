@@ -228,6 +228,14 @@ Values Replay::flat(const gguf::Tensor& tensor) {
   return flat_;
 }
 
+void Replay::commit(Commit mistake) {
+  for (std::size_t op = mistake.op; op < plan_.ops.size(); ++op) {
+    if (const auto out = plan::output(plan_.ops[op])) computed_[out->index] = nullptr;
+  }
+  variances_.clear();
+  commits_.push_back(std::move(mistake));
+}
+
 std::vector<std::uint32_t> Replay::all_rows() const {
   std::vector<std::uint32_t> rows(rows_.size());
   std::iota(rows.begin(), rows.end(), 0u);

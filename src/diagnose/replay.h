@@ -108,7 +108,8 @@ class Replay {
   // A weight's numbers in the order of its buffer. The last requested weight is kept.
   [[nodiscard]] Values flat(const gguf::Tensor& tensor);
 
-  void commit(Commit mistake) { commits_.push_back(std::move(mistake)); }
+  // Commits a mistake. The values of its op and of those after it are computed anew.
+  void commit(Commit mistake);
   // A value, [n_rows, width]: the suspect's rows where it has them; the others are computed.
   [[nodiscard]] Values value(plan::ValueId id);
   // The op's output from its inputs, committed mistakes included, for the rows of rows_of().

@@ -84,20 +84,22 @@ class Catalogue : public ::testing::Test {
           // An engine with embeddings in a shorter format is coarse, not wrong.
           if (candidate.detail == "to bfloat16" && std::holds_alternative<plan::Embed>(plan.ops[op])) continue;
           ++n_tried;
-          diagnose_one(subject, hypothesis, candidate, op);
+          Replay wrong_run = healthy;  // with the values before the mistake
+          wrong_run.commit({.op = op, .rows = {}, .mistake = candidate.mistake});
+          diagnose_one(subject, wrong_run, hypothesis, candidate, op);
         }
       }
       if (n_tried > 0) shown_.insert(std::string(hypothesis.name));
     }
   }
 
-  void diagnose_one(const Subject& subject, const Hypothesis& hypothesis, const Candidate& candidate, std::size_t op) {
+  void diagnose_one(const Subject& subject, Replay& run, const Hypothesis& hypothesis, const Candidate& candidate,
+                    std::size_t op) {
     const plan::Plan& plan = *subject.model.plan();
     const std::string value = plan.value(*plan::output(plan.ops[op])).name;
     SCOPED_TRACE(subject.label + ": " + std::string(hypothesis.name) + " (" + candidate.detail + ") at " + value);
-    const auto trace =
-        testing::run_as_trace(subject.model, subject.tokens, static_cast<std::uint32_t>(subject.tokens.size()) - 2,
-                              {{.op = op, .rows = {}, .mistake = candidate.mistake}}, folder_.path() / "t.safetensors");
+    const auto trace = testing::as_trace(run, subject.tokens, static_cast<std::uint32_t>(subject.tokens.size()) - 2,
+                                         folder_.path() / "t.safetensors");
     ASSERT_TRUE(trace.has_value()) << trace.error().message;
     const auto report = diagnose_trace(subject.model, *trace, {});
     ASSERT_TRUE(report.has_value()) << report.error().message;

@@ -38,16 +38,10 @@ inline std::vector<backends::Row> rows_of(const std::vector<backends::TokenId>& 
 }
 
 // The values of a run over given tokens: all values, or those wanted.
-inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::vector<backends::TokenId>& tokens,
-                                         std::uint32_t n_prompt, const std::vector<Commit>& mistakes,
-                                         const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {},
-                                         const std::function<bool(const std::string& name)>& wanted = {}) {
-  const plan::Plan& plan = *model.plan();
-  const std::vector<backends::Row> rows = rows_of(tokens, n_prompt);
-  std::vector<std::uint32_t> all(tokens.size());
-  for (std::uint32_t i = 0; i < all.size(); ++i) all[i] = i;
-  Replay replay(model, rows, nullptr, all, 1);
-  for (const Commit& commit : mistakes) replay.commit(commit);
+inline Result<trace::Trace> as_trace(Replay& replay, const std::vector<backends::TokenId>& tokens, std::uint32_t n_prompt,
+                                     const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {},
+                                     const std::function<bool(const std::string& name)>& wanted = {}) {
+  const plan::Plan& plan = replay.plan();
   const std::uint32_t n_steps = static_cast<std::uint32_t>(tokens.size()) - n_prompt;
   const trace::Info info{.engine = "test",
                          .model = "test",
@@ -68,6 +62,18 @@ inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::v
   }
   PLUMB_CHECK(writer.finish(info));
   return trace::Trace::open(path);
+}
+
+inline Result<trace::Trace> run_as_trace(const model::Model& model, const std::vector<backends::TokenId>& tokens,
+                                         std::uint32_t n_prompt, const std::vector<Commit>& mistakes,
+                                         const std::filesystem::path& path, std::vector<trace::Parameter> parameters = {},
+                                         const std::function<bool(const std::string& name)>& wanted = {}) {
+  const std::vector<backends::Row> rows = rows_of(tokens, n_prompt);
+  std::vector<std::uint32_t> all(tokens.size());
+  for (std::uint32_t i = 0; i < all.size(); ++i) all[i] = i;
+  Replay replay(model, rows, nullptr, all, 1);
+  for (const Commit& commit : mistakes) replay.commit(commit);
+  return as_trace(replay, tokens, n_prompt, path, std::move(parameters), wanted);
 }
 
 }  // namespace plumb::diagnose::testing
