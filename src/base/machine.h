@@ -20,8 +20,8 @@ std::uint32_t usable_cores();
 
 Machine this_machine();
 
-// Bytes per second that n_threads threads together read from memory: the best of a few passes over a buffer larger than any
-// cache. Takes about a second.
+// Bytes per second that n_threads threads together read from memory: the best of the passes of some seconds over a buffer
+// larger than any cache.
 double measure_read_bandwidth(std::uint32_t n_threads);
 
 }  // namespace plumb
