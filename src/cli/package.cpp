@@ -51,11 +51,12 @@ std::uint64_t folder_bytes(const fs::path& folder) {
   return bytes;
 }
 
-// The last lines of a program's messages, on one line.
+// The last lines of a program's messages, on one line; where it names errors, those.
 std::string last_words(const fs::path& log) {
   std::ifstream stream(log, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(stream), {}};
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+  if (const std::size_t error = text.find("ERROR: "); error != std::string::npos) text.erase(0, error);
   constexpr std::size_t most = 600;
   if (text.size() > most) text.erase(0, text.size() - most);
   std::replace_if(

