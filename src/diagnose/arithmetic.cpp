@@ -367,9 +367,12 @@ struct Variance {
     const std::vector<float> weight = op.weight ? scene.vector(*op.weight) : std::vector<float>{1.0f};
     each([&](std::size_t i) {
       const std::size_t row = i / width, at = row * n + op.first + i % width;
-      double factor = op.factor * weight[i % width % weight.size()];
-      if (op.temperature) factor *= op.temperature->at(scene.rows[row].position);
-      return square(factor) * error.at(at, x[at]) + square(function_units / 4 * unit_f32 * y[i]);
+      double factor = op.factor * weight[i % width % weight.size()], units = 4;
+      if (op.temperature) {
+        factor *= op.temperature->at(scene.rows[row].position);
+        units = function_units;  // of a logarithm
+      }
+      return square(factor) * error.at(at, x[at]) + square(units * unit_f32 * y[i]);
     });
   }
 

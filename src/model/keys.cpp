@@ -265,10 +265,11 @@ std::optional<ExpertParameters> read_experts(Keys& keys, const HyperParameters& 
   return e;
 }
 
-// Multipliers and caps. Architectures that lack them refuse their keys (foreign_keys).
-void read_factors(Keys& keys, HyperParameters& p) {
+// Multipliers and caps, as far as the architecture heeds them. Others refuse their keys (foreign_keys).
+void read_factors(Keys& keys, const std::vector<std::string_view>& heeded, HyperParameters& p) {
   constexpr double least = 1e-9, most = 1e9;
   const auto read = [&](std::string_view key, double& into) {
+    if (std::find(heeded.begin(), heeded.end(), key) == heeded.end()) return;
     const std::optional<double> value = keys.optional_number(key, 0, most);
     if (!value || *value == 0) return;
     if (*value < least) keys.odd(key, fmt::format("is {}; expected {} to {}", *value, least, most));
@@ -394,7 +395,7 @@ HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) 
   // 1/sqrt(head_dim) is the definition of attention (https://arxiv.org/abs/1706.03762); a file may state another scale.
   const std::optional<double> scale = keys.optional_number("attention.scale", 1e-9, 1e3);
   p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
-  read_factors(keys, p);
+  read_factors(keys, conventions.heeds, p);
 
   std::uint32_t window = 0;
   if (const gguf::Value* held = file.find(keys.full("attention.sliding_window")); held != nullptr && !is_zero(*held)) {

@@ -171,6 +171,15 @@ std::vector<Case> cases() {
   };
 }
 
+TEST(Checker, RefusesGridsThatCudaDoesNotLaunch) {
+  const checker::Body body = [](void* const*, void*, std::array<std::uint32_t, 3>, std::uint32_t) {};
+  for (const std::array<std::uint32_t, 3> grid : {std::array{1U, 65536U, 1U}, std::array{1U, 1U, 65536U}}) {
+    EXPECT_FALSE(checker::run_threadgroups(grid, 32, body, nullptr, nullptr));
+    EXPECT_NE(checker::machine.fault.find("at most 65535"), std::string::npos) << checker::machine.fault;
+  }
+  EXPECT_TRUE(checker::run_threadgroups({1, 65535, 1}, 1, body, nullptr, nullptr)) << checker::machine.fault;
+}
+
 TEST(Checker, NoticesWhatTheHostReadsUnwritten) {
   const auto device = make_checker_device();
   const auto memory = std::move(*device->allocate(16, "x"));

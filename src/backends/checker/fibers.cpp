@@ -216,6 +216,12 @@ bool run_threadgroups(std::array<std::uint32_t, 3> grid, std::uint32_t n_threads
                       void* shared) {
   machine.n_threads = n_threads;
   machine.fault.clear();
+  constexpr std::uint32_t most_along_y = 65535;  // CUDA's limit, also along z
+  if (grid[1] > most_along_y || grid[2] > most_along_y) {
+    machine.fault = fmt::format("kernel {}: a grid of {} x {} x {} threadgroups; CUDA takes at most {} along y and z",
+                                machine.kernel, grid[0], grid[1], grid[2], most_along_y);
+    return false;
+  }
   machine.launch_start = ++machine.now;
   for (std::uint32_t z = 0; z < grid[2]; ++z) {
     for (std::uint32_t y = 0; y < grid[1]; ++y) {

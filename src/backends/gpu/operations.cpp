@@ -241,12 +241,14 @@ struct Emission {
 
   void operator()(const plan::Scale& o) const {
     const plan::Temperature temperature = o.temperature.value_or(plan::Temperature{});
-    add(kernel::scale, flat(width(o.out), rows(o.out)),
+    const uint32_t n = n_elements(o.out);
+    add(kernel::scale, flat(n),
         {.positions = positions(),
          .x = at(o.x),
          .weight = vector_or(o.weight, at(o.x)),
          .y = at(o.out),
-         .p = {.width = width(o.out),
+         .p = {.n = n,
+               .width = width(o.out),
                .x_width = width(o.x),
                .first = o.first,
                .n_weights = length(o.weight),

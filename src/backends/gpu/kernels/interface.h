@@ -126,8 +126,9 @@ struct CountParams {
 #define SIGNATURE_add(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, a) IN(1, float, b) OUT(2, float, y) PARAMS(3, CountParams)
 
-// y[r, i] = x[r, first + i] * factor * weight[i] * temperature(positions[r]); the grid has a row for each row
+// y[r, i] = x[r, first + i] * factor * weight[i] * temperature(positions[r])
 struct ScaleParams {
+  uint n;          // elements of y
   uint width;      // of a row of y
   uint x_width;    // of a row of x
   uint first;

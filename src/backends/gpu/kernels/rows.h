@@ -72,15 +72,15 @@ KERNEL(activated, activated, PLUMB_FLAT_THREADS) {
   if (i < p.n) y[i] = gated(p, gate[i / p.a_gate], p.has_up != 0 ? up[i] : 1.0f);
 }
 
-// Grid: [width / threads, rows].
 KERNEL(scale, scale, PLUMB_FLAT_THREADS) {
-  const uint i = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
-  const ulong row = GROUP_Y;
-  if (i < p.width) {
+  const uint at = GROUP_X * PLUMB_FLAT_THREADS + THREAD_INDEX;
+  if (at < p.n) {
+    const uint row = at / p.width;
+    const uint i = at % p.width;
     float factor = p.factor;
     if (p.beta != 0.0f) factor *= 1.0f + p.beta * log(1.0f + floor((float(positions[row]) + p.offset) / p.length));
     if (p.n_weights != 0) factor *= weight[i % p.n_weights];
-    y[row * p.width + i] = x[row * p.x_width + p.first + i] * factor;
+    y[at] = x[ulong(row) * p.x_width + p.first + i] * factor;
   }
 }
 
