@@ -77,8 +77,9 @@ using Observer =
     std::function<void(std::string_view name, std::uint64_t rows, std::uint64_t width, std::span<const float> data)>;
 // Whether the observer wants the value of that name.
 using Wanted = std::function<bool(std::string_view name)>;
-// The name of the weights of a layer's attention, "blk.N.attn_probs": the only value that is no op's output.
-std::string probs_name(std::uint32_t layer);
+// The name of an attention's weights, "blk.N.attn_probs" beside the op's output "blk.N.attn_ctx": the only value that is no
+// op's output.
+std::string probs_name(const plan::Plan& plan, const plan::Attention& op);
 bool is_probs_name(std::string_view name);
 
 class Executor {
@@ -103,8 +104,8 @@ class Executor {
   virtual Result<std::span<const float>> run(std::span<const Step> steps) = 0;
   Result<std::span<const float>> run(const Step& step) { return run(std::span(&step, 1)); }
 
-  // A cache's keys and values: for each layer the keys, then the values, [n_kv_heads, length, head_dim] each, of the
-  // cache's type. All backends have this layout. Error: a cache of another executor.
+  // A cache's keys and values: for each layer the keys, then the values, [n_kv_heads, length, head_dim] each (LayerCache),
+  // of the cache's type. All backends have this layout. Error: a cache of another executor.
   [[nodiscard]] virtual Result<std::vector<std::byte>> read_cache(const KvCache& cache) = 0;
   // Puts `length` positions that read_cache() gave in place of a cache's content. Errors: a cache of another executor; more
   // positions than its capacity; another number of bytes.

@@ -18,7 +18,11 @@ Result<KvType> kv_type(std::string_view wanted) {
 quants::Format format_of(KvType type) { return type == KvType::f16 ? quants::Format::f16 : quants::Format::f32; }
 
 std::uint64_t position_bytes(const plan::CacheShape& shape, KvType type) {
-  return std::uint64_t{2} * shape.n_layers * shape.n_kv_heads * quants::info(format_of(type)).row_bytes(shape.head_dim);
+  std::uint64_t bytes = 0;
+  for (const plan::LayerCache& layer : shape.layers) {
+    bytes += std::uint64_t{2} * layer.n_kv_heads * quants::info(format_of(type)).row_bytes(layer.head_dim);
+  }
+  return bytes;
 }
 
 Result<Activations> activations(std::string_view name) {
@@ -27,8 +31,11 @@ Result<Activations> activations(std::string_view name) {
   return fail("'{}' is no rounding of activations; there are int16 and int8", name);
 }
 
-std::string probs_name(std::uint32_t layer) { return fmt::format("blk.{}.attn_probs", layer); }
-bool is_probs_name(std::string_view name) { return name.ends_with(".attn_probs"); }
+std::string probs_name(const plan::Plan& plan, const plan::Attention& op) {
+  const std::string& context = plan.value(op.out).name;
+  return context.substr(0, context.rfind('.') + 1) + "attn_probs";
+}
+bool is_probs_name(std::string_view name) { return name.ends_with("attn_probs"); }
 
 Result<std::unique_ptr<KvCache>> Executor::new_cache(std::uint32_t capacity, KvType type) {
   PLUMB_TRY(auto caches, new_caches(1, capacity, type));
@@ -47,12 +54,20 @@ Result<std::vector<std::unique_ptr<KvCache>>> PlanExecutor::new_caches(std::uint
 
 namespace {
 
+std::uint64_t cached_bytes(const KvCache& cache, std::uint32_t length) {
+  return length * position_bytes(*cache.pool().shape, cache.pool().type);
+}
+// The bytes of one head's keys or values of one position.
+std::size_t row_bytes(const KvCache& cache, std::uint32_t layer) {
+  return quants::info(format_of(cache.pool().type)).row_bytes(cache.pool().shape->layers[layer].head_dim);
+}
+
 // All heads of a cache, in the order of Executor::read_cache().
 std::vector<CachedHead> heads_of(const plan::CacheShape& shape) {
   std::vector<CachedHead> heads;
-  for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+  for (std::uint32_t layer = 0; layer < shape.n_layers(); ++layer) {
     for (const bool values : {false, true}) {
-      for (std::uint32_t head = 0; head < shape.n_kv_heads; ++head) heads.push_back({layer, head, values});
+      for (std::uint32_t head = 0; head < shape.layers[layer].n_kv_heads; ++head) heads.push_back({layer, head, values});
     }
   }
   return heads;
@@ -65,32 +80,29 @@ Result<void> PlanExecutor::check_owner(const KvCache& cache) const {
   return {};
 }
 
-std::size_t PlanExecutor::head_bytes(const KvCache& cache, std::uint32_t length) const {
-  return std::size_t{length} * quants::info(format_of(cache.pool().type)).row_bytes(cache_shape_->head_dim);
-}
-
 Result<std::vector<std::byte>> PlanExecutor::read_cache(const KvCache& cache) {
   PLUMB_CHECK(check_owner(cache));
-  const std::size_t n = head_bytes(cache, cache.length());
-  const std::vector<CachedHead> heads = heads_of(*cache_shape_);
-  std::vector<std::byte> bytes(n * heads.size());
-  for (std::size_t i = 0; n > 0 && i < heads.size(); ++i) {
-    PLUMB_CHECK(read_head(cache, heads[i], std::span(bytes).subspan(i * n, n)));
+  std::vector<std::byte> bytes(cached_bytes(cache, cache.length()));
+  std::span<std::byte> rest(bytes);
+  for (const CachedHead& head : heads_of(*cache_shape_)) {
+    const std::size_t n = cache.length() * row_bytes(cache, head.layer);
+    if (n > 0) PLUMB_CHECK(read_head(cache, head, rest.first(n)));
+    rest = rest.subspan(n);
   }
   return bytes;
 }
 
 Result<void> PlanExecutor::fill_cache(KvCache& cache, std::uint32_t length, std::span<const std::byte> bytes) {
   PLUMB_CHECK(check_owner(cache));
-  const std::size_t n = head_bytes(cache, length);
-  const std::vector<CachedHead> heads = heads_of(*cache_shape_);
-  if (length > cache.capacity() || bytes.size() != n * heads.size()) {
+  if (length > cache.capacity() || bytes.size() != cached_bytes(cache, length)) {
     return fail("a KV cache of {} positions cannot be filled with {} positions of {} bytes in all", cache.capacity(),
                 length, bytes.size());
   }
   cache.truncate(0);
-  for (std::size_t i = 0; n > 0 && i < heads.size(); ++i) {
-    PLUMB_CHECK(fill_head(cache, heads[i], bytes.subspan(i * n, n)));
+  for (const CachedHead& head : heads_of(*cache_shape_)) {
+    const std::size_t n = length * row_bytes(cache, head.layer);
+    if (n > 0) PLUMB_CHECK(fill_head(cache, head, bytes.first(n)));
+    bytes = bytes.subspan(n);
   }
   cache.extend(length);
   return {};
@@ -112,7 +124,7 @@ void PlanExecutor::show(plan::ValueId id, std::span<const float> data) const {
 }
 
 void PlanExecutor::show_probs(const plan::Attention& op, std::span<const float> data) const {
-  observer_(probs_name(op.layer), std::uint64_t{op.n_heads} * batch_.n_rows(), batch_.longest, data);
+  observer_(probs_name(*plan_, op), std::uint64_t{op.n_heads} * batch_.n_rows(), batch_.longest, data);
 }
 
 Result<void> check_tensors(const plan::Plan& plan) {

@@ -55,15 +55,13 @@ class PlanExecutor : public Executor {
   [[nodiscard]] std::uint32_t n_rows(plan::ValueId id) const { return batch_.n_rows(plan_->value(id).rows); }
 
   [[nodiscard]] bool wants(plan::ValueId id) const { return Executor::wants(plan_->value(id).name); }
-  [[nodiscard]] bool wants_probs(const plan::Attention& op) const { return Executor::wants(probs_name(op.layer)); }
+  [[nodiscard]] bool wants_probs(const plan::Attention& op) const { return Executor::wants(probs_name(*plan_, op)); }
   // Show the observer a value that it wants: a value of the step, or an attention's weights, [n_heads, T, S].
   void show(plan::ValueId id, std::span<const float> data) const;
   void show_probs(const plan::Attention& op, std::span<const float> data) const;
 
  private:
   [[nodiscard]] Result<void> check_owner(const KvCache& cache) const;
-  // Bytes of a head's keys or values.
-  [[nodiscard]] std::size_t head_bytes(const KvCache& cache, std::uint32_t length) const;
 
   std::shared_ptr<const plan::Plan> plan_;
   std::shared_ptr<const plan::CacheShape> cache_shape_;

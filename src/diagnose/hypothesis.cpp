@@ -134,7 +134,7 @@ void Candidates::with_changed_input(std::string detail, plan::ValueId input,
 }
 
 void Candidates::with_other_values(const Question& q, plan::ValueId input) {
-  const std::uint32_t n_layers = q.plan().cache.n_layers;
+  const std::uint32_t n_layers = q.plan().cache.n_layers();
   const auto layer = layer_of(q.plan().value(q.out()).name);
   const std::uint32_t first = layer ? *layer - std::min(1u, *layer) : n_layers - std::min(2u, n_layers);
   const plan::Value& right = q.plan().value(input);

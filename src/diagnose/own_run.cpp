@@ -305,7 +305,10 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   const plan::Plan& plan = *engine.model().plan();
   std::size_t a_step = 0, n_probs = 0;  // values
   for (const plan::Value& value : plan.values) a_step += wanted(value.name) ? 1 : 0;
-  for (std::uint32_t i = 0; i < plan.cache.n_layers; ++i) n_probs += wanted(backends::probs_name(i)) ? 1 : 0;
+  for (const plan::Op& op : plan.ops) {
+    const auto* attention = std::get_if<plan::Attention>(&op);
+    if (attention != nullptr && wanted(backends::probs_name(plan, *attention))) ++n_probs;
+  }
   a_step += n_probs;
   if (prompt.size() > executor.max_batch() && n_probs > 0) {
     return fail("attention weights can be traced of prompts that one pass takes, of {} tokens at most; this one has {}",

@@ -101,11 +101,11 @@ Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, c
       logit_rows_(std::move(logit_rows)),
       n_threads_(n_threads),
       producers_(plan_.values.size()),
-      kv_writes_(plan_.cache.n_layers),
+      kv_writes_(plan_.cache.n_layers(), nullptr),
       computed_(plan_.values.size()) {
   for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
     if (const auto out = plan::output(plan_.ops[i])) producers_[out->index] = i;
-    if (const auto* write = std::get_if<plan::KvWrite>(&plan_.ops[i])) kv_writes_[write->layer] = i;
+    if (const auto* write = std::get_if<plan::KvWrite>(&plan_.ops[i])) kv_writes_[write->layer] = write;
   }
   busy_.resize(plan_.ops.size());
   for (const backends::Row& row : rows) {
@@ -117,10 +117,6 @@ Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, c
     const bool last = i + 1 == rows.size() || rows[i + 1].sequence != rows[i].sequence;
     cached_[i] = last ? static_cast<std::uint32_t>(i + 1) : cached_[i + 1];
   }
-}
-
-const plan::KvWrite& Replay::kv_write(std::uint32_t layer) const {
-  return std::get<plan::KvWrite>(plan_.ops[kv_writes_[layer]]);
 }
 
 std::vector<plan::ValueId> Replay::reads(const plan::Op& op) const {

@@ -117,8 +117,10 @@ class Replay {
   [[nodiscard]] std::vector<std::uint32_t> rows_of(std::size_t op) const;
   // The op that makes a value.
   [[nodiscard]] std::size_t producer(plan::ValueId id) const { return producers_[id.index]; }
-  // The op that writes a layer's cache.
-  [[nodiscard]] const plan::KvWrite& kv_write(std::uint32_t layer) const;
+  // The op that writes a layer's cache. An attention reads a cache that is written.
+  [[nodiscard]] const plan::KvWrite& kv_write(std::uint32_t layer) const { return *kv_writes_[layer]; }
+  // Whether a layer keeps keys and values of its own.
+  [[nodiscard]] bool has_cache(std::uint32_t layer) const { return kv_writes_[layer] != nullptr; }
   // The values that an op reads; for attention also the keys and values of its layer.
   [[nodiscard]] std::vector<plan::ValueId> reads(const plan::Op& op) const;
   // The ops that compute an op's output in some steps, back to the values that the suspect knows. The op itself is the
@@ -149,12 +151,12 @@ class Replay {
   const Suspect* suspect_;
   std::vector<std::uint32_t> logit_rows_;
   std::uint32_t n_threads_;
-  std::vector<std::size_t> producers_;    // by ValueId: the op that makes it
-  std::vector<std::size_t> kv_writes_;    // by layer
-  std::vector<std::uint32_t> cached_;     // by row: positions that its step can see
-  std::vector<std::uint32_t> step_rows_;  // by step: how many rows it has
-  std::vector<Values> computed_;          // by ValueId; null: not computed
-  std::map<std::uint32_t, Values> seen_;  // the suspect's recently read values, by ValueId
+  std::vector<std::size_t> producers_;           // by ValueId: the op that makes it
+  std::vector<const plan::KvWrite*> kv_writes_;  // by layer; null: it keeps nothing
+  std::vector<std::uint32_t> cached_;            // by row: positions that its step can see
+  std::vector<std::uint32_t> step_rows_;         // by step: how many rows it has
+  std::vector<Values> computed_;                 // by ValueId; null: not computed
+  std::map<std::uint32_t, Values> seen_;         // the suspect's recently read values, by ValueId
   std::uint64_t seen_bytes_ = 0;
   Values flat_;
   const std::byte* flat_of_ = nullptr;

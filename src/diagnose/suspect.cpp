@@ -9,11 +9,17 @@ namespace {
 
 constexpr std::uint64_t most_padding = 1024;
 
-// The value from which on engines may drop the rows that no logits need: the last attention's query.
+// The value from which on engines may drop the rows that no logits need: the query of the first attention after the last
+// write to a cache.
 plan::ValueId first_that_may_drop_rows(const plan::Plan& plan) {
   plan::ValueId result{};
+  bool is_first = false;
   for (const plan::Op& op : plan.ops) {
-    if (const auto* attention = std::get_if<plan::Attention>(&op)) result = attention->q;
+    is_first = is_first || std::holds_alternative<plan::KvWrite>(op);
+    if (const auto* attention = std::get_if<plan::Attention>(&op); attention != nullptr && is_first) {
+      result = attention->q;
+      is_first = false;
+    }
   }
   return result;
 }

@@ -138,9 +138,9 @@ Result<void> Session::save(const std::filesystem::path& path, std::string_view n
   writer.set(std::string(key_note), note);
   writer.set(std::string(key_sum), checksum_of(std::as_bytes(std::span(tokens_)), note, cached));
   if (!cached.empty()) {
-    const plan::CacheShape& shape = *cache_->pool().shape;
     const auto format = backends::format_of(cache_->pool().type);
-    const std::uint64_t dims[] = {shape.head_dim, cache_->length(), shape.n_kv_heads, std::uint64_t{2} * shape.n_layers};
+    const std::uint64_t of_position = cached.size() / cache_->length() / quants::info(format).row_bytes(1);
+    const std::uint64_t dims[] = {of_position, cache_->length()};
     writer.add_tensor(std::string(tensor_name), format, dims, cached);
   }
   return writer.write(path);

@@ -28,7 +28,10 @@ bool matters(std::string_view name) {
 }  // namespace
 
 Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters)
-    : file_(file), p_(parameters), builder_({parameters.n_layers, parameters.n_kv_heads, parameters.head_dim}) {}
+    : Assembler(file, parameters, {parameters.n_layers, parameters.n_kv_heads, parameters.head_dim}) {}
+
+Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters, plan::CacheShape cache)
+    : file_(file), p_(parameters), builder_(std::move(cache)) {}
 
 void Assembler::complain(std::string complaint) {
   std::string message = fmt::format("{}: tensor {}", file_.label(), complaint);

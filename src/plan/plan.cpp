@@ -64,7 +64,7 @@ std::optional<ValueId> Plan::find(std::string_view wanted) const {
   return std::nullopt;
 }
 
-Builder::Builder(CacheShape cache) { plan_.cache = cache; }
+Builder::Builder(CacheShape cache) { plan_.cache = std::move(cache); }
 
 void Builder::expect(bool holds, std::string_view op, std::string_view value, std::string_view rule) {
   if (!holds && !error_) error_ = Error{fmt::format("{} '{}': {}", op, value, rule)};
@@ -159,14 +159,22 @@ ValueId Builder::rope(std::string value, ValueId x, Rope op) {
 
 void Builder::kv_write(std::uint32_t layer, ValueId k, ValueId v) {
   const std::string place = fmt::format("layer {}", layer);
-  const std::uint64_t width = std::uint64_t{plan_.cache.n_kv_heads} * plan_.cache.head_dim;
-  expect(layer < plan_.cache.n_layers, "kv_write", place, fmt::format("the cache has {} layers", plan_.cache.n_layers));
+  expect(layer < plan_.cache.n_layers(), "kv_write", place, fmt::format("the cache has {} layers", plan_.cache.n_layers()));
+  expect(writer(layer) == nullptr, "kv_write", place, "the layer's cache is written already");
+  const std::uint64_t width = layer < plan_.cache.n_layers() ? plan_.cache.layers[layer].width() : 0;
   for (const ValueId id : {k, v}) {
     const Value& value = plan_.value(id);
     expect(value.rows == Rows::tokens && value.width == width, "kv_write", place,
            fmt::format("'{}' has width {}, the cache holds n_kv_heads * head_dim = {}", value.name, value.width, width));
   }
   plan_.ops.emplace_back(KvWrite{k, v, layer});
+}
+
+const KvWrite* Builder::writer(std::uint32_t layer) const {
+  for (const Op& op : plan_.ops) {
+    if (const auto* write = std::get_if<KvWrite>(&op); write != nullptr && write->layer == layer) return write;
+  }
+  return nullptr;
 }
 
 ValueId Builder::attention(std::string value, ValueId q, Attention op) {
@@ -176,8 +184,10 @@ ValueId Builder::attention(std::string value, ValueId q, Attention op) {
                      std::uint64_t{op.n_heads} * op.head_dim));
   expect(op.n_kv_heads > 0 && op.n_heads % op.n_kv_heads == 0, "attention", value,
          fmt::format("n_kv_heads {} must divide n_heads {}", op.n_kv_heads, op.n_heads));
-  expect(op.n_kv_heads == plan_.cache.n_kv_heads && op.head_dim == plan_.cache.head_dim && op.layer < plan_.cache.n_layers,
-         "attention", value, "the cache was made for another shape");
+  const KvWrite* const write = writer(op.layer);
+  expect(write != nullptr, "attention", value, fmt::format("nothing is written to the cache of layer {}", op.layer));
+  expect(write == nullptr || plan_.cache.layers[op.layer] == LayerCache{op.n_kv_heads, op.head_dim}, "attention", value,
+         fmt::format("the cache of layer {} was made for another shape", op.layer));
   expect(std::isfinite(op.scale) && op.scale > 0, "attention", value, "the scale must be a positive number");
   expect(std::isfinite(op.soft_cap) && op.soft_cap >= 0, "attention", value,
          "the soft cap must be a positive number, or 0 for none");

@@ -150,6 +150,7 @@ struct Rope {
 };
 
 // Writes k and v of the step's tokens to the layer's cache at their positions.   k, v [T, n_kv_heads * head_dim]
+// A layer's cache is written by one op.
 struct KvWrite {
   static constexpr std::string_view name = "kv_write";
   ValueId k, v;
@@ -324,11 +325,25 @@ std::vector<WeightId> weights(const Op& op);
 // The op's weights that backends decode to float.
 std::vector<VectorId> vectors(const Op& op);
 
-// What a KV cache for the plan must hold.
-struct CacheShape {
-  std::uint32_t n_layers = 0;
+// What a layer keeps of each position: keys and values of n_kv_heads heads. A layer that keeps nothing, such as one that
+// reads an earlier layer's cache, has no heads.
+struct LayerCache {
   std::uint32_t n_kv_heads = 0;
   std::uint32_t head_dim = 0;
+  [[nodiscard]] std::uint64_t width() const { return std::uint64_t{n_kv_heads} * head_dim; }
+  friend bool operator==(const LayerCache&, const LayerCache&) = default;
+};
+
+// What a cache for the plan keeps, for each layer of the model.
+struct CacheShape {
+  std::vector<LayerCache> layers;
+
+  CacheShape() = default;
+  explicit CacheShape(std::vector<LayerCache> by_layer) : layers(std::move(by_layer)) {}
+  // Layers that keep the same.
+  CacheShape(std::uint32_t n_layers, std::uint32_t n_kv_heads, std::uint32_t head_dim)
+      : layers(n_layers, LayerCache{n_kv_heads, head_dim}) {}
+  [[nodiscard]] std::uint32_t n_layers() const { return static_cast<std::uint32_t>(layers.size()); }
 };
 
 struct Plan {
@@ -350,6 +365,7 @@ struct Plan {
 class Builder {
  public:
   explicit Builder(CacheShape cache);
+  [[nodiscard]] const CacheShape& cache() const { return plan_.cache; }
 
   // A tensor as a weight of the plan. The same tensor gives the same weight again.
   MatrixId matrix(const gguf::Tensor& tensor) { return {weight(tensor)}; }
@@ -394,6 +410,8 @@ class Builder {
   ResultId make(std::string name, Rows rows, std::uint64_t width);
   template <class T>
   ValueId append(std::string name, Rows rows, std::uint64_t width, T op);
+  // The op that writes a layer's cache; null: none so far.
+  [[nodiscard]] const KvWrite* writer(std::uint32_t layer) const;
   // All inputs of the op.
   void expect_one_shape(const Op& op, std::string_view name);
   void expect(bool holds, std::string_view op, std::string_view name, std::string_view rule);

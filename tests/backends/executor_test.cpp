@@ -31,6 +31,14 @@ ModelShape shape_for(Format format, std::uint32_t d = 256) {
   return shape;
 }
 
+// Layers with heads of other numbers and sizes, the second of which reads the first's cache.
+ModelShape heads_by_layer() {
+  ModelShape shape;
+  shape.layers = {{2, 10}, {}, {3, 16}};
+  shape.n_layers = 3;
+  return shape;
+}
+
 class Executors : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -62,7 +70,7 @@ TEST_P(Executors, RunSequencesTogetherAsAlone) {
     ModelShape windowed, few;
     windowed.window = 20;
     few.d = few.d_ff = 64;
-    for (const ModelShape& shape : {few, windowed, shape_for(Format::q8_0, 64)}) {
+    for (const ModelShape& shape : {few, windowed, heads_by_layer(), shape_for(Format::q8_0, 64)}) {
       const SmallModel model(shape);
       const auto alone = backends::load(model, *reference);
       // Float sums may differ in the last place. Tuned kernels round activations, and an F16 cache sometimes rounds two
@@ -133,7 +141,7 @@ TEST_P(Executors, ATruncatedCacheContinuesAsIfTheRestHadNotBeen) {
 // Watching shows the same values as on the reference, in the same order. (op_test.cpp compares the numbers.)
 TEST_P(Executors, ShowTheValuesThatTheReferenceShows) {
   using Seen = std::vector<std::tuple<std::string, std::uint64_t, std::uint64_t, std::size_t>>;
-  ModelShape shape;
+  ModelShape shape = heads_by_layer();
   shape.window = 8;
   const SmallModel model(shape);
   const auto watch = [](Executor& executor, Outputs outputs) {
@@ -172,22 +180,24 @@ TEST_P(Executors, WatchingSelectsByNameAndChangesNoBits) {
 }
 
 TEST_P(Executors, ACacheThatIsReadAndFilledElsewhereGoesOnAlike) {
-  const SmallModel model({});
-  const auto executor = load(model);
-  const std::uint32_t n = is_emulated() ? 20 : 150;  // more than a block of the cpu backend's cache
-  const auto tokens = some_tokens(n), more = some_tokens(3);
-  for (const KvType type : {KvType::f16, KvType::f32}) {
-    auto caches = *executor->new_caches(2, 300, type);
-    static_cast<void>(logits_of(*executor, *caches[1], tokens, {n}));
-    const auto bytes = executor->read_cache(*caches[1]);
-    ASSERT_TRUE(bytes) << bytes.error().message;
-    const auto other = load(model);
-    const auto copy = std::move(*other->new_cache(200, type));
-    static_cast<void>(logits_of(*other, *copy, some_tokens(7), {7}));
-    const auto filled = other->fill_cache(*copy, n, *bytes);
-    ASSERT_TRUE(filled) << filled.error().message;
-    EXPECT_EQ(other->read_cache(*copy).value(), *bytes);
-    EXPECT_EQ(logits_of(*other, *copy, more, {3}), logits_of(*executor, *caches[1], more, {3}));
+  for (const ModelShape& shape : {ModelShape{}, heads_by_layer()}) {
+    const SmallModel model(shape);
+    const auto executor = load(model);
+    const std::uint32_t n = is_emulated() ? 20 : 150;  // more than a block of the cpu backend's cache
+    const auto tokens = some_tokens(n), more = some_tokens(3);
+    for (const KvType type : {KvType::f16, KvType::f32}) {
+      auto caches = *executor->new_caches(2, 300, type);
+      static_cast<void>(logits_of(*executor, *caches[1], tokens, {n}));
+      const auto bytes = executor->read_cache(*caches[1]);
+      ASSERT_TRUE(bytes) << bytes.error().message;
+      const auto other = load(model);
+      const auto copy = std::move(*other->new_cache(200, type));
+      static_cast<void>(logits_of(*other, *copy, some_tokens(7), {7}));
+      const auto filled = other->fill_cache(*copy, n, *bytes);
+      ASSERT_TRUE(filled) << filled.error().message;
+      EXPECT_EQ(other->read_cache(*copy).value(), *bytes);
+      EXPECT_EQ(logits_of(*other, *copy, more, {3}), logits_of(*executor, *caches[1], more, {3}));
+    }
   }
 }
 

@@ -119,8 +119,8 @@ Held::Held(std::shared_ptr<const plan::Plan> plan, const Way& way, KvType type, 
       type_(type),
       values_(plan_->values.size()),
       variances_(plan_->values.size()),
-      keys_(plan_->cache.n_layers),
-      cached_values_(plan_->cache.n_layers) {
+      keys_(plan_->cache.n_layers()),
+      cached_values_(plan_->cache.n_layers()) {
   load(capacity);
 }
 
@@ -152,7 +152,7 @@ void Held::step(std::span<const TokenId> tokens, Outputs outputs, bool checked) 
   seen_.clear();
   if (!way_.fused) {
     const bool probabilities = rows_.size() <= few_rows && rows_.back().position < few_positions;
-    const auto wanted = [=](std::string_view name) { return probabilities || !name.ends_with(".attn_probs"); };
+    const auto wanted = [=](std::string_view name) { return probabilities || !is_probs_name(name); };
     executor_->watch(wanted, [&](std::string_view name, std::uint64_t, std::uint64_t, std::span<const float> data) {
       seen_.emplace(name, std::vector<float>(data.begin(), data.end()));
     });
@@ -180,12 +180,11 @@ reference::Scene Held::scene(std::size_t n_rows) const {
     return std::span<const float>(values_[id.index]).last(n_rows * plan_->value(id).width);
   };
   scene.weight = [this](plan::WeightId id) { return reference::rows_of(plan_->weight(id).tensor); };
-  const std::size_t width = std::size_t{plan_->cache.n_kv_heads} * plan_->cache.head_dim;
-  scene.key = [this, width](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
-    return keys_[layer].data.data() + position * width;
+  scene.key = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
+    return keys_[layer].data.data() + position * plan_->cache.layers[layer].width();
   };
-  scene.cached_value = [this, width](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
-    return cached_values_[layer].data.data() + position * width;
+  scene.cached_value = [this](std::uint32_t layer, std::uint64_t, std::uint32_t position) {
+    return cached_values_[layer].data.data() + position * plan_->cache.layers[layer].width();
   };
   scene.cached = [this](std::uint64_t) { return rows_.back().position + 1; };
   return scene;
@@ -243,7 +242,7 @@ void Held::check(const plan::Op& op, bool checked) {
   const std::vector<float>& found = seen->second;
   ASSERT_EQ(found.size(), expected.size()) << value.name;
   compare(value.name, plan::name(op), found, expected, variance, value.width,
-          way_.fused ? diagnose::of_regions * std::max(1U, plan_->cache.n_layers) : 1.0);
+          way_.fused ? diagnose::of_regions * std::max(1U, plan_->cache.n_layers()) : 1.0);
   ++n_checked_;
   if (linear != nullptr && !sums.blocks.empty() && arithmetic_.activations > 0) {
     for (std::size_t i = 0; i < found.size(); ++i) {
@@ -259,7 +258,7 @@ void Held::check(const plan::Op& op, bool checked) {
 // Attention over values that are 1 at one position and 0 elsewhere gives the weight of that position, with the weight's
 // variance. With a unit matrix as values it gives the weights of head_dim positions at a time.
 void Held::check_probabilities(const plan::Attention& op) {
-  const std::string name = "blk." + std::to_string(op.layer) + ".attn_probs";
+  const std::string name = probs_name(*plan_, op);
   const auto seen = seen_.find(name);
   if (seen == seen_.end() && (way_.fused || rows_.size() > few_rows || rows_.back().position >= few_positions)) return;
   ASSERT_NE(seen, seen_.end()) << "no one showed " << name;

@@ -22,7 +22,7 @@ namespace plumb::backends {
 // A plan's inputs are rows of embedding tables: row t of a step is the table's row of its token, t % vocab.
 class Maker {
  public:
-  explicit Maker(plan::CacheShape cache = {}, std::uint32_t n_rows = 61) : builder(cache), vocab(n_rows) {}
+  explicit Maker(plan::CacheShape cache = {}, std::uint32_t n_rows = 61) : builder(std::move(cache)), vocab(n_rows) {}
 
   plan::Builder builder;
   std::uint32_t vocab;  // prime, so that no wrong power of two finds the right row

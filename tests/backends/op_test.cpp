@@ -709,7 +709,7 @@ void models(Table& table) {
                            return Made{add_model(m, shape), shape.vocab, true};
                          },
                      .steps = std::move(steps),
-                     .cache = {shape.n_layers, shape.n_kv_heads, shape.head_dim},
+                     .cache = shape.cache(),
                      .type = type,
                      .vocab = shape.vocab});
   };
@@ -747,6 +747,13 @@ void models(Table& table) {
     shape.bias = !shape.bias;
     add(fmt::format("experts by gating {}", static_cast<int>(gating)), shape, {1, 9, 3, 20, 1});
   }
+  // Layers with heads of other numbers and sizes, some of which tuned kernels take; and layers that share an earlier cache.
+  shape = {};
+  shape.layers = {{2, 10}, {3, 64}, {}, {1, 16}, {}, {}, {2, 64}};
+  shape.n_layers = static_cast<std::uint32_t>(shape.layers.size());
+  for (const KvType type : {KvType::f16, KvType::f32}) add("heads by layer", shape, {1, 5, 1, 4, 30, 1}, type);
+  shape.window = 4;
+  add("heads by layer in windows", shape, {1, 5, 1, 4, 30, 1}, KvType::f16);
   // Of sizes that tuned kernels take.
   for (const quants::FormatInfo& format : quants::formats()) {
     if (format.encode == nullptr) continue;

@@ -37,12 +37,18 @@ struct ModelShape {
   std::uint32_t n_used = 0;
   plan::Gating gating = plan::Gating::softmax_of_chosen;
   quants::Format format = quants::Format::f32;  // of the matrices
+  // What each layer keeps, where not all keep n_kv_heads of head_dim. A layer that keeps nothing reads the cache of the
+  // last one that keeps something.
+  std::vector<plan::LayerCache> layers = {};
+
+  [[nodiscard]] plan::CacheShape cache() const {
+    return layers.empty() ? plan::CacheShape(n_layers, n_kv_heads, head_dim) : plan::CacheShape(layers);
+  }
 };
 
 // Adds the ops of such a model and returns its logits. Queries and keys, and different layers, rotate by different angles.
 inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
   plan::Builder& b = m.builder;
-  const std::uint32_t q_width = shape.n_heads * shape.head_dim, kv_width = shape.n_kv_heads * shape.head_dim;
   const auto linear = [&](const std::string& name, plan::ValueId x, std::uint64_t out, std::uint64_t in,
                           bool biased = false, plan::Rows rows = plan::Rows::tokens) {
     const auto bias = biased && shape.bias ? std::optional(m.vector(out)) : std::nullopt;
@@ -53,9 +59,15 @@ inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
   };
   const auto factors = shape.yarn ? std::optional(m.vector(shape.n_rot / 2, 1.5F, 0.1F)) : std::nullopt;
   plan::ValueId x = b.embed("token_embd", m.matrix(quants::Format::f16, {shape.d, shape.vocab}, 1), 1.5F);
+  const std::vector<plan::LayerCache> caches = shape.cache().layers;
+  std::uint32_t read = 0;  // the layer whose cache is read
   for (std::uint32_t layer = 0; layer < shape.n_layers; ++layer) {
+    const bool keeps = caches[layer].n_kv_heads > 0;
+    if (keeps) read = layer;
+    const auto [n_kv_heads, head_dim] = caches[read];
+    const std::uint32_t q_width = shape.n_heads * head_dim, kv_width = n_kv_heads * head_dim;
     const std::string blk = fmt::format("blk.{}.", layer);
-    plan::Rope rope{.head_dim = shape.head_dim, .n_rot = shape.n_rot, .pairing = shape.pairing, .factors = factors};
+    plan::Rope rope{.head_dim = head_dim, .n_rot = shape.n_rot, .pairing = shape.pairing, .factors = factors};
     if (shape.yarn) {
       rope.position_scale = 0.25F;
       rope.magnitude = 1.1F;
@@ -63,17 +75,17 @@ inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
     }
     const auto input = norm(blk + "attn_norm", x, shape.d, 1e-5F);
     const auto q = linear(blk + "attn_q", input, q_width, shape.d, true);
-    const auto k = linear(blk + "attn_k", input, kv_width, shape.d, true);
-    const auto v = linear(blk + "attn_v", input, kv_width, shape.d);
-    const auto q_norm = norm(blk + "attn_q_norm", q, shape.head_dim, 1e-6F);
+    const auto k = keeps ? linear(blk + "attn_k", input, kv_width, shape.d, true) : q;
+    const auto v = keeps ? linear(blk + "attn_v", input, kv_width, shape.d) : q;
+    const auto q_norm = norm(blk + "attn_q_norm", q, head_dim, 1e-6F);
     rope.theta = 1000.0F * static_cast<float>(layer + 1);
     const auto q_rope = b.rope(blk + "attn_q_rope", q_norm, rope);
     rope.theta /= 3;
-    b.kv_write(layer, b.rope(blk + "attn_k_rope", k, rope), v);
-    const plan::Attention attention{.layer = layer,
+    if (keeps) b.kv_write(layer, b.rope(blk + "attn_k_rope", k, rope), v);
+    const plan::Attention attention{.layer = read,
                                     .n_heads = shape.n_heads,
-                                    .n_kv_heads = shape.n_kv_heads,
-                                    .head_dim = shape.head_dim,
+                                    .n_kv_heads = n_kv_heads,
+                                    .head_dim = head_dim,
                                     .scale = 0.3F,
                                     .window = shape.window,
                                     .soft_cap = shape.soft_cap,
@@ -109,7 +121,7 @@ inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
 
 struct SmallModel {
   explicit SmallModel(const ModelShape& shape) {
-    Maker maker({shape.n_layers, shape.n_kv_heads, shape.head_dim});
+    Maker maker(shape.cache());
     plan = maker.finish_at(add_model(maker, shape));
   }
   std::shared_ptr<const plan::Plan> plan;

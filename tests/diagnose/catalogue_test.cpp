@@ -62,7 +62,7 @@ class Catalogue : public ::testing::Test {
     const std::vector<backends::Row> rows = testing::rows_of(subject.tokens, n_prompt);
     std::vector<std::uint32_t> all(rows.size());
     std::iota(all.begin(), all.end(), 0u);
-    const std::uint32_t middle = plan.cache.n_layers / 2;
+    const std::uint32_t middle = plan.cache.n_layers() / 2;
     Replay healthy(subject.model, rows, nullptr, all, 1);
     std::size_t turn = 0;
     for (const Hypothesis& hypothesis : catalogue()) {

@@ -47,7 +47,7 @@ TEST_P(BackendAgreement, EachOpFollowsFromItsInputs) {
   const auto plan = loaded_->model.plan();
   backends::Held held(plan, way_, kv_type_, 128);
   for (const auto& tokens : steps_for(loaded_->tokenizer)) held.step(tokens, Outputs::all);
-  EXPECT_GT(held.n_checked(), 3 * 10 * plan->cache.n_layers);
+  EXPECT_GT(held.n_checked(), 3 * 10 * plan->cache.n_layers());
   // A bias or a truncation would double the errors.
   const double rms = held.rms_of_quantized();
   EXPECT_TRUE(rms == 0 || (rms > 0.7 && rms < 1.3)) << rms;

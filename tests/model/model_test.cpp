@@ -111,7 +111,7 @@ TEST(ModelTest, ReadsHyperParameters) {
   EXPECT_EQ(p.rope.theta, 1e6);
   EXPECT_EQ(p.rope.scaling, RopeScaling::none);
   EXPECT_FALSE(p.tied_embeddings);
-  EXPECT_EQ(model->plan()->cache.n_layers, 2u);
+  EXPECT_EQ(model->plan()->cache.n_layers(), 2u);
   EXPECT_EQ(model->plan()->vocab, 72u);
   EXPECT_EQ(model->plan()->context, 64u);
   EXPECT_TRUE(model->unused_tensors().empty());

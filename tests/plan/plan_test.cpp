@@ -24,7 +24,7 @@ gguf::Tensor tensor(std::string_view name, std::initializer_list<std::uint64_t> 
 
 // d 8, 2 heads of 4, 1 KV head, vocabulary 10.
 struct Fixture {
-  Builder builder{{.n_layers = 1, .n_kv_heads = 1, .head_dim = 4}};
+  Builder builder{CacheShape(1, 1, 4)};
   MatrixId table = builder.matrix(tensor("token_embd.weight", {8, 10}));
   ValueId x = builder.embed("token_embd", table);
 
@@ -37,6 +37,11 @@ struct Fixture {
     return plan ? "no error" : plan.error().message;
   }
 };
+
+void write_cache(Fixture& f) {
+  const ValueId key = f.builder.linear("key", f.x, f.builder.matrix(tensor("k.weight", {8, 4})));
+  f.builder.kv_write(0, key, key);
+}
 
 TEST(Plan, ListsOpsOverNamedValues) {
   Fixture f;
@@ -122,6 +127,7 @@ TEST(Plan, EachRuleNamesItsOp) {
   }
   {
     Fixture f;
+    write_cache(f);
     f.builder.attention("a", f.x, {.n_heads = 4, .n_kv_heads = 1, .head_dim = 4, .scale = 1.0f});
     EXPECT_THAT(f.message(), HasSubstr("'token_embd' has width 8, n_heads * head_dim is 16"));
   }
@@ -263,6 +269,12 @@ TEST_F(Rules, OfRope) {
 TEST_F(Rules, OfTheCache) {
   accepted([](Fixture& f) { f.builder.kv_write(0, value(f, "k", 4), value(f, "v", 4)); });
   refused([](Fixture& f) { f.builder.kv_write(1, value(f, "k", 4), value(f, "v", 4)); }, "the cache has 1 layers");
+  refused(
+      [](Fixture& f) {
+        write_cache(f);
+        f.builder.kv_write(0, value(f, "k", 4), value(f, "v", 4));
+      },
+      "the layer's cache is written already");
   for (const std::uint64_t width : {3, 5}) {
     refused([&](Fixture& f) { f.builder.kv_write(0, value(f, "k", width), value(f, "v", 4)); }, "'k' has width");
     refused([&](Fixture& f) { f.builder.kv_write(0, value(f, "k", 4), value(f, "v", width)); }, "'v' has width");
@@ -276,17 +288,26 @@ TEST_F(Rules, OfAttention) {
   const auto with = [&](auto change) {
     Attention op = right;
     change(op);
-    return [op](Fixture& f) { f.builder.attention("a", f.x, op); };
+    return [op](Fixture& f) {
+      write_cache(f);
+      f.builder.attention("a", f.x, op);
+    };
   };
   accepted(with([](Attention&) {}));
+  refused([&](Fixture& f) { f.builder.attention("a", f.x, right); }, "nothing is written to the cache of layer 0");
   refused(with([](Attention& a) { a.n_heads = 1; }), "n_heads * head_dim is 4");
   refused(with([](Attention& a) { a.n_heads = 3; }), "n_heads * head_dim is 12");
-  refused([&](Fixture& f) { f.builder.attention("a", value(f, "q", 8, Rows::outputs), right); }, "'q' has width 8");
+  refused(
+      [&](Fixture& f) {
+        write_cache(f);
+        f.builder.attention("a", value(f, "q", 8, Rows::outputs), right);
+      },
+      "'q' has width 8");
   refused(with([](Attention& a) { a.n_kv_heads = 0; }), "n_kv_heads 0 must divide n_heads 2");
   refused(with([](Attention& a) { a.n_kv_heads = 3; }), "n_kv_heads 3 must divide n_heads 2");
-  refused(with([](Attention& a) { a.n_kv_heads = 2; }), "the cache was made for another shape");
-  refused(with([](Attention& a) { a.n_heads = 4, a.head_dim = 2; }), "the cache was made for another shape");
-  refused(with([](Attention& a) { a.layer = 1; }), "the cache was made for another shape");
+  refused(with([](Attention& a) { a.n_kv_heads = 2; }), "the cache of layer 0 was made for another shape");
+  refused(with([](Attention& a) { a.n_heads = 4, a.head_dim = 2; }), "the cache of layer 0 was made for another shape");
+  refused(with([](Attention& a) { a.layer = 1; }), "nothing is written to the cache of layer 1");
   for (const float scale : {0.0f, -0.5f, nan, infinity})
     refused(with([&](Attention& a) { a.scale = scale; }), "the scale must be a positive number");
   accepted(with([](Attention& a) { a.soft_cap = 50.0f; }));
@@ -296,6 +317,7 @@ TEST_F(Rules, OfAttention) {
     return [right, dims](Fixture& f) {
       Attention op = right;
       op.sinks = vector(f, dims);
+      write_cache(f);
       f.builder.attention("a", f.x, op);
     };
   };
@@ -438,7 +460,7 @@ TEST_F(Rules, OfTheEnd) {
   ASSERT_TRUE(plan);
   EXPECT_EQ(plan->context, 1u);
   EXPECT_EQ(plan->value(plan->logits).name, "logits");
-  EXPECT_EQ(plan->cache.n_kv_heads, 1u);
+  EXPECT_EQ(plan->cache.layers, std::vector<LayerCache>({{1, 4}}));
   EXPECT_FALSE(plan->find("nothing"));
 }
 

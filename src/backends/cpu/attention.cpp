@@ -74,7 +74,7 @@ struct Partials {
         n_blocks((w.batch.longest + kv_block - 1) / kv_block),
         n_rows(w.batch.n_rows()),
         n_heads(op.n_heads),
-        stride(head_stride(w.plan.cache)) {}
+        stride(head_stride(op.head_dim)) {}
   [[nodiscard]] std::size_t bytes() const { return n_blocks * n_rows * n_heads * (stride + 2) * sizeof(float); }
   [[nodiscard]] Partial at(std::size_t block, std::size_t row, std::size_t head) const {
     const std::size_t n = n_blocks * n_rows * n_heads;
@@ -134,7 +134,7 @@ class QueryRows {
         kv_head_(kv_head),
         tokens_(tokens),
         heads_(heads_of(op, kv_head)),
-        stride_(head_stride(w.plan.cache)),
+        stride_(head_stride(op.head_dim)),
         cache_(w.cache(tokens.begin)),
         scratch_(w.scratch[thread].get(), std::size_t{tokens.n()} * heads_.n(), stride_) {
     float* q = scratch_.q;
@@ -222,7 +222,7 @@ class QueryRows {
 
 void load_key(const Cache& cache, const plan::Attention& op, std::uint32_t kv_head, std::uint32_t position,
               std::vector<float>& key) {
-  const std::byte* row = cache.keys(position / kv_block, op.layer, kv_head) + position % kv_block * cache.row_bytes();
+  const std::byte* row = cache.row({op.layer, kv_head, false}, position);
   quants::info(cache.f16() ? quants::Format::f16 : quants::Format::f32).decode(row, key.data(), key.size());
 }
 
@@ -272,7 +272,7 @@ AttentionBytes attention_bytes(const Workspace& w) {
     if (attention == nullptr) continue;
     const std::uint32_t tokens = splits ? w.batch.n_rows() : std::min(w.batch.n_rows(), tile_tokens(*attention));
     const std::size_t rows = std::size_t{most_shared_heads(*attention)} * tokens;
-    most.scratch = std::max(most.scratch, Scratch::bytes(rows, head_stride(w.plan.cache)));
+    most.scratch = std::max(most.scratch, Scratch::bytes(rows, head_stride(attention->head_dim)));
     if (splits) most.partials = std::max(most.partials, Partials(w, *attention).bytes());
   }
   return most;

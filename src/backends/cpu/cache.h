@@ -25,26 +25,30 @@ inline AlignedBytes allocate_aligned(std::size_t n) {
 }
 
 // Elements from one head row to the next: head_dim, padded to head_multiple.
-inline std::size_t head_stride(const plan::CacheShape& shape) {
-  return (shape.head_dim + head_multiple - 1) / head_multiple * head_multiple;
+inline std::size_t head_stride(std::size_t head_dim) {
+  return (head_dim + head_multiple - 1) / head_multiple * head_multiple;
 }
 
 class Cache final : public KvCache {
  public:
-  using KvCache::KvCache;
+  Cache(std::shared_ptr<CachePool> pool, std::uint32_t slot) : KvCache(std::move(pool), slot) {
+    for (std::size_t layer = 0; layer < shape().n_layers(); ++layer) {
+      begins_.push_back(block_bytes_);
+      block_bytes_ += 2 * shape().layers[layer].n_kv_heads * plane_bytes(layer);
+    }
+  }
 
   [[nodiscard]] bool f16() const { return pool().type == KvType::f16; }
 
   // Makes room for positions up to `length`. poisons: see Executor::poison_memory.
   Result<void> reserve(std::uint32_t length, bool poisons) {
-    const std::size_t bytes = 2 * shape().n_layers * shape().n_kv_heads * plane_bytes();
     while (blocks_.size() * kv_block < length) {
-      AlignedBytes block = allocate_aligned(bytes);
+      AlignedBytes block = allocate_aligned(block_bytes_);
       if (!block) {
-        return fail("no memory for {} more bytes of KV cache at position {}; ask for a shorter context", bytes,
+        return fail("no memory for {} more bytes of KV cache at position {}; ask for a shorter context", block_bytes_,
                     blocks_.size() * kv_block);
       }
-      if (poisons) std::fill_n(block.get(), bytes, Executor::poison);
+      if (poisons) std::fill_n(block.get(), block_bytes_, Executor::poison);
       blocks_.push_back(std::move(block));
     }
     return {};
@@ -52,23 +56,27 @@ class Cache final : public KvCache {
 
   // Keys or values of one layer and head, [kv_block][head_stride].
   [[nodiscard]] std::byte* keys(std::size_t block, std::size_t layer, std::size_t head) const {
-    return blocks_[block].get() + (2 * layer * shape().n_kv_heads + head) * plane_bytes();
+    return blocks_[block].get() + begins_[layer] + head * plane_bytes(layer);
   }
   [[nodiscard]] std::byte* values(std::size_t block, std::size_t layer, std::size_t head) const {
-    return blocks_[block].get() + ((2 * layer + 1) * shape().n_kv_heads + head) * plane_bytes();
+    return keys(block, layer, shape().layers[layer].n_kv_heads + head);
   }
   // A head's row of keys or values at a position.
   [[nodiscard]] std::byte* row(const CachedHead& head, std::size_t position) const {
     const std::size_t block = position / kv_block;
     std::byte* const rows = head.values ? values(block, head.layer, head.head) : keys(block, head.layer, head.head);
-    return rows + position % kv_block * row_bytes();
+    return rows + position % kv_block * row_bytes(head.layer);
   }
-  [[nodiscard]] std::size_t row_bytes() const { return head_stride(shape()) * (f16() ? 2 : 4); }
+  [[nodiscard]] std::size_t row_bytes(std::size_t layer) const {
+    return head_stride(shape().layers[layer].head_dim) * (f16() ? 2 : 4);
+  }
 
  private:
   [[nodiscard]] const plan::CacheShape& shape() const { return *pool().shape; }
-  [[nodiscard]] std::size_t plane_bytes() const { return kv_block * row_bytes(); }
+  [[nodiscard]] std::size_t plane_bytes(std::size_t layer) const { return kv_block * row_bytes(layer); }
 
+  std::vector<std::size_t> begins_;  // of each layer's keys in a block; its values follow them
+  std::size_t block_bytes_ = 0;
   std::vector<AlignedBytes> blocks_;
 };
 

@@ -36,20 +36,24 @@ class CpuExecutor final : public PlanExecutor, private Program {
   }
   Result<void> read_head(const KvCache& cache, const CachedHead& head, std::span<std::byte> rows) override {
     const auto& from = static_cast<const Cache&>(cache);
-    const std::size_t n = plan().cache.head_dim * (from.f16() ? sizeof(std::uint16_t) : sizeof(float));
+    const std::size_t n = row_bytes(from, head);
     for (std::size_t i = 0; i * n < rows.size(); ++i) std::memcpy(rows.data() + i * n, from.row(head, i), n);
     return {};
   }
   Result<void> fill_head(KvCache& cache, const CachedHead& head, std::span<const std::byte> rows) override {
     auto& to = static_cast<Cache&>(cache);
-    const std::size_t n = plan().cache.head_dim * (to.f16() ? sizeof(std::uint16_t) : sizeof(float));
+    const std::size_t n = row_bytes(to, head);
     PLUMB_CHECK(to.reserve(static_cast<std::uint32_t>(rows.size() / n), poisons_));
     for (std::size_t i = 0; i * n < rows.size(); ++i) {
       std::byte* const row = to.row(head, i);
       std::memcpy(row, rows.data() + i * n, n);
-      std::memset(row + n, 0, to.row_bytes() - n);
+      std::memset(row + n, 0, to.row_bytes(head.layer) - n);
     }
     return {};
+  }
+  // Bytes of a head's row, without padding.
+  [[nodiscard]] std::size_t row_bytes(const Cache& cache, const CachedHead& head) const {
+    return plan().cache.layers[head.layer].head_dim * (cache.f16() ? sizeof(std::uint16_t) : sizeof(float));
   }
 
   Result<std::span<const float>> run_batch() override {

@@ -65,15 +65,16 @@ struct RowRun {
   void operator()(const plan::KvWrite& o) const {
     const Cache& cache = w.cache(row);
     const std::uint32_t position = w.batch.position(row);
-    for (std::uint32_t head = 0; head < w.plan.cache.n_kv_heads; ++head) {
-      const std::size_t from = std::size_t{head} * w.plan.cache.head_dim;
-      const std::size_t to = position % kv_block * cache.row_bytes();
-      store_head(cache, at(o.k) + from, cache.keys(position / kv_block, o.layer, head) + to);
-      store_head(cache, at(o.v) + from, cache.values(position / kv_block, o.layer, head) + to);
+    const plan::LayerCache& kept = w.plan.cache.layers[o.layer];
+    for (std::uint32_t head = 0; head < kept.n_kv_heads; ++head) {
+      const std::size_t from = std::size_t{head} * kept.head_dim;
+      store_head(cache, at(o.k) + from, {o.layer, head, false}, position);
+      store_head(cache, at(o.v) + from, {o.layer, head, true}, position);
     }
   }
-  void store_head(const Cache& cache, const float* from, std::byte* to) const {
-    const std::size_t n = w.plan.cache.head_dim;
+  void store_head(const Cache& cache, const float* from, const CachedHead& head, std::uint32_t position) const {
+    std::byte* const to = cache.row(head, position);
+    const std::size_t n = w.plan.cache.layers[head.layer].head_dim;
     std::size_t written = n * sizeof(float);
     if (cache.f16()) {
       w.kernels.to_f16(from, n, reinterpret_cast<std::uint16_t*>(to));
@@ -81,7 +82,7 @@ struct RowRun {
     } else {
       std::memcpy(to, from, written);
     }
-    std::memset(to + written, 0, cache.row_bytes() - written);
+    std::memset(to + written, 0, cache.row_bytes(head.layer) - written);
   }
 
   // Without a second factor, the activation is multiplied by ones.

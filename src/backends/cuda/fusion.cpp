@@ -146,7 +146,7 @@ Fusion fuse_op(const FusionInput& input, std::size_t op, const plan::Rope& q) {
   const auto* write = op_at<plan::KvWrite>(step, op + 2);
   if (k == nullptr || write == nullptr || write->k != k->out || input.readers[k->out.index] != 1 ||
       k->head_dim != q.head_dim || k->n_rot != q.n_rot || k->pairing != q.pairing || q.head_dim % 2 != 0 ||
-      step.plan().value(k->x).width != std::uint64_t{step.plan().cache.n_kv_heads} * q.head_dim) {
+      q.head_dim != step.plan().cache.layers[write->layer].head_dim) {
     return {};
   }
   return {3, FusedRotation{&q, k, write}};

@@ -176,7 +176,7 @@ class CudaTuning final : public Tuning {
     a.keys = address_(cache.keys);
     a.values = address_(cache.values);
     a.n_heads = static_cast<unsigned>(step.plan().value(q.x).width / q.head_dim);
-    a.n_kv_heads = step.plan().cache.n_kv_heads;
+    a.n_kv_heads = step.plan().cache.layers[fused.write->layer].n_kv_heads;
     a.head_dim = q.head_dim;
     a.n_rot = q.n_rot;
     a.capacity = cache.capacity;

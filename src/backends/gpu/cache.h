@@ -13,8 +13,10 @@ struct Pool : CachePool {
   explicit Pool(const CachePool& shared) : CachePool(shared) {}
 
   Result<void> allocate(Device& device) {
-    const std::uint64_t elements = std::uint64_t{n_caches} * shape->n_kv_heads * capacity * shape->head_dim;
-    const std::vector<std::uint64_t> sizes(std::size_t{2} * shape->n_layers, elements * (type == KvType::f16 ? 2 : 4));
+    std::vector<std::uint64_t> sizes;
+    for (const plan::LayerCache& layer : shape->layers) {
+      sizes.insert(sizes.end(), 2, n_caches * layer.width() * capacity * (type == KvType::f16 ? 2 : 4));
+    }
     PLUMB_TRY(memory, allocate_views(device, sizes, "the KV cache"));
     return {};
   }

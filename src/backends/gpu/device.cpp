@@ -1,5 +1,6 @@
 #include "backends/gpu/device.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <utility>
 
@@ -37,7 +38,7 @@ Result<Views> allocate_views(Device& device, std::span<const std::uint64_t> size
   Views result;
   if (device.isolates_values()) {
     for (const std::uint64_t size : sizes) {
-      PLUMB_TRY(auto memory, device.allocate(size, what));
+      PLUMB_TRY(auto memory, device.allocate(std::max<std::uint64_t>(1, size), what));
       result.views.push_back({memory.get(), 0, size});
       result.memories.push_back(std::move(memory));
     }

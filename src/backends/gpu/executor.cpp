@@ -51,8 +51,9 @@ class GpuExecutor final : public PlanExecutor {
   [[nodiscard]] View rows_of(const KvCache& cache, const CachedHead& head, std::uint64_t bytes) const {
     const CacheView layer = static_cast<const Pool&>(cache.pool()).layer(head.layer);
     const View& plane = head.values ? layer.values : layer.keys;
-    const std::uint64_t n_heads = std::uint64_t{cache.pool().n_caches} * plan().cache.n_kv_heads;
-    const std::uint64_t index = std::uint64_t{cache.slot()} * plan().cache.n_kv_heads + head.head;
+    const std::uint64_t of_layer = plan().cache.layers[head.layer].n_kv_heads;
+    const std::uint64_t n_heads = cache.pool().n_caches * of_layer;
+    const std::uint64_t index = cache.slot() * of_layer + head.head;
     return {plane.memory, plane.offset + index * (plane.bytes / n_heads), bytes};
   }
 
@@ -133,7 +134,7 @@ class GpuExecutor final : public PlanExecutor {
   }
   Result<void> run_probs(const plan::Attention& op) {
     const std::uint64_t bytes = std::uint64_t{op.n_heads} * batch().n_rows() * batch().longest * sizeof(float);
-    PLUMB_TRY(const auto memory, device_->allocate(bytes, probs_name(op.layer)));
+    PLUMB_TRY(const auto memory, device_->allocate(bytes, probs_name(plan(), op)));
     const View probs{memory.get(), 0, bytes};
     Launches launches;
     emit_probs(step_, op, probs, launches);

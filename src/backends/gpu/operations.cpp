@@ -163,7 +163,7 @@ struct Emission {
            .v = at(o.v),
            .keys = ViewOf<T>(cache.keys),
            .values = ViewOf<T>(cache.values),
-           .p = {.width = width(o.k), .head_dim = step.plan().cache.head_dim, .capacity = cache.capacity}});
+           .p = {.width = width(o.k), .head_dim = step.plan().cache.layers[o.layer].head_dim, .capacity = cache.capacity}});
     });
   }
 

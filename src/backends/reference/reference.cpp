@@ -21,53 +21,52 @@ using plan::Plan;
 class Cache final : public KvCache {
  public:
   Cache(std::shared_ptr<CachePool> pool, std::uint32_t slot) : KvCache(std::move(pool), slot) {
-    const plan::CacheShape& shape = *this->pool().shape;
-    width_ = std::uint64_t{shape.n_kv_heads} * shape.head_dim;
-    keys_.resize(shape.n_layers);
-    values_.resize(shape.n_layers);
+    keys_.resize(this->pool().shape->n_layers());
+    values_.resize(keys_.size());
   }
 
   void write(std::uint32_t layer, std::uint32_t position, const float* k, const float* v) {
-    store(keys_[layer], position, k);
-    store(values_[layer], position, v);
+    store(keys_[layer], layer, position, k);
+    store(values_[layer], layer, position, v);
   }
   [[nodiscard]] const float* key(std::uint32_t layer, std::uint32_t position) const {
-    return keys_[layer].data() + position * width_;
+    return keys_[layer].data() + position * of(layer).width();
   }
   [[nodiscard]] const float* value(std::uint32_t layer, std::uint32_t position) const {
-    return values_[layer].data() + position * width_;
+    return values_[layer].data() + position * of(layer).width();
   }
 
   // A head's rows, [rows, head_dim] of the pool's type.
   void read(const CachedHead& head, std::span<std::byte> rows) const {
-    const std::size_t row_bytes = format().row_bytes(pool().shape->head_dim);
+    const std::size_t head_dim = of(head.layer).head_dim, row_bytes = format().row_bytes(head_dim);
     const std::vector<float>& from = (head.values ? values_ : keys_)[head.layer];
     for (std::size_t i = 0; i * row_bytes < rows.size(); ++i) {
-      format().encode(&from[at(i, head)], rows.data() + i * row_bytes, pool().shape->head_dim);
+      format().encode(&from[at(i, head)], rows.data() + i * row_bytes, head_dim);
     }
   }
   void fill(const CachedHead& head, std::span<const std::byte> rows) {
-    const std::size_t row_bytes = format().row_bytes(pool().shape->head_dim);
+    const std::size_t head_dim = of(head.layer).head_dim, row_bytes = format().row_bytes(head_dim);
     std::vector<float>& to = (head.values ? values_ : keys_)[head.layer];
-    to.resize(std::max<std::size_t>(to.size(), rows.size() / row_bytes * width_));
+    to.resize(std::max<std::size_t>(to.size(), rows.size() / row_bytes * of(head.layer).width()));
     for (std::size_t i = 0; i * row_bytes < rows.size(); ++i) {
-      format().decode(rows.data() + i * row_bytes, &to[at(i, head)], pool().shape->head_dim);
+      format().decode(rows.data() + i * row_bytes, &to[at(i, head)], head_dim);
     }
   }
 
  private:
   [[nodiscard]] const quants::FormatInfo& format() const { return quants::info(format_of(pool().type)); }
+  [[nodiscard]] const plan::LayerCache& of(std::uint32_t layer) const { return pool().shape->layers[layer]; }
   [[nodiscard]] std::size_t at(std::size_t position, const CachedHead& head) const {
-    return position * width_ + std::size_t{head.head} * pool().shape->head_dim;
+    return position * of(head.layer).width() + std::size_t{head.head} * of(head.layer).head_dim;
   }
-  void store(std::vector<float>& rows, std::uint32_t position, const float* row) const {
-    if (rows.size() < (position + 1) * width_) rows.resize((position + 1) * width_);
-    for (std::uint64_t i = 0; i < width_; ++i) {
-      rows[position * width_ + i] = pool().type == KvType::f16 ? f16_to_f32(f32_to_f16(row[i])) : row[i];
+  void store(std::vector<float>& rows, std::uint32_t layer, std::uint32_t position, const float* row) const {
+    const std::uint64_t width = of(layer).width();
+    if (rows.size() < (position + 1) * width) rows.resize((position + 1) * width);
+    for (std::uint64_t i = 0; i < width; ++i) {
+      rows[position * width + i] = pool().type == KvType::f16 ? f16_to_f32(f32_to_f16(row[i])) : row[i];
     }
   }
 
-  std::uint64_t width_ = 0;                        // n_kv_heads * head_dim
   std::vector<std::vector<float>> keys_, values_;  // [layer][position * width]
 };
 

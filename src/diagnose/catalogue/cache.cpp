@@ -1,6 +1,8 @@
 // The cache that attention reads: whose keys and values it has, and which of them attention sees.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "diagnose/catalogue/attention.h"
 
 namespace plumb::diagnose::families {
@@ -56,10 +58,23 @@ void add_seen(Candidates& out, const plan::Attention& op, std::string detail, st
   });
 }
 
-void other_layer(const Question&, const plan::Attention& op, Candidates& out) {
-  // Only earlier layers: while the prompt runs, a later layer's keys and values do not exist yet.
-  for (const std::uint32_t layer : std::set<std::uint32_t>{op.layer - std::min(op.layer, 1u), 0}) {
-    if (layer == op.layer) continue;
+// The layers whose cache could be read in place of the right one: the layer before and the first, or, where the op's own
+// layer keeps nothing, any before it. Only earlier ones: while the prompt runs, a later layer's keys and values do not
+// exist yet.
+std::vector<std::uint32_t> other_caches(const Question& q, const plan::Attention& op) {
+  const std::vector<plan::LayerCache>& kept = q.plan().cache.layers;
+  const std::uint32_t own = layer_of(q.plan().value(q.out()).name).value_or(op.layer);
+  std::vector<std::uint32_t> layers;
+  for (std::uint32_t layer = std::max(own, op.layer + 1); layer-- > 0;) {
+    const bool fits = q.replay.has_cache(layer) && kept[layer] == kept[op.layer];
+    if (layer != op.layer && fits) layers.push_back(layer);
+  }
+  if (own == op.layer && layers.size() > 2) layers = {layers.front(), layers.back()};
+  return layers;
+}
+
+void other_layer(const Question& q, const plan::Attention& op, Candidates& out) {
+  for (const std::uint32_t layer : other_caches(q, op)) {
     for (const auto& [part, name] : parts) {
       out.reading(fmt::format("{} of layer {}", name, layer), [layer, part = part](const Site& site, Scene& scene) {
         const plan::KvWrite& write = site.replay.kv_write(layer);
@@ -168,8 +183,8 @@ void one_slot(const Question& q, const plan::Attention& op, Candidates& out) {
 
 constexpr Hypothesis table[] = {
     {"cache-other-layer", Kind::cache, of<other_layer>, R"(attention reads another layer's cache
-The layer's offset into the cache is off.
-index the cache by layer)"},
+The layer's offset into the cache is off, or, where layers share an earlier layer's cache, it is not the one that they share.
+index the cache by the layer that wrote it)"},
     {"cache-position", Kind::cache, of<position>, R"(cached keys lie at other positions
 The slot that is read is off by one from the slot that is written.
 read and write slot = position)"},
