@@ -21,6 +21,10 @@ Result<void> check_step(const plan::Plan& plan, const Step& step) {
     return fail("{} tokens do not fit in the KV cache: {} of {} positions are free; ask for a longer context",
                 step.tokens.size(), room, step.cache->capacity());
   }
+  if (step.cache->length() > 0 && sees_later_tokens(plan)) {
+    return fail("the model reads a text as a whole, and {} tokens of it have been read; its tokens come in one step",
+                step.cache->length());
+  }
   return {};
 }
 
@@ -52,6 +56,13 @@ std::vector<Run> runs_of(const std::vector<Row>& rows) {
 
 }  // namespace
 
+bool sees_later_tokens(const plan::Plan& plan) {
+  return std::any_of(plan.ops.begin(), plan.ops.end(), [](const plan::Op& op) {
+    const auto* attention = std::get_if<plan::Attention>(&op);
+    return attention != nullptr && !attention->causal;
+  });
+}
+
 Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, std::uint32_t max_rows) {
   if (steps.empty()) return fail("a step needs at least one sequence");
   Batch batch;
@@ -65,7 +76,8 @@ Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, st
     if (!seen.insert(step.cache).second) return fail("two sequences of a step have the same KV cache");
     batch.caches.push_back(step.cache);
     n_rows += step.tokens.size();
-    batch.longest = std::max(batch.longest, step.cache->length() + static_cast<std::uint32_t>(step.tokens.size()));
+    batch.lengths.push_back(step.cache->length() + static_cast<std::uint32_t>(step.tokens.size()));
+    batch.longest = std::max(batch.longest, batch.lengths.back());
   }
   if (n_rows > max_rows) {
     return fail("a step of {} tokens is longer than the {} that the executor was loaded for", n_rows, max_rows);

@@ -27,7 +27,8 @@ struct Run {
 
 struct Batch {
   std::vector<Row> rows;
-  std::vector<KvCache*> caches;  // by sequence
+  std::vector<KvCache*> caches;        // by sequence
+  std::vector<std::uint32_t> lengths;  // by sequence: its positions after the step
   std::uint32_t n_outputs = 0;
   std::uint32_t longest = 0;  // positions of the longest sequence after the step
   std::vector<Run> runs;      // all rows, in runs as long as possible
@@ -35,8 +36,13 @@ struct Batch {
   [[nodiscard]] std::uint32_t n_rows() const { return static_cast<std::uint32_t>(rows.size()); }
   [[nodiscard]] std::uint32_t n_rows(plan::Rows kind) const { return kind == plan::Rows::tokens ? n_rows() : n_outputs; }
   [[nodiscard]] std::uint32_t position(std::uint64_t row) const { return rows[row].position; }
+  // The positions of the row's sequence after the step.
+  [[nodiscard]] std::uint32_t length(std::uint64_t row) const { return lengths[rows[row].sequence]; }
   [[nodiscard]] KvCache& cache(std::uint64_t row) const { return *caches[rows[row].sequence]; }
 };
+
+// Whether an attention of the plan is not causal.
+bool sees_later_tokens(const plan::Plan& plan);
 
 // Errors: those of Executor::run, except for caches of another executor.
 Result<Batch> make_batch(const plan::Plan& plan, std::span<const Step> steps, std::uint32_t max_rows);

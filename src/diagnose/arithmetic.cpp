@@ -283,6 +283,9 @@ struct Variance {
       }
       p.clear();
       of_score.clear();
+      // Engines may count ALiBi's distances from either end of the cache, since only differences matter.
+      const double largest_bias = op.alibi_max_bias > 0 ? backends::reference::alibi_slope(op, h) * scene.cached(t) : 0;
+      const double of_bias = square(2 * unit_f32 * largest_bias) + uniform(engine.store * largest_bias);
       for (const std::uint32_t s : seen) {
         const float* key = keys.rows[s] + kv;
         const double* of_key = keys.variance.data() + s * width + kv;
@@ -293,15 +296,12 @@ struct Variance {
           squares += square(product);
           inputs += x_squared[i] * of_key[i] + square(k) * of_x[i];
         }
-        double score = dot * op.scale, slope = 1;
-        if (op.soft_cap > 0) {
-          slope = 1 - square(std::tanh(score / op.soft_cap));
-          score = op.soft_cap * std::tanh(score / op.soft_cap);
-        }
+        const double score = score_of(op, rule, dot, t, h, s);
+        const double slope = op.soft_cap > 0 ? 1 - square(std::tanh(dot * op.scale / op.soft_cap)) : 1;
         p.push_back(score);
         const double of_dot = squares * (operands + square(engine.sum) * static_cast<double>(d)) + inputs;
         of_score.push_back(square(slope * op.scale) * of_dot + square(2 * unit_f32) * (square(score) + function_units) +
-                           uniform(engine.store * score));
+                           uniform(engine.store * score) + of_bias);
       }
       rule.weigh(h, p);
       const double n = static_cast<double>(p.size());

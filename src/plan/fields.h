@@ -2,7 +2,7 @@
 // its fields are the only description of an op (plan.h), so no list of operands can be incomplete.
 //
 // The number of fields is the largest number of values from which the struct can be initialized. Works for structs of up to
-// 10 fields, without base classes and without arrays.
+// 14 fields, without base classes and without arrays.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +35,7 @@ template <class Struct, class Visit>
 constexpr void for_each_field(Struct& op, const Visit& visit) {
   const auto each = [&](auto&... fields) { (visit(fields), ...); };
   // clang-format off
-#define PLUMB_FIELDS(n, ...) else if constexpr (n_fields<Struct> == n) { auto& [__VA_ARGS__] = op; each(__VA_ARGS__); }
+#define PLUMB_FIELDS(count, ...) else if constexpr (n_fields<Struct> == count) { auto& [__VA_ARGS__] = op; each(__VA_ARGS__); }
   if constexpr (n_fields<Struct> == 0) {}
   PLUMB_FIELDS(1, a)
   PLUMB_FIELDS(2, a, b)
@@ -47,7 +47,11 @@ constexpr void for_each_field(Struct& op, const Visit& visit) {
   PLUMB_FIELDS(8, a, b, c, d, e, f, g, h)
   PLUMB_FIELDS(9, a, b, c, d, e, f, g, h, i)
   PLUMB_FIELDS(10, a, b, c, d, e, f, g, h, i, j)
-  else static_assert(n_fields<Struct> <= 10, "a struct of more fields wants another line above");
+  PLUMB_FIELDS(11, a, b, c, d, e, f, g, h, i, j, k)
+  PLUMB_FIELDS(12, a, b, c, d, e, f, g, h, i, j, k, l)
+  PLUMB_FIELDS(13, a, b, c, d, e, f, g, h, i, j, k, l, m)
+  PLUMB_FIELDS(14, a, b, c, d, e, f, g, h, i, j, k, l, m, n)
+  else static_assert(n_fields<Struct> <= 14, "a struct of more fields wants another line above");
 #undef PLUMB_FIELDS
   // clang-format on
 }

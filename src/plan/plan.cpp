@@ -191,6 +191,10 @@ ValueId Builder::attention(std::string value, ValueId q, Attention op) {
   expect(std::isfinite(op.scale) && op.scale > 0, "attention", value, "the scale must be a positive number");
   expect(std::isfinite(op.soft_cap) && op.soft_cap >= 0, "attention", value,
          "the soft cap must be a positive number, or 0 for none");
+  expect(std::isfinite(op.alibi_max_bias) && op.alibi_max_bias >= 0, "attention", value,
+         "ALiBi's largest bias must be a positive number, or 0 for none");
+  expect(op.causal || (op.window_kind == WindowKind::sliding && op.alibi_max_bias == 0), "attention", value,
+         "parts of a sequence and ALiBi are for causal attention");
   expect_vector(op.sinks, op.n_heads, "sinks", "attention", value);
   op.q = q;
   return append(std::move(value), Rows::tokens, input.width, op);

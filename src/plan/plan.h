@@ -157,14 +157,26 @@ struct KvWrite {
   std::uint32_t layer = 0;
 };
 
+enum class WindowKind : std::uint8_t {
+  sliding,  // the last `window` positions, that of the token included
+  chunked,  // the sequence is cut into parts of `window` positions, and a token sees its own part (Llama 4)
+};
+
 // ctx[t, h] = sum_s softmax_s(q[t, h] . K[s, kv(h)] * scale) V[s, kv(h)]
-// with s <= position(t) and kv(h) = h * n_kv_heads / n_heads, over the layer's cache, to which KvWrite has added this
-// step's tokens.
-//  - window > 0 limits s to the last `window` positions, position(t) included.
+// with kv(h) = h * n_kv_heads / n_heads, over the cache of `layer`, to which KvWrite has added this step's tokens. Several
+// ops may read one layer's cache. Below, t stands for the token's position.
+//  - s <= t; or, where the op is not causal (encoders), all positions of the sequence, those of this step included. All
+//    tokens of a text then come in one step, on an empty cache.
+//  - window > 0 limits s to t - window < s (sliding), or to s / window = t / window (chunked). In an op that is not causal
+//  a
+//    window slides on both sides: |t - s| <= window / 2 (ModernBERT, https://arxiv.org/abs/2412.13663).
 //  - soft_cap > 0 bounds scores before the softmax: score becomes soft_cap * tanh(score / soft_cap) (Gemma 2,
 //    https://arxiv.org/abs/2408.00118).
 //  - sinks [n_heads] adds exp(sinks[h]) to the softmax's sum, so that a head's weights may add up to less than 1 (gpt-oss,
 //    https://arxiv.org/abs/2309.17453).
+//  - alibi_max_bias > 0 adds -slope(h) * (t - s) to the scores, after the cap (ALiBi, https://arxiv.org/abs/2108.12409,
+//    section 3). With n the largest power of two that is at most n_heads, slope(h) = 2^(-alibi_max_bias * (h + 1) / n) for
+//    h < n, and 2^(-alibi_max_bias * (2 (h - n) + 1) / (2n)) for the others. The paper's alibi_max_bias is 8.
 // The watched value .attn_probs is the softmax without the sink's share: [n_heads, T, S], as n_heads * T rows of S.
 struct Attention {
   static constexpr std::string_view name = "attention";
@@ -178,6 +190,9 @@ struct Attention {
   std::uint32_t window = 0;
   float soft_cap = 0.0f;
   std::optional<VectorId> sinks;
+  WindowKind window_kind = WindowKind::sliding;
+  bool causal = true;
+  float alibi_max_bias = 0.0f;
 };
 
 enum class Activation : std::uint8_t {

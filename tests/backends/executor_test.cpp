@@ -81,6 +81,37 @@ TEST_P(Executors, RunSequencesTogetherAsAlone) {
   }
 }
 
+TEST_P(Executors, ReadTextsAsAWholeTogetherAsAlone) {
+  const auto reference = make_reference();
+  ModelShape shape;
+  shape.causal = false;
+  for (const std::uint32_t window : {0U, 8U}) {
+    shape.window = window;
+    const SmallModel model(shape);
+    const auto executor = load(model), alone = backends::load(model, *reference);
+    auto caches = *executor->new_caches(3, 60, KvType::f32);
+    const auto tokens = some_tokens(60);
+    std::vector<Step> steps;
+    std::vector<float> expected;
+    for (const std::size_t n : {std::size_t{7}, std::size_t{1}, std::size_t{30}}) {
+      const std::size_t i = steps.size();
+      steps.push_back({caches[i].get(), std::span(tokens).subspan(5 * i, n), i == 1 ? Outputs::last : Outputs::all});
+      const auto cache = cache_for(*alone, 60);
+      const auto one = logits_of(*alone, std::vector<Step>{{cache.get(), steps[i].tokens, steps[i].outputs}});
+      expected.insert(expected.end(), one.begin(), one.end());
+    }
+    // Together, and one token each, which is recorded.
+    expect_close(logits_of(*executor, steps), expected, way_.name == "reference" ? 0 : way_.fused ? 5e-3 : 2e-5);
+    for (const auto& cache : caches) cache->truncate(0);
+    const std::vector<Step> one_each{{caches[0].get(), std::span(tokens).subspan(5, 1)},
+                                     {caches[2].get(), std::span(tokens).subspan(9, 1)}};
+    EXPECT_EQ(logits_of(*executor, one_each).size(), 2 * shape.vocab);
+    const auto more = executor->run({caches[0].get(), std::span(tokens).first(1), Outputs::last});
+    ASSERT_FALSE(more);
+    EXPECT_THAT(more.error().message, HasSubstr("its tokens come in one step"));
+  }
+}
+
 TEST_P(Executors, GiveTheSameBitsInPoisonedMemory) {
   for (const Format format : formats()) {
     ModelShape shape = shape_for(format, is_emulated() ? 64 : 256);

@@ -101,7 +101,8 @@ double work_of(const plan::Plan& plan, double n_rows, double n_before) {
     if (!out) continue;
     work += n_rows * static_cast<double>(plan.value(*out).width);
     if (const auto* attention = std::get_if<plan::Attention>(&op)) {
-      const double seen = attention->window > 0 ? attention->window : n_before + n_rows / 2;
+      const double all = attention->causal ? n_before + n_rows / 2 : n_rows;
+      const double seen = attention->window > 0 ? attention->window : all;
       work += n_rows * static_cast<double>(plan.value(attention->q).width) * seen;
     }
     if (plan::inputs(op).empty()) continue;

@@ -66,6 +66,36 @@ Golden attention(std::string name, std::vector<float> keys, std::vector<double> 
           .cache = {1, 1, 1}};
 }
 
+// The same, where the op has other fields. Each head has the same queries and keys.
+Golden attention(std::string name, plan::Attention op, std::uint32_t n, std::vector<double> expected) {
+  op.n_kv_heads = 1;
+  op.head_dim = 1;
+  op.scale = 0.5F;
+  return {.name = std::move(name),
+          .op =
+              [=](Maker& m) {
+                std::vector<float> values{1};
+                while (values.size() < n) values.push_back(10 * values.back());
+                const ValueId q = in(m, std::vector<float>(std::size_t{n} * op.n_heads, 2.0F));
+                m.builder.kv_write(0, in(m, std::vector<float>(n, 0.0F)), in(m, values));
+                return m.builder.attention("op", q, op);
+              },
+          .expected = std::move(expected),
+          .n_tokens = n,
+          .cache = {1, 1, 1}};
+}
+
+// The mean of 1, 10, 100, … where the weight of a position falls by e^-slope with every step back.
+double biased_mean(std::uint32_t n, double slope) {
+  double sum = 0, total = 0;
+  for (std::uint32_t s = 0; s < n; ++s) {
+    const double weight = std::exp(-slope * (n - 1 - s));
+    sum += weight * std::pow(10, s);
+    total += weight;
+  }
+  return sum / total;
+}
+
 Golden activation(std::string name, plan::Activation kind, std::vector<float> gate, std::vector<double> expected) {
   return {.name = std::move(name),
           .op =
@@ -140,6 +170,20 @@ std::vector<Golden> goldens() {
       attention("Average", {0, 0, 0}, {1, 5.5, 37}),
       attention("Softmax", {q1, q2, q1}, {1, (1 + 2 * 10) / 3.0, (1 + 20 + 100) / 4.0}),
       attention("Window", {0, 0, 0, 0}, {1, 5.5, 55, 550}, 2),
+      attention("PartsOfTheSequence", {.n_heads = 1, .window = 2, .window_kind = plan::WindowKind::chunked}, 5,
+                {1, 5.5, 100, 550, 10000}),
+      attention("BothSides", {.n_heads = 1, .causal = false}, 3, {37, 37, 37}),
+      attention("WindowOnBothSides", {.n_heads = 1, .window = 2, .causal = false}, 4, {5.5, 37, 370, 550}),
+      attention("OddWindowOnBothSides", {.n_heads = 1, .window = 3, .causal = false}, 4, {5.5, 37, 370, 550}),
+      attention("WindowOfItself", {.n_heads = 1, .window = 1, .causal = false}, 3, {1, 10, 100}),
+      attention("Alibi", {.n_heads = 2, .alibi_max_bias = 8}, 3,
+                {1, 1, biased_mean(2, 0x1p-4), biased_mean(2, 0x1p-8), biased_mean(3, 0x1p-4), biased_mean(3, 0x1p-8)}),
+      // The authors' code for 3 heads: the slopes of 2 heads, then every other one of 4.
+      attention("AlibiOfThreeHeads", {.n_heads = 3, .alibi_max_bias = 8}, 2,
+                {1, 1, 1, biased_mean(2, 0x1p-4), biased_mean(2, 0x1p-8), biased_mean(2, 0x1p-2)}),
+      attention("AlibiOfSixHeads", {.n_heads = 6, .alibi_max_bias = 4}, 2,
+                {1, 1, 1, 1, 1, 1, biased_mean(2, 0x1p-1), biased_mean(2, 0x1p-2), biased_mean(2, 0x1p-3),
+                 biased_mean(2, 0x1p-4), biased_mean(2, std::exp2(-0.5)), biased_mean(2, std::exp2(-1.5))}),
       attention("Sink", {0, 0, 0}, {1 / 2.0, 11 / 3.0, 111 / 4.0}, 0, 0, 0.0F),
       attention("Cap", {0, 1}, {1, (1 + 10 * capped(1)) / (1 + capped(1))}, 0, 1),
       // Heads 0 and 1 have the first key's values, 2 and 3 the second's.

@@ -288,6 +288,9 @@ struct Attending {
   bool sinks = false;
   KvType type = KvType::f16;
   Sizes spikes = {};  // positions with values of 30,000, which must not reach tokens that do not attend to them
+  plan::WindowKind window_kind = plan::WindowKind::sliding;
+  bool causal = true;
+  float alibi_max_bias = 0;
 };
 
 Case attention(const Attending& a) {
@@ -296,9 +299,14 @@ Case attention(const Attending& a) {
                            .head_dim = a.head_dim,
                            .scale = 1 / std::sqrt(static_cast<float>(a.head_dim)),
                            .window = a.window,
-                           .soft_cap = a.soft_cap};
-  return {.name = fmt::format("{} of {} heads of {}, steps {}, window {}, cap {}{}{}, spikes {}", a.n_heads, a.n_kv_heads,
-                              a.head_dim, fmt::join(a.steps, "+"), a.window, a.soft_cap, a.sinks ? ", sinks" : "",
+                           .soft_cap = a.soft_cap,
+                           .window_kind = a.window_kind,
+                           .causal = a.causal,
+                           .alibi_max_bias = a.alibi_max_bias};
+  return {.name = fmt::format("{} of {} heads of {}, steps {}, {}window {}, cap {}, ALiBi {}{}{}{}, spikes {}", a.n_heads,
+                              a.n_kv_heads, a.head_dim, fmt::join(a.steps, "+"),
+                              a.window_kind == plan::WindowKind::chunked ? "chunked " : "", a.window, a.soft_cap,
+                              a.alibi_max_bias, a.sinks ? ", sinks" : "", a.causal ? "" : ", both sides",
                               a.type == KvType::f32 ? ", F32" : "", fmt::join(a.spikes, " ")),
           .op =
               [=](Maker& m) {
@@ -385,6 +393,68 @@ void attentions(Table& table) {
     table.push_back(
         attention({.n_heads = 2, .n_kv_heads = 1, .head_dim = 8, .steps = {edge - 2, 1, 1, 1, 5}, .window = 40}));
     table.back().n_unchecked = 1;
+  }
+}
+
+// Windows that are parts of the sequence, attention that sees both sides, and ALiBi.
+void other_attentions(Table& table) {
+  const auto add = [&](const Attending& a) { table.push_back(attention(a)); };
+  for (const KvType type : {KvType::f16, KvType::f32}) {
+    // Tokens before, at and after the beginning of a part, alone and in tiles. Values at the end of a part, and at its
+    // beginning, are 30,000.
+    for (const std::uint32_t window : Sizes{1, 2, 5, 63, 64, 65, 79, 96, 127, 128, 129, 150}) {
+      for (const std::uint32_t spike : {window - 1, window}) {
+        Attending a{.n_heads = 2, .n_kv_heads = 1, .window = window, .type = type, .spikes = {spike}};
+        a.window_kind = plan::WindowKind::chunked;
+        a.steps = {window, 1, 1, std::max(3U, window) - 2, 1, 1, 4, 70};
+        add(a);
+        a.steps = {2 * window + 9};
+        add(a);
+      }
+    }
+    for (const bool sinks : {false, true}) {
+      Attending a{
+          .steps = {1, 9, 3, 131, 1, 1}, .window = 20, .soft_cap = sinks ? 0.0F : 1.5F, .sinks = sinks, .type = type};
+      a.window_kind = plan::WindowKind::chunked;
+      add(a);
+    }
+    // Both sides: tiles of tokens and blocks of the cache that end before, at and after the text, with windows that begin
+    // and end inside them. The first and the last value are 30,000.
+    for (const std::uint32_t n : Sizes{1, 2, 3, 5, 9} + around({64, 96, 128, 256})) {
+      for (const std::uint32_t window : Sizes{0, 1, 2, 3, 8, 127, 128, 130}) {
+        Attending a{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .steps = {n}, .window = window, .type = type};
+        a.causal = false;
+        if (window > 0) a.spikes = {0, n - 1};
+        add(a);
+      }
+    }
+    for (const Sizes& heads : {Sizes{1, 1}, {6, 2}, {14, 2}, {97, 1}}) {
+      for (const std::uint32_t head_dim : {10U, 64U}) {
+        Attending a{.n_heads = heads[0], .n_kv_heads = heads[1], .head_dim = head_dim, .steps = {40}, .type = type};
+        a.causal = false;
+        a.window = 9;
+        a.sinks = heads[0] == 6;
+        a.soft_cap = heads[0] == 14 ? 2.0F : 0.0F;
+        add(a);
+      }
+    }
+    // ALiBi for numbers of heads that are powers of two and others.
+    for (const std::uint32_t n_heads : {1U, 2U, 3U, 6U, 8U, 12U, 33U}) {
+      Attending a{.n_heads = n_heads, .n_kv_heads = 1, .head_dim = 16, .steps = {1, 9, 3, 131, 1, 1}, .type = type};
+      a.alibi_max_bias = 8;
+      add(a);
+      a.n_kv_heads = n_heads;
+      a.alibi_max_bias = 3;
+      a.window = 20;
+      a.spikes = {3, 127};
+      add(a);
+      a.soft_cap = 1.5F;
+      a.sinks = true;
+      add(a);
+    }
+    Attending late{.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .steps = {510, 1, 1, 1, 1, 3, 100}, .type = type};
+    late.alibi_max_bias = 8;
+    add(late);
   }
 }
 
@@ -777,6 +847,7 @@ const std::map<std::string, void (*)(Table&)> families{{"embeddings", embeddings
                                                        {"large_products", large_products},
                                                        {"rotations", rotations},
                                                        {"attention", attentions},
+                                                       {"other_attention", other_attentions},
                                                        {"rotated_attention", rotated_attentions},
                                                        {"elementwise", elementwise},
                                                        {"largest", largest},

@@ -40,6 +40,7 @@ struct ModelShape {
   // What each layer keeps, where not all keep n_kv_heads of head_dim. A layer that keeps nothing reads the cache of the
   // last one that keeps something.
   std::vector<plan::LayerCache> layers = {};
+  bool causal = true;
 
   [[nodiscard]] plan::CacheShape cache() const {
     return layers.empty() ? plan::CacheShape(n_layers, n_kv_heads, head_dim) : plan::CacheShape(layers);
@@ -89,7 +90,8 @@ inline plan::ValueId add_model(Maker& m, const ModelShape& shape) {
                                     .scale = 0.3F,
                                     .window = shape.window,
                                     .soft_cap = shape.soft_cap,
-                                    .sinks = shape.sinks ? std::optional(m.vector(shape.n_heads)) : std::nullopt};
+                                    .sinks = shape.sinks ? std::optional(m.vector(shape.n_heads)) : std::nullopt,
+                                    .causal = shape.causal};
     const auto out = linear(blk + "attn_out", b.attention(blk + "attn_ctx", q_rope, attention), shape.d, q_width);
     x = b.add(blk + "attn_resid", x, out);
     auto y = norm(blk + "ffn_norm", x, shape.d, 1e-5F);

@@ -65,7 +65,7 @@ TEST(Plan, ListsOpsOverNamedValues) {
 }
 
 TEST(Plan, AnOpsOperandsAreWhatItsFieldsTypesSay) {
-  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 10 && n_fields<Attention> == 10);
+  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 10 && n_fields<Attention> == 13);
   const auto index = [](const auto& ids) {
     std::vector<std::uint32_t> list;
     for (const auto id : ids) list.push_back(id.index);
@@ -313,6 +313,14 @@ TEST_F(Rules, OfAttention) {
   accepted(with([](Attention& a) { a.soft_cap = 50.0f; }));
   for (const float cap : {-1.0f, nan, infinity})
     refused(with([&](Attention& a) { a.soft_cap = cap; }), "the soft cap must be a positive number");
+  accepted(with([](Attention& a) { a.alibi_max_bias = 8.0f; }));
+  for (const float bias : {-1.0f, nan, infinity})
+    refused(with([&](Attention& a) { a.alibi_max_bias = bias; }), "ALiBi's largest bias must be a positive number");
+  accepted(with([](Attention& a) { a.window = 2, a.causal = false; }));
+  accepted(with([](Attention& a) { a.window = 2, a.window_kind = WindowKind::chunked; }));
+  refused(with([](Attention& a) { a.window = 2, a.window_kind = WindowKind::chunked, a.causal = false; }),
+          "are for causal attention");
+  refused(with([](Attention& a) { a.alibi_max_bias = 8.0f, a.causal = false; }), "are for causal attention");
   const auto with_sinks = [&](std::initializer_list<std::uint64_t> dims) {
     return [right, dims](Fixture& f) {
       Attention op = right;

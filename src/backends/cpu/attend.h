@@ -126,6 +126,9 @@ void attend(const AttendBlock& job) {
         store(row + s, splat(job.soft_cap) * tanh(load(row + s) * splat(1.0f / job.soft_cap)));
       }
     }
+    for (std::size_t s = first; job.slope != nullptr && s < last; ++s) {
+      row[s] -= job.slope[r] * (job.distance[r] - static_cast<float>(s));
+    }
     for (std::size_t s = 0; s < first; ++s) row[s] = nothing;
     for (std::size_t s = last; s < padded_end; ++s) row[s] = nothing;
     Vf most = splat(nothing);

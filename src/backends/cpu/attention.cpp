@@ -1,6 +1,7 @@
 #include "backends/cpu/stages.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -19,8 +20,27 @@ constexpr std::uint32_t block_size = kv_block;
 
 bool splits_cache(const Batch& batch) { return batch.n_rows() <= split_cache_up_to && batch.runs.size() == 1; }
 
-std::uint32_t first_seen(const plan::Attention& op, std::uint32_t position) {
-  return op.window > 0 && position + 1 > op.window ? position + 1 - op.window : 0;
+// The positions [first, end) that a row attends to. Both grow with the row's position.
+struct Seen {
+  std::uint32_t first, end;
+};
+Seen seen_by(const Batch& batch, const plan::Attention& op, std::uint32_t row) {
+  const std::uint32_t position = batch.position(row);
+  const std::uint32_t end = op.causal ? position + 1 : batch.length(row);
+  if (op.window == 0) return {0, end};
+  if (op.window_kind == plan::WindowKind::chunked) return {position / op.window * op.window, end};
+  const std::uint32_t before = op.causal ? op.window - 1 : op.window / 2;
+  return {position - std::min(position, before), op.causal ? end : std::min(end, position + op.window / 2 + 1)};
+}
+// The blocks of the cache [first, end) with positions that a row of the run attends to.
+Seen blocks_seen_by(const Batch& batch, const plan::Attention& op, const Run& rows) {
+  return {seen_by(batch, op, rows.begin).first / block_size, (seen_by(batch, op, rows.end - 1).end - 1) / block_size + 1};
+}
+
+float alibi_slope(const plan::Attention& op, std::uint32_t head) {
+  const std::uint32_t n = std::bit_floor(op.n_heads);
+  const double exponent = head < n ? (head + 1.0) / n : (2.0 * (head - n) + 1) / (2.0 * n);
+  return static_cast<float>(std::exp2(-op.alibi_max_bias * exponent));
 }
 
 // Query heads [begin, end) that share a KV head.
@@ -91,11 +111,12 @@ struct Scratch {
   float *largest, *total;  // [rows], of one block
   float *running_largest, *running_total;
   std::uint32_t *first, *last;
+  float *slope, *distance;  // [rows], where the op has ALiBi
   std::uint8_t* kernel;
 
   static std::size_t bytes(std::size_t rows, std::size_t stride) {
     const std::size_t padded = (rows + 15) / 16 * 16;
-    return (3 * padded * stride + 6 * padded + padded * kv_block + 2 * kv_block * stride) * sizeof(float);
+    return (3 * padded * stride + 8 * padded + padded * kv_block + 2 * kv_block * stride) * sizeof(float);
   }
   Scratch(std::byte* base, std::size_t rows, std::size_t stride) {
     const std::size_t padded = (rows + 15) / 16 * 16;
@@ -110,6 +131,8 @@ struct Scratch {
     running_total = take(padded);
     first = reinterpret_cast<std::uint32_t*>(take(padded));
     last = reinterpret_cast<std::uint32_t*>(take(padded));
+    slope = take(padded);
+    distance = take(padded);
     kernel = reinterpret_cast<std::uint8_t*>(next);
   }
 };
@@ -138,7 +161,8 @@ class QueryRows {
         cache_(w.cache(tokens.begin)),
         scratch_(w.scratch[thread].get(), std::size_t{tokens.n()} * heads_.n(), stride_) {
     float* q = scratch_.q;
-    for_rows([&](std::uint32_t token, std::uint32_t head, std::size_t) {
+    for_rows([&](std::uint32_t token, std::uint32_t head, std::size_t r) {
+      if (op.alibi_max_bias > 0) scratch_.slope[r] = alibi_slope(op, head);
       const float* from = w.row(op.q, token) + std::size_t{head} * op.head_dim;
       for (std::uint32_t d = 0; d < op.head_dim; ++d) q[d] = from[d] * op.scale;
       std::fill(q + op.head_dim, q + stride_, 0.0f);
@@ -164,8 +188,8 @@ class QueryRows {
     const auto running = [&](std::size_t r) {
       return Partial{scratch_.running_largest + r, scratch_.running_total + r, scratch_.running_context + r * stride_};
     };
-    const std::uint32_t last = w_.batch.position(tokens_.end - 1) / block_size;
-    for (std::uint32_t block = first_seen(op_, w_.batch.position(tokens_.begin)) / block_size; block <= last; ++block) {
+    const Seen blocks = blocks_seen_by(w_.batch, op_, tokens_);
+    for (std::uint32_t block = blocks.first; block < blocks.end; ++block) {
       run_block(block);
       for_rows([&](std::uint32_t, std::uint32_t, std::size_t r) {
         const Partial into = running(r);
@@ -192,8 +216,12 @@ class QueryRows {
       return position < block * block_size ? 0 : std::min(position - block * block_size, block_size);
     };
     for_rows([&](std::uint32_t token, std::uint32_t, std::size_t r) {
-      scratch_.first[r] = in_block(first_seen(op_, w_.batch.position(token)));
-      scratch_.last[r] = in_block(w_.batch.position(token) + 1);
+      const Seen seen = seen_by(w_.batch, op_, token);
+      scratch_.first[r] = in_block(seen.first);
+      scratch_.last[r] = in_block(seen.end);
+      if (op_.alibi_max_bias > 0) {
+        scratch_.distance[r] = static_cast<float>(w_.batch.position(token)) - static_cast<float>(block * block_size);
+      }
     });
     w_.kernels.attend({.q = scratch_.q,
                        .n_rows = std::size_t{tokens_.n()} * heads_.n(),
@@ -207,7 +235,9 @@ class QueryRows {
                        .total = scratch_.total,
                        .context = scratch_.context,
                        .scratch = scratch_.kernel,
-                       .soft_cap = op_.soft_cap});
+                       .soft_cap = op_.soft_cap,
+                       .slope = op_.alibi_max_bias > 0 ? scratch_.slope : nullptr,
+                       .distance = scratch_.distance});
   }
 
   const Workspace& w_;
@@ -231,8 +261,8 @@ void load_key(const Cache& cache, const plan::Attention& op, std::uint32_t kv_he
 std::uint32_t begin_stage(const Workspace& w, const AttentionStage& stage) {
   const auto& op = w.op<plan::Attention>(stage.op);
   if (!splits_cache(w.batch)) return op.n_kv_heads * n_tiles(op, w.batch);
-  // The blocks that any of the tokens sees.
-  return op.n_kv_heads * ((w.batch.longest - 1) / block_size + 1 - first_seen(op, w.batch.position(0)) / block_size);
+  const Seen blocks = blocks_seen_by(w.batch, op, {0, w.batch.n_rows()});
+  return op.n_kv_heads * (blocks.end - blocks.first);
 }
 
 void run_item(const Workspace& w, const AttentionStage& stage, std::uint32_t item, std::uint32_t thread) {
@@ -240,8 +270,8 @@ void run_item(const Workspace& w, const AttentionStage& stage, std::uint32_t ite
   const std::uint32_t kv_head = item % op.n_kv_heads;
   item /= op.n_kv_heads;
   if (splits_cache(w.batch)) {
-    const std::uint32_t first_block = first_seen(op, w.batch.position(0)) / block_size;
-    QueryRows(w, op, kv_head, {0, w.batch.n_rows()}, thread).attend_block(first_block + item);
+    const Run all{0, w.batch.n_rows()};
+    QueryRows(w, op, kv_head, all, thread).attend_block(blocks_seen_by(w.batch, op, all).first + item);
   } else {
     // Late tokens see most of the cache, so they come first.
     QueryRows(w, op, kv_head, tile(op, w.batch, n_tiles(op, w.batch) - 1 - item), thread).attend_all();
@@ -252,11 +282,11 @@ void run_row(const Workspace& w, const Merge& merge, std::uint32_t row) {
   if (!splits_cache(w.batch)) return;
   const auto& op = w.op<plan::Attention>(merge.op);
   const Partials partials(w, op);
-  const std::uint32_t first = first_seen(op, w.batch.position(row)) / block_size;
+  const Seen blocks = blocks_seen_by(w.batch, op, {row, row + 1});
   for (std::uint32_t head = 0; head < op.n_heads; ++head) {
     // Merges all partial results into that of the first visible block.
-    const Partial into = partials.at(first, row, head);
-    for (std::uint32_t block = first + 1; block <= w.batch.position(row) / block_size; ++block) {
+    const Partial into = partials.at(blocks.first, row, head);
+    for (std::uint32_t block = blocks.first + 1; block < blocks.end; ++block) {
       const Partial part = partials.at(block, row, head);
       w.kernels.merge(*part.largest, *part.total, part.context, partials.stride, into.largest, into.total, into.context);
     }
@@ -285,23 +315,25 @@ std::vector<float> attention_probs(const Workspace& w, const plan::Attention& op
   for (std::uint32_t head = 0; head < op.n_heads; ++head) {
     const auto kv_head = static_cast<std::uint32_t>(std::uint64_t{head} * op.n_kv_heads / op.n_heads);
     for (std::uint32_t token = 0; token < n_tokens; ++token) {
-      const std::uint32_t position = w.batch.position(token);
-      const std::uint32_t first = first_seen(op, position);
+      const auto [first, end] = seen_by(w.batch, op, token);
       const float* q = w.row(op.q, token) + std::size_t{head} * op.head_dim;
       float* p = probs.data() + (head * n_tokens + token) * n_positions;
       float largest = -std::numeric_limits<float>::infinity();
-      for (std::uint32_t s = first; s <= position; ++s) {
+      for (std::uint32_t s = first; s < end; ++s) {
         load_key(w.cache(token), op, kv_head, s, key);
         float score = 0;
         for (std::uint32_t d = 0; d < op.head_dim; ++d) score += q[d] * op.scale * key[d];
         if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
+        if (op.alibi_max_bias > 0) {
+          score -= alibi_slope(op, head) * (static_cast<float>(w.batch.position(token)) - static_cast<float>(s));
+        }
         p[s] = score;
         largest = std::max(largest, score);
       }
       if (op.sinks) largest = std::max(largest, w.vector(*op.sinks)[head]);
       float total = op.sinks ? std::exp(w.vector(*op.sinks)[head] - largest) : 0;
-      for (std::uint32_t s = first; s <= position; ++s) total += p[s] = std::exp(p[s] - largest);
-      for (std::uint32_t s = first; s <= position; ++s) p[s] /= total;
+      for (std::uint32_t s = first; s < end; ++s) total += p[s] = std::exp(p[s] - largest);
+      for (std::uint32_t s = first; s < end; ++s) p[s] /= total;
     }
   }
   return probs;

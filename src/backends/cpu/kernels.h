@@ -97,6 +97,10 @@ struct AttendBlock {
   float* context;  // [n_rows][head_stride]
   std::uint8_t* scratch;
   float soft_cap;  // 0, or scores become soft_cap * tanh(score / soft_cap)
+  // Null, or -slope[r] * (distance[r] - s) is added to the scores after that: distance[r] is the row's position, counted
+  // from the block's first.
+  const float* slope;
+  const float* distance;
 };
 
 // y = activation(gate) * (up + up_offset), as plan::Activate has it. Each y may be the gate or the up of its place.

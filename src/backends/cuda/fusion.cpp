@@ -41,8 +41,9 @@ const plan::Linear* linear_before(const StepContext& step, std::size_t op, Predi
 
 bool takes_attention(const StepContext& step, const plan::Attention& op) {
   const std::vector<Run>& runs = step.batch().runs;
-  return step.cache(op.layer).type == KvType::f16 && op.soft_cap <= 0 && !op.sinks &&
-         std::all_of(runs.begin(), runs.end(), [&](const Run& run) {
+  const bool is_usual = op.soft_cap <= 0 && !op.sinks && op.causal && op.alibi_max_bias <= 0 &&
+                        (op.window == 0 || op.window_kind == plan::WindowKind::sliding);
+  return step.cache(op.layer).type == KvType::f16 && is_usual && std::all_of(runs.begin(), runs.end(), [&](const Run& run) {
            return is_prompt(run) ? prompt_attention_takes(op.head_dim) : decode_attention_takes(op.head_dim);
          });
 }

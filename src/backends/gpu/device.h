@@ -102,6 +102,7 @@ struct CacheView {
 // For each row of a step, [T] of uint32: the slot of its sequence in the caches, and its position in the sequence.
 struct RowPlaces {
   View slots, positions;
+  View lasts;  // the last position of its sequence, where an op of the plan is not causal
 };
 
 class StepContext;  // step.h

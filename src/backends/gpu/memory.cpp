@@ -46,7 +46,12 @@ Result<void> fill_with_poison(Device& device, const View& view) {
 }
 
 StepMemory::StepMemory(Device& device, const plan::Plan& plan, const Batch& batch, bool guards)
-    : device_(device), plan_(plan), batch_(batch), guards_(guards), layout_(lay_out(lifetimes_of(plan), view_alignment)) {}
+    : device_(device),
+      plan_(plan),
+      batch_(batch),
+      guards_(guards),
+      has_lasts_(sees_later_tokens(plan)),
+      layout_(lay_out(lifetimes_of(plan), view_alignment)) {}
 
 Result<bool> StepMemory::reserve(std::uint64_t partial_bytes) {
   bool moved = false;
@@ -55,7 +60,7 @@ Result<bool> StepMemory::reserve(std::uint64_t partial_bytes) {
     const std::uint32_t outputs = std::max(batch_.n_outputs, n_outputs_);
     n_rows_ = n_outputs_ = 0;
     PLUMB_CHECK(reserve_values(rows, outputs));
-    const std::vector<std::uint64_t> sizes(3, rows * sizeof(std::uint32_t));
+    const std::vector<std::uint64_t> sizes(has_lasts_ ? 4 : 3, rows * sizeof(std::uint32_t));
     PLUMB_TRY(rows_, allocate_views(device_, sizes, "a step's tokens and positions"));
     n_rows_ = rows;
     n_outputs_ = outputs;
@@ -89,15 +94,17 @@ Result<void> StepMemory::reserve_values(std::uint32_t n_rows, std::uint32_t n_ou
 
 Result<void> StepMemory::begin(bool poisons) {
   std::vector<TokenId> tokens;
-  std::vector<std::uint32_t> slots, positions;
+  std::vector<std::uint32_t> slots, positions, lasts;
   for (const Row& row : batch_.rows) {
     tokens.push_back(row.token);
     slots.push_back(batch_.caches[row.sequence]->slot());
     positions.push_back(row.position);
+    lasts.push_back(batch_.lengths[row.sequence] - 1);
   }
   PLUMB_CHECK(device_.upload(this->tokens(), std::as_bytes(std::span(tokens))));
   PLUMB_CHECK(device_.upload(row_places().slots, std::as_bytes(std::span(slots))));
   PLUMB_CHECK(device_.upload(row_places().positions, std::as_bytes(std::span(positions))));
+  if (has_lasts_) PLUMB_CHECK(device_.upload(row_places().lasts, std::as_bytes(std::span(lasts))));
 
   if (poisons) {
     for (const auto* memory : {&token_arena_, &output_arena_, &partials_}) {

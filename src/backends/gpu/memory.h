@@ -29,7 +29,9 @@ class StepMemory {
   Result<void> check_guards();
 
   [[nodiscard]] View tokens() const { return row_view(0); }
-  [[nodiscard]] RowPlaces row_places() const { return {.slots = row_view(1), .positions = row_view(2)}; }
+  [[nodiscard]] RowPlaces row_places() const {
+    return {.slots = row_view(1), .positions = row_view(2), .lasts = has_lasts_ ? row_view(3) : View{}};
+  }
   [[nodiscard]] View value(plan::ValueId id) const;
   [[nodiscard]] View partials() const { return partials_ ? View{partials_.get(), 0, partials_->size()} : View{}; }
 
@@ -44,9 +46,10 @@ class StepMemory {
   const plan::Plan& plan_;
   const Batch& batch_;
   bool guards_;
+  bool has_lasts_;                            // an op of the plan is not causal
   Layout layout_;                             // by ValueId
   std::uint32_t n_rows_ = 0, n_outputs_ = 0;  // there is room for this many
-  Views rows_;                                // tokens, slots and positions
+  Views rows_;                                // tokens, slots, positions and, where ops need them, the last positions
   std::unique_ptr<Memory> token_arena_, output_arena_, partials_;
   std::vector<std::unique_ptr<Memory>> isolated_;  // by ValueId, where isolates()
 };

@@ -1,6 +1,8 @@
 #include "backends/gpu/operations.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 #include <optional>
 #include <type_traits>
 #include <variant>
@@ -68,6 +70,9 @@ struct Emission {
   [[nodiscard]] uint32_t length(const std::optional<plan::VectorId>& id) const { return id ? step.weight(*id).n_in : 0; }
   [[nodiscard]] ViewOf<sig::uint> slots() const { return ViewOf<sig::uint>(step.row_places().slots); }
   [[nodiscard]] ViewOf<sig::uint> positions() const { return ViewOf<sig::uint>(step.row_places().positions); }
+  [[nodiscard]] ViewOf<sig::uint> lasts(const plan::Attention& o) const {
+    return o.causal ? positions() : ViewOf<sig::uint>(step.row_places().lasts);
+  }
   static Grid flat(uint32_t n, uint32_t n_rows = 1) { return {ceil_div(n, PLUMB_FLAT_THREADS), n_rows, 1}; }
 
   void operator()(const plan::Embed& o) const {
@@ -176,6 +181,7 @@ struct Emission {
       add(kernel, {o.n_heads, step.n_tokens(), n_splits},
           {.slots = slots(),
            .positions = positions(),
+           .lasts = lasts(o),
            .q = at(o.q),
            .keys = ViewOf<T>(cache.keys),
            .values = ViewOf<T>(cache.values),
@@ -195,6 +201,7 @@ struct Emission {
       add(kernel, {o.n_heads, step.n_tokens(), 1},
           {.slots = slots(),
            .positions = positions(),
+           .lasts = lasts(o),
            .q = at(o.q),
            .keys = ViewOf<T>(cache.keys),
            .sinks = vector_or(o.sinks, at(o.q)),
@@ -204,15 +211,23 @@ struct Emission {
   }
 
   [[nodiscard]] sig::AttentionParams attention_params(const plan::Attention& o, uint32_t n_splits) const {
+    constexpr uint32_t any = std::numeric_limits<uint32_t>::max();
+    const bool slides = o.window > 0 && o.window_kind == plan::WindowKind::sliding;
     return {.n_heads = o.n_heads,
             .n_kv_heads = o.n_kv_heads,
             .head_dim = o.head_dim,
             .capacity = step.cache(o.layer).capacity,
-            .window = o.window,
+            .before = !slides    ? any
+                      : o.causal ? o.window - 1
+                                 : o.window / 2,
+            .after = slides && !o.causal ? o.window / 2 : any,
+            .chunk = slides ? 0 : o.window,
             .n_splits = n_splits,
             .scale = o.scale,
             .soft_cap = o.soft_cap,
-            .has_sinks = o.sinks ? 1u : 0u};
+            .has_sinks = o.sinks ? 1u : 0u,
+            .alibi_max_bias = o.alibi_max_bias,
+            .alibi_heads = std::bit_floor(o.n_heads)};
   }
 
   void operator()(const plan::Activate& o) const {

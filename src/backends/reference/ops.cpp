@@ -1,6 +1,7 @@
 #include "backends/reference/ops.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <iterator>
 #include <limits>
@@ -349,9 +350,19 @@ void rotate(const plan::Rope& rope, const Rotation& rotation, const float* x, fl
 AttentionRule attention_rule(const plan::Attention& op, const Scene& scene) {
   AttentionRule rule;
   rule.kv_head = [n_heads = op.n_heads, n_kv_heads = op.n_kv_heads](std::uint32_t h) { return h * n_kv_heads / n_heads; };
-  rule.sees = [rows = scene.rows, window = op.window](std::uint64_t row, std::uint32_t position) {
-    return position <= rows[row].position && (window == 0 || position + window > rows[row].position);
+  rule.sees = [rows = scene.rows, op](std::uint64_t row, std::uint32_t position) {
+    const std::uint32_t own = rows[row].position;
+    if (op.causal && position > own) return false;
+    if (op.window == 0) return true;
+    if (op.window_kind == plan::WindowKind::chunked) return position / op.window == own / op.window;
+    const std::uint32_t distance = position > own ? position - own : own - position;
+    return op.causal ? distance < op.window : distance <= op.window / 2;
   };
+  if (op.alibi_max_bias > 0) {
+    rule.bias = [rows = scene.rows, op](std::uint64_t row, std::uint32_t head, std::uint32_t position) {
+      return -alibi_slope(op, head) * static_cast<double>(std::int64_t{rows[row].position} - std::int64_t{position});
+    };
+  }
   std::vector<float> sinks = op.sinks ? scene.vector(*op.sinks) : std::vector<float>();
   rule.weigh = [sinks = std::move(sinks)](std::uint32_t h, std::span<double> scores) {
     double largest = *std::max_element(scores.begin(), scores.end());
@@ -361,6 +372,19 @@ AttentionRule attention_rule(const plan::Attention& op, const Scene& scene) {
     for (double& score : scores) score /= total;
   };
   return rule;
+}
+
+double score_of(const plan::Attention& op, const AttentionRule& rule, double dot, std::uint64_t row, std::uint32_t head,
+                std::uint32_t position) {
+  double score = dot * op.scale;
+  if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
+  return rule.bias ? score + rule.bias(row, head, position) : score;
+}
+
+double alibi_slope(const plan::Attention& op, std::uint32_t head) {
+  const std::uint32_t n = std::bit_floor(op.n_heads);
+  const double exponent = head < n ? (head + 1.0) / n : (2.0 * (head - n) + 1) / (2.0 * n);
+  return std::exp2(-op.alibi_max_bias * exponent);
 }
 
 std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, const Scene& scene,
@@ -384,9 +408,7 @@ std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, 
         if (seen.empty()) continue;
         p.clear();
         for (const std::uint32_t s : seen) {
-          double score = dot(query, scene.key(op.layer, t, s) + kv_offset, op.head_dim) * op.scale;
-          if (op.soft_cap > 0) score = op.soft_cap * std::tanh(score / op.soft_cap);
-          p.push_back(score);
+          p.push_back(score_of(op, rule, dot(query, scene.key(op.layer, t, s) + kv_offset, op.head_dim), t, h, s));
         }
         rule.weigh(h, p);
         std::vector<double> sum(op.head_dim, 0.0);

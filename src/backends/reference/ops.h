@@ -65,10 +65,17 @@ struct AttentionRule {
   std::function<std::uint32_t(std::uint32_t head)> kv_head;
   // Whether a row attends to a position below Scene::cached(row).
   std::function<bool(std::uint64_t row, std::uint32_t position)> sees;
+  // Added to a score; may be empty.
+  std::function<double(std::uint64_t row, std::uint32_t head, std::uint32_t position)> bias;
   // Turns scores into weights, in place. Scores of positions that the row does not attend to are -infinity.
   std::function<void(std::uint32_t head, std::span<double> scores)> weigh;
 };
 AttentionRule attention_rule(const plan::Attention& op, const Scene& scene);
+// The score that the rule weighs, from q . K.
+double score_of(const plan::Attention& op, const AttentionRule& rule, double dot, std::uint64_t row, std::uint32_t head,
+                std::uint32_t position);
+// ALiBi's slope of a head.
+double alibi_slope(const plan::Attention& op, std::uint32_t head);
 // probs, when wanted: [n_heads * rows, n_positions].
 std::vector<float> attend(const plan::Attention& op, const AttentionRule& rule, const Scene& scene,
                           std::vector<float>* probs = nullptr, std::uint64_t n_positions = 0);

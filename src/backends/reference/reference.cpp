@@ -86,7 +86,7 @@ class ReferenceExecutor final : public PlanExecutor {
     scene_.cached_value = [this](std::uint32_t layer, std::uint64_t row, std::uint32_t position) {
       return cache(row).value(layer, position);
     };
-    scene_.cached = [this](std::uint64_t row) { return batch().position(row) + 1; };
+    scene_.cached = [this](std::uint64_t row) { return batch().length(row); };
   }
 
   [[nodiscard]] std::uint32_t n_threads() const override { return scene_.n_threads; }

@@ -32,8 +32,8 @@ void with_heads(Candidates& out, const plan::Attention& op, std::string detail,
         std::vector<std::uint32_t> seen;
         for (std::uint32_t s = 0; s < scene.cached(r); ++s) {
           if (!rule.sees(r, s)) continue;
-          const double score = dot(queries.subspan(at, d), {scene.key(op.layer, r, s) + key_head(h) * d, d}) * op.scale;
-          weights.push_back(op.soft_cap > 0 ? op.soft_cap * std::tanh(score / op.soft_cap) : score);
+          const double product = dot(queries.subspan(at, d), {scene.key(op.layer, r, s) + key_head(h) * d, d});
+          weights.push_back(score_of(op, rule, product, r, h, s));
           seen.push_back(s);
         }
         if (seen.empty()) continue;
@@ -270,8 +270,8 @@ std::vector<float> attend_over(const Site& site, const plan::Attention& op, bool
       for (std::uint32_t s = 0; s < scene.cached(t); ++s) {
         if (!rule.sees(t, s)) continue;
         const float* key = scene.key(op.layer, t, s) + std::size_t{rule.kv_head(h)} * d;
-        const double score = dot(queries.subspan((t * heads + h) * d, d), {key, d});
-        weight[(t * heads + h) * n + s] = std::exp(std::min(score * op.scale, 700.0));
+        const double product = dot(queries.subspan((t * heads + h) * d, d), {key, d});
+        weight[(t * heads + h) * n + s] = std::exp(std::min(score_of(op, rule, product, t, h, s), 700.0));
       }
     }
   }

@@ -34,21 +34,37 @@ INLINE ulong head_base(CONSTANT_PARAMS(AttentionParams) p, uint slot, uint head)
   return (ulong(slot) * p.n_kv_heads + head * p.n_kv_heads / p.n_heads) * p.capacity * p.head_dim;
 }
 
-// The positions [first, end) of part `split` that a token at `position` attends to.
-INLINE void positions_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint split, THREAD uint& first,
-                         THREAD uint& end) {
-  const uint each = (position + p.n_splits) / p.n_splits;
-  first = split * each;
-  end = min(first + each, position + 1);
-  if (p.window > 0 && position + 1 > p.window) first = max(first, position + 1 - p.window);
+// The places [first, end) that a row attends to.
+INLINE void places_of(CONSTANT_PARAMS(AttentionParams) p, uint position, uint last, THREAD uint& first, THREAD uint& end) {
+  first = position - min(position, p.before);
+  if (p.chunk > 0) first = max(first, position / p.chunk * p.chunk);
+  end = position + min(last - position, p.after) + 1;
+}
+
+// ALiBi's slope of a head: plan::Attention.
+INLINE float alibi_slope(CONSTANT_PARAMS(AttentionParams) p, uint head) {
+  const float n = float(p.alibi_heads);
+  const float exponent = head < p.alibi_heads ? float(head + 1) / n : float(2 * (head - p.alibi_heads) + 1) / (2.0f * n);
+  return exp(-0.6931471805599453f * p.alibi_max_bias * exponent);
+}
+
+// The score that the softmax takes, from the scaled product of query and key.
+INLINE float score_of(CONSTANT_PARAMS(AttentionParams) p, float dot, float slope, uint position, uint at) {
+  const float capped = soft_capped(dot, p.soft_cap);
+  return p.alibi_max_bias > 0.0f ? capped - slope * (float(position) - float(at)) : capped;
 }
 
 template <class T>
-INLINE void attend(uint slot, uint position, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
+INLINE void attend(uint slot, uint position, uint last, DEVICE const float* q, DEVICE const T* keys, DEVICE const T* values,
                    DEVICE float* partial, SHARED AttentionShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
                    uint token, uint split, uint lane, uint simd) {
   uint first, end;
-  positions_of(p, position, split, first, end);
+  places_of(p, position, last, first, end);
+  // Of these, the ones in part `split` of [0, last].
+  const uint each = (last + p.n_splits) / p.n_splits;
+  first = max(first, split * each);
+  end = min(end, (split + 1) * each);
+  const float slope = alibi_slope(p, head);
   const ulong kv_base = head_base(p, slot, head);
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
   float query[MOST_OF_LANE];
@@ -67,7 +83,7 @@ INLINE void attend(uint slot, uint position, DEVICE const float* q, DEVICE const
       const uint i = lane + 32 * k;
       if (i < p.head_dim) dot = fma(query[k], float(key[i]), dot);
     }
-    const float score = soft_capped(simd_sum(dot), p.soft_cap);
+    const float score = score_of(p, simd_sum(dot), slope, position, at);
     const float now_largest = max(largest, score);
     const float shrink = exp(largest - now_largest);
     const float weight = exp(score - now_largest);
@@ -110,10 +126,10 @@ INLINE void attend(uint slot, uint position, DEVICE const float* q, DEVICE const
   }
 }
 
-#define PLUMB_ATTENTION(type, T)                                                                                   \
-  KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                                            \
-    attend<T>(slots[GROUP_Y], positions[GROUP_Y], q, keys, values, partial, s, p, GROUP_X, GROUP_Y, GROUP_Z, LANE, \
-              SIMD_INDEX);                                                                                         \
+#define PLUMB_ATTENTION(type, T)                                                                                    \
+  KERNEL(attention_##type, attention_##type, PLUMB_ATTENTION_THREADS) {                                             \
+    attend<T>(slots[GROUP_Y], positions[GROUP_Y], lasts[GROUP_Y], q, keys, values, partial, s, p, GROUP_X, GROUP_Y, \
+              GROUP_Z, LANE, SIMD_INDEX);                                                                           \
   }
 PLUMB_ATTENTION(f16, half)
 PLUMB_ATTENTION(f32, float)
@@ -139,19 +155,22 @@ KERNEL(attention_merge, attention_merge, PLUMB_FLAT_THREADS) {
 
 // Grid: [n_heads, T].
 template <class T>
-INLINE void softmax_row(uint slot, uint position, DEVICE const float* q, DEVICE const T* keys, DEVICE const float* sinks,
-                        DEVICE float* probs, SHARED ReduceShared* s, CONSTANT_PARAMS(AttentionParams) p, uint head,
-                        uint token, uint thread_index, uint lane, uint simd) {
-  const uint first = p.window > 0 && position + 1 > p.window ? position + 1 - p.window : 0;
+INLINE void softmax_row(uint slot, uint position, uint last, DEVICE const float* q, DEVICE const T* keys,
+                        DEVICE const float* sinks, DEVICE float* probs, SHARED ReduceShared* s,
+                        CONSTANT_PARAMS(AttentionParams) p, uint head, uint token, uint thread_index, uint lane,
+                        uint simd) {
+  uint first, end;
+  places_of(p, position, last, first, end);
+  const float slope = alibi_slope(p, head);
   q += (ulong(token) * p.n_heads + head) * p.head_dim;
   keys += head_base(p, slot, head);
   probs += (ulong(head) * p.n_rows + token) * p.n_positions;
   float largest = smallest_float();
   for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
     float dot = 0.0f;
-    if (at >= first && at <= position) {
+    if (at >= first && at < end) {
       for (uint i = 0; i < p.head_dim; ++i) dot = fma(q[i] * p.scale, float(keys[ulong(at) * p.head_dim + i]), dot);
-      dot = soft_capped(dot, p.soft_cap);
+      dot = score_of(p, dot, slope, position, at);
       largest = max(largest, dot);
     }
     probs[at] = dot;
@@ -160,18 +179,18 @@ INLINE void softmax_row(uint slot, uint position, DEVICE const float* q, DEVICE 
   largest = reduce_max(largest, s, lane, simd);
   float sum = p.has_sinks != 0 && thread_index == 0 ? exp(sinks[head] - largest) : 0.0f;
   for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
-    if (at >= first && at <= position) sum += exp(probs[at] - largest);
+    if (at >= first && at < end) sum += exp(probs[at] - largest);
   }
   sum = reduce_sum(sum, s, lane, simd);
   for (uint at = thread_index; at < p.n_positions; at += PLUMB_REDUCE_THREADS) {
-    probs[at] = at >= first && at <= position ? exp(probs[at] - largest) / sum : 0.0f;
+    probs[at] = at >= first && at < end ? exp(probs[at] - largest) / sum : 0.0f;
   }
 }
 
-#define PLUMB_ATTENTION_PROBS(type, T)                                                                                    \
-  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                                          \
-    softmax_row<T>(slots[GROUP_Y], positions[GROUP_Y], q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, THREAD_INDEX, LANE, \
-                   SIMD_INDEX);                                                                                           \
+#define PLUMB_ATTENTION_PROBS(type, T)                                                                                \
+  KERNEL(attention_probs_##type, attention_probs_##type, PLUMB_REDUCE_THREADS) {                                      \
+    softmax_row<T>(slots[GROUP_Y], positions[GROUP_Y], lasts[GROUP_Y], q, keys, sinks, probs, s, p, GROUP_X, GROUP_Y, \
+                   THREAD_INDEX, LANE, SIMD_INDEX);                                                                   \
   }
 PLUMB_ATTENTION_PROBS(f16, half)
 PLUMB_ATTENTION_PROBS(f32, float)

@@ -9,8 +9,9 @@
 // A parameter struct has only 4-byte fields, so that its layout is the same on all targets (launch.h asserts it). Rows are
 // tokens of a step; widths, strides and counts are in elements, offsets of rows in rows.
 //
-// slots[row] is the slot of a row's sequence in the caches, positions[row] the row's place in the sequence. Both are
-// buffers, so that a recorded step can be run again. Keys and values of a layer are [n_slots, n_kv_heads, capacity,
+// slots[row] is the slot of a row's sequence in the caches, positions[row] the row's place in the sequence, lasts[row] the
+// last place that the row attends to: its own, or its sequence's last. They are buffers, so that a recorded step can be run
+// again. Keys and values of a layer are [n_slots, n_kv_heads, capacity,
 // head_dim] each.
 #pragma once
 
@@ -77,11 +78,17 @@ struct AttentionParams {
   uint n_kv_heads;
   uint head_dim;  // at most 256
   uint capacity;  // positions of the cache
-  uint window;    // 0: none
+  // A row at place t attends to places from t - before to t + after, and no earlier than the chunk places that t lies in
+  // begin.
+  uint before;
+  uint after;
+  uint chunk;     // 0: none
   uint n_splits;  // parts of the cache
   float scale;
   float soft_cap;  // 0: none
   uint has_sinks;  // 0: `sinks` is not read
+  float alibi_max_bias;  // 0: none
+  uint alibi_heads;      // the largest power of two that is at most n_heads
   // attention_probs: T and S.
   uint n_rows;
   uint n_positions;
@@ -89,16 +96,16 @@ struct AttentionParams {
 // partial [T, n_heads, n_splits, head_dim + 2]: for each part of the cache the weighted sum of values, the largest score and
 // the sum of weights. A part without any position of the token is written as empty.
 #define PLUMB_SIGNATURE_ATTENTION(T, IN, OUT, SHARED, PARAMS) \
-  IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, T, values) \
-  OUT(5, float, partial) SHARED(AttentionShared, s) PARAMS(6, AttentionParams)
+  IN(0, uint, slots) IN(1, uint, positions) IN(2, uint, lasts) IN(3, float, q) IN(4, T, keys) IN(5, T, values) \
+  OUT(6, float, partial) SHARED(AttentionShared, s) PARAMS(7, AttentionParams)
 #define SIGNATURE_attention_f16(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_ATTENTION(half, IN, OUT, SHARED, PARAMS)
 #define SIGNATURE_attention_f32(IN, OUT, INOUT, SHARED, PARAMS) PLUMB_SIGNATURE_ATTENTION(float, IN, OUT, SHARED, PARAMS)
 #define SIGNATURE_attention_merge(IN, OUT, INOUT, SHARED, PARAMS) \
   IN(0, float, partial) IN(1, float, sinks) OUT(2, float, y) PARAMS(3, AttentionParams)
 // The softmax itself, [n_heads, T, S]; needed only when it is watched.
 #define PLUMB_SIGNATURE_ATTENTION_PROBS(T, IN, OUT, SHARED, PARAMS) \
-  IN(0, uint, slots) IN(1, uint, positions) IN(2, float, q) IN(3, T, keys) IN(4, float, sinks) \
-  OUT(5, float, probs) SHARED(ReduceShared, s) PARAMS(6, AttentionParams)
+  IN(0, uint, slots) IN(1, uint, positions) IN(2, uint, lasts) IN(3, float, q) IN(4, T, keys) IN(5, float, sinks) \
+  OUT(6, float, probs) SHARED(ReduceShared, s) PARAMS(7, AttentionParams)
 #define SIGNATURE_attention_probs_f16(IN, OUT, INOUT, SHARED, PARAMS) \
   PLUMB_SIGNATURE_ATTENTION_PROBS(half, IN, OUT, SHARED, PARAMS)
 #define SIGNATURE_attention_probs_f32(IN, OUT, INOUT, SHARED, PARAMS) \
