@@ -131,8 +131,9 @@ static inline bool plumb_trace_positions(plumb_trace* trace, const uint32_t* pos
 // same file.
 static inline bool plumb_trace_model_sha256(plumb_trace* trace, const char* digits);
 
-// Sets a metadata text under a key that was not set before. The key "parameters" takes a JSON object: the hyper-parameters
-// that the engine computes with. Diagnosis compares them with the file's. All are optional:
+// Sets a metadata text under a key that was not set before. The key "context" takes a number: the positions of the cache
+// that the engine made for the run, by which some models choose their rotary factors. The key "parameters" takes a JSON
+// object: the hyper-parameters that the engine computes with. Diagnosis compares them with the file's. All are optional:
 //
 //   architecture                     as general.architecture has it
 //   n_layers, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocab_size

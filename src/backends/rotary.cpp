@@ -23,15 +23,26 @@ double extrapolated_share(const plan::Rope& rope, const plan::Yarn& yarn, std::u
   return (1 - ramp) * yarn.extrapolation_mix;
 }
 
+std::vector<double> frequencies(const plan::Rope& rope, const std::optional<plan::VectorId>& factors,
+                                const Vectors& vectors) {
+  std::vector<double> frequencies;
+  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
+    double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
+    if (factors) frequency /= double{vectors[factors->index][i]};
+    const double share = rope.yarn ? extrapolated_share(rope, *rope.yarn, i) : 0.0;
+    frequencies.push_back(frequency * rope.position_scale * (1 - share) + frequency * share);
+  }
+  return frequencies;
+}
+
 Angles angles_for(const plan::Rope& rope, const Vectors& vectors) {
   Angles angles;
   angles.n_rot = rope.n_rot;
   angles.magnitude = rope.magnitude;
-  for (std::uint32_t i = 0; i < rope.n_rot / 2; ++i) {
-    double frequency = std::pow(double{rope.theta}, -2.0 * i / rope.n_rot);
-    if (rope.factors) frequency /= double{vectors[rope.factors->index][i]};
-    const double share = rope.yarn ? extrapolated_share(rope, *rope.yarn, i) : 0.0;
-    angles.frequency.push_back(frequency * rope.position_scale * (1 - share) + frequency * share);
+  angles.frequency = frequencies(rope, rope.factors, vectors);
+  if (rope.long_factors) {
+    angles.long_frequency = frequencies(rope, rope.long_factors, vectors);
+    angles.original_context = rope.original_context;
   }
   return angles;
 }

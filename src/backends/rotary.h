@@ -14,6 +14,13 @@ struct Angles {
   std::uint32_t n_rot = 0;
   std::vector<double> frequency;  // radians per position, [n_rot / 2]
   float magnitude = 1.0f;         // multiplies sine and cosine
+  // LongRoPE: the frequencies for caches of more than original_context positions; empty: the same.
+  std::vector<double> long_frequency;
+  std::uint32_t original_context = 0;
+
+  [[nodiscard]] bool is_long(std::uint32_t capacity) const {
+    return !long_frequency.empty() && capacity > original_context;
+  }
   friend bool operator==(const Angles&, const Angles&) = default;
 };
 

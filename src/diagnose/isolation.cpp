@@ -470,11 +470,11 @@ CheckedRun::CheckedRun(const model::Model& of_model, Suspect of_suspect, const A
       allowance(allowed),
       progress(std::move(on_progress)),
       suspect(std::move(of_suspect)),
-      replay(model, suspect.rows(), &suspect, suspect.logit_rows(), n_threads),
+      replay(model, suspect.rows(), &suspect, suspect.logit_rows(), n_threads, suspect.capacity()),
       isolation(Isolator(replay, suspect, allowance, progress).run()) {}
 
 Replay CheckedRun::replay_of(const Suspect* shown) const {
-  return {model, suspect.rows(), shown, suspect.logit_rows(), replay.n_threads()};
+  return {model, suspect.rows(), shown, suspect.logit_rows(), replay.n_threads(), suspect.capacity()};
 }
 
 }  // namespace plumb::diagnose

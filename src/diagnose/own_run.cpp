@@ -339,6 +339,7 @@ Result<Recorded> record(engine::Engine& engine, std::span<const TokenId> prompt,
   });
   const auto run = [&]() -> Result<void> {
     PLUMB_TRY(const auto cache, engine.new_cache());
+    info.context = cache->capacity();
     PLUMB_CHECK(engine::Engine::check_room(*cache, prompt.size(), std::max<std::uint32_t>(1, options.n_steps)));
     std::span<const float> logits;
     for (; first < prompt.size() && written; first += n) {

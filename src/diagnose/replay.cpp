@@ -27,6 +27,7 @@ Site::Site(Replay& in, std::size_t of_op, std::vector<std::uint32_t> of_rows)
   scene.rows = rows_of_run_;
   scene.n_outputs = rows.size();
   scene.n_threads = in.n_threads_;
+  scene.capacity = in.capacity_;
   scene.value = [this, is_whole](plan::ValueId id) -> std::span<const float> {
     Values& held = held_[id.index];
     if (!held) {
@@ -93,13 +94,14 @@ std::vector<float> Site::compute_on(const OtherRow& other) const {
 StepRows Site::step(std::size_t i) const { return replay.step_of(rows[i]); }
 
 Replay::Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
-               std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads)
+               std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads, std::uint32_t capacity)
     : model_(model),
       plan_(*model.plan()),
       rows_(rows),
       suspect_(suspect),
       logit_rows_(std::move(logit_rows)),
       n_threads_(n_threads),
+      capacity_(capacity > 0 ? capacity : static_cast<std::uint32_t>(rows.size())),
       producers_(plan_.values.size()),
       kv_writes_(plan_.cache.n_layers(), nullptr),
       computed_(plan_.values.size()) {

@@ -91,14 +91,16 @@ struct Commit {
 class Replay {
  public:
   // All must outlive this. suspect: null for a run without a suspect. logit_rows: the rows whose logits are wanted.
+  // capacity: the positions of the run's cache; 0: as many as there are rows.
   Replay(const model::Model& model, std::span<const backends::Row> rows, const Suspect* suspect,
-         std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads);
+         std::vector<std::uint32_t> logit_rows, std::uint32_t n_threads, std::uint32_t capacity = 0);
 
   [[nodiscard]] const plan::Plan& plan() const { return plan_; }
   [[nodiscard]] const model::HyperParameters& parameters() const { return model_.parameters(); }
   [[nodiscard]] std::span<const backends::Row> rows() const { return rows_; }
   [[nodiscard]] const Suspect* suspect() const { return suspect_; }
   [[nodiscard]] std::uint32_t n_threads() const { return n_threads_; }
+  [[nodiscard]] std::uint32_t capacity() const { return capacity_; }
   [[nodiscard]] StepRows step_of(std::uint32_t row) const {
     return {cached_[row] - step_rows_[rows_[row].sequence], cached_[row]};
   }
@@ -151,6 +153,7 @@ class Replay {
   const Suspect* suspect_;
   std::vector<std::uint32_t> logit_rows_;
   std::uint32_t n_threads_;
+  std::uint32_t capacity_;
   std::vector<std::size_t> producers_;           // by ValueId: the op that makes it
   std::vector<const plan::KvWrite*> kv_writes_;  // by layer; null: it keeps nothing
   std::vector<std::uint32_t> cached_;            // by row: positions that its step can see

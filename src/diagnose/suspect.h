@@ -33,6 +33,8 @@ class Suspect {
   [[nodiscard]] std::vector<std::uint32_t> other_lengths() const;
 
   [[nodiscard]] const trace::Info& info() const { return trace_->info(); }
+  // The positions of the run's cache, as the engine states them; else as many as there are tokens.
+  [[nodiscard]] std::uint32_t capacity() const { return trace_->info().context > 0 ? trace_->info().context : n_rows(); }
   [[nodiscard]] const plan::Plan& plan() const { return *plan_; }
   // Token, step (as `sequence`) and position of every row.
   [[nodiscard]] const std::vector<backends::Row>& rows() const { return rows_; }

@@ -71,6 +71,10 @@ std::vector<std::string> problems(const gguf::File& file) {
   return found;
 }
 
+Model Model::with_plan(gguf::File file, HyperParameters parameters, plan::Plan plan) {
+  return Model(std::make_shared<const State>(State{std::move(file), std::move(parameters), std::move(plan), {}, {}}));
+}
+
 Result<Model> Model::load(gguf::File file) {
   PLUMB_TRY(const Architecture* architecture, architecture_of(file));
   Keys keys(file, architecture->name);

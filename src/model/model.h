@@ -106,6 +106,8 @@ class Model {
   // Reads the hyper-parameters, binds the tensors and builds the Plan. The Model keeps the file mapped; its Plan does so
   // too, even without the Model.
   static Result<Model> load(gguf::File file);
+  // The same for a plan that the caller has built from the file's tensors. The plan's weights must stay valid.
+  static Model with_plan(gguf::File file, HyperParameters parameters, plan::Plan plan);
 
   [[nodiscard]] const HyperParameters& parameters() const { return state_->parameters; }
   [[nodiscard]] std::shared_ptr<const plan::Plan> plan() const { return {state_, &state_->plan}; }

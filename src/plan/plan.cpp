@@ -153,6 +153,9 @@ ValueId Builder::rope(std::string value, ValueId x, Rope op) {
          fmt::format("{} rotated components must be even and at most head_dim {}", op.n_rot, op.head_dim));
   expect(std::isfinite(op.theta) && op.theta > 0, "rope", value, "theta must be a positive number");
   expect_vector(op.factors, op.n_rot / 2, "factors", "rope", value);
+  expect_vector(op.long_factors, op.n_rot / 2, "long factors", "rope", value);
+  expect(!op.long_factors || (op.factors && op.original_context > 0), "rope", value,
+         "long factors need short ones, and the context from which on they apply");
   op.x = x;
   return append(std::move(value), input.rows, input.width, op);
 }

@@ -126,6 +126,9 @@ enum class RopePairing : std::uint8_t {
 
 // Rotates the first n_rot components of every head of x by position * frequency[i]; the rest is copied.
 // frequency[i] = theta^(-2i/n_rot) * position_scale / factor[i], i in [0, n_rot/2)
+// LongRoPE (https://arxiv.org/abs/2402.13753): where the run's cache has more than original_context positions, long_factors
+// take the place of factors, for all positions alike, as in llama.cpp. (transformers changes to them in the first pass over
+// more tokens than that. A cached key cannot be rotated anew, so its earlier keys keep the other rotation.)
 // YaRN (when set) blends interpolated and extrapolated angles: https://arxiv.org/abs/2309.00071
 struct Yarn {
   float factor = 1.0f;         // context extension factor s
@@ -147,6 +150,8 @@ struct Rope {
   float magnitude = 1.0f;           // multiplies cos and sin
   std::optional<VectorId> factors;  // rope_freqs.weight [n_rot/2] (Llama 3's scaling): divides the frequency
   std::optional<Yarn> yarn;
+  std::optional<VectorId> long_factors;  // rope_factors_long.weight [n_rot/2], beside the short ones in `factors`
+  std::uint32_t original_context = 0;    // with long_factors: tokens the model was first trained on
 };
 
 // Writes k and v of the step's tokens to the layer's cache at their positions.   k, v [T, n_kv_heads * head_dim]

@@ -100,6 +100,11 @@ Result<Info> read_info(const Json& header) {
       return fail("metadata 'positions' has {} items, 'tokens' {}", info.positions.size(), info.tokens.size());
     }
   }
+  if (metadata->contains("context")) {
+    PLUMB_TRY(const std::vector<std::uint32_t> context, list_of<std::uint32_t>("context", "[" + text("context") + "]"));
+    if (context.size() != 1) return fail("metadata 'context' is no number");
+    info.context = context.front();
+  }
   if (metadata->contains("parameters")) {
     const Json parameters = parse_json(text("parameters"));
     if (!parameters.is_object()) return fail("metadata 'parameters' is no JSON object");
@@ -168,6 +173,7 @@ std::string header_of(const Info& info, const Json& entries) {
               {"model", info.model},     {"prompt", info.prompt}, {"tokens", Json(info.tokens).dump()}};
   if (!info.model_sha256.empty()) metadata["model_sha256"] = info.model_sha256;
   if (!info.positions.empty()) metadata["positions"] = Json(info.positions).dump();
+  if (info.context > 0) metadata["context"] = std::to_string(info.context);
   if (!info.parameters.empty()) {
     Json parameters = Json::object();
     for (const Parameter& parameter : info.parameters) parameters[parameter.name] = parse_json(parameter.value);

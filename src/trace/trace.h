@@ -5,8 +5,8 @@
 // are decode steps, and docs/architecture.md lists the value names. Values are F32, F16 or BF16 of shape [rows, width]; in
 // other shapes the last dimension is the width, and the product of the others the number of rows. "__metadata__" has
 // strings only: format "plumb-trace", version "1", engine, model, prompt, tokens (a JSON list: those of step 0, then one
-// for each later step), and optionally model_sha256, positions (a JSON list as long as tokens) and parameters (a JSON
-// object of the engine's hyper-parameters).
+// for each later step), and optionally model_sha256, positions (a JSON list as long as tokens), context (a number) and
+// parameters (a JSON object of the engine's hyper-parameters).
 //
 // A trace is untrusted: memory use is bounded by the file's size, and errors say where the file is wrong.
 #pragma once
@@ -41,6 +41,7 @@ struct Info {
   std::vector<std::int32_t> tokens;
   std::vector<std::uint32_t> positions;  // empty: 0, 1, 2, …
   std::vector<Parameter> parameters;
+  std::uint32_t context = 0;  // positions of the cache that the engine made for the run; 0: unknown
 };
 
 enum class Dtype : std::uint8_t { f32, f16, bf16 };

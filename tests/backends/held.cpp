@@ -177,6 +177,7 @@ reference::Scene Held::scene(std::size_t n_rows) const {
   scene.rows = std::span(rows_).last(n_rows);
   scene.n_outputs = n_rows;
   scene.n_threads = 2;
+  scene.capacity = cache_->capacity();
   scene.value = [this, n_rows](plan::ValueId id) {
     return std::span<const float>(values_[id.index]).last(n_rows * plan_->value(id).width);
   };

@@ -45,6 +45,20 @@ Golden rotation(std::string name, plan::Rope rope, std::vector<float> x, std::ve
           .first = first};
 }
 
+// The turn at position 3 of a cache of 4 positions.
+Golden longrope(std::string name, std::uint32_t original_context, std::vector<double> expected) {
+  return {.name = std::move(name),
+          .op =
+              [=](Maker& m) {
+                plan::Rope rope{.head_dim = 4, .n_rot = 4, .theta = 10000, .original_context = original_context};
+                rope.factors = m.vector_of({2, 3});
+                rope.long_factors = m.vector_of({8, 10});
+                return m.builder.rope("op", in(m, {1, 0, 1, 0}), rope);
+              },
+          .expected = std::move(expected),
+          .first = 3};
+}
+
 // Heads have one element, and q times the scale is 1, so scores are the keys. Values are 1, 10, 100, …
 Golden attention(std::string name, std::vector<float> keys, std::vector<double> expected, std::uint32_t window = 0,
                  float soft_cap = 0, std::optional<float> sink = {}) {
@@ -164,6 +178,8 @@ std::vector<Golden> goldens() {
       // A float holds no angle of 300.01: it is 300.0099945.
       rotation("LateTurn", halves, {1, 1, 0, 0, 7, 8},
                {std::cos(30001), std::cos(300.01), std::sin(30001), std::sin(300.01), 7, 8}, 30001),
+      longrope("ShortFactors", 4, circle({1.5, 0.01})),
+      longrope("LongFactors", 3, circle({0.375, 0.003})),
       rotation("ScaledTurn", scaled, {1, 0, 1, 0}, circle({0.75, 0.0075}), 3),
       rotation("Yarn", yarn, pairs, circle({100, 6.25, 0.25, 0.025}, 1.25), 100),
       rotation("YarnOfALongContext", long_yarn, pairs, circle({100, 10, 0.75, 0.05}, 1.25), 100),

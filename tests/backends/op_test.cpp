@@ -272,6 +272,20 @@ void rotations(Table& table) {
     scaled.magnitude = 1.1F;
     scaled.yarn = plan::Yarn{.factor = 4, .original_context = 64};
     add(scaled, 2, {70, 1}, false, ", YaRN");
+    // LongRoPE: the cache holds as many positions as the steps have tokens.
+    for (const std::uint32_t original : {69U, 70U, 71U, 72U}) {
+      table.push_back({.name = fmt::format("long factors beyond {} positions", original),
+                       .op =
+                           [=](Maker& m) {
+                             plan::Rope own = rope;
+                             own.factors = m.vector(rope.n_rot / 2, 2, 0.2F);
+                             own.long_factors = m.vector(rope.n_rot / 2, 8, 0.2F);
+                             own.original_context = original;
+                             own.magnitude = 1.1F;
+                             return Made{m.builder.rope("op", m.in(128), own), 128};
+                           },
+                       .steps = {3, 67, 1}});
+    }
     plan::Rope small = rope;
     small.head_dim = small.n_rot = 4;
     add(small, 1, late, false, ", to position 2^16");

@@ -95,6 +95,20 @@ TEST(Rotary, YarnsExtrapolationIsMixedIn) {
   }
 }
 
+TEST(Rotary, LongFactorsAreForCachesBeyondTheOriginalContext) {
+  plan::Rope rope{.head_dim = 4, .n_rot = 4, .theta = 100, .original_context = 8};
+  rope.factors.emplace().index = 0;
+  rope.long_factors.emplace().index = 1;
+  plan::Plan plan;
+  plan.ops.emplace_back(rope);
+  const Rotations rotations = rotations_of(plan, {{1, 2}, {4, 5}});
+  ASSERT_EQ(rotations.angles.size(), 1);
+  EXPECT_THAT(rotations.angles[0].frequency, testing::ElementsAre(1, testing::DoubleEq(0.05)));
+  EXPECT_THAT(rotations.angles[0].long_frequency, testing::ElementsAre(0.25, testing::DoubleEq(0.02)));
+  EXPECT_FALSE(rotations.angles[0].is_long(8));
+  EXPECT_TRUE(rotations.angles[0].is_long(9));
+}
+
 TEST(Rotary, EqualAnglesAreOneTable) {
   plan::Rope rope{.head_dim = 8, .n_rot = 4, .theta = 100};
   plan::Plan plan;

@@ -26,7 +26,36 @@ double difference(const Floats& a, const Floats& b) {
   return std::sqrt(error / std::max(size, 1e-30));
 }
 
+// The slopes of n heads by the code of ALiBi's authors (https://github.com/ofirpress/attention_with_linear_biases).
+std::vector<double> alibi_slopes(std::size_t n, double max_bias) {
+  std::vector<double> slopes;
+  if ((n & (n - 1)) == 0) {
+    const double start = std::pow(2.0, -max_bias / static_cast<double>(n));
+    for (std::size_t i = 0; i < n; ++i) slopes.push_back(std::pow(start, static_cast<double>(i + 1)));
+    return slopes;
+  }
+  std::size_t closest = 1;
+  while (2 * closest < n) closest *= 2;
+  slopes = alibi_slopes(closest, max_bias);
+  const std::vector<double> more = alibi_slopes(2 * closest, max_bias);
+  for (std::size_t i = 0; slopes.size() < n; i += 2) slopes.push_back(more[i]);
+  return slopes;
+}
+
 }  // namespace
+
+bool Config::sees(std::size_t layer, std::size_t t, std::size_t s) const {
+  const std::size_t window = windows.empty() ? 0 : windows[layer];
+  if (causal && s > t) return false;
+  if (window == 0) return true;
+  if (chunked) return s / window == t / window;
+  return causal ? s + window > t : 2 * (s > t ? s - t : t - s) <= window;
+}
+
+double Config::bias(std::size_t head, std::size_t t, std::size_t s) const {
+  if (alibi_max_bias == 0) return 0;
+  return alibi_slopes(n_heads, alibi_max_bias)[head] * (static_cast<double>(s) - static_cast<double>(t));
+}
 
 Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t width) {
   const std::size_t out = w.size() / width;
@@ -47,7 +76,7 @@ Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t 
   return y;
 }
 
-Engine::Engine(const gguf::File& file) {
+Engine::Engine(const gguf::File& file, const Form& form) {
   const std::string arch(*file.get_string("general.architecture"));
   const auto number = [&](const char* key, std::size_t otherwise) {
     const auto found = file.get_uint(arch + "." + key);
@@ -65,6 +94,7 @@ Engine::Engine(const gguf::File& file) {
       file.get_float(arch + (c.gpt2 ? ".attention.layer_norm_epsilon" : ".attention.layer_norm_rms_epsilon")).value_or(0);
   c.theta = file.get_float(arch + ".rope.freq_base").value_or(10000);
   c.halves = arch != "llama";
+  if (form) form(c);
   std::map<std::string, Matrix> weights;
   for (const gguf::Tensor& tensor : file.tensors()) {
     Matrix& m = weights[std::string(tensor.name)];
@@ -144,7 +174,8 @@ Floats Engine::plain(const Op& op) const {
     for (std::size_t h = 0; h < y.size() / c.head_dim; ++h) {
       for (std::size_t i = 0; i < c.n_rot / 2; ++i) {
         const double angle = static_cast<double>(op.position + h / n_heads) *
-                             std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.n_rot));
+                             std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.n_rot)) /
+                             (c.factors.empty() ? 1.0 : double{c.factors[i]});
         float& a = y[h * c.head_dim + (c.halves ? i : 2 * i)];
         float& b = y[h * c.head_dim + (c.halves ? i + c.n_rot / 2 : 2 * i + 1)];
         const double x0 = a, x1 = b;
@@ -159,14 +190,16 @@ Floats Engine::plain(const Op& op) const {
     const std::size_t kv_width = c.n_kv_heads * c.head_dim;
     for (std::size_t t = 0; t < op.rows; ++t) {
       for (std::size_t h = 0; h < c.n_heads; ++h) {
-        const std::size_t n = op.position + t + 1, g = h / (c.n_heads / c.n_kv_heads);
-        std::vector<double> p(n);
+        const std::size_t n = op.position + op.rows, g = h / (c.n_heads / c.n_kv_heads);
+        std::vector<double> p(n, -INFINITY);
         double largest = -INFINITY, sum = 0;
         for (std::size_t s = 0; s < n; ++s) {
+          if (!c.sees(op.layer, op.position + t, s)) continue;
+          p[s] = 0;
           for (std::size_t i = 0; i < c.head_dim; ++i) {
             p[s] += double{op.x[(t * c.n_heads + h) * c.head_dim + i]} * op.keys[s * kv_width + g * c.head_dim + i];
           }
-          p[s] /= std::sqrt(static_cast<double>(c.head_dim));
+          p[s] = p[s] / std::sqrt(static_cast<double>(c.head_dim)) + c.bias(h, op.position + t, s);
           largest = std::max(largest, p[s]);
         }
         for (double& v : p) sum += v = std::exp(v - largest);
@@ -231,7 +264,8 @@ void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, 
       next.other = std::move(other);
       if (!weight.empty()) next.w = this->weight(weight + ".weight");
       if (has_weight(weight + ".bias")) next.bias = this->weight(weight + ".bias");
-      if (role == "attn_ctx") std::tie(next.keys, next.values) = cache_[layer];
+      if (role == "attn_ctx")
+        std::tie(next.keys, next.values) = cache_[config_.caches.empty() ? layer : config_.caches[layer]];
       return op(std::move(next), name);
     };
     Floats ids;

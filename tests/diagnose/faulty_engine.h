@@ -1,8 +1,8 @@
 // A second engine, in which faults are planted. It is written from the architectures' definitions, and uses only Plumb's
 // file reader and decoders, so that diagnosis is tested with mistakes that its own catalogue did not make.
 //
-// It runs llama, qwen2, qwen3 and gpt2 files in float32: the prompt in one pass, then token by token. A Plant replaces one
-// op of a layer.
+// It runs llama, qwen2, qwen3 and gpt2 files in float32: the prompt in one pass, then token by token. A form changes what
+// these files ask for. A Plant replaces one op of a layer.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,18 @@ struct Config {
   double eps = 0, theta = 0;
   bool halves = false;  // components (i, i + n_rot/2) turn together
   bool gpt2 = false;
+  // Forms that the files do not ask for; Engine's `form` sets them.
+  std::vector<std::size_t> windows;  // by layer; 0: none. Empty: none in any layer
+  bool chunked = false;              // windows are parts of the sequence
+  bool causal = true;                // else a window lies on both sides
+  double alibi_max_bias = 0;
+  std::vector<std::size_t> caches;  // by layer: the layer whose cache it reads. Empty: its own
+  Floats factors;                   // divide the rotary frequencies; may be empty
+
+  // Whether the token at position t attends to position s.
+  [[nodiscard]] bool sees(std::size_t layer, std::size_t t, std::size_t s) const;
+  // Added to the score of a head, of numbers from 0.
+  [[nodiscard]] double bias(std::size_t head, std::size_t t, std::size_t s) const;
 };
 
 // An op that is about to be computed. A fault may change any of these members and compute the op, or make its own result.
@@ -71,7 +83,8 @@ struct Planted {
 
 class Engine {
  public:
-  explicit Engine(const gguf::File& file);
+  using Form = std::function<void(Config&)>;
+  explicit Engine(const gguf::File& file, const Form& form = {});
   // An engine for the same file that makes mistakes. `healthy` must have run the same tokens, and must outlive this engine:
   // values before the first mistake are taken from it.
   Engine(const Engine& healthy, std::vector<Planted> planted);
@@ -110,6 +123,12 @@ Floats multiply(const Floats& x, const Floats& w, std::size_t rows, std::size_t 
 const std::vector<Plant>& faults();
 // Faults in the parts that only GPT-2 has.
 const std::vector<Plant>& gpt2_faults();
+// Faults in forms of attention and rotation that only some architectures have, each with its form.
+struct FormFaults {
+  std::string form;
+  std::vector<Plant> faults;
+};
+const std::vector<FormFaults>& form_faults();
 // Faults in ternary weights, TQ2_0.
 const std::vector<Plant>& ternary_faults();
 

@@ -33,6 +33,10 @@ struct Subject {
   std::vector<std::int32_t> tokens;
   std::size_t n_prompt = 0;
   std::shared_ptr<Engine> healthy;  // has run the tokens
+  Engine::Form form;
+  std::shared_ptr<model::Model> original;  // whose tensors the model uses, if it is in another form
+
+  [[nodiscard]] Engine engine() const { return Engine(model.file(), form); }
 };
 
 Subject canary(model::FileType type, std::string label) {
@@ -88,6 +92,103 @@ Subject ternary_canary() {
   std::vector<std::int32_t> tokens;
   for (std::int32_t i = 0; i < 14; ++i) tokens.push_back(5 + i * 7 % 50);
   return {"canary TQ2_0", std::move(bytes), std::move(model), tokens, tokens.size() - 3};
+}
+
+// A form in which an engine and a plan compute the same.
+struct Form {
+  std::string name;
+  Engine::Form of_engine;
+  std::function<void(plan::Plan&, plan::Attention&, std::uint32_t layer)> of_attention = {};
+  std::function<void(plan::Plan&, plan::Rope&)> of_rope = {};
+  bool is_read_as_a_whole = false;
+};
+
+// The canary's heads turn 32 pairs of components.
+std::vector<float> factors(float slope) {
+  std::vector<float> all;
+  for (std::size_t i = 0; i < 32; ++i) all.push_back(1 + slope * static_cast<float>(i));
+  return all;
+}
+
+plan::VectorId add_vector(plan::Plan& plan, std::string_view name, const std::vector<float>& values) {
+  for (std::uint32_t i = 0; i < plan.weights.size(); ++i) {
+    if (plan.weights[i].tensor.name == name) return {{i}};
+  }
+  gguf::Tensor tensor;
+  tensor.name = name;
+  tensor.format = quants::Format::f32;
+  tensor.n_dims = 1;
+  tensor.dims[0] = values.size();
+  tensor.data = std::as_bytes(std::span(values));
+  plan.weights.push_back({tensor});
+  return {{static_cast<std::uint32_t>(plan.weights.size() - 1)}};
+}
+
+std::vector<Form> forms() {
+  const auto with_windows = [](std::vector<std::size_t> windows, bool chunked, bool causal) {
+    return Form{.of_engine =
+                    [=](Config& c) {
+                      c.windows = windows;
+                      c.chunked = chunked;
+                      c.causal = causal;
+                    },
+                .of_attention =
+                    [=](plan::Plan&, plan::Attention& op, std::uint32_t layer) {
+                      op.window = static_cast<std::uint32_t>(windows[layer]);
+                      op.window_kind = chunked ? plan::WindowKind::chunked : plan::WindowKind::sliding;
+                      op.causal = causal;
+                    },
+                .is_read_as_a_whole = !causal};
+  };
+  const auto with_factors = [](bool is_long) {
+    static const std::vector<float> small = factors(0.01f), large = factors(0.04f);
+    return Form{.of_engine = [=](Config& c) { c.factors = is_long ? large : small; },
+                .of_rope =
+                    [=](plan::Plan& plan, plan::Rope& op) {
+                      op.factors = add_vector(plan, "rope_factors_short.weight", small);
+                      op.long_factors = add_vector(plan, "rope_factors_long.weight", large);
+                      op.original_context = is_long ? 8 : 4096;
+                    }};
+  };
+  std::vector<Form> all{with_windows({5, 0, 5}, false, true),
+                        with_windows({5, 0, 5}, true, true),
+                        with_windows({0, 6, 0}, false, false),
+                        {.of_engine = [](Config& c) { c.alibi_max_bias = 8; },
+                         .of_attention = [](plan::Plan&, plan::Attention& op, std::uint32_t) { op.alibi_max_bias = 8; }},
+                        {.of_engine =
+                             [](Config& c) {
+                               c.caches = {0, 1, 1};
+                             },
+                         .of_attention =
+                             [](plan::Plan& plan, plan::Attention& op, std::uint32_t layer) {
+                               if (layer != 2) return;
+                               op.layer = 1;
+                               plan.cache.layers[2] = {};
+                             }},
+                        with_factors(false),
+                        with_factors(true)};
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].name = form_faults()[i].form;
+  return all;
+}
+
+Subject in_form(const Form& form) {
+  Subject subject = canary(model::FileType::f32, form.name);
+  subject.original = std::make_shared<model::Model>(subject.model);
+  plan::Plan plan = *subject.model.plan();
+  for (plan::Op& op : plan.ops) {
+    if (auto* attention = std::get_if<plan::Attention>(&op); attention != nullptr && form.of_attention)
+      form.of_attention(plan, *attention, attention->layer);
+    if (auto* rope = std::get_if<plan::Rope>(&op); rope != nullptr && form.of_rope) form.of_rope(plan, *rope);
+  }
+  std::erase_if(plan.ops, [&](const plan::Op& op) {
+    const auto* write = std::get_if<plan::KvWrite>(&op);
+    return write != nullptr && plan.cache.layers[write->layer].n_kv_heads == 0;
+  });
+  subject.model = model::Model::with_plan(*gguf::File::from_memory(subject.bytes, form.name), subject.model.parameters(),
+                                          std::move(plan));
+  subject.form = form.of_engine;
+  if (form.is_read_as_a_whole) subject.n_prompt = subject.tokens.size();
+  return subject;
 }
 
 std::vector<Subject> subjects(const std::filesystem::path& trace) {
@@ -189,13 +290,13 @@ class PlantedFaults : public ::testing::Test {
 
   // Tries each fault at every op, layer and step in which it can be planted.
   void try_everywhere(Subject subject, const std::vector<Plant>& faults) {
-    subject.healthy = std::make_shared<Engine>(subject.model.file());
+    subject.healthy = std::make_shared<Engine>(subject.engine());
     const Report healthy = diagnose(subject, *subject.healthy);
-    EXPECT_TRUE(healthy.follows()) << to_text(healthy, false);
+    EXPECT_TRUE(healthy.follows()) << subject.label << '\n' << to_text(healthy, false);
     for (const Plant& fault : faults) {
       bool shown = false;
       for (const std::string& role : fault.roles) {
-        for (const std::size_t layer : {0, 1}) {
+        for (std::size_t layer = 0; layer < subject.model.parameters().n_layers; ++layer) {
           for (const bool prompt : {true, false}) {
             const Planted planted{.fault = &fault, .role = role, .layer = layer, .prompt = prompt, .decode = !prompt};
             if (value_of(planted) == role && layer != 0) continue;
@@ -203,7 +304,8 @@ class PlantedFaults : public ::testing::Test {
             if (!outcome.ran) continue;
             shown = true;
             EXPECT_TRUE(outcome.located && outcome.named && !outcome.wrong_with_confidence)
-                << fault.name << " at " << value_of(planted) << (prompt ? ", prompt: " : ", decode: ") << outcome.said;
+                << subject.label << ": " << fault.name << " at " << value_of(planted)
+                << (prompt ? ", prompt: " : ", decode: ") << outcome.said;
           }
         }
       }
@@ -276,6 +378,13 @@ TEST_F(PlantedFaults, AreLocatedAndNamed) {
 TEST_F(PlantedFaults, OfGpt2AreLocatedAndNamed) { try_everywhere(golden("gpt2"), gpt2_faults()); }
 
 TEST_F(PlantedFaults, OfTernaryWeightsAreLocatedAndNamed) { try_everywhere(ternary_canary(), ternary_faults()); }
+
+TEST_F(PlantedFaults, OfOtherFormsAreLocatedAndNamed) {
+  const std::vector<Form> all = forms();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (testing::is_of_share(i)) try_everywhere(in_form(all[i]), form_faults()[i].faults);
+  }
+}
 
 TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
   const auto all = subjects(path());

@@ -65,7 +65,7 @@ TEST(Plan, ListsOpsOverNamedValues) {
 }
 
 TEST(Plan, AnOpsOperandsAreWhatItsFieldsTypesSay) {
-  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 10 && n_fields<Attention> == 13);
+  static_assert(n_fields<Add> == 3 && n_fields<ExpertLinear> == 5 && n_fields<Rope> == 12 && n_fields<Attention> == 13);
   const auto index = [](const auto& ids) {
     std::vector<std::uint32_t> list;
     for (const auto id : ids) list.push_back(id.index);
@@ -262,6 +262,18 @@ TEST_F(Rules, OfRope) {
     };
   };
   accepted(with_factors({2}));
+  const auto with_long_factors = [](bool has_short, std::uint32_t original, std::uint64_t n) {
+    return [=](Fixture& f) {
+      Rope op{.head_dim = 4, .n_rot = 4, .theta = 1.0f, .original_context = original};
+      if (has_short) op.factors = vector(f, {2});
+      op.long_factors = f.builder.vector(tensor("long", {n}));
+      f.builder.rope("r", f.x, op);
+    };
+  };
+  accepted(with_long_factors(true, 8, 2));
+  refused(with_long_factors(true, 8, 3), "must be one vector of 2 values");
+  refused(with_long_factors(false, 8, 2), "long factors need short ones");
+  refused(with_long_factors(true, 0, 2), "long factors need short ones");
   for (const auto dims : {std::initializer_list<std::uint64_t>{1}, {3}, {4}, {2, 1}})
     refused(with_factors(dims), "must be one vector of 2 values");
 }

@@ -232,10 +232,11 @@ void run_row(const Workspace& w, const PlanOp& op, std::uint32_t row) {
 
 void run_row(const Workspace& w, const Turn& op, std::uint32_t row) {
   const Angles& angles = w.schedule.rotations.angles[op.angles];
-  const std::size_t pairs = angles.frequency.size();
+  const std::vector<double>& frequency = angles.is_long(w.cache(row).capacity()) ? angles.long_frequency : angles.frequency;
+  const std::size_t pairs = frequency.size();
   float* out = w.cos_sin(op.angles, row);
   for (std::size_t i = 0; i < pairs; ++i) {
-    const double angle = w.batch.position(row) * angles.frequency[i];
+    const double angle = w.batch.position(row) * frequency[i];
     out[i] = static_cast<float>(std::cos(angle) * double{angles.magnitude});
     out[pairs + i] = static_cast<float>(std::sin(angle) * double{angles.magnitude});
   }

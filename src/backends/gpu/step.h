@@ -28,7 +28,8 @@ class StepContext {
   [[nodiscard]] View value(plan::ValueId id) const { return memory_.value(id); }
   [[nodiscard]] View partials() const { return memory_.partials(); }  // of attention over parts of a cache
   [[nodiscard]] const WeightView& weight(plan::WeightId id) const { return weights_.view(id); }
-  [[nodiscard]] View turns(std::size_t op) const { return weights_.turns(op); }  // of a Rope
+  // Of a Rope.
+  [[nodiscard]] View turns(std::size_t op) const { return weights_.turns(op, pool_of(batch_).capacity); }
   [[nodiscard]] CacheView cache(std::uint32_t layer) const { return pool_of(batch_).layer(layer); }
 
  private:

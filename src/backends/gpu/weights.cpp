@@ -11,12 +11,12 @@ namespace plumb::backends::gpu {
 namespace {
 
 // Frequencies in whole turns per position; each is the sum of two floats.
-std::vector<dialect::float4> turns_of(const Angles& angles) {
+std::vector<dialect::float4> turns_of(std::span<const double> frequencies, float magnitude) {
   std::vector<dialect::float4> turns;
-  for (const double frequency : angles.frequency) {
+  for (const double frequency : frequencies) {
     const double turn = frequency / (2 * std::numbers::pi);
     const auto high = static_cast<float>(turn);
-    turns.push_back({high, static_cast<float>(turn - double{high}), angles.magnitude, 0});
+    turns.push_back({high, static_cast<float>(turn - double{high}), magnitude, 0});
   }
   return turns;
 }
@@ -35,7 +35,10 @@ std::span<const std::byte> Weights::source(std::size_t i) const {
 Result<void> Weights::upload(Device& device, const LoadProgress& progress) {
   std::vector<std::uint64_t> sizes;
   for (std::size_t i = 0; i < plan_.weights.size(); ++i) sizes.push_back(source(i).size());
-  for (const Angles& angles : rotations_.angles) sizes.push_back(angles.frequency.size() * sizeof(dialect::float4));
+  for (const Angles& angles : rotations_.angles) {
+    sizes.push_back(angles.frequency.size() * sizeof(dialect::float4));
+    sizes.push_back(angles.long_frequency.size() * sizeof(dialect::float4));
+  }
   PLUMB_TRY(memory_, allocate_views(device, sizes, "the weights"));
   const auto total = std::accumulate(sizes.begin(), sizes.end(), std::uint64_t{0});
   std::uint64_t done = 0;
@@ -51,10 +54,20 @@ Result<void> Weights::upload(Device& device, const LoadProgress& progress) {
     PLUMB_CHECK(device.upload(memory_.views[i], source(i)));
   }
   for (std::size_t i = 0; i < rotations_.angles.size(); ++i) {
-    const std::vector<dialect::float4> turns = turns_of(rotations_.angles[i]);
-    PLUMB_CHECK(device.upload(memory_.views[views_.size() + i], std::as_bytes(std::span(turns))));
+    const Angles& angles = rotations_.angles[i];
+    for (const bool is_long : {false, true}) {
+      const std::vector<dialect::float4> turns =
+          turns_of(is_long ? angles.long_frequency : angles.frequency, angles.magnitude);
+      if (turns.empty()) continue;
+      PLUMB_CHECK(device.upload(turns_view(i, is_long), std::as_bytes(std::span(turns))));
+    }
   }
   return {};
+}
+
+View Weights::turns(std::size_t op, std::uint32_t capacity) const {
+  const std::uint32_t angles = rotations_.of_op[op];
+  return turns_view(angles, rotations_.angles[angles].is_long(capacity));
 }
 
 Result<std::vector<std::string>> Weights::changed(Device& device) const {

@@ -148,7 +148,7 @@ class Computation {
   }
 
   void execute(const plan::Rope& op) {
-    const std::vector<float> factors = op.factors ? vector(*op.factors) : std::vector<float>();
+    const std::vector<float> factors = rotary_factors(op, scene_);
     const std::uint64_t width = plan_.value(op.x).width;
     const float* x = in(op.x);
     for (std::uint64_t t = 0; t < n_rows(op.x); ++t) {
@@ -318,6 +318,12 @@ double activate(const plan::Activate& op, double x) {
              (x > 0 ? op.xielu.positive * x * x : op.xielu.negative * (std::expm1(std::min(x, double{op.xielu.eps})) - x));
   }
   return 0;
+}
+
+std::vector<float> rotary_factors(const plan::Rope& rope, const Scene& scene) {
+  const bool is_long = rope.long_factors && scene.capacity > rope.original_context;
+  const std::optional<plan::VectorId> factors = is_long ? rope.long_factors : rope.factors;
+  return factors ? scene.vector(*factors) : std::vector<float>();
 }
 
 Rotation rotation_at(const plan::Rope& rope, std::span<const float> factors, double position) {

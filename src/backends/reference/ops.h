@@ -36,6 +36,7 @@ struct Scene {
   std::function<const float*(std::uint32_t layer, std::uint64_t row, std::uint32_t position)> key, cached_value;
   // The number of positions in the cache of a row's sequence during the row's step, the step's own included.
   std::function<std::uint32_t(std::uint64_t row)> cached;
+  std::uint32_t capacity = 0;  // the most positions of the run's caches
 
   [[nodiscard]] std::uint64_t n_rows(plan::ValueId id) const {
     return plan->value(id).rows == plan::Rows::tokens ? rows.size() : n_outputs;
@@ -54,7 +55,8 @@ double activate(const plan::Activate& op, double x);
 struct Rotation {
   std::vector<double> cosine, sine;
 };
-// factors: the values of Rope::factors, or empty.
+// The factors that divide the Rope's frequencies in the scene, short or long; empty: none.
+std::vector<float> rotary_factors(const plan::Rope& rope, const Scene& scene);
 Rotation rotation_at(const plan::Rope& rope, std::span<const float> factors, double position);
 // Rotates one head.
 void rotate(const plan::Rope& rope, const Rotation& rotation, const float* x, float* y);

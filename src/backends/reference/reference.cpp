@@ -107,6 +107,7 @@ class ReferenceExecutor final : public PlanExecutor {
   Result<std::span<const float>> run_batch() override {
     scene_.rows = batch().rows;
     scene_.n_outputs = batch().n_outputs;
+    scene_.capacity = batch().caches.front()->capacity();
     for (const plan::Op& op : plan().ops) {
       if (const auto* write = std::get_if<plan::KvWrite>(&op)) {
         write_cache(*write);

@@ -107,6 +107,7 @@ void scale(const Question& q, const plan::Attention& op, Candidates& out) {
 // Attention with another mask: `sees` is given the right mask, the position of the row and that of the key.
 template <auto sees>
 void mask(const Question&, const plan::Attention& op, Candidates& out) {
+  if (!op.causal) return;
   with_rule(out, op, "", [](const Site& site, AttentionRule& rule) {
     rule.sees = [right = rule.sees, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
       return sees(right(row, s), rows[row].position, s);
@@ -142,6 +143,10 @@ void weak_mask(Candidates& out, const plan::Attention& op, std::string detail, s
   });
 }
 
+void causal_mask(const Question&, const plan::Attention& op, Candidates& out) {
+  if (!op.causal) out.with(op, &plan::Attention::causal, true);
+}
+
 void mask_zero(const Question&, const plan::Attention& op, Candidates& out) {
   const auto zero = [](double) { return 0.0; };
   weak_mask(out, op, "with their values", zero, true);
@@ -154,11 +159,77 @@ void mask_weak(const Question&, const plan::Attention& op, Candidates& out) {
         out, op, fmt::format("by {:g}", by), [by](double score) { return score - by; }, true);
 }
 
+std::string described(const plan::Attention& op) {
+  if (op.window == 0) return "none";
+  return fmt::format("{} of {} positions", op.window_kind == plan::WindowKind::chunked ? "parts" : "a window", op.window);
+}
+
+// The windows of the plan's other attentions.
+void window_of_layer(const Question& q, const plan::Attention& op, Candidates& out) {
+  std::set<std::pair<std::uint32_t, plan::WindowKind>> seen{{op.window, op.window_kind}};
+  for (const plan::Op& one : q.plan().ops) {
+    const auto* other = std::get_if<plan::Attention>(&one);
+    if (other == nullptr || (other->window == 0 && op.window == 0)) continue;
+    if (!seen.emplace(other->window, other->window_kind).second) continue;
+    plan::Attention wrong = op;
+    wrong.window = other->window;
+    wrong.window_kind = other->window_kind;
+    out.changed(wrong, fmt::format("that of {}, {}, instead of {}", q.plan().value(other->out).name, described(*other),
+                                   described(op)));
+  }
+}
+
+void window_kind(const Question&, const plan::Attention& op, Candidates& out) {
+  if (op.window == 0 || !op.causal) return;
+  plan::Attention wrong = op;
+  wrong.window_kind = op.window_kind == plan::WindowKind::chunked ? plan::WindowKind::sliding : plan::WindowKind::chunked;
+  out.changed(wrong, fmt::format("{} instead of {}", described(wrong), described(op)));
+}
+
+// Attention whose mask follows from the positions of the row and of the key.
+template <class Sees>
+void with_mask(Candidates& out, const plan::Attention& op, std::string detail, Sees sees) {
+  with_rule(out, op, std::move(detail), [sees](const Site& site, AttentionRule& rule) {
+    rule.sees = [sees, rows = site.scene.rows](std::uint64_t row, std::uint32_t s) {
+      return sees(std::int64_t{rows[row].position}, std::int64_t{s});
+    };
+  });
+}
+
+// Parts of the sequence that begin one position early or late.
+void chunk_start(const Question&, const plan::Attention& op, Candidates& out) {
+  if (op.window == 0 || op.window_kind != plan::WindowKind::chunked) return;
+  for (const int by : {1, -1}) {
+    with_mask(out, op, by > 0 ? "one position late" : "one position early",
+              [by, n = std::int64_t{op.window}](std::int64_t t, std::int64_t s) {
+                const auto part = [&](std::int64_t at) { return (at - by) / n; };
+                return s <= t && part(s) == part(t);
+              });
+  }
+}
+
+// The window of an encoder, in which half lies on each side of the token.
+void window_sides(const Question&, const plan::Attention& op, Candidates& out) {
+  if (op.window == 0 || op.causal) return;
+  const auto n = std::int64_t{op.window}, half = n / 2;
+  const auto add = [&](std::string detail, std::int64_t before, std::int64_t after) {
+    with_mask(out, op, std::move(detail),
+              [before, after](std::int64_t t, std::int64_t s) { return t - before <= s && s <= t + after; });
+  };
+  add("half before the token, none after it", half, 0);
+  add("half after the token, none before it", 0, half);
+  add("all after the token", 0, n - 1);
+  add("all on each side", n - 1, n - 1);
+  add("all and one more on each side", n, n);
+}
+
 void window(const Question& q, const plan::Attention& op, Candidates& out) {
   std::set<std::uint32_t> sizes;
   if (op.window > 0) {
+    // Half of an encoder's window lies on each side, so the next other window differs by 2.
     sizes = {0, op.window - 1, op.window + 1, op.window / 2, op.window * 2};
-  } else {
+    if (!op.causal) sizes.insert({op.window - std::min(op.window, 2U), op.window + 2});
+  } else if (op.causal) {
     for (std::uint32_t w = 2; w < q.replay.rows().size(); w *= 2) sizes.insert({w, w - 1, w + 1});
   }
   for (const std::uint32_t size : sizes) {
@@ -179,20 +250,49 @@ void soft_cap(const Question&, const plan::Attention& op, Candidates& out) {
   }
 }
 
-// ALiBi (https://arxiv.org/abs/2108.12409, section 3) adds -m (t - s) to the scores, with m = 2^(-8 (h + 1) / n_heads).
-// Adding the same number to all scores does not change the softmax, so m times the score's index is enough.
+// Attention with ALiBi by other slopes.
+template <class Slope>
+void with_slopes(Candidates& out, const plan::Attention& op, std::string detail, Slope slope) {
+  with_rule(out, op, std::move(detail), [slope](const Site& site, AttentionRule& rule) {
+    rule.bias = [slope, rows = site.scene.rows](std::uint64_t row, std::uint32_t head, std::uint32_t s) {
+      return slope(head) * static_cast<double>(std::int64_t{s} - std::int64_t{rows[row].position});
+    };
+  });
+}
+// The slope of a head if the number of heads were a power of two: 2^(-max_bias * (h + 1) / n_heads).
+double plain_slope(double head, const plan::Attention& op, double max_bias) {
+  return std::exp2(-max_bias * (head + 1) / op.n_heads);
+}
+
 void distance_bias(const Question&, const plan::Attention& op, Candidates& out) {
-  const auto biased = [&](std::string detail, double sign) {
-    with_rule(out, op, std::move(detail), [sign, n = static_cast<double>(op.n_heads)](const Site&, AttentionRule& rule) {
-      rule.weigh = [right = rule.weigh, sign, n](std::uint32_t head, std::span<double> scores) {
-        const double slope = sign * std::exp2(-8.0 * (head + 1) / n);
-        for (std::size_t i = 0; i < scores.size(); ++i) scores[i] += slope * static_cast<double>(i);
-        right(head, scores);
-      };
-    });
-  };
-  biased("ALiBi's, 2^(-8 (h + 1) / n_heads) a position", 1);
-  biased("ALiBi's, with the wrong sign", -1);
+  if (op.alibi_max_bias > 0 || !op.causal) return;
+  constexpr double usual = 8;
+  with_slopes(out, op, "ALiBi's, 2^(-8 (h + 1) / n_heads) a position",
+              [op](std::uint32_t h) { return plain_slope(h, op, usual); });
+  with_slopes(out, op, "ALiBi's, with the wrong sign", [op](std::uint32_t h) { return -plain_slope(h, op, usual); });
+}
+
+void alibi(const Question& q, const plan::Attention& op, Candidates& out) {
+  if (op.alibi_max_bias <= 0) return;
+  using backends::reference::alibi_slope;
+  const std::uint32_t n = op.n_heads;
+  const double max_bias = op.alibi_max_bias;
+  out.with(op, &plan::Attention::alibi_max_bias, 0.0F, "scores are not biased");
+  with_slopes(out, op, "the slopes have the wrong sign", [op](std::uint32_t h) { return -alibi_slope(op, h); });
+  with_slopes(out, op, "each head has the next one's slope",
+              [op, n](std::uint32_t h) { return alibi_slope(op, (h + 1) % n); });
+  with_slopes(out, op, "each head has the slope of the one before, from 1 on",
+              [op, max_bias](std::uint32_t h) { return plain_slope(h - 1.0, op, max_bias); });
+  with_slopes(out, op, "the heads' slopes are in reverse", [op, n](std::uint32_t h) { return alibi_slope(op, n - 1 - h); });
+  with_slopes(out, op, "all heads have the first one's slope", [op](std::uint32_t) { return alibi_slope(op, 0); });
+  with_slopes(out, op, "the slopes are those of a number of heads that is a power of two",
+              [op, max_bias](std::uint32_t h) { return plain_slope(h, op, max_bias); });
+  with_slopes(out, op, "the biases are scaled as the products of queries and keys",
+              [op](std::uint32_t h) { return alibi_slope(op, h) * op.scale; });
+  if (const auto value = fitted(q, op, &plan::Attention::alibi_max_bias, 0.5, 64)) {
+    out.with(op, &plan::Attention::alibi_max_bias, static_cast<float>(*value),
+             fmt::format("the largest bias is {:.4g} instead of {:g}", *value, max_bias));
+  }
 }
 
 // Attention whose weights follow from the scores of a row and head in another way.
@@ -358,16 +458,34 @@ admit s <= t, and write the cache before attention)"},
      R"(a token attends to the next one
 The mask ends one late (s <= t + 1).
 admit s <= t)"},
-    {"attention-mask-missing", Kind::op, of<mask<[](bool, std::uint32_t, std::uint32_t) { return true; }>>,
+    {"attention-mask-missing", Kind::op,
+     of<mask<[](bool right, std::uint32_t t, std::uint32_t s) { return right || t < s; }>>,
      R"(there is no causal mask
 Every token of the prompt sees all others; single steps after it are right.
 admit s <= t)"},
+    {"attention-mask-causal", Kind::parameter, of<causal_mask>,
+     R"(attention has a causal mask in a model that sees both sides
+Encoders read a text as a whole: a token attends to those after it too. attention.causal says so in the file.
+admit all positions of the text, and no key of another text)"},
     {"attention-mask-zero", Kind::op, of<mask_zero>, R"(masked scores are 0 instead of -infinity
 Masked positions keep a share of the softmax.
 set masked scores to -infinity before the softmax)"},
     {"attention-mask-weak", Kind::op, of_shown<mask_weak>, R"(masked scores are lowered, not excluded
 The mask adds a number that is not low enough: masked positions keep a share of the softmax.
 add -infinity, or the type's lowest number)"},
+    {"attention-window-of-layer", Kind::parameter, of<window_of_layer>, R"(the layer has another kind of layer's window
+Where layers with and without a window take turns, the pattern says which are which, and from which layer on it counts.
+take the window of each layer by the model's pattern)"},
+    {"attention-window-kind", Kind::parameter, of<window_kind>,
+     R"(a window that slides is taken for parts of the sequence, or the reverse
+A sliding window moves with the token; parts of the sequence (Llama 4) begin at multiples of their length, where a token sees itself alone.
+admit s / chunk = t / chunk for parts, t - window < s for windows that slide)"},
+    {"attention-chunk-start", Kind::op, of<chunk_start>, R"(parts of the sequence begin at other positions
+A token at a multiple of the part's length is the first of its part.
+admit s / chunk = t / chunk)"},
+    {"attention-window-sides", Kind::op, of<window_sides>, R"(an encoder's window does not lie on both sides in halves
+A window of n positions reaches n / 2 positions to each side.
+admit |t - s| <= window / 2)"},
     {"attention-window", Kind::parameter, of<window>, R"(the sliding window is another
 attention.sliding_window counts positions, that of the token included.
 admit t - window < s <= t)"},
@@ -377,6 +495,9 @@ cap scores as the architecture asks)"},
     {"attention-distance-bias", Kind::op, of<distance_bias>, R"(scores are biased by distance
 ALiBi adds a bias to the scores instead of rotating queries and keys; these models rotate.
 add nothing to the scores but the mask)"},
+    {"attention-alibi", Kind::op, of<alibi>, R"(the scores' bias by distance is not ALiBi's
+-slope * (t - s) is added to the scaled scores, with slope 2^(-max_bias (h + 1) / n) for head h; where the number of heads is no power of two, the slopes beyond the largest one are every other slope of twice as many heads.
+add -slope(h) * (t - s) to the scores, after the scale)"},
     {"attention-uniform", Kind::op, of<uniform_weights>, R"(all positions weigh alike
 All scores are equal: keys or queries are zero where attention reads them, or the scores are lost.
 check that keys are written to the cache, and what the scores' product reads)"},

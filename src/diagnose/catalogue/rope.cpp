@@ -11,13 +11,10 @@ namespace plumb::diagnose::families {
 namespace in_rope {
 namespace {
 
+using backends::reference::rotary_factors;
 using backends::reference::rotate;
 using backends::reference::Rotation;
 using backends::reference::rotation_at;
-
-std::vector<float> factors_of(const plan::Rope& op, const Scene& scene) {
-  return op.factors ? scene.vector(*op.factors) : std::vector<float>();
-}
 
 // A head of a row that is to be rotated.
 struct Head {
@@ -32,7 +29,7 @@ struct Head {
 // Rotates every head by the angles that are given for it.
 void turned(Candidates& out, const plan::Rope& op, std::string detail, std::function<Rotation(const Head&)> angles) {
   out.add(std::move(detail), [op, angles = std::move(angles)](const Site& site) {
-    const std::vector<float> factors = factors_of(op, site.scene);
+    const std::vector<float> factors = rotary_factors(op, site.scene);
     const auto x = site.scene.value(op.x);
     const std::size_t width = site.scene.plan->value(op.x).width;
     std::vector<float> y(x.size());
@@ -88,15 +85,19 @@ void frozen(const Question&, const plan::Rope& op, Candidates& out) {
               [](const Head& head) { return head.step().end - 1.0; });
 }
 
-void scaling(const Question&, const plan::Rope& op, Candidates& out) {
+void scaling(const Question& q, const plan::Rope& op, Candidates& out) {
   const auto changed = [&](std::string detail, auto change) {
     plan::Rope wrong = op;
     change(wrong);
     out.changed(wrong, std::move(detail));
   };
   if (op.factors) {
-    out.with(op, &plan::Rope::factors, std::nullopt, "rope_freqs.weight is not used");
-    turned(out, op, "frequencies are multiplied by rope_freqs.weight instead of divided", [op](const Head& head) {
+    const std::string_view tensor = q.plan().weight(*op.factors).tensor.name;
+    changed(fmt::format("{} is not used", tensor), [](plan::Rope& wrong) {
+      wrong.factors.reset();
+      wrong.long_factors.reset();
+    });
+    turned(out, op, fmt::format("frequencies are multiplied by {} instead of divided", tensor), [op](const Head& head) {
       std::vector<float> inverse(head.factors.begin(), head.factors.end());
       for (float& f : inverse) f = 1 / f;
       return rotation_at(op, inverse, head.position());
@@ -135,6 +136,20 @@ void scaling(const Question&, const plan::Rope& op, Candidates& out) {
   }
   for (const float factor : {2.0f, 4.0f, 8.0f, 16.0f, 32.0f})
     scaled(1 / factor, fmt::format("positions are divided by {:g}; the file asks for no scaling", factor));
+}
+
+// The short factors for the long ones, or the reverse, whichever the run should have.
+void other_factors(const Question& q, const plan::Rope& op, Candidates& out) {
+  if (!op.long_factors) return;
+  const bool is_long = q.replay.capacity() > op.original_context;
+  const auto name = [&](plan::VectorId id) { return q.plan().weight(id).tensor.name; };
+  turned(out, op,
+         fmt::format("{} in place of {}", name(is_long ? *op.factors : *op.long_factors),
+                     name(is_long ? *op.long_factors : *op.factors)),
+         [op, is_long](const Head& head) {
+           const std::vector<float> other = head.site.scene.vector(is_long ? *op.factors : *op.long_factors);
+           return rotation_at(op, other, head.position());
+         });
 }
 
 void partial(const Question&, const plan::Rope& op, Candidates& out) {
@@ -189,7 +204,7 @@ void by_head(const Question&, const plan::Rope& op, Candidates& out) {
 void other_positions(const Question& q, const plan::Rope& op, Candidates& out) {
   constexpr double most_left = 0.1;  // of the right position's error
   const Site at_fault(q.replay, q.op_index, {q.rows.begin(), q.rows.end()});
-  const std::vector<float> factors = factors_of(op, at_fault.scene);
+  const std::vector<float> factors = rotary_factors(op, at_fault.scene);
   const auto x = at_fault.scene.value(op.x);
   const std::size_t width = q.width();
   const std::size_t n_positions = 2 * q.replay.rows().size() + 16;
@@ -255,7 +270,7 @@ void other_scaling(const Question& q, const plan::Rope& op, Candidates& out) {
 // The loop reads components that its first half has already overwritten.
 void in_place(const Question&, const plan::Rope& op, Candidates& out) {
   out.add("", [op](const Site& site) {
-    const std::vector<float> factors = factors_of(op, site.scene);
+    const std::vector<float> factors = rotary_factors(op, site.scene);
     const auto x = site.scene.value(op.x);
     const std::size_t width = site.scene.plan->value(op.x).width;
     std::vector<float> y(x.begin(), x.end());
@@ -311,6 +326,9 @@ rotate once)"},
     {"rope-scaling", Kind::parameter, of<scaling>, R"(the scaling of rotary frequencies is not the file's
 rope.scaling.*, YaRN's parameters and rope_freqs.weight (Llama 3) change the frequencies for long contexts; without them text degrades with its length.
 apply what rope.scaling.type and rope_freqs.weight say)"},
+    {"rope-other-factors", Kind::parameter, of<other_factors>, R"(the factors are those of the other context length
+LongRoPE has short factors for caches of up to rope.scaling.original_context_length positions and long ones for larger caches. The choice is made once, for all positions.
+choose the factors by the size of the context that the run is given)"},
     {"rope-exponent", Kind::op, of<exponent>, R"(the frequencies' exponent is wrong
 Pair i turns by position * theta^(-2i/n_rot). Other denominators or a missing 2 spread the frequencies wrongly.
 theta^(-2i/n_rot) for i = 0 .. n_rot/2 - 1)"},

@@ -21,11 +21,11 @@ struct Attention {
   };
   // t, s: positions; n: positions in the cache, those of all tokens of this step among them
   std::function<bool(std::size_t t, std::size_t s, std::size_t n, const Op& op)> seen =
-      [](std::size_t t, std::size_t s, std::size_t, const Op&) { return s <= t; };
+      [](std::size_t t, std::size_t s, std::size_t, const Op& op) { return op.config.sees(op.layer, t, s); };
   double masked = -std::numeric_limits<double>::infinity();
   // Added to a score.
-  double (*bias)(std::size_t t, std::size_t s, std::size_t h, const Config& c) = [](std::size_t, std::size_t, std::size_t,
-                                                                                    const Config&) { return 0.0; };
+  std::function<double(std::size_t t, std::size_t s, std::size_t h, const Config& c)> bias =
+      [](std::size_t t, std::size_t s, std::size_t h, const Config& c) { return c.bias(h, t, s); };
   std::size_t (*components)(std::size_t head_dim) = [](std::size_t d) { return d; };
   void (*weights)(std::vector<double>& p) = [](std::vector<double>& p) {
     double sum = 0;
@@ -176,6 +176,149 @@ void add_attention_faults(const Add& add) {
         return e.plain(op);
       },
       {"cache-slot"});
+}
+
+namespace {
+
+// A fault in attention alone, with one name that is right.
+Plant in_attention(std::string name, Make make, std::string cause) {
+  return {std::move(name), {"attn_ctx"}, std::move(make), {std::move(cause)}};
+}
+Plant configured(std::string name, std::function<void(Config& c, std::size_t layer)> change, std::string cause) {
+  return in_attention(std::move(name),
+                      with([change = std::move(change)](const Engine&, Op& op) { change(op.config, op.layer); }),
+                      std::move(cause));
+}
+using Sees = bool (*)(std::size_t t, std::size_t s, std::size_t window);
+Plant seeing(std::string name, Sees sees, std::string cause) {
+  Attention a;
+  a.seen = [sees](std::size_t t, std::size_t s, std::size_t, const Op& op) {
+    const std::size_t window = op.config.windows[op.layer];
+    return window == 0 ? op.config.sees(op.layer, t, s) : sees(t, s, window);
+  };
+  return in_attention(std::move(name), attention(std::move(a)), std::move(cause));
+}
+Plant biased(std::string name, double (*bias)(std::size_t t, std::size_t s, std::size_t h, const Config& c)) {
+  Attention a;
+  a.bias = bias;
+  return in_attention(std::move(name), attention(std::move(a)), "attention-alibi");
+}
+std::size_t distance(std::size_t t, std::size_t s) { return s > t ? s - t : t - s; }
+
+std::vector<Plant> window_faults() {
+  return {configured(
+              "the other kind of layer's window",
+              [](Config& c, std::size_t layer) { c.windows[layer] = c.windows[layer] == 0 ? 5 : 0; },
+              "attention-window-of-layer"),
+          configured(
+              "a window that is one longer",
+              [](Config& c, std::size_t layer) { c.windows[layer] += c.windows[layer] == 0 ? 0 : 1; }, "attention-window"),
+          configured(
+              "parts of the sequence for a sliding window", [](Config& c, std::size_t) { c.chunked = true; },
+              "attention-window-kind")};
+}
+
+std::vector<Plant> chunk_faults() {
+  return {configured(
+              "a sliding window for parts of the sequence", [](Config& c, std::size_t) { c.chunked = false; },
+              "attention-window-kind"),
+          configured(
+              "parts that are one longer",
+              [](Config& c, std::size_t layer) { c.windows[layer] += c.windows[layer] == 0 ? 0 : 1; }, "attention-window"),
+          seeing(
+              "parts that begin one late",
+              [](std::size_t t, std::size_t s, std::size_t w) {
+                return s <= t && (t == 0 || (t - 1) / w == (s == 0 ? 0 : (s - 1) / w));
+              },
+              "attention-chunk-start"),
+          seeing(
+              "parts that begin one early",
+              [](std::size_t t, std::size_t s, std::size_t w) { return s <= t && (t + 1) / w == (s + 1) / w; },
+              "attention-chunk-start"),
+          configured(
+              "the whole sequence for a part", [](Config& c, std::size_t layer) { c.windows[layer] = 0; },
+              "attention-window-of-layer")};
+}
+
+std::vector<Plant> encoder_faults() {
+  return {
+      configured(
+          "a causal mask in an encoder",
+          [](Config& c, std::size_t layer) {
+            c.causal = c.windows[layer] != 0;  // in layers without a window
+          },
+          "attention-mask-causal"),
+      seeing(
+          "a causal mask in an encoder's window",
+          [](std::size_t t, std::size_t s, std::size_t w) { return s <= t && 2 * (t - s) <= w; }, "attention-window-sides"),
+      seeing(
+          "half a window after the token alone",
+          [](std::size_t t, std::size_t s, std::size_t w) { return s >= t && 2 * (s - t) <= w; }, "attention-window-sides"),
+      seeing(
+          "a whole window on each side", [](std::size_t t, std::size_t s, std::size_t w) { return distance(t, s) < w; },
+          "attention-window-sides"),
+      seeing(
+          "a whole window before the token",
+          [](std::size_t t, std::size_t s, std::size_t w) { return s <= t && t - s < w; }, "attention-mask-causal"),
+      seeing(
+          "a window without its ends", [](std::size_t t, std::size_t s, std::size_t w) { return 2 * distance(t, s) < w; },
+          "attention-window"),
+      configured(
+          "the whole text for a window", [](Config& c, std::size_t layer) { c.windows[layer] = 0; },
+          "attention-window-of-layer")};
+}
+
+std::vector<Plant> alibi_faults() {
+  return {
+      configured(
+          "no slopes", [](Config& c, std::size_t) { c.alibi_max_bias = 0; }, "attention-alibi"),
+      configured(
+          "slopes down to 2^-4", [](Config& c, std::size_t) { c.alibi_max_bias = 4; }, "attention-alibi"),
+      biased("slopes of the wrong sign",
+             [](std::size_t t, std::size_t s, std::size_t h, const Config& c) { return -c.bias(h, t, s); }),
+      biased("the next head's slope", [](std::size_t t, std::size_t s, std::size_t h,
+                                         const Config& c) { return c.bias((h + 1) % c.n_heads, t, s); }),
+      biased("slopes from 1 on",
+             [](std::size_t t, std::size_t s, std::size_t h, const Config& c) {
+               return h == 0 ? static_cast<double>(s) - static_cast<double>(t) : c.bias(h - 1, t, s);
+             }),
+      biased("the heads' slopes in reverse",
+             [](std::size_t t, std::size_t s, std::size_t h, const Config& c) { return c.bias(c.n_heads - 1 - h, t, s); }),
+      biased("slopes that are scaled with the scores", [](std::size_t t, std::size_t s, std::size_t h, const Config& c) {
+        return c.bias(h, t, s) / std::sqrt(static_cast<double>(c.head_dim));
+      })};
+}
+
+std::vector<Plant> shared_cache_faults() {
+  const auto of_layer = [](std::size_t layer) {
+    return with([layer](const Engine& e, Op& op) {
+      if (op.layer == 2) std::tie(op.keys, op.values) = e.cache(layer);
+    });
+  };
+  return {in_attention("the cache of the layer before the one that is shared", of_layer(0), "cache-other-layer")};
+}
+
+// other: by how much the other factors are further from 1.
+std::vector<Plant> factor_faults(float other) {
+  const auto by = [](float factor) {
+    return with([factor](const Engine&, Op& op) {
+      for (float& f : op.config.factors) f = 1 + factor * (f - 1);
+    });
+  };
+  const Names rotations{"attn_q_rope", "attn_k_rope"};
+  return {{"the factors of another context", rotations, by(other), {"rope-other-factors"}},
+          {"no factors", rotations, by(0), {"rope-scaling"}}};
+}
+
+}  // namespace
+
+const std::vector<FormFaults>& form_faults() {
+  static const std::vector<FormFaults> all{
+      {"windows by layer", window_faults()},   {"parts of the sequence", chunk_faults()},
+      {"encoder", encoder_faults()},           {"ALiBi", alibi_faults()},
+      {"shared cache", shared_cache_faults()}, {"short factors", factor_faults(4)},
+      {"long factors", factor_faults(0.25f)}};
+  return all;
 }
 
 }  // namespace plumb::diagnose::planted
