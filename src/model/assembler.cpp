@@ -25,13 +25,16 @@ bool matters(std::string_view name) {
   return !is_redundant(name) && (std::any_of(prefixes.begin(), prefixes.end(), begins) || name.ends_with(".bias"));
 }
 
+plan::CacheShape cache_of(const HyperParameters& parameters) {
+  plan::CacheShape cache;
+  for (const LayerParameters& layer : parameters.layers) cache.layers.push_back({layer.n_kv_heads, layer.head_dim});
+  return cache;
+}
+
 }  // namespace
 
 Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters)
-    : Assembler(file, parameters, {parameters.n_layers, parameters.n_kv_heads, parameters.head_dim}) {}
-
-Assembler::Assembler(const gguf::File& file, const HyperParameters& parameters, plan::CacheShape cache)
-    : file_(file), p_(parameters), builder_(std::move(cache)) {}
+    : file_(file), p_(parameters), builder_(cache_of(parameters)) {}
 
 void Assembler::complain(std::string complaint) {
   std::string message = fmt::format("{}: tensor {}", file_.label(), complaint);

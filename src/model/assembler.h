@@ -36,8 +36,6 @@ class Assembler {
  public:
   // Both must outlive the Assembler.
   Assembler(const gguf::File& file, const HyperParameters& parameters);
-  // The same, where layers do not all keep keys and values of n_kv_heads heads of head_dim components.
-  Assembler(const gguf::File& file, const HyperParameters& parameters, plan::CacheShape cache);
 
   [[nodiscard]] const HyperParameters& parameters() const { return p_; }
   [[nodiscard]] bool has(std::string_view tensor) const { return file_.tensor(tensor) != nullptr; }
