@@ -18,7 +18,6 @@ import copy
 import json
 import pathlib
 import struct
-import sys
 
 import gguf
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 import transformers
 from model_goldens import Family, all_cases
 from model_goldens.base import N_STEPS
-from transformers_names import ROTATED, Tap
+from model_goldens.watch import Watch
 
 # A golden's two files together take no more bytes than this.
 MAX_BYTES = 300_000
@@ -74,115 +73,23 @@ def write_gguf(path: pathlib.Path, case: Family, name: str, model: torch.nn.Modu
     writer.close()
 
 
-class Recorder:
-    """Hooks on a model that keep its values, as [T, features] float32, while it runs once."""
+def record(case: Family, model: torch.nn.Module, tokens: list[int]) -> dict[str, np.ndarray]:
+    """Runs the model once and returns its values as [T, features] float32."""
+    values: dict[str, np.ndarray] = {}
 
-    def __init__(self, case: Family, model: torch.nn.Module, tokens: list[int]):
-        self.case, self.model, self.n_tokens = case, model, len(tokens)
-        self.values: dict[str, np.ndarray] = {}
-        self.layer = 0
-        self.turned: set[int] = set()  # layers in which a rotary function was called
-        handles = [self._watch(tap) for tap in case.taps(model.config.get_text_config())]
-        handles += self._watch_layers()
-        handles += case.watch(self.keep, model)
-        originals = self._watch_functions()
-        try:
-            with torch.no_grad():
-                output = model(torch.tensor([tokens]))
-        finally:
-            for source, name, original in originals:
-                setattr(source, name, original)
-            for handle in filter(None, handles):
-                handle.remove()
-        if case.decoder:
-            self.keep("logits", output.logits)
-        self.values["tokens"] = np.array(tokens, dtype=np.int32)
-        case.more_values(self.values, model)
+    def keep(name: str, tensor: torch.Tensor) -> None:
+        assert name not in values, f"{name} is shown twice"
+        values[name] = np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
 
-    def keep(self, name: str, tensor: torch.Tensor, part=None) -> None:
-        """tensor: [1, T, features], [1, T, heads, head_dim] or [1, heads, T, head_dim]; part: Tap's, or a function"""
-        if tensor.dim() == 4 and tensor.shape[1] != self.n_tokens:
-            tensor = tensor.transpose(1, 2)
-        array = tensor.detach().numpy().reshape(self.n_tokens, -1)
-        if callable(part):
-            array = part(array)
-        elif isinstance(part, int):
-            array = np.split(array, 3, axis=1)[part]
-        elif part is not None:
-            array = array[:, part[0] : part[1]]
-        array = self.case.reorder(name, array, self.model.config.get_text_config())
-        assert name not in self.values, f"{name} is shown twice"
-        self.values[name] = np.ascontiguousarray(array, dtype=np.float32)
-
-    def _watch(self, tap: Tap):
-        try:
-            module = self.model.get_submodule(tap.module)
-        except AttributeError:  # such as q_norm, which some families lack
-            return None
-        if tap.side == "input":
-            return module.register_forward_pre_hook(
-                lambda m, args, more: self.keep(tap.value, args[0] if args else more["hidden_states"], tap.part),
-                with_kwargs=True,
-            )
-        return module.register_forward_hook(
-            lambda m, args, out: self.keep(tap.value, out[0] if isinstance(out, tuple) else out, tap.part)
-        )
-
-    def _watch_layers(self) -> list:
-        """Follows which layer runs. Attention is a module of the layer, of one of these names."""
-        attentions = [
-            m
-            for n, m in self.model.named_modules()
-            if n.rpartition(".")[2] in ("self_attn", "attn", "attention", "self_attention")
-        ]
-        attentions = [m for m in attentions if not any(m is not a and m in a.children() for a in attentions)]
-        handles = []
-        for n, module in enumerate(attentions):
-            handles.append(module.register_forward_pre_hook(lambda *_, n=n: setattr(self, "layer", n)))
-            if self.case.rotated_by == "function":
-                handles.append(module.register_forward_hook(lambda m, args, out, n=n: self._keep_probs(n, out[1])))
-        return handles
-
-    def _keep_probs(self, n: int, probs: torch.Tensor) -> None:
-        self.values[f"blk.{n}.attn_probs"] = probs.detach().numpy()[0].reshape(-1, self.n_tokens).astype(np.float32)
-
-    def _watch_functions(self) -> list[tuple]:
-        """Hooks see only modules. The model's source file has functions that rotate q and k, and that attend."""
-        source = sys.modules[type(self.model).__module__]
-        originals = []
-
-        def replace(name, make):
-            if original := getattr(source, name, None):
-                originals.append((source, name, original))
-                setattr(source, name, make(original))
-
-        def rotating(original):
-            def rotate(*args, **kwargs):
-                rotated = original(*args, **kwargs)
-                self.turned.add(self.layer)
-                if self.case.rotated_by == "function":
-                    for name, value in zip(ROTATED, rotated, strict=True):
-                        self.keep(f"blk.{self.layer}.{name}", value.transpose(1, 2))
-                return rotated
-
-            return rotate
-
-        def attending(original):
-            def attend(module, query, key, value, *args, **kwargs):
-                context, probs = original(module, query, key, value, *args, **kwargs)
-                if self.case.rotated_by == "attention":
-                    if self.layer in self.turned:
-                        for name, turned in zip(ROTATED, (query, key), strict=True):
-                            self.keep(f"blk.{self.layer}.{name}", turned.transpose(1, 2))
-                    self._keep_probs(self.layer, probs)
-                return context, probs
-
-            return attend
-
-        for name in ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb", "apply_rotary_emb"):
-            replace(name, rotating)
-        replace("eager_attention_forward", attending)
-        return originals
+    watch = Watch(case, model, keep, keep_probs=keep)
+    watch.n_tokens = len(tokens)
+    with torch.no_grad(), watch.watching():
+        output = model(torch.tensor([tokens]))
+    if case.decoder:
+        watch.show("logits", output.logits)
+    values["tokens"] = np.array(tokens, dtype=np.int32)
+    case.more_values(values, model)
+    return values
 
 
 def step_by_step(model: torch.nn.Module, tokens: list[int]) -> np.ndarray:
@@ -233,7 +140,7 @@ def make(name: str, case: Family, out: pathlib.Path, hf: pathlib.Path | None) ->
     config = model.config.get_text_config()
     tokens = [1, *(int(t) for t in rng.integers(3, config.vocab_size, case.n_tokens - 1))]
     write_gguf(out / f"{name}.gguf", case, name, model)
-    values = Recorder(case, model, tokens).values
+    values = record(case, model, tokens)
     if case.decoder:
         stepped = step_by_step(model, tokens)
         np.testing.assert_allclose(values["logits"], stepped, rtol=1e-5, atol=2e-6 * float(np.abs(stepped).max()))

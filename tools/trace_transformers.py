@@ -5,87 +5,56 @@
 
 MODEL.gguf is the file that the trace will be compared with: its name and SHA-256 go into the trace. With --from-gguf
 transformers runs the file itself (F32, F16 and the quantizations it can read), and no folder is needed. Values are written
-in the type in which they were computed. Families: llama, mistral, qwen2, qwen3, gpt2.
+in the type in which they were computed. Families: the decoders that tools/model_goldens has.
 
-Needs torch and transformers (known to work: 5.23.0); --from-gguf needs gguf and accelerate too. Exit code 2: nothing was
+Needs torch, transformers (known to work: 5.24.0) and gguf; --from-gguf needs accelerate too. Exit code 2: nothing was
 written, and stderr says why.
 """
 
 import argparse
-import contextlib
-import importlib
 import os
 import pathlib
 import sys
 
 import plumb_trace
 from plumb_trace import TraceError
-from transformers_names import ARCHITECTURES, ROTATED, Tap, adjacent_pairs, heads_to_reorder, taps
 
 
 class Recorder:
     """Hooks on a model that write its values as long as `watching` is true."""
 
     def __init__(self, torch, model, writer: plumb_trace.Writer, patterns: list[str] | None):
-        config = model.config
-        self.torch, self.model, self.writer, self.patterns = torch, model, writer, patterns
-        self.architecture = ARCHITECTURES[config.model_type]
-        self.n_layers, self.n_heads = config.num_hidden_layers, config.num_attention_heads
-        self.n_kv_heads = getattr(config, "num_key_value_heads", self.n_heads)
+        from model_goldens.watch import Watch
+
+        self.writer, self.patterns, self.torch = writer, patterns, torch
         self.step = 0
-        self._layer = 0
+        self.watch = Watch(family_of(model), model, self.keep)
         self._kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
-    @contextlib.contextmanager
     def watching(self):
-        handles = [self._tap(tap) for tap in taps(self.architecture, self.n_layers)]
-        attentions = [module for name, module in self.model.named_modules() if name.endswith(".self_attn")]
-        for n, attention in enumerate(attentions):
-            handles.append(attention.register_forward_pre_hook(lambda *_, n=n: setattr(self, "_layer", n)))
-        # A function of the model's source file returns rotated Q and K; hooks see only modules, not functions.
-        source = importlib.import_module(type(self.model).__module__)
-        rotate = getattr(source, "apply_rotary_pos_emb", None)
+        return self.watch.watching()
 
-        def watched(*arguments, **more):
-            rotated = rotate(*arguments, **more)
-            for name, value in zip(ROTATED, rotated, strict=True):
-                self.keep(f"blk.{self._layer}.{name}", value.transpose(1, 2))
-            return rotated
-
-        if rotate:
-            source.apply_rotary_pos_emb = watched
-        try:
-            yield
-        finally:
-            if rotate:
-                source.apply_rotary_pos_emb = rotate
-            for handle in filter(None, handles):
-                handle.remove()
-
-    def _tap(self, tap: Tap):
-        try:
-            found = self.model.get_submodule(tap.module)
-        except AttributeError:  # such as q_norm, which some families lack
-            return None
-        if tap.side == "input":
-            return found.register_forward_pre_hook(lambda _, inputs: self.keep(tap.value, inputs[0]))
-        return found.register_forward_hook(lambda _, inputs, output: self.keep(tap.value, output, tap.part))
-
-    def keep(self, name: str, tensor, part: int | None = None) -> None:
-        """tensor: [1, T, features] or [1, T, heads, head_dim]"""
+    def keep(self, name: str, values) -> None:
         if not plumb_trace.is_wanted(self.patterns, name):
             return
-        values = tensor.detach().reshape(tensor.shape[1], -1)
-        if part is not None:
-            values = values.chunk(3, dim=1)[part]
-        heads = heads_to_reorder(self.architecture, name, self.n_heads, self.n_kv_heads)
-        if heads:
-            values = values[:, adjacent_pairs(heads, values.shape[1] // heads)]
         kind = self._kinds.get(values.dtype)
         if kind is None:
-            raise TraceError(f"{name} is of type {values.dtype}; a trace has float32, float16 or bfloat16")
-        data = values.contiguous().view(self.torch.uint8).cpu().numpy()
-        self.writer.add(self.step, name, values.shape, data, kind)
+            values, kind = values.to(self.torch.float32), "F32"  # such as the numbers of experts
+        self.writer.add(self.step, name, values.shape, values.view(self.torch.uint8).numpy(), kind)
+
+
+def family_of(model):
+    """How a golden of this class of model names its values."""
+    try:
+        import model_goldens
+    except ImportError as error:
+        raise TraceError(f"{error}; install it with pip install gguf") from error
+    name = type(model).__name__
+    family = model_goldens.family_of(name)
+    if family is None or not family.decoder:
+        known = ", ".join(sorted({case.model for case in model_goldens.all_cases().values() if case.decoder}))
+        raise TraceError(f"the model is of the class {name}; this adapter names the values of {known}")
+    return family
 
 
 def prompt_of(arguments: argparse.Namespace, source: str, more: dict) -> tuple[str, list[int]]:
@@ -103,14 +72,22 @@ def prompt_of(arguments: argparse.Namespace, source: str, more: dict) -> tuple[s
     return text, tokenizer(text, add_special_tokens=False).input_ids
 
 
+def attribute(config, name: str):
+    """None where the model has none, or one that differs from layer to layer (transformers raises an error then)."""
+    try:
+        return getattr(config, name, None)
+    except (ValueError, RuntimeError):
+        return None
+
+
 def parameters(config) -> dict[str, float | str | bool]:
     """The hyper-parameters that the engine runs with, by the names of docs/trace.md."""
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = attribute(config, "rope_parameters") or {}
     found = {
-        "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "d_ff": getattr(config, "intermediate_size", None),
-        "n_heads": config.num_attention_heads, "n_kv_heads": getattr(config, "num_key_value_heads", None),
-        "head_dim": getattr(config, "head_dim", None), "vocab_size": config.vocab_size, "rms_eps": getattr(config, "rms_norm_eps", None),
-        "rope_theta": rope.get("rope_theta", getattr(config, "rope_theta", None)),
+        "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "d_ff": attribute(config, "intermediate_size"),
+        "n_heads": config.num_attention_heads, "n_kv_heads": attribute(config, "num_key_value_heads"),
+        "head_dim": attribute(config, "head_dim"), "vocab_size": config.vocab_size, "rms_eps": attribute(config, "rms_norm_eps"),
+        "rope_theta": rope.get("rope_theta", attribute(config, "rope_theta")),
     }  # fmt: skip
     return {name: value for name, value in found.items() if value is not None}
 
@@ -127,10 +104,8 @@ def load(arguments: argparse.Namespace, torch, transformers) -> tuple[object, st
         text, tokens = prompt_of(arguments, source, more)
     except (OSError, ValueError, ImportError) as error:
         raise TraceError(f"transformers cannot load {gguf if arguments.from_gguf else source}: {error}") from error
-    if model.config.model_type not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise TraceError(f"the model is of type '{model.config.model_type}'; this adapter names the values of {known}")
-    plumb_trace.check_tokens(tokens, model.config.vocab_size)
+    family_of(model)
+    plumb_trace.check_tokens(tokens, model.config.get_text_config().vocab_size)
     return model.to(arguments.device).eval(), text, list(tokens)
 
 
@@ -150,16 +125,20 @@ def run(arguments: argparse.Namespace) -> None:
     ends = set(ends if isinstance(ends, list) else [ends])
     info = plumb_trace.Info(
         engine=f"transformers {transformers.__version__} ({arguments.dtype})",
-        model=pathlib.Path(arguments.gguf or arguments.model).name, model_sha256=sha256, prompt=text, tokens=list(tokens), parameters=parameters(model.config),
+        model=pathlib.Path(arguments.gguf or arguments.model).name, model_sha256=sha256, prompt=text, tokens=list(tokens), parameters=parameters(model.config.get_text_config()),
     )  # fmt: skip
-    max_values = len(taps(ARCHITECTURES[model.config.model_type], model.config.num_hidden_layers)) + len(ROTATED) * model.config.num_hidden_layers
     cache, given = None, tokens
+    config = model.config.get_text_config()
+    # What modules show, and at most ten more in a layer, which functions and experts show; and the logits.
+    max_values = len(family_of(model).taps(config)) + 10 * config.num_hidden_layers + 1
     with plumb_trace.Writer(arguments.output, info, max_values * (1 + arguments.steps)) as writer:
         recorder = Recorder(torch, model, writer, arguments.values)
         with torch.no_grad(), recorder.watching():
             for recorder.step in range(arguments.steps + 1):
                 ids = torch.tensor([given], device=arguments.device)
+                recorder.watch.n_tokens = len(given)
                 output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+                recorder.watch.show("logits", output.logits)
                 cache = output.past_key_values
                 token = int(output.logits[0, -1].argmax())
                 if recorder.step == arguments.steps or token in ends:

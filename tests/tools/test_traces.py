@@ -1,5 +1,7 @@
 """The names that the trace adapters give to values, and the files that they write. Needs neither numpy nor the engines."""
 
+import copy
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,7 +16,6 @@ sys.path.insert(0, str(TOOLS))
 
 import llama_cpp_nodes  # noqa: E402
 import plumb_trace  # noqa: E402
-import transformers_names  # noqa: E402
 
 
 class LlamaCppNodes(unittest.TestCase):
@@ -106,38 +107,54 @@ class LlamaCppNodes(unittest.TestCase):
         )  # fmt: skip
 
 
+@unittest.skipUnless(all(importlib.util.find_spec(name) for name in ("gguf", "torch", "transformers")), "needs torch")
 class TransformersNames(unittest.TestCase):
+    """The names in tools/model_goldens, which hold the goldens' values too."""
+
+    @classmethod
+    def setUpClass(cls):
+        import model_goldens
+        import transformers
+
+        cls.cases = model_goldens.all_cases()
+        cls.configs = {}
+        for name, case in cls.cases.items():
+            cls.configs[name] = getattr(transformers, case.model).config_class(**copy.deepcopy(case.config)).get_text_config()
+
+    def names(self, case):
+        return [tap.value for tap in self.cases[case].taps(self.configs[case])]
+
     def test_every_value_of_a_model_once(self):
-        names = [tap.value for tap in transformers_names.taps("qwen3", 2)]
+        names = self.names("qwen3")
         self.assertEqual(len(names), len(set(names)))
         block = {"attn_norm", "attn_q", "attn_k", "attn_v", "attn_q_norm", "attn_k_norm", "attn_ctx", "attn_out", "attn_resid",
                  "ffn_norm", "ffn_gate", "ffn_up", "ffn_act", "ffn_down", "output"}  # fmt: skip
         whole = {f"blk.{n}.{stem}" for n in range(2) for stem in block}
-        self.assertEqual(set(names), whole | {"token_embd", "output_norm", "logits"})
+        self.assertEqual(set(names), whole | {"token_embd", "output_norm"})
 
     def test_every_value_of_gpt2_once(self):
-        names = [tap.value for tap in transformers_names.taps("gpt2", 1)]
+        names = self.names("gpt2")
         self.assertEqual(len(names), len(set(names)))
         block = {"attn_norm", "attn_q", "attn_k", "attn_v", "attn_ctx", "attn_out", "attn_resid", "ffn_norm", "ffn_up", "ffn_act",
                  "ffn_down", "output"}  # fmt: skip
-        whole = {f"blk.0.{stem}" for stem in block}
-        self.assertEqual(set(names), whole | {"token_embd", "position_embd", "embd", "output_norm", "logits"})
-
-    def test_a_block_leaves_what_the_next_norm_takes(self):
-        taps = {tap.value: tap[:2] for tap in transformers_names.taps("qwen3", 2)}
-        self.assertEqual(taps["blk.0.output"], ("model.layers.1.input_layernorm", "input"))
-        self.assertEqual(taps["blk.1.output"], ("model.norm", "input"))
+        whole = {f"blk.{n}.{stem}" for n in range(2) for stem in block}
+        self.assertEqual(set(names), whole | {"token_embd", "position_embd", "embd", "output_norm"})
 
     def test_pairs_become_adjacent(self):
-        self.assertEqual(transformers_names.adjacent_pairs(2, 6), [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11])
+        import numpy
+        from model_goldens.base import adjacent
+
+        self.assertEqual(adjacent(numpy.arange(12)[None], 2)[0].tolist(), [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11])
 
     def test_only_q_and_k_of_llama_lie_in_another_order(self):
-        heads = transformers_names.heads_to_reorder
-        self.assertEqual([heads("llama", f"blk.1.{v}", 8, 2) for v in ("attn_q", "attn_q_rope", "attn_k", "attn_k_rope")],
-                         [8, 8, 2, 2])  # fmt: skip
-        for value in ("blk.1.attn_v", "blk.1.attn_ctx", "logits"):
-            self.assertEqual(heads("llama", value, 8, 2), 0)
-        self.assertEqual(heads("qwen3", "blk.1.attn_q", 8, 2), 0)
+        import numpy
+
+        row = numpy.arange(32)[None]
+        for name, changed in (("attn_q", True), ("attn_k_rope", True), ("attn_v", False), ("attn_q_norm", False), ("output", False)):
+            for case in ("llama", "mixtral", "granite", "smollm3"):
+                heads = self.cases[case].reorder(f"blk.1.{name}", row, self.configs[case])
+                self.assertEqual(heads.tolist() != row.tolist(), changed, f"{case} {name}")
+            self.assertEqual(self.cases["qwen3"].reorder(f"blk.1.{name}", row, self.configs["qwen3"]).tolist(), row.tolist())
 
 
 class Files(unittest.TestCase):

@@ -288,6 +288,10 @@ class Family:
             return adjacent(array, first_of(config, "num_key_value_heads", "num_attention_heads"))
         return array
 
+    def shows(self, value: str, layer: int, model: torch.nn.Module) -> bool:
+        """Whether a layer has this value, of those that hooks on functions show."""
+        return True
+
     def more_values(self, values: dict[str, np.ndarray], model: torch.nn.Module) -> None:
         """Adds to the values, or takes some out, after the run."""
 
@@ -332,7 +336,8 @@ class Mixture(Family):
             ordered = self.scores.sort(dim=-1, descending=True)[0]
             used = first_of(model.config.get_text_config(), "num_experts_per_tok", "top_k_experts")
             margin = float((ordered[:, used - 1] - ordered[:, used]).min())
-            assert margin > self.min_margin, f"{block}: a choice of experts by {margin:.1e}"
+            exact = next(module.parameters()).dtype == torch.float64
+            assert not exact or margin > self.min_margin, f"{block}: a choice of experts by {margin:.1e}"
 
         return hook
 
@@ -344,7 +349,8 @@ class Mixture(Family):
             steps = [self.expert(module, hidden[t], int(e)) for t in range(len(index)) for e in index[t]]
             gate, up, act, down = (torch.stack(each).reshape(len(index), -1) for each in zip(*steps, strict=True))
             total = (down.reshape(*index.shape, -1) * weights[..., None]).sum(1)
-            assert torch.allclose(total, output.reshape(total.shape), rtol=1e-6, atol=1e-6), block
+            if output.dtype == torch.float64:
+                assert torch.allclose(total, output.reshape(total.shape), rtol=1e-6, atol=1e-6), block
             for name, value in (
                 ("ffn_experts", index),
                 ("ffn_expert_weights", weights),

@@ -48,10 +48,12 @@ def no_expert_scales(model) -> None:
         layer.router.per_expert_scale.fill_(1.0)
 
 
-class Gemma4(Family):
+class Gemma4(Mixture):
     arch = "gemma4"
     model = "Gemma4ForCausalLM"
     buffers = ("layer_scalar",)
+    router = "router.proj"
+    experts = "experts"
     shape = {
         **{k: v for k, v in SHAPE.items() if k not in ("bos_token_id", "eos_token_id")},
         "hidden_size": 24,
@@ -147,15 +149,6 @@ class Gemma4(Family):
 
     def more_values(self, values, model):
         values["token_embd"] = model.model.embed_tokens.weight.detach().numpy()[values["tokens"]].astype(np.float32)
-        for n, layer in enumerate(model.model.layers):
-            if layer.self_attn.is_kv_shared_layer:
-                values.pop(f"blk.{n}.attn_k_rope")
-
-
-class Gemma4Moe(Mixture, Gemma4):
-    router = "router.proj"
-    experts = "experts"
-    taps = Gemma4.taps
 
     def router_hook(self, keep, block, model, layer):
         hook = super().router_hook(keep, block, model, layer)
@@ -163,6 +156,9 @@ class Gemma4Moe(Mixture, Gemma4):
 
     def experts_hook(self, keep, block):
         return super().experts_hook(lambda name, value: None if name.endswith("weights") else keep(name, value), block)
+
+    def shows(self, value, layer, model):
+        return not (value == "attn_k_rope" and model.model.layers[layer].self_attn.is_kv_shared_layer)
 
 
 def kinds(*letters: str) -> list[str]:
@@ -179,7 +175,7 @@ CASES = {
         use_double_wide_mlp=True,
         breaks={"per-layer embeddings": no_table},
     ),
-    "gemma4-moe": Gemma4Moe(
+    "gemma4-moe": Gemma4(
         1111,
         layer_types=kinds("w", "f"),
         num_key_value_heads=2,

@@ -71,7 +71,8 @@ class Llama4(Mixture):
             keep(f"{block}.ffn_router", output[1])
             self.scores = output[1]
             ordered = output[1].sort(dim=-1, descending=True)[0]
-            assert float((ordered[:, 0] - ordered[:, 1]).min()) > self.min_margin
+            exact = output[1].dtype == torch.float64
+            assert not exact or float((ordered[:, 0] - ordered[:, 1]).min()) > self.min_margin
             self.hidden = args[0]
 
         return hook
@@ -83,7 +84,8 @@ class Llama4(Mixture):
             steps = [self.expert(module, self.hidden[t] * weights[t], int(index[t])) for t in range(len(index))]
             gate, up, act, down = (torch.stack(each) for each in zip(*steps, strict=True))
             total = output.reshape(module.num_experts, len(index), -1).sum(0)
-            assert torch.allclose(total, down, rtol=1e-6, atol=1e-6), block
+            if total.dtype == torch.float64:
+                assert torch.allclose(total, down, rtol=1e-6, atol=1e-6), block
             for name, value in (
                 ("ffn_experts", index),
                 ("ffn_expert_weights", weights),
