@@ -369,6 +369,23 @@ class OnATerminal(CommandLine):
                      (b"/set top-\t\t", b"top-k   top-p"), (b"\x03", PROMPT), (b"/sh\tinf\t\r", b"turns"), (b"", PROMPT),
                      (b"/load " + folder + b"/no\t\r", b"goes on after 0 turns"), (b"", PROMPT))  # fmt: skip
 
+    def test_what_files_hold_cannot_command_the_terminal(self):
+        (self.path / "cache").mkdir()
+        (self.path / "cache" / "chat_history").write_text(json.dumps("upper \x1b]0;title\x07 \u202ecat") + "\n")
+        messages = [{"role": "user", "content": "up\x1b[31mper dog"}, {"role": "assistant", "content": "DOG"}]
+        saved = self.written("saved.json", json.dumps(messages))
+        self.written("no\x1b[32m.json", "[]")
+        folder = str(self.path).encode()
+        terminal = Terminal(self.environment)
+        terminal.wait(PROMPT)
+        for keys, expected in ((UP, b"cat"), (b"\x15/load " + folder + b"/no\t", b"/no"), (b"\x15/load " + str(saved).encode() + b"\r", b"after 1 turn."),
+                               (b"/show messages\r", b"up\\x1b[31mper dog"), (b"/edit\r", b"per dog")):  # fmt: skip
+            terminal.type(keys)
+            seen = terminal.wait(expected)
+            for evil in (b"\x1b]0", b"\x1b[31m", b"\x1b[32m", "\u202e".encode()):
+                self.assertNotIn(evil, seen, keys)
+        self.assertEqual(terminal.end(b"\x15\x04"), 0)
+
     def test_a_message_is_taken_back_to_be_changed(self):
         self.session((b"upper cat\r", b"CAT\r\n"), (b"", PROMPT), (b"/edit\r", b"> upper cat"), (b"\x17dog\r", b"DOG\r\n"),
                      (b"", PROMPT), (b"/show info\r", b"turns      1\r\n"), (b"", PROMPT))  # fmt: skip
