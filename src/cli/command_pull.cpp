@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
@@ -32,17 +33,26 @@ struct PullArguments {
   bool json = false;
 };
 
+std::string license_of(const KnownModel& model) { return fmt::format("{}, {}", model.license, model.license_url); }
+
 Result<int> list(bool json) {
   if (!json) {
+    std::size_t width = 0;
+    for (const KnownModel& model : known_models()) width = std::max(width, model.name.size());
     for (const KnownModel& model : known_models()) {
-      PLUMB_CHECK(print(fmt::format("{:<12} {}, {}\n", model.name, model.description, format_bytes(model.bytes))));
+      PLUMB_CHECK(print(fmt::format("{:<{}} {}, {}\n{:<{}} licence: {}\n", model.name, width, model.description,
+                                    format_bytes(model.bytes()), "", width, license_of(model))));
     }
     return 0;
   }
   auto models = Json::array();
   for (const KnownModel& model : known_models()) {
-    models.push_back(
-        {{"name", model.name}, {"description", model.description}, {"bytes", model.bytes}, {"sha256", model.sha256}});
+    models.push_back({{"name", model.name},
+                      {"description", model.description},
+                      {"license", model.license},
+                      {"license_url", model.license_url},
+                      {"bytes", model.bytes()},
+                      {"sha256", model.sha256}});
   }
   return print_json({{"models", std::move(models)}});
 }
@@ -80,7 +90,8 @@ Result<gguf::File> offer(const std::string& model, bool yes) {
     return fail("{} is not here; {}", model, able.error().message);
   }
   if (!yes) {
-    const std::string what = fmt::format("{} ({})", wanted.source, size_text(wanted));
+    std::string what = fmt::format("{} ({})", wanted.source, size_text(wanted));
+    if (wanted.package != nullptr) what += ", licence: " + license_of(*wanted.package);
     if (isatty(STDIN_FILENO) != 1 || isatty(STDERR_FILENO) != 1) {
       return fail("{} is not here; 'plumb pull {}' or the option --yes fetches {}", model, model, what);
     }
@@ -114,6 +125,7 @@ Result<int> run_pull(const PullArguments& options) {
 
 Result<fs::path> fetch_model(const Wanted& wanted, const PullOptions& options) {
   fmt::print(stderr, "{} ({}), kept as {}\n", printable(wanted.source), size_text(wanted), printable(wanted.name));
+  if (wanted.package != nullptr) fmt::print(stderr, "licence: {}\n", license_of(*wanted.package));
   const InterruptStops interrupts;
   std::optional<Progress> bar;
   std::string shown;

