@@ -145,6 +145,11 @@ plan::ValueId Assembler::rope(const std::string& name, std::uint32_t layer, plan
   rope.magnitude = static_cast<float>(r.magnitude);
   rope.yarn = r.yarn;
   if (r.frequency_factors) rope.factors = vector({"rope_freqs"}, "weight", r.n_rot / 2);
+  if (r.long_and_short) {
+    rope.factors = vector({"rope_factors_short"}, "weight", r.n_rot / 2);
+    rope.long_factors = vector({"rope_factors_long"}, "weight", r.n_rot / 2);
+    rope.original_context = r.original_context;
+  }
   return builder_.rope(name, x, rope);
 }
 
@@ -159,6 +164,8 @@ plan::ValueId Assembler::attend(const std::string& name, std::uint32_t layer, pl
   attention.head_dim = l.head_dim;
   attention.scale = static_cast<float>(p_.attention_scale);
   attention.window = l.window;
+  attention.window_kind = p_.window_kind;
+  attention.alibi_max_bias = static_cast<float>(p_.alibi_max_bias);
   attention.soft_cap = static_cast<float>(p_.attention_soft_cap);
   attention.sinks = sinks;
   return builder_.attention(name, q, attention);

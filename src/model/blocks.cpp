@@ -57,7 +57,7 @@ plan::ValueId Block::feed_forward(plan::ValueId x, const FeedForwardOptions& opt
     const Source source = options.fused_gate_up && d_ff > 0 ? Source{full("ffn_up"), first, 2 * d_ff} : Source{full(name)};
     return a_.linear(full(name), source, x, d_ff, d, options.bias);
   };
-  plan::Activate act{.activation = options.activation};
+  plan::Activate act{.activation = options.activation, .xielu = parameters().xielu};
   if (options.has_gate) {
     act.gate = project("ffn_gate", 0);
     act.up = project("ffn_up", d_ff);

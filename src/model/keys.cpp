@@ -332,6 +332,24 @@ std::optional<double> Keys::optional_number(std::string_view key, double least, 
   return number(key, least, most);
 }
 
+std::vector<double> Keys::numbers_by_block(std::string_view key, std::uint32_t n_blocks) {
+  std::vector<double> numbers(n_blocks, 0.0);
+  const auto array = value(file_.get_array(key, gguf::ValueType::f32));
+  if (!array) return numbers;
+  if ((*array)->count != n_blocks) {
+    complain(fmt::format("{}: key '{}' has {} values for {} blocks; expected one for each", file_.label(), key,
+                         (*array)->count, n_blocks));
+    return numbers;
+  }
+  for (std::uint32_t i = 0; i < n_blocks; ++i) {
+    numbers[i] = double{std::get<float>(gguf::element_of(**array, i))};
+    if (std::isfinite(numbers[i])) continue;
+    complain(fmt::format("{}: key '{}' has {} for block {}; expected a number", file_.label(), key, numbers[i], i));
+    numbers[i] = 0;
+  }
+  return numbers;
+}
+
 bool Keys::flag(std::string_view key) { return value(file_.get_bool(full(key))).value_or(false); }
 
 std::optional<std::string_view> Keys::optional_string(std::string_view key) {

@@ -36,6 +36,8 @@ class Keys {
   // A required number in [least, most]. NaN and infinities are complaints.
   double number(std::string_view key, double least, double most);
   std::optional<double> optional_number(std::string_view key, double least, double most);
+  // A required array of finite numbers, one for each block. The key has no prefix. After a complaint: zeros.
+  std::vector<double> numbers_by_block(std::string_view key, std::uint32_t n_blocks);
   // A required key that is true or false.
   bool flag(std::string_view key);
   // None: the file leaves it out, or there is a complaint.

@@ -35,6 +35,10 @@ struct RopeParameters {
   std::optional<plan::Yarn> yarn;  // with RopeScaling::yarn
   bool frequency_factors = false;  // rope_freqs.weight divides the frequencies (Llama 3)
 
+  // LongRoPE: rope_factors_long.weight and rope_factors_short.weight divide the frequencies.
+  bool long_and_short = false;
+  std::uint32_t original_context = 0;  // tokens up to which the short factors hold
+
   // The same without scaling.
   [[nodiscard]] RopeParameters unscaled() const { return {.pairing = pairing, .n_rot = n_rot, .theta = theta}; }
 };
@@ -62,6 +66,7 @@ struct LayerParameters {
   bool rotates = true;       // false: attention without rotary embedding ("NoPE")
   bool has_experts = false;
   std::optional<plan::Temperature> temperature = std::nullopt;  // multiplies q
+  plan::Xielu xielu{};                                          // of Activation::xielu
 
   [[nodiscard]] std::uint32_t q_width() const { return n_heads * head_dim; }
   [[nodiscard]] std::uint32_t kv_width() const { return n_kv_heads * head_dim; }
@@ -83,7 +88,9 @@ struct HyperParameters {
   bool norm_bias = false;   // every norm of the residual stream has a bias; without it, a layer norm may have one
   bool logit_bias = false;  // output.bias
   double norm_eps = 0;
-  double attention_scale = 0;     // multiplies q . k
+  double attention_scale = 0;  // multiplies q . k
+  plan::WindowKind window_kind = plan::WindowKind::sliding;
+  double alibi_max_bias = 0;      // ALiBi's; 0: none
   double attention_soft_cap = 0;  // of scores; 0: none
   double embedding_scale = 1;
   double residual_scale = 1;  // multiplies what a block adds to the residual stream

@@ -93,7 +93,6 @@ class Llama4(Mixture):
                 ("ffn_up_exps", up),
                 ("ffn_act_exps", act),
                 ("ffn_down_exps", down),
-                ("ffn_moe", total),
             ):
                 keep(f"{block}.{name}", value)
 

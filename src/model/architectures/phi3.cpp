@@ -8,7 +8,13 @@ const Architecture phi3{
     .name = "phi3",
     .read =
         [](Keys& keys) {
-          return read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::halves}}, .windows = Windows::uniform});
+          HyperParameters p =
+              read_decoder(keys, {.rope = {{.pairing = plan::RopePairing::halves}}, .windows = Windows::uniform});
+          p.rope.long_and_short = keys.has_tensor("rope_factors_long.weight");
+          if (p.rope.long_and_short) {
+            p.rope.original_context = keys.count("rope.scaling.original_context_length", p.context);
+          }
+          return p;
         },
     .forward = [](Assembler& a) { return pre_norm_decoder(a, {.fused_qkv = true}, {.fused_gate_up = true}); },
 };
