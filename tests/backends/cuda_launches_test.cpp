@@ -114,6 +114,28 @@ INSTANTIATE_TEST_SUITE_P(
                          "embed_f16 norm_round multiply normalize rope_write attention_f16 attention_merge round_row "
                          "multiply norm_round multiply round_row multiply norm_round multiply soft_cap",
                          [](ModelShape& shape) { shape.soft_cap = 2; }},
+                    // Heads of 64 in the first layer and of 16 in the second; the third reads the second's cache.
+                    Case{"OneTokenOfOtherHeadsByLayer",
+                         {{1, last}},
+                         Format::q8_0,
+                         "embed_f16 norm_round multiply normalize rope_write decode_attention attention_merge_round "
+                         "multiply norm_round multiply round_row multiply "
+                         "norm_round multiply normalize rope_write attention_f16 attention_merge round_row multiply "
+                         "norm_round multiply round_row multiply "
+                         "norm_round multiply normalize rope attention_f16 attention_merge round_row multiply "
+                         "norm_round multiply round_row multiply norm_round multiply",
+                         [](ModelShape& shape) {
+                           shape.layers = {{2, 64}, {1, 16}, {}};
+                           shape.n_layers = 3;
+                           shape.n_rot = 6;
+                         }},
+                    Case{"PromptThatIsReadAsAWhole",
+                         {{6, last}},
+                         Format::f32,
+                         "embed_f16 normalize linear_mat_f32 linear_mat_f32 linear_mat_f32 normalize rope_write "
+                         "attention_f16 attention_merge linear_mat_f32 add normalize linear_mat_f32 linear_mat_f32 "
+                         "activated linear_mat_f32 add normalize multiply",
+                         [](ModelShape& shape) { shape.causal = false; }},
                     Case{"OneTokenWithExperts",
                          {{1, last}},
                          Format::q8_0,

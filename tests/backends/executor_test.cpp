@@ -279,6 +279,14 @@ TEST_P(Executors, ErrorsLeaveTheCachesAsTheyWere) {
   static_cast<void>(logits_of(*executor, *a, tokens, {2}));
 }
 
+TEST(GpuExecutor, RefusesHeadsThatAreTooLong) {
+  ModelShape shape;
+  shape.head_dim = 513;
+  const auto executor = make("checker").value()->load(SmallModel(shape).plan, {});
+  ASSERT_FALSE(executor);
+  EXPECT_THAT(executor.error().message, HasSubstr("heads of 513 elements are longer than the 512"));
+}
+
 TEST_P(Executors, RefuseATokenWithoutARowOfItsTable) {
   Maker m;
   const auto small = m.builder.embed("small", m.matrix_of(m.normals(std::size_t{8} * 40), {8, 40}));

@@ -343,7 +343,7 @@ void attentions(Table& table) {
   const auto add = [&](const Attending& a) { table.push_back(attention(a)); };
   for (const KvType type : {KvType::f16, KvType::f32}) {
     // Heads, and how many share a key's.
-    for (const std::uint32_t head_dim : Sizes{1, 2, 10, 15, 16, 17, 36, 64, 80, 96, 128, 200, 256}) {
+    for (const std::uint32_t head_dim : Sizes{1, 2, 10, 15, 16, 17, 36, 64, 80, 96, 128, 200, 256, 257, 511, 512}) {
       add({.n_heads = 2, .n_kv_heads = 1, .head_dim = head_dim, .steps = {1, 1, 6, 2}, .type = type});
     }
     for (const Sizes& heads : {Sizes{1, 1}, {3, 3}, {6, 2}, {9, 3}, {14, 2}, {7, 1}, {32, 4}, {97, 1}}) {

@@ -249,11 +249,13 @@ Floats Engine::op(Op op, const std::string& name) {
   return seen_[{op.step, name}] = y;
 }
 
-void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path) {
+void Engine::run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path,
+                 std::uint32_t context) {
   tokens_ = tokens;
   plumb_trace trace;
   plumb_trace_create(&trace, path.c_str(), "a faulty engine", "test");
   plumb_trace_tokens(&trace, tokens.data(), tokens.size());
+  if (context > 0) plumb_trace_set(&trace, "context", std::to_string(context).c_str());
   for (std::uint32_t step = 0; step <= tokens.size() - n_prompt; ++step) {
     const std::size_t first = step == 0 ? 0 : n_prompt + step - 1, rows = step == 0 ? n_prompt : 1;
     order_.clear();

@@ -89,8 +89,10 @@ class Engine {
   // values before the first mistake are taken from it.
   Engine(const Engine& healthy, std::vector<Planted> planted);
 
-  // Runs tokens, the first n_prompt of them in one pass, and writes all values as a trace.
-  void run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path);
+  // Runs tokens, the first n_prompt of them in one pass, and writes all values as a trace. context: what the trace
+  // states; 0: nothing.
+  void run(const std::vector<std::int32_t>& tokens, std::size_t n_prompt, const std::filesystem::path& path,
+           std::uint32_t context = 0);
 
   // The right op's output.
   [[nodiscard]] Floats plain(const Op& op) const;

@@ -386,6 +386,26 @@ TEST_F(PlantedFaults, OfOtherFormsAreLocatedAndNamed) {
   }
 }
 
+// The short factors of a run of few tokens are wrong if the engine states a cache for many.
+TEST_F(PlantedFaults, FactorsFollowFromTheContextThatATraceStates) {
+  Form form = forms()[5];
+  ASSERT_EQ(form.name, "short factors");
+  form.of_rope = [right = form.of_rope](plan::Plan& plan, plan::Rope& op) {
+    right(plan, op);
+    op.original_context = 100;
+  };
+  const Subject subject = in_form(form);
+  for (const std::uint32_t context : {0U, 100U, 101U}) {
+    Engine engine = subject.engine();
+    engine.run(subject.tokens, subject.n_prompt, path(), context);
+    const Report report = diagnosis(subject);
+    EXPECT_EQ(report.follows(), context <= 100) << to_text(report, false);
+    if (report.faults.empty()) continue;
+    ASSERT_NE(report.faults[0].hypothesis, nullptr);
+    EXPECT_EQ(report.faults[0].hypothesis->name, "rope-other-factors");
+  }
+}
+
 TEST_F(PlantedFaults, OfTwoAndThreeAtOnceAllAreLocated) {
   const auto all = subjects(path());
   std::size_t n = 0, named = 0, n_faults = 0;

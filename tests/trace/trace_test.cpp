@@ -52,7 +52,8 @@ TEST_F(Traces, AreReadAsTheyWereWritten) {
             .prompt = "a \"b\" \n \xc3\xa9 \xff",
             .tokens = {1, 29871, 7},
             .positions = {5, 6, 7},
-            .parameters = {{"n_heads", "32"}, {"rope_theta", "10000.0"}, {"rope_pairing", "\"halves\""}}};
+            .parameters = {{"n_heads", "32"}, {"rope_theta", "10000.0"}, {"rope_pairing", "\"halves\""}},
+            .context = 4096};
   auto writer = Writer::create(path, info, 3);
   ASSERT_TRUE(writer) << writer.error().message;
   const std::vector<float> a{1, -2, 3, 4, 5, 6}, b{0.5F}, c{7, 8};
@@ -73,6 +74,7 @@ TEST_F(Traces, AreReadAsTheyWereWritten) {
   EXPECT_THAT(trace->info().prompt, HasSubstr("a \"b\" \n \xc3\xa9 "));
   EXPECT_THAT(trace->info().tokens, ElementsAre(1, 29871, 7, 9));
   EXPECT_THAT(trace->info().positions, ElementsAre(5, 6, 7, 8));
+  EXPECT_EQ(trace->info().context, 4096);
   ASSERT_EQ(trace->info().parameters.size(), 3);
   EXPECT_EQ(trace->info().parameters[0].name, "n_heads");
   EXPECT_EQ(trace->info().parameters[0].value, "32");
@@ -145,6 +147,11 @@ TEST_F(Traces, ThatAreBrokenAreRefused) {
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1,4294967297]"}})", "item 1");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1]","positions":"[4294967297]"}})", "item 0");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[1]","positions":"[1,2]"}})", "2 items");
+  for (const char* const context : {"", "x", "-1", "1,2", "4294967296"}) {
+    refused(fmt::format(R"({{"__metadata__":{{"format":"plumb-trace","version":"1","tokens":"[1]","context":"{}"}}}})",
+                        context),
+            "metadata 'context'");
+  }
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"7"}})", "no JSON object");
   refused(R"({"__metadata__":{"format":"plumb-trace","version":"1","tokens":"[]","parameters":"{\"a\":[1]}"}})",
           "a is a list or an object");

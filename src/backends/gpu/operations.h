@@ -11,8 +11,8 @@ namespace plumb::backends::gpu {
 
 // Steps of up to this many rows use the matrix-vector kernels.
 inline constexpr std::uint32_t most_vector_rows = 4;
-// The longest head that the attention kernels take.
-inline constexpr std::uint32_t max_head_dim = 256;
+// The longest head that the attention kernels take: MAX_HEAD_DIM of kernels/shared.h. Gemma 4 has heads of 512.
+inline constexpr std::uint32_t max_head_dim = 512;
 
 // Errors: a shape that no kernel takes.
 Result<void> check_shapes(const plan::Plan& plan);

@@ -76,7 +76,7 @@ struct KvWriteParams {
 struct AttentionParams {
   uint n_heads;
   uint n_kv_heads;
-  uint head_dim;  // at most 256
+  uint head_dim;  // at most MAX_HEAD_DIM
   uint capacity;  // positions of the cache
   // A row at place t attends to places from t - before to t + after, and no earlier than the chunk places that t lies in
   // begin.

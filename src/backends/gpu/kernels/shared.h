@@ -17,7 +17,7 @@ struct TopKShared {
 
 // The result of each SIMD-group over its positions.
 #define ATTENTION_SIMDS (PLUMB_ATTENTION_THREADS / 32)
-#define MAX_HEAD_DIM 256
+#define MAX_HEAD_DIM 512
 struct AttentionShared {
   float values[ATTENTION_SIMDS * MAX_HEAD_DIM];
   float largest[ATTENTION_SIMDS];
