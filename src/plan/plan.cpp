@@ -83,7 +83,8 @@ ResultId Builder::make(std::string value, Rows rows, std::uint64_t width) {
   const bool fresh = names_.emplace(value, index).second;
   expect(fresh, "value", value, "the name is taken by an earlier op");
   expect(width > 0 && width < (std::uint64_t{1} << 31), "value", value, "the width must be between 1 and 2^31");
-  plan_.values.push_back({std::move(value), rows, width});
+  // The rules of later ops divide by widths; after an error any will do.
+  plan_.values.push_back({std::move(value), rows, std::max<std::uint64_t>(width, 1)});
   return {{index}};
 }
 

@@ -214,14 +214,17 @@ class Kinds(CommandLine):
         self.assertEqual(len(problems(CANARY, ("llama.feed_forward_length", "u32", 1))), 9)
         several = CANARY.replace(b"blk.1.attn_q.weight", b"blk.1.attn_x.weight")
         found = problems(several, ("llama.embedding_length", "str", "x"), ("llama.rope.freq_base", "f32", -1),
-                         ("llama.expert_count", "u32", 4), ("llama.attention.layer_norm_rms_epsilon", None, None),
+                         ("llama.nextn_predict_layers", "u32", 4), ("llama.attention.layer_norm_rms_epsilon", None, None),
                          ("llama.rope.scaling.spiral", "f32", 2), ("llama.attention.causal", "bool", False))  # fmt: skip
-        expected = ("llama.expert_count", "llama.attention.causal", "llama.embedding_length", "layer_norm_rms_epsilon",
+        expected = ("llama.nextn_predict_layers", "llama.attention.causal", "llama.embedding_length", "layer_norm_rms_epsilon",
                     "llama.rope.freq_base", "llama.rope.scaling.spiral", "'blk.1.attn_q.weight' is missing; architecture llama needs it",
                     "'blk.1.attn_x.weight' has no role")  # fmt: skip
         self.assertEqual(len(found), len(expected), found)
         for words, problem in zip(expected, found, strict=True):
             self.assertIn(words, problem)
+        # Experts whose width is not known.
+        found = problems(CANARY, ("llama.embedding_length", "u32", 0), ("llama.feed_forward_length", "u32", 0), ("llama.expert_count", "u32", 4))
+        self.assertIn("llama.expert_used_count", str(found))
 
 
 class Endings(CommandLine):
