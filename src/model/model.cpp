@@ -1,7 +1,6 @@
 #include "model/model.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
@@ -9,6 +8,7 @@
 
 #include "gguf/kind.h"
 #include "model/architectures.h"
+#include "model/unknown.h"
 
 namespace plumb::model {
 
@@ -26,6 +26,17 @@ std::string_view name(RopeScaling scaling) {
 
 namespace {
 
+// Names on indented lines of a readable width.
+std::string wrapped(const std::vector<std::string_view>& names) {
+  constexpr std::size_t width = 96;
+  std::string text, line;
+  for (const std::string_view name : names) {
+    if (line.size() + name.size() > width) text += "\n    " + std::exchange(line, "");
+    line += fmt::format("{}{}{}", line.empty() ? "" : " ", name, name == names.back() ? "" : ",");
+  }
+  return text + "\n    " + line;
+}
+
 // The architecture of a file that may hold a model with weights.
 Result<const Architecture*> architecture_of(const gguf::File& file) {
   PLUMB_CHECK(gguf::expect_model(file));
@@ -33,8 +44,10 @@ Result<const Architecture*> architecture_of(const gguf::File& file) {
   const auto entry = std::find_if(architectures::all.begin(), architectures::all.end(),
                                   [&](const Architecture* a) { return a->name == name; });
   if (entry == architectures::all.end()) {
-    return fail("{}: key 'general.architecture' is '{}', which Plumb does not know; it runs {}", file.label(), name,
-                fmt::join(architecture_names(), ", "));
+    return fail(
+        "{}: key 'general.architecture' is '{}', which Plumb does not know. Use a model of an architecture that it runs."
+        "{}\n  Plumb runs {} architectures:{}",
+        file.label(), name, what_it_asks_for(file, name), architecture_names().size(), wrapped(architecture_names()));
   }
   if (file.tensors().empty()) return fail("{}: is a vocabulary without weights; 'plumb tokenize' takes it", file.label());
   return *entry;

@@ -23,7 +23,8 @@ namespace {
 
 // Shapes from each model's config.json on https://huggingface.co: TinyLlama/TinyLlama-1.1B-Chat-v1.0,
 // meta-llama/Llama-2-7b-hf, meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B, mistralai/Mistral-7B-v0.3,
-// HuggingFaceTB/SmolLM2-{135M,360M,1.7B}, Qwen/Qwen2.5-{0.5B,7B}-Instruct, Qwen/Qwen3-{0.6B,4B,8B}.
+// HuggingFaceTB/SmolLM2-{135M,360M,1.7B}, Qwen/Qwen2.5-{0.5B,7B}-Instruct, Qwen/Qwen3-{0.6B,4B,8B,30B-A3B},
+// openai/gpt-oss-20b.
 constexpr Preset::RopeFactors llama_31{.factor = 8, .original_context = 8192};
 constexpr Preset::RopeFactors llama_32{.factor = 32, .original_context = 8192};
 constexpr Preset with_qkv_bias(Preset preset) {
@@ -32,6 +33,17 @@ constexpr Preset with_qkv_bias(Preset preset) {
 }
 constexpr Preset with_head_norms(Preset preset) {
   preset.head_norms = true;
+  return preset;
+}
+constexpr Preset with_experts(Preset preset, Preset::Experts experts) {
+  preset.experts = experts;
+  return preset;
+}
+constexpr Preset as_gpt_oss(Preset preset) {
+  preset.qkv_bias = preset.out_bias = preset.sinks = true;
+  preset.window = 128;
+  preset.yarn = {.factor = 32, .original_context = 4096};
+  preset.feed_forward_norm = "post_attention_norm";
   return preset;
 }
 constexpr std::array preset_table{
@@ -49,6 +61,11 @@ constexpr std::array preset_table{
     with_head_norms({"qwen3-0.6b", "qwen3", 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e-6, 1e6, true}),
     with_head_norms({"qwen3-4b", "qwen3", 36, 2560, 32, 8, 128, 9728, 151936, 40960, 1e-6, 1e6, true}),
     with_head_norms({"qwen3-8b", "qwen3", 36, 4096, 32, 8, 128, 12288, 151936, 40960, 1e-6, 1e6, false}),
+    with_experts(
+        with_head_norms({"qwen3-30b-a3b", "qwen3moe", 48, 2048, 32, 4, 128, 6144, 151936, 40960, 1e-6, 1e6, false}),
+        {.n = 128, .n_used = 8, .d_ff = 768}),
+    with_experts(as_gpt_oss({"gpt-oss-20b", "gpt-oss", 24, 2880, 64, 8, 64, 2880, 201088, 131072, 1e-5, 1.5e5, false}),
+                 {.n = 32, .n_used = 4, .d_ff = 2880, .biases = true}),
 };
 
 class Random {
@@ -167,13 +184,12 @@ std::vector<float> frequency_divisors(const Preset& p) {
   return divisors;
 }
 
-// A tensor to write: a matrix [out, in] of random weights, or a vector with its values.
+// A tensor to write: a matrix [out, in] or matrices [n, out, in] of random weights, or vectors with their values.
 struct Item {
   std::string name;
-  std::uint64_t out = 0;
-  std::uint64_t in = 0;
+  std::vector<std::uint64_t> dims;  // as GGUF has them: {in, out, n}
   double deviation = 0;
-  std::vector<float> values;  // of a vector; empty for a matrix
+  std::vector<float> values;  // of vectors; empty for matrices
 };
 
 class ItemList {
@@ -181,27 +197,59 @@ class ItemList {
   explicit ItemList(std::uint64_t seed) : random_(seed) {}
 
   void matrix(std::string name, std::uint64_t out, std::uint64_t in, double deviation) {
-    items_.push_back({std::move(name), out, in, deviation, {}});
+    items_.push_back({std::move(name), {in, out}, deviation, {}});
+  }
+  void matrices(std::string name, std::uint64_t n, std::uint64_t out, std::uint64_t in, double deviation) {
+    items_.push_back({std::move(name), {in, out, n}, deviation, {}});
   }
   void vector(std::string name, std::vector<float> values) {
     const std::uint64_t length = values.size();
-    items_.push_back({std::move(name), 1, length, 0, std::move(values)});
+    items_.push_back({std::move(name), {length}, 0, std::move(values)});
   }
   void vector(std::string name, std::uint64_t length, double mean, double deviation) {
-    std::vector<float> values(length);
-    for (float& value : values) value = static_cast<float>(mean + random_.normal() * deviation);
-    vector(std::move(name), std::move(values));
+    vector(std::move(name), random(length, mean, deviation));
+  }
+  void vectors(std::string name, std::uint64_t n, std::uint64_t length, double deviation) {
+    items_.push_back({std::move(name), {length, n}, 0, random(n * length, 0, deviation)});
   }
   [[nodiscard]] const std::vector<Item>& items() const { return items_; }
 
  private:
+  std::vector<float> random(std::uint64_t n, double mean, double deviation) {
+    std::vector<float> values(n);
+    for (float& value : values) value = static_cast<float>(mean + random_.normal() * deviation);
+    return values;
+  }
+
   std::vector<Item> items_;
   Random random_;
 };
 
+double spread(std::uint32_t in) { return 1 / std::sqrt(static_cast<double>(in)); }
+
+// A block's feed-forward, or its experts. Names are those of `name`.
+template <class Name>
+void list_feed_forward(const Preset& p, const Name& name, double into_residual, ItemList& list) {
+  if (!p.experts) {
+    list.matrix(name("ffn_gate.weight"), p.d_ff, p.d_model, spread(p.d_model));
+    list.matrix(name("ffn_up.weight"), p.d_ff, p.d_model, spread(p.d_model));
+    list.matrix(name("ffn_down.weight"), p.d_model, p.d_ff, spread(p.d_ff) * into_residual);
+    return;
+  }
+  const Preset::Experts& e = *p.experts;
+  list.matrix(name("ffn_gate_inp.weight"), e.n, p.d_model, spread(p.d_model));
+  list.matrices(name("ffn_gate_exps.weight"), e.n, e.d_ff, p.d_model, spread(p.d_model));
+  list.matrices(name("ffn_up_exps.weight"), e.n, e.d_ff, p.d_model, spread(p.d_model));
+  list.matrices(name("ffn_down_exps.weight"), e.n, p.d_model, e.d_ff, spread(e.d_ff) * into_residual);
+  if (!e.biases) return;
+  list.vector(name("ffn_gate_inp.bias"), e.n, 0, 0.1);
+  list.vectors(name("ffn_gate_exps.bias"), e.n, e.d_ff, 0.1);
+  list.vectors(name("ffn_up_exps.bias"), e.n, e.d_ff, 0.1);
+  list.vectors(name("ffn_down_exps.bias"), e.n, p.d_model, 0.1 * into_residual);
+}
+
 ItemList list_items(const Preset& p, std::uint64_t seed) {
   ItemList list(seed);
-  const auto spread = [](std::uint32_t in) { return 1 / std::sqrt(static_cast<double>(in)); };
   const double into_residual = 1 / std::sqrt(2.0 * p.n_layers);
   const std::uint32_t q_width = p.n_heads * p.head_dim;
   const std::uint32_t kv_width = p.n_kv_heads * p.head_dim;
@@ -223,10 +271,10 @@ ItemList list_items(const Preset& p, std::uint64_t seed) {
       list.vector(name("attn_k_norm.weight"), p.head_dim, 1, 0.1);
     }
     list.matrix(name("attn_output.weight"), p.d_model, q_width, spread(q_width) * into_residual);
-    list.vector(name("ffn_norm.weight"), p.d_model, 1, 0.1);
-    list.matrix(name("ffn_gate.weight"), p.d_ff, p.d_model, spread(p.d_model));
-    list.matrix(name("ffn_up.weight"), p.d_ff, p.d_model, spread(p.d_model));
-    list.matrix(name("ffn_down.weight"), p.d_model, p.d_ff, spread(p.d_ff) * into_residual);
+    if (p.out_bias) list.vector(name("attn_output.bias"), p.d_model, 0, 0.1 * into_residual);
+    if (p.sinks) list.vector(name("attn_sinks.weight"), p.n_heads, 0, 1);
+    list.vector(name(fmt::format("{}.weight", p.feed_forward_norm)), p.d_model, 1, 0.1);
+    list_feed_forward(p, name, into_residual, list);
   }
   list.vector("output_norm.weight", p.d_model, 1, 0.1);
   if (p.rope_factors) list.vector("rope_freqs.weight", frequency_divisors(p));
@@ -240,11 +288,13 @@ Result<std::vector<quants::Format>> formats_of(const Preset& preset, const std::
   for (std::size_t i = 0; i < items.size(); ++i) {
     tensors[i].name = items[i].name;
     tensors[i].format = quants::Format::f32;
-    tensors[i].n_dims = items[i].values.empty() ? 2 : 1;
-    tensors[i].dims = {items[i].in, items[i].out, 1, 1};
+    tensors[i].n_dims = static_cast<std::uint32_t>(items[i].dims.size());
+    tensors[i].dims = {1, 1, 1, 1};
+    std::ranges::copy(items[i].dims, tensors[i].dims.begin());
   }
   MixtureShape shape;
   shape.n_layers = preset.n_layers;
+  if (preset.experts) shape.n_experts = preset.experts->n;
   shape.is_70b = preset.n_layers == 80 && preset.n_heads != preset.n_kv_heads;
   return choose_formats(tensors, shape, type, preset.name);
 }
@@ -258,13 +308,11 @@ Result<void> add_tensors(const std::vector<Item>& items, std::span<const quants:
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
     if (!item.values.empty()) {
-      const std::array<std::uint64_t, 1> dims{item.in};
-      writer.add_tensor(item.name, quants::Format::f32, dims, std::as_bytes(std::span(item.values)));
+      writer.add_tensor(item.name, quants::Format::f32, item.dims, std::as_bytes(std::span(item.values)));
       continue;
     }
-    const std::array<std::uint64_t, 2> dims{item.in, item.out};
-    PLUMB_TRY(auto pool, pools.get(formats[i], item.in, item.deviation));
-    writer.add_tensor(item.name, formats[i], dims,
+    PLUMB_TRY(auto pool, pools.get(formats[i], item.dims.front(), item.deviation));
+    writer.add_tensor(item.name, formats[i], item.dims,
                       [pool = std::move(pool), random = Random(seeds.next())](std::span<std::byte> bytes) -> Result<void> {
                         shuffle_into(bytes, *pool, random);
                         return {};
@@ -293,6 +341,17 @@ void set_metadata(const Preset& p, FileType type, std::string_view name, const V
   writer.set(key("rope.freq_base"), static_cast<float>(p.theta));
   writer.set(key("rope.dimension_count"), p.head_dim);
   writer.set(key("vocab_size"), p.vocab);
+  if (p.window > 0) writer.set(key("attention.sliding_window"), p.window);
+  if (p.experts) {
+    writer.set(key("expert_count"), p.experts->n);
+    writer.set(key("expert_used_count"), p.experts->n_used);
+    writer.set(key("expert_feed_forward_length"), p.experts->d_ff);
+  }
+  if (p.yarn) {
+    writer.set(key("rope.scaling.type"), std::string_view("yarn"));
+    writer.set(key("rope.scaling.factor"), static_cast<float>(p.yarn->factor));
+    writer.set(key("rope.scaling.original_context_length"), p.yarn->original_context);
+  }
   writer.set("tokenizer.ggml.model", std::string_view("llama"));
   writer.set("tokenizer.ggml.pre", std::string_view("default"));
   writer.set("tokenizer.ggml.tokens", gguf::array_of(pieces));

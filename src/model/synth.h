@@ -27,6 +27,18 @@ struct Preset {
     std::uint32_t original_context = 0;
   };
 
+  // In place of the feed-forward of every block.
+  struct Experts {
+    std::uint32_t n = 0;
+    std::uint32_t n_used = 0;  // for each token
+    std::uint32_t d_ff = 0;    // of an expert
+    bool biases = false;       // of the router and of the experts
+  };
+  struct Yarn {
+    double factor = 1;
+    std::uint32_t original_context = 0;
+  };
+
   std::string_view name;
   std::string_view architecture;
   std::uint32_t n_layers = 0;
@@ -43,6 +55,12 @@ struct Preset {
   std::optional<RopeFactors> rope_factors = std::nullopt;
   bool qkv_bias = false;
   bool head_norms = false;
+  bool out_bias = false;     // of attn_output
+  bool sinks = false;        // one for each head
+  std::uint32_t window = 0;  // attention.sliding_window; 0: none
+  std::optional<Experts> experts = std::nullopt;
+  std::optional<Yarn> yarn = std::nullopt;
+  std::string_view feed_forward_norm = "ffn_norm";  // the tensor of the norm before the feed-forward
 };
 
 std::span<const Preset> presets();

@@ -63,6 +63,10 @@ class Edited {
     PLUMB_TRY(gguf::File file, gguf::File::from_memory(bytes_, "edited"));
     return Model::load(std::move(file));
   }
+  // All problems of what load() has read.
+  [[nodiscard]] std::vector<std::string> found_problems() const {
+    return problems(gguf::File::from_memory(bytes_, "edited").value());
+  }
   std::string error() {
     const auto model = load();
     return model ? "it loaded" : model.error().message;
@@ -86,6 +90,51 @@ std::vector<float> logits_of(const Model& model, const std::vector<std::int32_t>
   auto cache = executor->new_cache(64, backends::KvType::f32).value();
   const auto logits = executor->run({cache.get(), tokens, backends::Outputs::all}).value();
   return {logits.begin(), logits.end()};
+}
+
+TEST(ModelTest, AnUnknownArchitectureSaysWhatItAsksFor) {
+  Edited file("llama");
+  file.set("general.architecture", std::string_view("newcomer"))
+      .set("newcomer.expert_count", std::uint32_t{64})
+      .set("newcomer.expert_shared_count", std::uint32_t{0})
+      .set("newcomer.attention.sliding_window", std::uint32_t{1024})
+      .set("newcomer.attention.causal", false)
+      .set("newcomer.ssm.state_size", std::uint32_t{16})
+      .add_tensor("blk.0.ssm_conv1d.weight", {4, 32})
+      .add_tensor("blk.1.ssm_a", {32})
+      .add_tensor("blk.1.ffn_gate_exps.weight", {4, 4, 4})
+      .add_tensor("blk.1.mystery.weight", {32});
+  const std::string error = file.error();
+  EXPECT_THAT(error, HasSubstr("edited: key 'general.architecture' is 'newcomer', which Plumb does not know. Use a model"));
+  const std::size_t has = error.find("other architectures have here:"), lacks = error.find("what Plumb lacks:");
+  ASSERT_NE(has, std::string::npos);
+  ASSERT_NE(lacks, std::string::npos);
+  const auto between = [&](std::string_view line, std::size_t from, std::size_t to) {
+    const std::size_t at = error.find(line);
+    return at != std::string::npos && from < at && at < to;
+  };
+  EXPECT_TRUE(between("experts: expert_count = 64, ffn_gate_exps", has, lacks)) << error;
+  EXPECT_TRUE(between("sliding windows: attention.sliding_window = 1024", has, lacks)) << error;
+  EXPECT_TRUE(between("recurrent state: ssm.state_size = 16, ssm_a, ssm_conv1d", lacks, error.size())) << error;
+  EXPECT_TRUE(between("attention that sees both sides: attention.causal = false", lacks, error.size())) << error;
+  EXPECT_THAT(error, HasSubstr("whose names tell nothing here: mystery\n"));
+  EXPECT_THAT(error, ::testing::Not(HasSubstr("shared experts"))) << "0 asks for nothing";
+  EXPECT_THAT(error, HasSubstr("gemma3, "));
+  for (std::size_t begin = 0; begin < error.size();) {
+    const std::size_t end = std::min(error.find('\n', begin), error.size());
+    EXPECT_LE(end - begin, 140u) << error.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  EXPECT_THAT(file.found_problems(), ::testing::ElementsAre(error));
+}
+
+TEST(ModelTest, EveryArchitecturesTensorsTellSomething) {
+  for (const std::string& name : testing::golden_cases) {
+    Edited file(name);
+    const std::string error = file.set("general.architecture", std::string_view("newcomer")).error();
+    EXPECT_THAT(error, ::testing::Not(HasSubstr("tell nothing"))) << name;
+    EXPECT_THAT(error, ::testing::Not(HasSubstr("what Plumb lacks"))) << name;
+  }
 }
 
 TEST(ModelTest, ReadsHyperParameters) {
@@ -212,7 +261,7 @@ TEST(ModelTest, OddValuesAreNamed) {
   EXPECT_THAT(Edited("llama").set("llama.expert_count", Value{8u}).error(), HasSubstr("llama.expert_used_count"));
   EXPECT_THAT(Edited("gpt2").set("gpt2.expert_count", Value{8u}).error(), HasSubstr("mixture-of-experts"));
   EXPECT_THAT(Edited("llama").set("general.architecture", Value{std::string_view("mamba")}).error(),
-              AllOf(HasSubstr(", llama, "), HasSubstr(", qwen2, ")));
+              AllOf(HasSubstr(" llama,"), HasSubstr(" qwen2,")));
   EXPECT_THAT(Edited("qwen2").set("qwen2.attention.sliding_window", Value{16u}).error(),
               HasSubstr("qwen2.attention.sliding_window"));
   EXPECT_THAT(Edited("llama-linear").set("llama.rope.scaling.factor", Value{0.0f}).error(),

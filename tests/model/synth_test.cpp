@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -24,7 +25,15 @@ using ::testing::HasSubstr;
 Preset tiny(std::string_view architecture) {
   Preset preset{"tiny", architecture, 3, 256, 4, 2, 64, 512, 1000, 128, 1e-5, 1e4, architecture == "qwen3"};
   preset.qkv_bias = architecture == "qwen2";
-  preset.head_norms = architecture == "qwen3";
+  preset.head_norms = architecture.starts_with("qwen3");
+  if (architecture == "qwen3moe") preset.experts = {.n = 8, .n_used = 2, .d_ff = 256};
+  if (architecture == "gpt-oss") {
+    preset.qkv_bias = preset.out_bias = preset.sinks = true;
+    preset.window = 16;
+    preset.yarn = {.factor = 4, .original_context = 32};
+    preset.feed_forward_norm = "post_attention_norm";
+    preset.experts = {.n = 4, .n_used = 2, .d_ff = 96, .biases = true};
+  }
   return preset;
 }
 
@@ -60,6 +69,14 @@ TEST_P(SynthModelTest, LoadsAndComputesWellScaledLogits) {
   EXPECT_EQ(model->parameters().tied_embeddings, architecture == "qwen3");
   EXPECT_EQ(model->parameters().rope.frequency_factors, architecture == "llama");
   EXPECT_TRUE(model->unused_tensors().empty());
+  EXPECT_EQ(model->parameters().window, architecture == "gpt-oss" ? 16u : 0u);
+  EXPECT_EQ(model->parameters().rope.yarn.has_value(), architecture == "gpt-oss");
+  ASSERT_EQ(model->parameters().experts.has_value(), preset.experts.has_value());
+  if (preset.experts) {
+    EXPECT_EQ(model->parameters().experts->n_experts, preset.experts->n);
+    EXPECT_EQ(model->parameters().experts->n_used, preset.experts->n_used);
+    EXPECT_EQ(model->parameters().experts->d_ff, preset.experts->d_ff);
+  }
   EXPECT_EQ(model->file().get_uint("general.file_type").value(), static_cast<std::uint32_t>(type));
 
   const auto backend = backends::make("reference").value();
@@ -77,10 +94,13 @@ TEST_P(SynthModelTest, LoadsAndComputesWellScaledLogits) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, SynthModelTest,
                          ::testing::Values(std::tuple("llama", FileType::f16), std::tuple("llama", FileType::q4_k_m),
-                                           std::tuple("qwen2", FileType::q8_0), std::tuple("qwen3", FileType::q6_k)),
+                                           std::tuple("qwen2", FileType::q8_0), std::tuple("qwen3", FileType::q6_k),
+                                           std::tuple("qwen3moe", FileType::q4_k_m), std::tuple("gpt-oss", FileType::q4_0)),
                          [](const auto& instance) {
-                           return std::string(std::get<0>(instance.param)) + "_" +
-                                  std::string(name(std::get<1>(instance.param)));
+                           std::string label = std::string(std::get<0>(instance.param)) + "_" +
+                                               std::string(name(std::get<1>(instance.param)));
+                           std::ranges::replace(label, '-', '_');
+                           return label;
                          });
 
 TEST_F(SynthTest, RotaryFactorsSlowTheSlowComponents) {
@@ -136,6 +156,17 @@ TEST_F(SynthTest, Errors) {
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
+TEST(SynthPresetTest, ShapesOfMixturesHaveTheirMakersSizes) {
+  const auto parameters = [](const Preset& p) {
+    const std::uint64_t attention = std::uint64_t{p.d_model} * p.head_dim * (2 * p.n_heads + 2 * p.n_kv_heads);
+    const std::uint64_t experts = std::uint64_t{p.experts->n} * p.experts->d_ff * p.d_model * 3;
+    return 2.0 * p.vocab * p.d_model + static_cast<double>(p.n_layers * (attention + experts));
+  };
+  // 30.5 billion (https://huggingface.co/Qwen/Qwen3-30B-A3B), 20.9 billion (https://arxiv.org/abs/2508.10925).
+  EXPECT_NEAR(parameters(*find_preset("qwen3-30b-a3b")), 30.5e9, 0.05e9);
+  EXPECT_NEAR(parameters(*find_preset("gpt-oss-20b")), 20.9e9, 0.05e9);
+}
+
 TEST(SynthPresetTest, ArePlausible) {
   ASSERT_NE(find_preset("tinyllama-1.1b"), nullptr);
   ASSERT_NE(find_preset("llama-3.1-8b"), nullptr);
@@ -143,7 +174,7 @@ TEST(SynthPresetTest, ArePlausible) {
   for (const Preset& preset : presets()) {
     EXPECT_EQ(find_preset(preset.name), &preset);
     EXPECT_EQ(preset.n_heads % preset.n_kv_heads, 0u) << preset.name;
-    if (preset.architecture != "qwen3") {
+    if (!preset.head_norms && preset.architecture != "gpt-oss") {
       EXPECT_EQ(preset.n_heads * preset.head_dim, preset.d_model) << preset.name;
     }
     EXPECT_THAT(architecture_names(), ::testing::Contains(preset.architecture));
