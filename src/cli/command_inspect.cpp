@@ -14,6 +14,7 @@
 #include "cli/command.h"
 #include "gguf/kind.h"
 #include "model/file_type.h"
+#include "plan/parts.h"
 
 namespace plumb::cli {
 
@@ -441,6 +442,7 @@ Json use_json(const gguf::File& file, const Result<model::Model>& model) {
     use["runs"] = fmt::format("{}, {} layers, on {} ({})", model->parameters().architecture, model->parameters().n_layers,
                               backend ? (*backend)->name() : "nothing",
                               backend ? (*backend)->description(0) : backend.error().message);
+    use["parts"] = fmt::format("{}", fmt::join(plan::parts(*model->plan()), "; "));
   }
   return use;
 }

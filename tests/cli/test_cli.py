@@ -522,6 +522,10 @@ class Commands(CommandLine):
         page = subprocess.run([SOURCE / "scripts" / "docs", PLUMB], capture_output=True, check=True).stdout
         self.assertEqual(page.decode(), (SOURCE / "docs" / "cli.md").read_text(), "run: scripts/docs >docs/cli.md")
 
+    def test_the_page_of_models_is_up_to_date(self):
+        page = subprocess.run([SOURCE / "scripts" / "models", PLUMB], capture_output=True, check=True).stdout
+        self.assertEqual(page.decode(), (SOURCE / "docs" / "models.md").read_text(), "run: scripts/models >docs/models.md")
+
 
 if __name__ == "__main__":
     unittest.main()
