@@ -20,7 +20,7 @@ std::span<const Hypothesis> catalogue() {
     std::vector<Hypothesis> result;
     for (const auto& family :
          {tokens(), parameters(), run(), sampling(), embedding(), norm(), product(), logits(), quantization(), rope(),
-          attention(), cache(), heads(), feed_forward(), experts(), buffer(), precision()}) {
+          attention(), cache(), heads(), feed_forward(), scaling(), experts(), buffer(), precision()}) {
       result.insert(result.end(), family.begin(), family.end());
     }
     return result;

@@ -132,6 +132,7 @@ std::span<const Hypothesis> attention();
 std::span<const Hypothesis> cache();
 std::span<const Hypothesis> heads();
 std::span<const Hypothesis> feed_forward();
+std::span<const Hypothesis> scaling();
 std::span<const Hypothesis> experts();
 std::span<const Hypothesis> buffer();
 std::span<const Hypothesis> precision();

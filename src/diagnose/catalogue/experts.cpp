@@ -28,6 +28,26 @@ void gating(const Question&, const plan::ExpertWeights& op, Candidates& out) {
   if (op.scale != 1) out.with(op, &plan::ExpertWeights::scale, 1, "the factor is left out");
 }
 
+void router_bias(const Question&, const plan::TopK& op, Candidates& out) {
+  if (!op.bias) return;
+  out.with(op, &plan::TopK::bias, std::nullopt, "it is left out");
+  using enum plan::Score;
+  constexpr std::pair<plan::Score, std::string_view> all[] = {
+      {logit, "logits"}, {softmax, "softmax"}, {sigmoid, "sigmoid"}};
+  for (const auto& [score, name] : all) {
+    if (score != op.score) out.with(op, &plan::TopK::score, score, fmt::format("it is added to {}", name));
+  }
+}
+void router_groups(const Question&, const plan::TopK& op, Candidates& out) {
+  if (op.n_groups_used == op.n_groups) return;
+  plan::TopK wrong = op;
+  wrong.n_groups = wrong.n_groups_used = 1;
+  out.changed(wrong, "groups are left out");
+  wrong = op;
+  wrong.n_groups_used = op.n_groups_used - 1;
+  if (wrong.n_groups_used > 0 && wrong.k <= wrong.n_groups_used) out.changed(wrong, "one group less is used");
+}
+
 void equal_weights(const Question& q, const plan::ExpertWeights&, Candidates& out) {
   out.with_each("each has 1 / k", [k = static_cast<float>(q.width())](float) { return 1 / k; });
   out.with_each("each has 1", [](float) { return 1.0f; });
@@ -84,6 +104,12 @@ void sum_weights(const Question& q, const plan::ExpertSum& op, Candidates& out) 
 }
 
 constexpr Hypothesis table[] = {
+    {"router-bias", Kind::op, of<router_bias>, R"(experts are chosen without the router's bias, or by other scores
+DeepSeek V3, GLM 4.5 and ERNIE add a bias to the scores for the choice alone; which score it is added to matters.
+choose by score + bias; weigh by the score)"},
+    {"router-groups", Kind::op, of<router_groups>, R"(experts are chosen from other groups
+Only experts of the best groups may be chosen; a group counts as much as its two best together.
+choose the groups first)"},
     {"expert-gating", Kind::parameter, of<gating>, R"(experts are weighed by another rule
 Softmax before or after the choice, or sigmoid: architectures differ, and so does the factor.
 weigh experts as the architecture asks)"},

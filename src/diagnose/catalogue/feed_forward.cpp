@@ -288,7 +288,27 @@ void residual_weighed(const Question& q, const plan::Add& op, Candidates& out) {
   }
 }
 
+void limit_missing(const Question&, const plan::Activate& op, Candidates& out) {
+  if (op.limit > 0) out.with(op, &plan::Activate::limit, 0);
+}
+void other_alpha(const Question&, const plan::Activate& op, Candidates& out) {
+  if (op.activation != plan::Activation::silu || op.alpha == 1) return;
+  out.with(op, &plan::Activate::alpha, 1, "the factor is left out");
+}
+void offset_missing(const Question&, const plan::Activate& op, Candidates& out) {
+  if (op.up_offset != 0) out.with(op, &plan::Activate::up_offset, 0);
+}
+
 constexpr Hypothesis table[] = {
+    {"activation-limit-missing", Kind::op, of<limit_missing>, R"(the feed-forward's inputs are not limited
+gpt-oss limits the gate from above, and up on both sides.
+apply the limits before the activation)"},
+    {"activation-alpha", Kind::parameter, of<other_alpha>, R"(the sigmoid's factor is left out
+gpt-oss has x sigmoid(1.702 x), where others have SiLU.
+multiply the sigmoid's argument)"},
+    {"activation-offset-missing", Kind::op, of<offset_missing>, R"(1 is not added to the up projection
+gpt-oss multiplies the activation by up + 1.
+add it)"},
     {"gate-up-exchanged", Kind::op, of<exchanged>, R"(gate and up are exchanged
 The activation is that of the gate; here it is applied to the up projection.
 activation(gate) * up)"},
