@@ -43,13 +43,21 @@ struct Rates {
   }
 };
 
-// Weight bytes that one decoded token reads: every matrix once, and one row of the embedding table.
+// Weight bytes that one decoded token reads: every matrix once, of experts those that it chooses, and one row of the
+// embedding table.
 std::uint64_t bytes_per_token(const plan::Plan& plan) {
   std::uint64_t bytes = 0;
   for (const plan::Op& op : plan.ops) {
     for (const plan::WeightId id : plan::weights(op)) {
       const gguf::Tensor& tensor = plan.weight(id).tensor;
-      bytes += std::holds_alternative<plan::Embed>(op) ? tensor.data.size() / tensor.n_rows() : tensor.data.size();
+      if (std::holds_alternative<plan::Embed>(op)) {
+        bytes += tensor.data.size() / tensor.n_rows();
+      } else if (const auto* experts = std::get_if<plan::ExpertLinear>(&op)) {
+        const std::uint64_t n_experts = plan.weight(experts->weight).n_experts();
+        bytes += tensor.data.size() / n_experts * plan.value(experts->experts).width;
+      } else {
+        bytes += tensor.data.size();
+      }
     }
   }
   return bytes;

@@ -172,6 +172,12 @@ class Commands(CommandLine):
         sizes = {tensor["name"]: tensor["bytes"] for tensor in self.json("inspect", "canary")["tensors"]}
         table = sizes.pop("token_embd.weight")
         self.assertEqual(document["bytes_per_token"], sum(sizes.values()) + table // 375)
+        # Of experts, those that a token chooses: 2 of 4.
+        mixture = SOURCE / "tests" / "data" / "model" / "mixtral.gguf"
+        sizes = {tensor["name"]: tensor["bytes"] for tensor in self.json("inspect", mixture)["tensors"]}
+        chosen = sum(size / 2 if "_exps." in name else size for name, size in sizes.items() if name != "token_embd.weight")
+        document = self.json("bench", mixture, "-p", "4", "-n", "2", "-r", "1")
+        self.assertEqual(document["bytes_per_token"], chosen + sizes["token_embd.weight"] // 72)
         # The median of two is their mean; a step reads the weights once, however many streams it has.
         for arguments, streams in ((("-r", "2"), 1), (("-r", "2", "-s", "3"), 3), (("-r", "1"), 1), (("-r", "3"), 1)):
             document = self.json("bench", "canary", "-p", "4", "-n", "16", *arguments)
