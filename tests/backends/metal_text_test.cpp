@@ -74,7 +74,7 @@ TEST(MetalText, DeclaresKernelsAsTheyAreLaunched) {
     EXPECT_EQ(declaration.threads, info.threads);
     EXPECT_EQ(declaration.shares, info.shared_bytes > 0);
     EXPECT_TRUE(declaration.params_last);
-    EXPECT_EQ(declaration.buffers, std::string("0 1 2 3 4 5 6").substr(0, declaration.buffers.size()));
+    EXPECT_EQ(declaration.buffers, std::string("0 1 2 3 4 5 6 7").substr(0, declaration.buffers.size()));
   }
 }
 
