@@ -125,6 +125,37 @@ plan::ValueId pre_norm_decoder(Assembler& a, const AttentionOptions& attention, 
   return a.logits(a.norm("output_norm", x));
 }
 
+plan::ValueId sandwich_norm_decoder(Assembler& a, const AttentionOptions& attention,
+                                    const FeedForwardOptions& feed_forward) {
+  plan::ValueId x = a.embed();
+  for (const Block& b : blocks(a)) {
+    const plan::ValueId attn = b.attention(b.norm("attn_norm", x), attention);
+    x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
+    const plan::ValueId down = b.feed_forward(b.norm("ffn_norm", x), feed_forward);
+    x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", down));
+  }
+  return a.logits(a.norm("output_norm", x));
+}
+
+plan::ValueId post_norm_decoder(Assembler& a, const AttentionOptions& attention) {
+  plan::ValueId x = a.embed();
+  for (const Block& b : blocks(a)) {
+    x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", b.attention(x, attention)));
+    x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", b.feed_forward(x)));
+  }
+  return a.logits(a.norm("output_norm", x));
+}
+
+plan::ValueId parallel_decoder(Assembler& a, const AttentionOptions& attention, const FeedForwardOptions& feed_forward) {
+  plan::ValueId x = a.embed();
+  for (const Block& b : blocks(a)) {
+    const plan::ValueId normed = b.norm("attn_norm", x);
+    const plan::ValueId attn = b.attention(normed, attention);
+    x = b.add("output", b.add("attn_resid", x, attn), b.feed_forward(normed, feed_forward));
+  }
+  return a.logits(a.norm("output_norm", x));
+}
+
 plan::ValueId expert_decoder(Assembler& a, const AttentionOptions& attention, const ExpertOptions& experts,
                              std::string_view ffn_norm) {
   plan::ValueId x = a.embed();

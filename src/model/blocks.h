@@ -94,7 +94,15 @@ std::vector<Block> blocks(Assembler& a);
 // residual stream. Returns the logits.
 plan::ValueId pre_norm_decoder(Assembler& a, const AttentionOptions& attention = {},
                                const FeedForwardOptions& feed_forward = {});
-// The same with experts in the blocks that have them. The tensor `ffn_norm` is the norm before them.
+// The same with norms (attn_post_norm, ffn_post_norm) of what attention and feed-forward add.
+plan::ValueId sandwich_norm_decoder(Assembler& a, const AttentionOptions& attention = {},
+                                    const FeedForwardOptions& feed_forward = {});
+// The same with those norms alone: attention and feed-forward read the residual stream as it is.
+plan::ValueId post_norm_decoder(Assembler& a, const AttentionOptions& attention = {});
+// The whole forward pass of a model whose attention and feed-forward stand side by side after one norm.
+plan::ValueId parallel_decoder(Assembler& a, const AttentionOptions& attention = {},
+                               const FeedForwardOptions& feed_forward = {});
+// pre_norm_decoder() with experts in the blocks that have them. The tensor `ffn_norm` is the norm before them.
 plan::ValueId expert_decoder(Assembler& a, const AttentionOptions& attention = {}, const ExpertOptions& experts = {},
                              std::string_view ffn_norm = "ffn_norm");
 

@@ -50,7 +50,7 @@ struct Foreign {
 constexpr std::array foreign_keys{
     Foreign{"expert_count", {}, "mixture-of-experts models of this architecture are not supported yet"},
     Foreign{"expert_used_count", {}, "mixture-of-experts models of this architecture are not supported yet"},
-    Foreign{"use_parallel_residual", {}, "a parallel residual is not supported for this architecture"},
+    Foreign{parallel_key, {}, "a parallel residual is not supported for this architecture"},
     Foreign{"attention.max_alibi_bias", {}, "ALiBi is not supported for this architecture"},
     Foreign{"attention.clamp_kqv", {}, "clamped q, k and v are not supported for this architecture"},
     Foreign{"attention.temperature_scale", {}, "attention temperature is not supported for this architecture"},
@@ -414,6 +414,8 @@ HyperParameters read_decoder(Keys& keys, const DecoderConventions& conventions) 
   const std::optional<double> scale = keys.optional_number("attention.scale", 1e-9, 1e3);
   p.attention_scale = scale ? *scale : 1.0 / std::sqrt(static_cast<double>(p.head_dim));
   read_factors(keys, conventions.heeds, p);
+  const std::vector<std::string_view>& heeded = conventions.heeds;
+  if (std::find(heeded.begin(), heeded.end(), parallel_key) != heeded.end()) p.parallel_blocks = keys.flag(parallel_key);
 
   std::uint32_t window = 0;
   if (const gguf::Value* held = file.find(keys.full("attention.sliding_window")); held != nullptr && !is_zero(*held)) {

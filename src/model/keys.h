@@ -72,6 +72,8 @@ struct RopeConventions {
 inline constexpr RopeConventions whole_heads_in_halves{.pairing = plan::RopePairing::halves,
                                                        .n_rot_is_head_dim_if_absent = true};
 inline constexpr std::string_view rms_eps_key = "attention.layer_norm_rms_epsilon";
+// Whether attention and feed-forward stand side by side; read_decoder() reads it for architectures that heed it.
+inline constexpr std::string_view parallel_key = "use_parallel_residual";
 inline constexpr std::string_view layer_eps_key = "attention.layer_norm_epsilon";
 
 // What a file's attention.sliding_window means.

@@ -15,16 +15,7 @@ const Architecture cohere2{
           for (std::uint32_t i = 3; i < p.n_layers; i += 4) p.layers[i].rotates = false;
           return p;
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId normed = b.norm("attn_norm", x);
-            const plan::ValueId attn = b.attention(normed, {});
-            x = b.add("output", b.add("attn_resid", x, attn), b.feed_forward(normed, {}));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return parallel_decoder(a); },
 };
 
 }  // namespace plumb::model::architectures

@@ -12,16 +12,7 @@ const Architecture command_r{
                                      .rope = {{.n_rot_is_head_dim_if_absent = true}},
                                      .heeds = {"logit_scale"}});
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId normed = b.norm("attn_norm", x);
-            const plan::ValueId attn = b.attention(normed, {.qk_norm = QkNorm::heads_where_present});
-            x = b.add("output", b.add("attn_resid", x, attn), b.feed_forward(normed, {}));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return parallel_decoder(a, {.qk_norm = QkNorm::heads_where_present}); },
 };
 
 }  // namespace plumb::model::architectures

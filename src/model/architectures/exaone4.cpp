@@ -18,16 +18,7 @@ const Architecture exaone4{
           for (LayerParameters& layer : p.layers) layer.rotates = layer.window > 0;
           return p;
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId attn = b.attention(x, {.qk_norm = QkNorm::heads});
-            x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
-            x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", b.feed_forward(x)));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return post_norm_decoder(a, {.qk_norm = QkNorm::heads}); },
 };
 
 }  // namespace plumb::model::architectures

@@ -22,17 +22,7 @@ const Architecture gemma2{
           if (p.n_layers == layers_of_27b) p.attention_scale = 1 / std::sqrt(static_cast<double>(p.d_model) / p.n_heads);
           return p;
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId attn = b.attention(b.norm("attn_norm", x));
-            x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
-            const plan::ValueId down = b.feed_forward(b.norm("ffn_norm", x), {.activation = plan::Activation::gelu_tanh});
-            x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", down));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return sandwich_norm_decoder(a, {}, {.activation = plan::Activation::gelu_tanh}); },
 };
 
 }  // namespace plumb::model::architectures

@@ -29,14 +29,7 @@ const Architecture gemma3{
         },
     .forward =
         [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId attn = b.attention(b.norm("attn_norm", x), {.qk_norm = QkNorm::heads});
-            x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
-            const plan::ValueId down = b.feed_forward(b.norm("ffn_norm", x), {.activation = plan::Activation::gelu_tanh});
-            x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", down));
-          }
-          return a.logits(a.norm("output_norm", x));
+          return sandwich_norm_decoder(a, {.qk_norm = QkNorm::heads}, {.activation = plan::Activation::gelu_tanh});
         },
 };
 

@@ -8,14 +8,10 @@ const Architecture gptneox{
     .name = "gptneox",
     .read =
         [](Keys& keys) {
-          constexpr std::string_view parallel_key = "use_parallel_residual";
-          HyperParameters p =
-              read_decoder(keys, {.norm_kind = plan::NormKind::layer,
-                                  .norm_bias = true,
-                                  .rope = {{.pairing = plan::RopePairing::halves, .theta_if_absent = 10000.0}},
-                                  .heeds = {parallel_key}});
-          p.parallel_blocks = keys.flag(parallel_key);
-          return p;
+          return read_decoder(keys, {.norm_kind = plan::NormKind::layer,
+                                     .norm_bias = true,
+                                     .rope = {{.pairing = plan::RopePairing::halves, .theta_if_absent = 10000.0}},
+                                     .heeds = {parallel_key}});
         },
     .forward =
         [](Assembler& a) {

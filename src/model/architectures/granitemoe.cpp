@@ -13,7 +13,7 @@ const Architecture granitemoe{
           p.logit_scale = 1 / p.logit_scale;  // the file's is a divisor
           return p;
         },
-    .forward = [](Assembler& a) { return expert_decoder(a, {}, {}); },
+    .forward = [](Assembler& a) { return expert_decoder(a); },
 };
 
 }  // namespace plumb::model::architectures

@@ -17,16 +17,7 @@ const Architecture olmo2{
           p.window_rope = p.rope.unscaled();
           return p;
         },
-    .forward =
-        [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId attn = b.attention(x, {.qk_norm = QkNorm::rows});
-            x = b.add("attn_resid", x, b.norm("attn_post_norm", "post_attention_norm", attn));
-            x = b.add("output", x, b.norm("ffn_post_norm", "post_ffw_norm", b.feed_forward(x)));
-          }
-          return a.logits(a.norm("output_norm", x));
-        },
+    .forward = [](Assembler& a) { return post_norm_decoder(a, {.qk_norm = QkNorm::rows}); },
 };
 
 }  // namespace plumb::model::architectures

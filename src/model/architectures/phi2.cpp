@@ -15,15 +15,8 @@ const Architecture phi2{
         },
     .forward =
         [](Assembler& a) {
-          plan::ValueId x = a.embed();
-          for (const Block& b : blocks(a)) {
-            const plan::ValueId normed = b.norm("attn_norm", x);
-            const plan::ValueId attn = b.attention(normed, {.qkv_bias = Bias::required, .out_bias = Bias::required});
-            x = b.add("output", b.add("attn_resid", x, attn),
-                      b.feed_forward(
-                          normed, {.activation = plan::Activation::gelu_tanh, .has_gate = false, .bias = Bias::required}));
-          }
-          return a.logits(a.norm("output_norm", x));
+          return parallel_decoder(a, {.qkv_bias = Bias::required, .out_bias = Bias::required},
+                                  {.activation = plan::Activation::gelu_tanh, .has_gate = false, .bias = Bias::required});
         },
 };
 
